@@ -1,0 +1,62 @@
+"""tvmcnn: a CNN compiled to one small native library.
+
+    tvmcnn.compile("lenet5.onnx", output="lenet5.so")     # needs tvmcnn[compiler]
+    net = tvmcnn.load("lenet5.so")                         # needs numpy and apache-tvm-ffi
+    scores = net(x)
+
+Importing tvmcnn loads neither TVM nor ONNX; `compile` and `reference` do when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tvmcnn.errors import (
+    ArtifactError,
+    InputError,
+    ModelError,
+    TargetError,
+    ToolError,
+    TvmcnnError,
+    UnsupportedError,
+    VerifyError,
+)
+from tvmcnn.runner import Runner, load
+from tvmcnn.version import __version__
+
+if TYPE_CHECKING:
+    from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
+    from tvmcnn.reference import reference
+
+__all__ = [
+    "ArtifactError",
+    "InputError",
+    "ModelError",
+    "Runner",
+    "TargetError",
+    "ToolError",
+    "TvmcnnError",
+    "UnsupportedError",
+    "VerifyError",
+    "__version__",
+    "compile",
+    "load",
+    "reference",
+]
+
+_NEEDS_COMPILER = {"compile": "tvmcnn.compiler", "reference": "tvmcnn.reference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_COMPILER:
+        raise AttributeError(f"module 'tvmcnn' has no attribute '{name}'")
+    import importlib
+
+    try:
+        value = getattr(importlib.import_module(_NEEDS_COMPILER[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "tvmcnn":
+            raise
+        raise ToolError(f"tvmcnn.{name} needs {error.name}: install it by pip install 'tvmcnn[compiler]'") from error
+    globals()[name] = value
+    return value

@@ -1,0 +1,93 @@
+"""The artifact: a shared library with a trailer behind its ELF image. Written, read and checked here.
+
+    | ELF image | manifest (JSON) | magic 8 | format u32 | 0 u32 | ELF bytes u64 | manifest bytes u64 | SHA-256 of manifest |
+
+The manifest carries the SHA-256 of the ELF image, so that every byte is covered and Python can refuse a damaged file before
+any of its code is mapped. The dynamic loader never looks past the ELF image. Needs neither TVM nor ONNX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tvmcnn.errors import ArtifactError, ToolError
+
+MAGIC = b"tvmcnn\r\n"  # \r\n: a transfer that rewrites line ends damages it
+FORMAT = 1
+FOOTER = struct.Struct("<8sIIQQ32s")
+
+Manifest = dict[str, Any]
+
+
+def with_trailer(image: bytes, manifest: Manifest) -> bytes:
+    """The artifact of an ELF image and its manifest, whose "sha256" entry is filled in here."""
+    complete = {**manifest, "sha256": hashlib.sha256(image).hexdigest()}
+    text = json.dumps(complete, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return image + text + FOOTER.pack(MAGIC, FORMAT, 0, len(image), len(text), hashlib.sha256(text).digest())
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The checked manifest of a library. Raises ArtifactError unless every byte of the file is as it was written.
+
+    Nothing of the file is executed or mapped as code.
+    """
+    label = os.fspath(path)
+    if Path(path).suffix != ".so":  # tvm-ffi picks its loader by the suffix
+        raise ArtifactError(f"{label} is not a library of tvmcnn: its name must end in .so")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {label}: {error.strerror}") from error
+    if data[:4] != b"\x7fELF":
+        raise ArtifactError(f"{label} is not a library of tvmcnn: it is no ELF file")
+    magic, version, zero, image_size, text_size, digest = FOOTER.unpack(data[-FOOTER.size :].rjust(FOOTER.size, b"\0"))
+    if magic != MAGIC:
+        raise ArtifactError(f"{label} is not a library of tvmcnn, or it is truncated: its trailer is missing")
+    if version > FORMAT:
+        raise ArtifactError(f"{label} has format {version}; this tvmcnn reads up to {FORMAT}: update tvmcnn")
+    image, text = data[:image_size], data[image_size : image_size + text_size]
+    whole = image_size + text_size + FOOTER.size == len(data) and zero == 0
+    if not whole or hashlib.sha256(text).digest() != digest:
+        raise ArtifactError(f"{label} is damaged: its manifest does not match its hash")
+    manifest: Manifest = json.loads(text)
+    if hashlib.sha256(image).hexdigest() != manifest["sha256"]:
+        raise ArtifactError(f"{label} is damaged: its code and weights do not match their hash")
+    return manifest
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and vanishes if it does not.
+
+    Raises ToolError where the folder is missing, not writable or full.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ToolError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write a file whole or not at all. Raises ToolError as `written_whole` does."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)

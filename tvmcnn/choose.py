@@ -1,0 +1,286 @@
+"""Choose: each kernel gets its algorithm, layouts, rule and config. The one place that decides.
+
+Layouts follow the network once, front to back: convolutions write NCHW16c, what can works in the layout that it finds,
+the rest reads plain tensors; a reorder is added only where reader and writer differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig
+from tvmcnn.fusion import is_per_channel, pool_of
+from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor, round_up
+from tvmcnn.records import Records, kernel_words
+from tvmcnn.targets import Target
+
+Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
+
+BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (lab notes: its best tile used both)
+IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
+
+
+@dataclass
+class _Walk:
+    """The state of the front-to-back walk: by tensor name the stored tensor (an image seen flat has another) and its
+    layout, and the choices made so far.
+    """
+
+    network: Network
+    target: Target
+    records: Records
+    readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
+    stored: dict[str, tuple[Tensor, Layout]]
+    choices: list[Choice] = field(default_factory=list)
+
+    def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:
+        """The tensor in a layout that covers `layout`, by a reorder if need be (one for all readers that agree)."""
+        tensor, have = self.stored[name]
+        if have == layout or (have.covers(layout) and not exact):
+            return tensor, have
+        if layout == PLAIN and len(tensor.shape) == 2 and tensor.shape[0] == 1:
+            return tensor, PLAIN  # a single row's halo lies behind it
+        copy = f"{tensor.name}@{layout}"
+        if copy not in self.stored:
+            self.reorder(tensor, have, Tensor(copy, tensor.shape), layout)
+        return self.stored[copy]
+
+    def plain(self, tensor: Tensor) -> tuple[Tensor, Layout]:
+        """The tensor in plain layout and under its own shape, even if it is stored under one it was reshaped from."""
+        stored, layout = self.want(tensor.name, PLAIN, exact=True)
+        return (stored if stored.shape == tensor.shape else Tensor(stored.name, tensor.shape)), layout
+
+    def reorder(self, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
+        node = Node("Reorder", output.name, (tensor.name,), output.name)
+        kernel = Kernel("reorder", (node,), (tensor,), output)
+        self.add(Choice(kernel, "reorder", (tensor,), (have,), layout, "memory"))
+
+    def tuned(self, kernel: Kernel, rule: str, computed: Config) -> tuple[Config, str]:
+        """The recorded config of the kernel and "record", or the computed one and "default"."""
+        found = self.records.find(kernel_words(self.network, kernel), rule, self.target)
+        return (computed, "default") if found is None else (found, "record")
+
+    def add(self, choice: Choice) -> None:
+        kernel = choice.kernel
+        kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
+        self.choices.append(dataclasses.replace(choice, kernel=kernel))
+        self.stored[kernel.output.name] = (kernel.output, choice.writes)
+
+
+def choose(network: Network, kernels: Sequence[Kernel], target: Target, records: Records) -> tuple[Choice, ...]:
+    """The kernels in the order they run, reorders among them, each with every decision made.
+
+    Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
+    """
+    readers: dict[str, frozenset[str]] = {}
+    for kernel in kernels:
+        for tensor in kernel.inputs:
+            readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
+    walk = _Walk(network, target, records, readers, {tensor.name: (tensor, PLAIN) for tensor in network.inputs})
+    outputs = {tensor.name for tensor in network.outputs}
+    for kernel in kernels:
+        is_output = kernel.output.name in outputs
+        if kernel.anchor.op == "Reshape" and not is_output:
+            walk.stored[kernel.output.name] = walk.stored[kernel.anchor.inputs[0]]
+            continue
+        choice = _decide(walk, kernel, is_output)
+        if is_output and not choice.writes.plain:
+            inner = Tensor(f"{kernel.output.name}@{choice.writes}", kernel.output.shape)
+            walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(kernel, output=inner)))
+            walk.reorder(inner, choice.writes, kernel.output, PLAIN)
+        else:
+            walk.add(choice)
+    return tuple(walk.choices)
+
+
+def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
+    op = kernel.anchor.op
+    if op == "Conv":
+        return _conv(walk, kernel, is_output)
+    if op == "Gemm":
+        return _dense(walk, kernel, is_output)
+    if op in ("MaxPool", "AveragePool", "GlobalAveragePool"):
+        tensor, layout = walk.stored[kernel.inputs[0].name]
+        if tensor.shape != kernel.inputs[0].shape:
+            tensor, layout = walk.plain(kernel.inputs[0])
+        algorithm = "global_pool" if op == "GlobalAveragePool" else "pool"
+        rule = "pool" if layout.block > 1 else "fallback"
+        return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
+    if op == "Concat":
+        return _concat(walk, kernel)
+    if op in ("Pad", "Transpose", "Softmax", "Reshape"):
+        rule = "softmax" if op == "Softmax" else "memory"
+        return _choice(kernel, op.lower(), [walk.plain(kernel.inputs[0])], PLAIN, rule)
+    return _elementwise(walk, kernel)
+
+
+def _choice(
+    kernel: Kernel,
+    algorithm: str,
+    read: Sequence[tuple[Tensor, Layout]],
+    writes: Layout,
+    rule: str,
+    config: tuple[Config, str] = (None, "default"),
+) -> Choice:
+    tensors, layouts = zip(*read, strict=True)
+    return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
+
+
+# ---- convolutions -------------------------------------------------------------------------------------------------------
+
+
+def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
+    node, image, residuals = kernel.anchor, kernel.inputs[0], kernel.inputs[1:]
+    weight = walk.network.constants[node.inputs[1]]
+    group, maps, channels = node["group"], weight.shape[0], image.shape[1]
+    pads: Pads = node["pads"]
+    covers = group == 1 and weight.shape[2:] == image.shape[2:] and pads == NO_PADS and node["dilations"] == (1, 1)
+    if covers and pool_of(kernel) is None and not residuals:
+        return _dense(walk, kernel, is_output)
+    if group == 1 and not residuals and _fits_columns(walk, kernel):
+        width = kernel.output.shape[3]
+        writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes) - width))
+        config = walk.tuned(kernel, "columns", columns_config(kernel, maps, width, walk.target))
+        return _choice(kernel, "columns", [walk.plain(image)], writes, "columns", config)
+    if group == channels == maps:
+        algorithm, depth = "depthwise", 0
+    elif group == 1 or (channels // group % BLOCK == 0 and maps // group % BLOCK == 0):
+        algorithm, depth = "direct", channels // group
+    else:
+        read = [_image(walk, image, Layout(1, pads)), *(walk.plain(tensor) for tensor in residuals)]
+        return _choice(kernel, "grouped", read, PLAIN, "fallback")
+    few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
+    block = 1 if few else BLOCK
+    read = [_image(walk, image, Layout(block, pads)), *(_image(walk, t, Layout(BLOCK)) for t in residuals)]
+    computed = direct_config(kernel, maps, min(depth, block), walk.target)
+    return _choice(kernel, algorithm, read, Layout(BLOCK), "direct", walk.tuned(kernel, "direct", computed))
+
+
+def _image(walk: _Walk, tensor: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
+    """The tensor in `layout`; one that is stored under another shape goes through plain memory."""
+    if walk.stored[tensor.name][0].shape != tensor.shape:
+        walk.stored[tensor.name] = walk.plain(tensor)
+    return walk.want(tensor.name, layout)
+
+
+def _fits_columns(walk: _Walk, kernel: Kernel) -> bool:
+    """True if columns fill the lanes better than channels do, and the image is small enough for the stack."""
+    image, width, lanes = kernel.inputs[0], kernel.output.shape[3], walk.target.lanes
+    maps = kernel.output.shape[1]
+    size = image.shape[1] * (image.shape[2] + 8) * (image.shape[3] + 2 * lanes) * 4
+    return width / round_up(width, lanes) > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
+
+
+def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
+    """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
+    pool = pool_of(kernel)
+    window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
+    vectors = round_up(width, target.lanes) // target.lanes
+    budget = target.registers - (3 if target.registers == 16 else 6)  # the rest holds the loaded vectors and a broadcast
+    best = max(
+        ((m, v) for m in _divisors(maps) for v in _divisors(vectors) if m * v * window <= budget),
+        key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
+        default=(1, 1),
+    )
+    return ColumnsConfig(*best)
+
+
+def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
+    """The tile with the fewest loads an FMA among those that fit the registers and divide the output."""
+    pool = pool_of(kernel)
+    window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
+    _, _, height, width = kernel.output.shape
+    per_block = BLOCK // target.lanes
+    blocks = -(-maps // BLOCK)
+    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in _divisors(blocks)]
+    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
+        vectors = vectors[:per_block]
+    budget = target.registers - (4 if target.registers == 16 else 4)
+
+    def loads(tile: tuple[int, int, int]) -> tuple[float, int]:
+        v, r, c = tile
+        pixels, count = r * c * window, v * r * c * window
+        return (v + pixels) / count + max(0, 8 - count) / 8, -r * c
+
+    tiles = [
+        (v, r, c)
+        for v in vectors
+        for r in _divisors(height)
+        for c in _divisors(width)
+        if v * r * c * window <= budget and r <= 4
+    ]
+    v, r, c = min(tiles, key=loads, default=(1, 1, 1))
+    # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
+    # otherwise keep in registers until the accumulators spill (lab notes: 2.29 against 3.36 µs on LeNet-5's second layer).
+    return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
+
+
+# ---- the rest -----------------------------------------------------------------------------------------------------------
+
+
+def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
+    """A matrix product reads its rows as they lie in memory, halo and all; only a stack of matrices must be plain."""
+    image = kernel.inputs[0]
+    rows = kernel.output.shape[0]
+    source, layout = walk.stored[image.name]
+    if len(kernel.output.shape) not in (2, 4) or kernel.anchor.op == "Gemm" and len(kernel.output.shape) == 4:
+        source, layout = walk.plain(image)
+        rows = math.prod(kernel.output.shape[:-1])
+    elif source.shape[0] != rows:
+        source, layout = walk.plain(image)
+    maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
+    depth = math.prod(layout.physical(source.shape)) // rows
+    config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, walk.target))
+    read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
+    padded = len(kernel.output.shape) == 2 and not is_output and walk.readers.get(kernel.output.name) == {"Gemm"}
+    writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
+    return _choice(kernel, "dense", read, writes, "dense", (config, tier))
+
+
+def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
+    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
+
+    One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
+    units idle (latency 4, two a cycle): then the sum is split into parts.
+    """
+    lanes = target.lanes
+    budget = target.registers - (1 if rows == 1 else 4)
+
+    def cost(tile: tuple[int, int]) -> float:
+        v, r = tile
+        return round_up(maps, v * lanes) / maps * ((v + r) / (v * r) + max(0, 8 - v * r) / 16)
+
+    tiles = [(v, r) for r in _divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
+    vectors, tile_rows = min(tiles, key=cost)
+    parts = 1
+    while vectors * tile_rows * parts * 2 <= 8 and depth % (parts * 2) == 0:
+        parts *= 2
+    return DenseConfig(vectors * lanes, tile_rows, parts, 1)
+
+
+def _concat(walk: _Walk, kernel: Kernel) -> Choice:
+    found = [walk.stored[tensor.name] for tensor in kernel.inputs]
+    whole = kernel.anchor["axis"] == 1 and all(tensor.shape[1] % BLOCK == 0 for tensor, _ in found if tensor.shape[1:])
+    if whole and all(layout == Layout(BLOCK) for _, layout in found):
+        return _choice(kernel, "concat", found, Layout(BLOCK), "memory")
+    return _choice(kernel, "concat", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")
+
+
+def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
+    """In the layout of its operands if they share one and broadcast nothing but channels; else plain."""
+    shape = kernel.output.shape
+    found = [walk.stored[tensor.name] for tensor in kernel.inputs]
+    layout = found[0][1]
+    constants = (walk.network.constants[name] for name in kernel.constants)
+    same = layout.block > 1 and all(have == layout and tensor.shape == shape for tensor, have in found)
+    if same and all(is_per_channel(constant, shape) for constant in constants):
+        return _choice(kernel, "elementwise", found, layout, "memory")
+    return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

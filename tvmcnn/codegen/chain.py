@@ -1,0 +1,214 @@
+"""The chain: one C function that calls the kernels in order, and what surrounds it, as a C source a person can read.
+
+    int32_t lenet5_run(const float *input, float *scores, void *arena) {
+      lenet5_k0_conv(input, W(0), W(640), A(0));
+      lenet5_k1_conv(A(0), W(704), W(10304), A(4096));
+      ...
+
+The Python runner steps through the same calls one at a time (`lenet5_step`), so that both agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
+from tvmcnn.targets import Target
+
+_C_WORDS = frozenset("auto break case char const default do double else enum float for goto if int long return short "
+                     "signed sizeof static struct switch union void volatile while inline restrict arena hidden".split())
+_BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The C names of a network: symbol prefix, inputs and outputs."""
+
+    name: str
+    inputs: tuple[tuple[str, Tensor], ...]
+    outputs: tuple[tuple[str, Tensor], ...]
+
+    @staticmethod
+    def of(network: Network) -> Signature:
+        """C identifiers for the ONNX names, made unique."""
+        taken: set[str] = set()
+
+        def name(tensor: Tensor) -> str:
+            word = re.sub(r"\W", "_", tensor.name, flags=re.ASCII)
+            word = f"t{word}" if not word or word[0].isdigit() else word
+            word = f"{word}_" if word in _C_WORDS or keyword.iskeyword(word) else word
+            while word in taken:
+                word += "_"
+            taken.add(word)
+            return word
+
+        inputs = tuple((name(tensor), tensor) for tensor in network.inputs)
+        return Signature(network.name, inputs, tuple((name(tensor), tensor) for tensor in network.outputs))
+
+    @property
+    def parameters(self) -> str:
+        """const float *input, float *scores, void *arena"""
+        pointers = [f"const float *{name}" for name, _ in self.inputs] + [f"float *{name}" for name, _ in self.outputs]
+        return ", ".join([*pointers, "void *arena"])
+
+    @property
+    def arguments(self) -> str:
+        """input, scores, arena"""
+        return ", ".join([*(name for name, _ in (*self.inputs, *self.outputs)), "arena"])
+
+
+def header(program: Program, target: Target) -> str:
+    """The C header of a compiled network, for programs that link the library."""
+    signature = Signature.of(program.network)
+    name, upper = signature.name, signature.name.upper()
+    shapes = "\n".join(
+        f" *   {word}: float32, {dims(tensor.shape)}, C-contiguous" for word, tensor in (*signature.inputs, *signature.outputs)
+    )
+    sizes = "\n".join(
+        f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* floats */"
+        for word, tensor in (*signature.inputs, *signature.outputs)
+    )
+    return f"""/* {name}: a CNN compiled by tvmcnn for {target.name}. */
+#ifndef {upper}_H_
+#define {upper}_H_
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+#define {upper}_ARENA_BYTES {max(program.arena_bytes, 64)}
+{sizes}
+
+/* Returns 0 if this CPU has the instructions that the library uses, 2 if not: then call nothing else. */
+int32_t {name}_check(void);
+
+/* Runs the network. Any number of threads may call at once, each with an arena of its own.
+{shapes}
+ *   arena: {upper}_ARENA_BYTES bytes, aligned to 64 for speed; need not be zeroed
+ * Returns 0, or 1 if an argument is NULL. Allocates nothing, prints nothing, keeps nothing between calls. */
+int32_t {name}_run({signature.parameters});
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif /* {upper}_H_ */
+"""
+
+
+def source(program: Program, target: Target, opened: Sequence[int]) -> str:
+    """The C source of the chain. `opened` lists the steps that have an open variant."""
+    signature = Signature.of(program.network)
+    name = signature.name
+    calls = [f"{name}_{step.choice.name}({_arguments(step, signature)});" for step in program.steps]
+    cases = "\n".join(f"    case {i}: {call} return TVMCNN_OK;" for i, call in enumerate(calls))
+    open_cases = "\n".join(f"    case {i}: {_open_call(program.steps[i], signature)} return TVMCNN_OK;" for i in opened)
+    nulls = " || ".join(f"!{word}" for word in signature.arguments.split(", "))
+    prototypes = "\n".join(
+        [f"extern int32_t {name}_{step.choice.name}({_pointers(len(step.arguments))});" for step in program.steps]
+        + [
+            f"extern int32_t {name}_{program.steps[i].choice.name}_open("
+            f"{_pointers(len(program.steps[i].arguments) - 1 + len(program.steps[i].choice.kernel.hidden))});"
+            for i in opened
+        ]
+    )
+    body = "\n".join(f"  {call}" for call in calls)
+    return f"""/* {name} for {target.name}: generated by tvmcnn. */
+#include "entry.h"
+
+extern const char {name}_weights[] __attribute__((visibility("hidden"), aligned(64)));
+{prototypes}
+
+#define W(offset) ((float*)({name}_weights + (offset)))
+#define A(offset) ((float*)((char*)arena + (offset)))
+
+TVMCNN_PUBLIC int32_t {name}_check(void) {{
+  __builtin_cpu_init();
+  return {_supports(target)} ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
+}}
+
+TVMCNN_PUBLIC int32_t {name}_run({signature.parameters}) {{
+  if ({nulls}) return TVMCNN_NULL_ARGUMENT;
+{body}
+  return TVMCNN_OK;
+}}
+
+/* One step of the chain, for the graph runner. */
+TVMCNN_PUBLIC int32_t {name}_step(int32_t step, {signature.parameters}) {{
+  switch (step) {{
+{cases}
+    default: return TVMCNN_NO_SUCH_STEP;
+  }}
+}}
+
+/* The open variant of a step: writes the tensors that fusion hides, one behind the other, to `hidden`. */
+TVMCNN_PUBLIC int32_t {name}_open(int32_t step, {signature.parameters}, float *hidden) {{
+  switch (step) {{
+{open_cases}
+    default: return TVMCNN_NO_SUCH_STEP;
+  }}
+}}
+
+/* The same through tvm-ffi: {signature.arguments}, the arena as its address. */
+TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{
+{_unpack(signature)}
+  result->type_index = kTVMFFINone;
+  result->zero_padding = 0;
+  result->v_int64 = 0;
+  return {name}_run({signature.arguments}) == TVMCNN_OK ? 0 : tvmcnn_raise("RuntimeError", "{name}_run failed");
+}}
+"""
+
+
+def _place(place: Place, signature: Signature) -> str:
+    if place.space == "input":
+        return f"(float*){signature.inputs[place.index][0]}"
+    if place.space == "output":
+        return signature.outputs[place.index][0]
+    return f"{'W' if place.space == 'weights' else 'A'}({place.offset})"
+
+
+def _arguments(step: Step, signature: Signature) -> str:
+    return ", ".join(_place(place, signature) for place in step.arguments)
+
+
+def _open_call(step: Step, signature: Signature) -> str:
+    offset, hidden = 0, []
+    for tensor in step.choice.kernel.hidden:
+        hidden.append(f"hidden + {offset}")
+        offset += tensor.size
+    given = [_place(place, signature) for place in step.arguments[:-1]]
+    return f"{signature.name}_{step.choice.name}_open({', '.join([*given, *hidden])});"
+
+
+def _pointers(count: int) -> str:
+    return ", ".join(["float*"] * count)
+
+
+def _supports(target: Target) -> str:
+    names = [_BUILTINS.get(feature, feature) for feature in target.features]
+    return " && ".join(f'__builtin_cpu_supports("{name}")' for name in names if name)
+
+
+def _unpack(signature: Signature) -> str:
+    words = [*signature.inputs, *signature.outputs]
+    lines = [
+        "  (void)self;",
+        f'  if (count != {len(words) + 1}) return tvmcnn_raise("TypeError", "expected {len(words)} tensors and the arena");',
+    ]
+    for position, (word, tensor) in enumerate(words):
+        shape = ", ".join(map(str, tensor.shape)) or "1"
+        const = "const " if position < len(signature.inputs) else ""
+        lines += [
+            f"  static const int64_t {word}_shape[] = {{{shape}}};",
+            f"  {const}float *{word} = tvmcnn_data(&args[{position}], {len(tensor.shape)}, {word}_shape);",
+            f"  if ({word} == NULL)",
+            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be C-contiguous float32 {dims(tensor.shape)}");',
+        ]
+    lines.append(f"  void *arena = (void*)(intptr_t)args[{len(words)}].v_int64;")
+    return "\n".join(lines)

@@ -1,0 +1,61 @@
+"""Link: kernels, weights and the C of the chain become one shared library, with the machine's C compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import tvm_ffi
+
+from tvmcnn.errors import ToolError
+
+NATIVE = Path(__file__).parent / "native"
+
+
+def c_compiler() -> str:
+    """The C compiler: $CC, else cc, gcc or clang. Raises ToolError with how to get one."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise ToolError("no C compiler found (looked for $CC, cc, gcc, clang): install one, on Debian by 'apt install gcc'")
+
+
+def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence[Path]) -> Path:
+    """folder/{name}.so from the chain's C source, the weights and the kernels' objects. All paths lie in `folder`.
+
+    The library exports the network's own symbols and nothing else, needs no library but libc and libm, and is the same
+    byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
+    """
+    compiler = c_compiler()
+    (folder / "chain.c").write_text(source)
+    (folder / "weights.bin").write_bytes(weights or b"\\0")
+    (folder / "weights.s").write_text(
+        f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
+        f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
+    )
+    (folder / "exports.map").write_text(
+        f"{{ global: {name}_check; {name}_run; {name}_step; {name}_open; __tvm_ffi_{name}_run; local: *; }};\n"
+    )
+    include = Path(tvm_ffi.libinfo.find_include_path())
+    includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
+    # x86-64 without extensions, so that {name}_check itself runs on every CPU
+    _run([compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes], folder)
+    _run([compiler, "-c", "weights.s"], folder)
+    output = f"{name}.so"
+    flags = ["-shared", "-s", "-Wl,--version-script=exports.map", "-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,--as-needed"]
+    names = sorted(path.name for path in objects)
+    _run([compiler, *flags, "-o", output, "chain.o", "weights.o", *names, "-lm"], folder)
+    return folder / output
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError as error:
+        raise ToolError(f"cannot run {command[0]}: {error.strerror}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
+        raise ToolError(f"{command[0]} failed (status {done.returncode}): {lines[0] if lines else 'no message'}")

@@ -1,0 +1,43 @@
+/* What every compiled network shares: reading the arguments of a tvm-ffi call without linking libtvm_ffi. */
+#ifndef TVMCNN_ENTRY_H_
+#define TVMCNN_ENTRY_H_
+
+#include <stddef.h>
+#include <stdint.h>
+#include <tvm/ffi/c_api.h>
+
+enum { TVMCNN_OK = 0, TVMCNN_NULL_ARGUMENT = 1, TVMCNN_CPU_TOO_OLD = 2, TVMCNN_NO_SUCH_STEP = 3 };
+
+#define TVMCNN_PUBLIC __attribute__((visibility("default")))
+
+/* Weak: there in a process that has loaded libtvm_ffi, null in a plain C program, which never calls the entry below. */
+extern void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* message) __attribute__((weak));
+
+static inline int tvmcnn_raise(const char* kind, const char* message) {
+  if (TVMFFIErrorSetRaisedFromCStr != NULL) TVMFFIErrorSetRaisedFromCStr(kind, message);
+  return -1;
+}
+
+/* The data of one float32 CPU tensor of exactly this shape, C-contiguous and aligned to its elements; else NULL. */
+static inline void* tvmcnn_data(const TVMFFIAny* argument, int32_t rank, const int64_t* shape) {
+  const DLTensor* tensor;
+  if (argument->type_index == kTVMFFIDLTensorPtr) {
+    tensor = (const DLTensor*)argument->v_ptr;
+  } else if (argument->type_index == kTVMFFITensor) {
+    tensor = (const DLTensor*)((const char*)argument->v_obj + sizeof(TVMFFIObject));
+  } else {
+    return NULL;
+  }
+  if (tensor->device.device_type != kDLCPU || tensor->ndim != rank) return NULL;
+  if (tensor->dtype.code != kDLFloat || tensor->dtype.bits != 32 || tensor->dtype.lanes != 1) return NULL;
+  int64_t stride = 1;
+  for (int32_t axis = rank - 1; axis >= 0; --axis) {
+    if (tensor->shape[axis] != shape[axis]) return NULL;
+    if (tensor->strides != NULL && shape[axis] != 1 && tensor->strides[axis] != stride) return NULL;
+    stride *= shape[axis];
+  }
+  char* data = (char*)tensor->data + tensor->byte_offset;
+  return (uintptr_t)data % sizeof(float) == 0 ? data : NULL;
+}
+
+#endif /* TVMCNN_ENTRY_H_ */

@@ -1,0 +1,37 @@
+"""The numbers that a rule reads: one frozen dataclass a rule. Records store them, the tuner writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """The register tile of a direct convolution: vectors of output channels by rows by columns of output pixels."""
+
+    vectors: int = 2
+    rows: int = 1
+    columns: int = 1
+    order: str = "rb rh rw rc"  # reduction loops, outermost first: input block, kernel row, kernel column, input channel
+    unroll: int = 4  # input channels in one loop body
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's window."""
+
+    maps: int = 1
+    vectors: int = 1
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved parts."""
+
+    width: int = 64
+    rows: int = 1
+    parts: int = 1
+    unroll: int = 1
+
+
+CONFIGS = {"direct": DirectConfig, "columns": ColumnsConfig, "dense": DenseConfig}

@@ -1,0 +1,150 @@
+"""Fuse: the nodes of a Network become Kernels, each an anchor with the epilogue that can run in its registers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tvmcnn.network import Array, Kernel, Network, Node, Shape, Tensor
+
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "BatchNormalization")
+ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
+MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding
+MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
+
+
+def fuse(network: Network) -> tuple[Kernel, ...]:
+    """Kernels in execution order; every node is in exactly one.
+
+    Conv, Add(bias), Relu, MaxPool 2x2
+      -->
+    k0_conv: Conv+Add+Relu+MaxPool
+
+    A node joins the kernel of its producer if it is that tensor's only reader, if the tensor is no output of the
+    network, and if its other operands are there by then: a constant for each channel, or a tensor computed earlier.
+    A pool joins a convolution if its windows tile the map: no two share a pixel, none reaches into padding.
+    """
+    readers: dict[str, int] = {}
+    for node in network.nodes:
+        for name in node.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    outputs = {tensor.name for tensor in network.outputs}
+    groups: list[list[Node]] = []
+    group_of: dict[str, int] = {}  # tensor -> the group that ends in it
+    for node in network.nodes:
+        index = next((group_of[name] for name in node.inputs if name in group_of), None)
+        if index is not None and _joins(network, groups[index], node, readers, outputs, groups, index):
+            groups[index].append(node)
+        else:
+            groups.append([node])
+            index = len(groups) - 1
+        group_of = {name: i for name, i in group_of.items() if i != index}
+        group_of[node.output] = index
+    return tuple(_kernel(network, index, group) for index, group in enumerate(groups))
+
+
+def _joins(
+    network: Network,
+    group: list[Node],
+    node: Node,
+    readers: dict[str, int],
+    outputs: set[str],
+    groups: list[list[Node]],
+    index: int,
+) -> bool:
+    last = group[-1].output
+    if last not in node.inputs or readers[last] > 1 or last in outputs:
+        return False
+    if group[0].op in ELEMENTWISE:  # a chain of element-wise nodes without an anchor
+        anchored = node.op in ELEMENTWISE
+    else:
+        anchored = group[0].op in ANCHORS and (node.op in ELEMENTWISE or _tiles(network, group, node))
+    if not anchored:
+        return False
+    shape = network.tensors[last].shape
+    if node.op in ELEMENTWISE and network.tensors[node.output].shape != shape:
+        return False  # the other operand broadcasts the anchor's output to something larger
+    made_later = {n.output for g in groups[index + 1 :] for n in g}
+    return all(
+        is_per_channel(network.constants[name], shape)
+        if name in network.constants
+        else name == last or (network.tensors[name].shape == shape and name not in made_later and not _pooled(group))
+        for name in node.inputs
+    )
+
+
+def _pooled(group: Iterable[Node]) -> bool:
+    return any(node.op in ("MaxPool", "AveragePool") for node in group)
+
+
+def _tiles(network: Network, group: list[Node], node: Node) -> bool:
+    """True for a pool whose windows lie side by side inside the map that the convolution `group` makes."""
+    if node.op not in ("MaxPool", "AveragePool") or group[0].op != "Conv" or _pooled(group):
+        return False
+    (kh, kw), (h, w) = node["kernel_shape"], network.tensors[node.inputs[0]].shape[2:]
+    oh, ow = network.tensors[node.output].shape[2:]
+    inside = oh * kh <= h and ow * kw <= w
+    tiled = node["strides"] == (kh, kw) and node["dilations"] == (1, 1) and not any(node["pads"])
+    return tiled and inside and kh * kw <= MAX_FUSED_WINDOW
+
+
+def is_per_channel(constant: Array, shape: Shape) -> bool:
+    """True if `constant` broadcasts to `shape` with one value for all, or one for each channel (axis 1; last of a matrix)."""
+    if constant.size == 1:
+        return constant.ndim <= len(shape)
+    aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
+    axis = 1 if len(shape) == 4 else len(shape) - 1
+    wanted = tuple(extent if a == axis else 1 for a, extent in enumerate(shape))
+    return aligned == wanted
+
+
+def _kernel(network: Network, index: int, group: list[Node]) -> Kernel:
+    inside = {node.output for node in group}
+    names = list(dict.fromkeys(name for node in group for name in node.inputs if name not in inside))
+    weight = {group[0].inputs[1]} if group[0].op in ANCHORS else set()
+    given = {name: network.constants[name] for name in names if name in network.constants}
+    scalars = {name: float(array.reshape(())) for name, array in given.items() if array.size == 1 and name not in weight}
+    return Kernel(
+        name=f"k{index}_{group[0].op.lower()}",
+        nodes=tuple(group),
+        inputs=tuple(network.tensors[name] for name in names if name not in given),
+        output=network.tensors[group[-1].output],
+        hidden=tuple(network.tensors[node.output] for node in group[:-1]),
+        constants=tuple(name for name in given if name not in scalars),
+        scalars=scalars,
+    )
+
+
+def pool_of(kernel: Kernel) -> Node | None:
+    """The pool in the epilogue of a convolution, if there is one."""
+    return next((node for node in kernel.nodes[1:] if node.op in ("MaxPool", "AveragePool")), None)
+
+
+def pool_first(kernel: Kernel) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The epilogue as (what runs on each pixel before the pool, what runs after it), with a max pool moved forward.
+
+    Conv, Add(bias), Relu, MaxPool 2x2 --> Conv, MaxPool 2x2, Add(bias), Relu    (a quarter of the adds, the same bits)
+
+    Rounding never reverses an order, so max(f(a), f(b)) = f(max(a, b)) exactly where f never decreases. Adding a
+    constant of the channel is such an f; adding another tensor differs from pixel to pixel of a window.
+    """
+    pool, epilogue = pool_of(kernel), kernel.nodes[1:]
+    if pool is None:
+        return (), epilogue
+    position = epilogue.index(pool)
+    before, after = epilogue[:position], epilogue[position + 1 :]
+    known = {*kernel.constants, *kernel.scalars}
+    monotone = all(node.op in MONOTONE or (node.op == "Add" and known & {*node.inputs}) for node in before)
+    return ((), before + after) if pool.op == "MaxPool" and monotone else (before, after)
+
+
+def multiply_accumulates(network: Network, kernel: Kernel) -> int:
+    """Multiply-accumulates of a kernel's convolution or matrix product; 0 for the rest."""
+    node = kernel.anchor
+    if node.op not in ANCHORS:
+        return 0
+    weight: Tensor | Array = network.constants[node.inputs[1]]
+    output = network.tensors[node.output]
+    if node.op == "Conv":
+        return output.size * math.prod(weight.shape[1:])
+    return output.size * weight.shape[0]

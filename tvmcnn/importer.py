@@ -1,0 +1,351 @@
+"""Import: an ONNX file becomes a Network with closed shapes, explicit attributes and constant weights.
+
+onnx, onnx-ir and onnxscript do what is ONNX's own (conversion of opsets, folding, shape inference); `operators.py` says
+what each node means to tvmcnn. The order of the steps is the one that lab notes found right on 25 trained models: shapes
+are bound before anything folds, initializers leave the inputs before they are lifted, and the C++ converter runs rather
+than onnxscript's, which only relabels models older than opset 18.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules import common as rules
+
+from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
+from tvmcnn.operators import OPERATORS, Unsupported, Value
+
+OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
+FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
+
+_CONSTANT = "constant: computed at compile time"
+_IDENTITY = "an identity: the same values as its input"
+_REWRITES = (
+    rules.normalize_pad_format_conv_rule,
+    rules.fuse_pad_into_conv_rule,
+    rules.fuse_batchnorm_into_conv_rule,
+    rules.fuse_batchnorm_into_gemm_rule,
+    rules.dropout_zero_rule,
+    rules.dropout_inference_rule,
+)
+
+
+def import_model(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    input_shapes: Mapping[str, Shape] | None = None,
+    *,
+    batch: int | None = None,
+    name: str | None = None,
+) -> Network:
+    """The Network of an ONNX model, every dimension bound and every constant folded.
+
+    `input_shapes` binds open dimensions or overrides fixed ones; `batch` does so for every leading dimension. An open
+    leading dimension that nobody binds becomes 1, and `Network.notes` says so. `name` prefixes the C symbols; the
+    default is the file's stem.
+
+    Raises ModelError for what is no ONNX, is damaged or contradicts itself, UnsupportedError with every node that
+    tvmcnn cannot compile.
+    """
+    label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+    proto = read_model(model)
+    notes = _bind_inputs(proto, label, input_shapes or {}, batch)
+    _remove_initializers_from_inputs(proto)
+    original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
+    notes += _convert_opset(proto, label)
+    proto, folded = _fold(proto, label, original)
+    proto = _infer_shapes(proto, label)
+    stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
+    return _network(proto, label, c_identifier(stem), folded, tuple(notes))
+
+
+def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    """The checked ModelProto of a path, of bytes, or of a proto (copied, so that the caller's stays as it was).
+
+    Raises ModelError naming the file where it is missing, empty, truncated or no ONNX.
+    """
+    if isinstance(model, onnx.ModelProto):
+        proto, label = onnx.ModelProto(), "the model"
+        proto.CopyFrom(model)
+    elif isinstance(model, bytes):
+        proto, label = _parse(model, "the model"), "the model"
+    else:
+        label = os.fspath(model)
+        try:
+            data = Path(label).read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {label}: {error.strerror}") from error
+        proto = _parse(data, label)
+        try:
+            onnx.external_data_helper.load_external_data_for_model(proto, str(Path(label).parent))
+        except Exception as error:
+            raise ModelError(f"{label}: its external data cannot be loaded: {_first_line(error)}") from error
+    if not proto.graph.node:
+        raise ModelError(f"{label} is not an ONNX model: it holds no nodes")
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise ModelError(f"{label} is not a valid ONNX model: {_first_line(error)}") from error
+    return proto
+
+
+def c_identifier(text: str) -> str:
+    """squeezenet-1.1 --> squeezenet_1_1: a name that C and the linker accept."""
+    name = re.sub(r"\W", "_", text, flags=re.ASCII) or "model"
+    return name if not name[0].isdigit() else f"model_{name}"
+
+
+def open_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph inputs that a user must feed: those that no initializer gives a value."""
+    given = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in given]
+
+
+def _parse(data: bytes, label: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:
+        raise ModelError(f"{label} is not an ONNX model or is truncated ({len(data)} bytes do not parse)") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+# ---- shapes -------------------------------------------------------------------------------------------------------
+
+
+def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape], batch: int | None) -> list[str]:
+    """Write a number into every dimension of the inputs and forget all shapes that were inferred from older ones."""
+    inputs = {value.name: value for value in open_inputs(proto)}
+    if unknown := sorted(set(shapes) - set(inputs)):
+        raise ModelError(f"{label} has no input '{unknown[0]}'; its inputs are {', '.join(inputs)}")
+    notes: list[str] = []
+    for name, value in inputs.items():
+        dimensions = value.type.tensor_type.shape.dim
+        found = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dimensions]
+        wanted = _bound_shape(label, name, found, [d.dim_param for d in dimensions], shapes.get(name), batch, notes)
+        del dimensions[:]
+        for extent in wanted:
+            dimensions.add().dim_value = extent
+    del proto.graph.value_info[:]
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return notes
+
+
+def _bound_shape(
+    label: str,
+    name: str,
+    found: list[int | None],
+    symbols: list[str],
+    given: Shape | None,
+    batch: int | None,
+    notes: list[str],
+) -> Shape:
+    shown = "x".join(str(extent or symbol or "?") for extent, symbol in zip(found, symbols, strict=True))
+    if given is not None:
+        if len(given) != len(found) or min(given, default=1) < 1:
+            raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
+        if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
+            notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
+        return given
+    closed = list(found)
+    if closed and batch is not None:
+        closed[0] = batch
+    elif closed and closed[0] is None:
+        closed[0] = 1
+        notes.append(f"input '{name}': its open leading dimension '{symbols[0] or '?'}' is bound to 1")
+    if None in closed:
+        hint = "x".join(str(extent or "N") for extent in closed)
+        raise ModelError(f"input '{name}' of {label} is {shown}: give its open dimensions by --input-shape {name}:{hint}")
+    return tuple(extent for extent in closed if extent is not None)
+
+
+def _infer_shapes(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    """Shapes of every tensor. Lenient, because operators.py checks each shape and tells more than the inferrer does."""
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception as error:
+        raise ModelError(f"the shapes of {label} do not fit: {_first_line(error)}") from error
+
+
+# ---- rewriting by onnx, onnx-ir and onnxscript ----------------------------------------------------------------------
+
+
+def _remove_initializers_from_inputs(proto: onnx.ModelProto) -> None:
+    """Before ir_version 4 every weight was also an input; then nothing would fold."""
+    real = open_inputs(proto)
+    del proto.graph.input[:]
+    proto.graph.input.extend(real)
+    proto.ir_version = max(proto.ir_version, 10)
+
+
+def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
+    """Raise the default domain to OPSET in place."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 0))
+    if not 7 <= opset <= onnx.defs.onnx_opset_version():
+        newest = onnx.defs.onnx_opset_version()
+        raise ModelError(f"{label} uses opset {opset or 'none'}; allowed are 7 to {newest}, the newest that onnx knows")
+    if opset >= OPSET:
+        return []
+    try:
+        converted = version_converter.convert_version(proto, OPSET)
+    except Exception as error:
+        reason = _first_line(error)
+        raise ModelError(f"{label}: opset {opset} cannot be converted to {OPSET}: {reason}") from error
+    proto.CopyFrom(converted)
+    return [f"opset {opset} converted to {OPSET}"]
+
+
+def _fold(
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Fold what is constant, then BatchNorm and Pad into Conv, then fold again; say where each lost tensor went.
+
+    `original` maps the tensors of the user's file to the operators that make them; only those can be lost.
+    """
+    model = ir.serde.deserialize_model(proto)
+    folded: dict[str, str] = {}
+
+    def run(step: Callable[[], object], reason: str) -> None:
+        try:
+            step()
+            passes.RemoveUnusedNodesPass()(model)
+        except Exception as error:
+            raise ModelError(f"{label} cannot be simplified ({reason}): {_first_line(error)}") from error
+        left = {value.name for node in model.graph for value in node.outputs}
+        for name in original.keys() - left - folded.keys():
+            folded[name] = _IDENTITY if original[name] in ("Dropout", "Identity") else reason
+
+    def constants() -> None:
+        optimizer.fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=FOLD_LIMIT // 4, output_size_limit=FOLD_LIMIT // 4
+        )
+
+    outputs = [value.name for value in model.graph.outputs]
+    run(constants, _CONSTANT)
+    run(lambda: rewriter.rewrite(model, list(_REWRITES)), "folded into the weights of the node beside it")
+    run(constants, _CONSTANT)
+    run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+    return ir.serde.serialize_model(model), {name: folded[name] for name in original if name in folded}
+
+
+# ---- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def _network(
+    proto: onnx.ModelProto, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]
+) -> Network:
+    graph = proto.graph
+    constants: dict[str, Array] = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    tensors: dict[str, Tensor] = {}
+    for value in graph.input:
+        element = value.type.tensor_type
+        shape = tuple(d.dim_value for d in element.shape.dim)
+        tensors[value.name] = Tensor(value.name, shape, _dtype(element.elem_type))
+    inputs = tuple(tensors.values())
+    reasons = [
+        f"input '{t.name}': its type is {t.dtype}; only float32 is supported" for t in inputs if t.dtype != "float32"
+    ]
+    nodes: list[Node] = []
+    for index, node in enumerate(graph.node):
+        title = f"node '{node.name or f'#{index}'}' ({node.op_type})"
+        try:
+            nodes.extend(_node(node, title, label, tensors, constants))
+        except Unsupported as reason:
+            reasons.append(f"{title}: {reason}")
+            _declare_unknown(node, proto, tensors)
+        except ModelError as error:
+            if not reasons:  # what follows an unsupported node has no reliable shape
+                raise
+            raise UnsupportedError(label, reasons) from error
+    if reasons:
+        raise UnsupportedError(label, reasons)
+    outputs = tuple(_output(value.name, label, tensors) for value in graph.output)
+    return Network(name, inputs, outputs, tuple(nodes), tensors, constants, dict(folded), notes)
+
+
+def _node(
+    node: onnx.NodeProto, title: str, label: str, tensors: dict[str, Tensor], constants: dict[str, Array]
+) -> list[Node]:
+    """Ask operators.py what one ONNX node means; register its output and its derived constants."""
+    domain = node.domain if node.domain not in ("", "ai.onnx") else ""
+    operator = OPERATORS.get(node.op_type) if not domain else None
+    if operator is None:
+        raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
+    if len([output for output in node.output if output]) != 1:
+        raise Unsupported(f"{len(node.output)} outputs; only the first one of {node.op_type} is supported")
+    attributes = {a.name: _attribute(a) for a in node.attribute}
+    operands = [_value(name, title, label, tensors, constants) for name in node.input]
+    try:
+        meaning = operator(*operands, **attributes)
+    except TypeError as error:
+        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {_first_line(error)}") from error
+    except ModelError as error:
+        raise ModelError(f"{label}: {title}: {error}") from error
+    output = node.output[0]
+    names = []
+    for operand in meaning.inputs:
+        if operand.data is not None and operand.name not in constants:
+            key = f"{output}.{operand.name}"
+            constants[key] = operand.data
+            names.append(key)
+        else:
+            names.append(operand.name)
+    tensors[output] = Tensor(output, meaning.shape, "float32")
+    return [Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes)]
+
+
+def _value(
+    name: str, title: str, label: str, tensors: Mapping[str, Tensor], constants: Mapping[str, Array]
+) -> Value | None:
+    if not name:
+        return None  # ONNX's way to leave out an optional input
+    if name in constants:
+        data = constants[name]
+        return Value(name, tuple(data.shape), str(data.dtype), data)
+    if name in tensors:
+        return Value(name, tensors[name].shape, tensors[name].dtype, None)
+    raise ModelError(f"{label}: {title} reads '{name}', which no input, initializer or earlier node gives")
+
+
+def _declare_unknown(node: onnx.NodeProto, proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> None:
+    """Give the outputs of a refused node their inferred shapes, so that the nodes after it are still judged."""
+    inferred = {value.name: value.type.tensor_type for value in proto.graph.value_info}
+    for name in node.output:
+        element = inferred.get(name)
+        shape = tuple(d.dim_value for d in element.shape.dim) if element is not None else ()
+        tensors[name] = Tensor(name, shape, _dtype(element.elem_type) if element is not None else "float32")
+
+
+def _output(name: str, label: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    if name not in tensors:
+        raise ModelError(f"{label}: its output '{name}' is a constant or is never computed")
+    return tensors[name]
+
+
+def _attribute(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _dtype(code: int) -> str:
+    try:
+        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
+    except (KeyError, TypeError):
+        return f"ONNX type {code}"

@@ -1,0 +1,156 @@
+"""Lay out: constants packed as the kernels read them, and every tensor given its place in one arena.
+
+Nothing is allocated at run time: the arena is the caller's, and a kernel's own scratch fits its stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tvmcnn.network import ALIGNMENT, Array, Choice, Layout, Network, Place, Program, Shape, Step, Tensor, round_up
+
+FLOAT = 4  # bytes
+
+
+def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
+    """The Program of a network whose kernels are chosen: packed weights, arena offsets, arguments of every call."""
+    blob = bytearray()
+    offsets: dict[bytes, int] = {}
+    packed: list[dict[str, tuple[Place, Shape]]] = []
+    for choice in choices:
+        constants = {}
+        for name, array in pack(choice, network.constants).items():
+            data = np.ascontiguousarray(array, dtype=np.float32).tobytes()
+            if data not in offsets:
+                blob.extend(bytes(-len(blob) % ALIGNMENT))
+                offsets[data] = len(blob)
+                blob.extend(data)
+            constants[name] = (Place("weights", offset=offsets[data]), tuple(array.shape))
+        packed.append(constants)
+    places, arena_bytes = _places(network, choices)
+    steps = []
+    for choice, constants in zip(choices, packed, strict=True):
+        inputs = tuple(places[source.name][0] for source in choice.sources)
+        arguments = (*inputs, *(place for place, _ in constants.values()), places[choice.kernel.output.name][0])
+        steps.append(Step(choice, {name: shape for name, (_, shape) in constants.items()}, arguments))
+    return Program(network, tuple(steps), bytes(blob), arena_bytes, places)
+
+
+# ---- packed constants -------------------------------------------------------------------------------------------------
+
+
+def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """The constants of a kernel as its tensor expression reads them, by name in the kernel's order."""
+    kernel, packed = choice.kernel, {}
+    for position, name in enumerate(kernel.constants):
+        array = constants[name]
+        is_weight = position == 0 and kernel.anchor.op in ("Conv", "Gemm")
+        packed[name] = WEIGHTS[choice.algorithm](choice, array) if is_weight else _operand(choice, array)
+    if kernel.anchor.op == "AveragePool":
+        packed[f"{kernel.output.name}.divisor"] = window_sizes(choice)
+    return packed
+
+
+def _operand(choice: Choice, array: Array) -> Array:
+    """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's rank."""
+    shape, block = choice.kernel.output.shape, choice.writes.block
+    if choice.algorithm in ("elementwise", "reshape") and choice.writes.plain:
+        return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+    values = array.reshape(-1)
+    if choice.algorithm == "dense":
+        values = np.pad(values, (0, round_up(values.size, choice.config.width) - values.size))
+    return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
+
+
+def _direct(choice: Choice, weight: Array) -> Array:
+    """(M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b, 16): OIHW{b}i16o, b the block of the input."""
+    maps, out, block = Layout(choice.writes.block), choice.writes.block, choice.reads[0].block
+    lanes = maps.pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
+    lanes = np.pad(lanes, ((0, -lanes.shape[0] % block), *((0, 0),) * 4))
+    depth, blocks, kh, kw, _ = lanes.shape
+    return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
+
+
+def _depthwise(choice: Choice, weight: Array) -> Array:
+    """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
+    return Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
+
+
+def _columns(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (C, kH, kW, M): the M broadcast scalars of one tap side by side."""
+    return weight.transpose(1, 2, 3, 0)
+
+
+def _dense(choice: Choice, weight: Array) -> Array:
+    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows in the order of the input's memory.
+
+    K' counts the input's padding too; the weights there are zero.
+    """
+    source, layout, width = choice.sources[0], choice.reads[0], choice.config.width
+    rows = weight.reshape(weight.shape[0], -1) if choice.kernel.anchor.op == "Conv" else weight.T
+    stored = layout.pack(rows.reshape(-1, *row_shape(source.shape, rows.shape[1]))).reshape(rows.shape[0], -1)
+    stored = np.pad(stored, ((0, -stored.shape[0] % width), (0, 0)))
+    return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
+
+
+def row_shape(source: Shape, depth: int) -> Shape:
+    """The trailing axes of `source` that one row of a matrix product of `depth` terms covers."""
+    return source[1:] if math.prod(source[1:]) == depth else (depth,)
+
+
+WEIGHTS = {
+    "direct": _direct,
+    "depthwise": _depthwise,
+    "columns": _columns,
+    "dense": _dense,
+    "grouped": lambda choice, weight: weight,
+}
+
+
+def window_sizes(choice: Choice) -> Array:
+    """The divisors of an AveragePool, (H_out, W_out): pixels in each window, with the padding if ONNX counts it."""
+    node, source = choice.kernel.anchor, choice.sources[0]
+    counts = []
+    for axis in (0, 1):
+        size, begin, end = source.shape[2 + axis], node["pads"][axis], node["pads"][2 + axis]
+        low, high = (-begin, size + end) if node["count_include_pad"] else (0, size)
+        taps = np.arange(node["kernel_shape"][axis]) * node["dilations"][axis]
+        first = np.arange(choice.kernel.output.shape[2 + axis]) * node["strides"][axis] - begin
+        positions = first[:, None] + taps[None, :]
+        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
+    return np.outer(counts[0], counts[1]).astype(np.float32)
+
+
+# ---- the arena ----------------------------------------------------------------------------------------------------------
+
+
+def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int]:
+    """First fit by size: the largest tensors take the lowest offsets that are free while they live."""
+    places = {tensor.name: (Place("input", i), Layout()) for i, tensor in enumerate(network.inputs)}
+    outputs = {tensor.name: i for i, tensor in enumerate(network.outputs)}
+    last_read = {source.name: step for step, choice in enumerate(choices) for source in choice.sources}
+    waiting = []
+    for step, choice in enumerate(choices):
+        tensor = choice.kernel.output
+        if tensor.name in outputs:
+            places[tensor.name] = (Place("output", outputs[tensor.name]), choice.writes)
+        else:
+            size = round_up(math.prod(choice.writes.physical(tensor.shape)) * FLOAT, ALIGNMENT)
+            waiting.append((size, step, last_read.get(tensor.name, step), tensor, choice.writes))
+    taken: list[tuple[int, int, int, int]] = []  # offset, end, first step, last step
+    for size, first, last, tensor, layout in sorted(waiting, key=lambda item: -item[0]):
+        offset = 0
+        for low, high, begin, end in sorted(taken):
+            if begin <= last and first <= end and low < offset + size and offset < high:
+                offset = high
+        taken.append((offset, offset + size, first, last))
+        places[tensor.name] = (Place("arena", offset=offset), layout)
+    return places, max((end for _, end, _, _ in taken), default=0)
+
+
+def stored_bytes(tensor: Tensor, layout: Layout) -> int:
+    """Bytes that a tensor takes in memory, padding included."""
+    return math.prod(layout.physical(tensor.shape)) * FLOAT

@@ -1,0 +1,277 @@
+"""The words that the stages hand on: Tensor, Node, Network, Kernel, Layout, Choice, Step, Program.
+
+Frozen dataclasses that check themselves when made and print themselves when asked. This file imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = tuple[int, ...]
+Array = npt.NDArray[Any]
+Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
+NO_PADS: Pads = (0, 0, 0, 0)
+ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
+
+
+def round_up(value: int, step: int) -> int:
+    """The smallest multiple of `step` that is at least `value`."""
+    return -(-value // step) * step
+
+
+def dims(shape: Shape) -> str:
+    """(1, 6, 28, 28) --> 1x6x28x28"""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named value of the network: its ONNX name, logical shape (images: N, C, H, W) and dtype."""
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if any(extent < 0 for extent in self.shape):
+            raise ValueError(f"tensor '{self.name}' has an open dimension: {self.shape}")
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name} {dims(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator with every attribute explicit: `auto_pad` resolved, defaults filled in, weights constant.
+
+    `op` and the attribute names are ONNX's. `inputs` names tensors or constants of the network.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, attribute: str) -> Any:
+        return self.attributes[attribute]
+
+    def __str__(self) -> str:
+        words = " ".join(f"{k}={v}" for k, v in self.attributes.items())
+        return f"{self.output} = {self.op}({', '.join(self.inputs)}) {words}".rstrip()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A CNN with all shapes closed: nodes in execution order, weights as constants."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+    constants: Mapping[str, Array]
+    folded: Mapping[str, str]  # ONNX tensors that no kernel computes, each with the reason
+    notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
+        return "\n".join([head, *(f"  {node}" for node in self.nodes)])
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Nodes that run as one compiled function: the anchor first, then its epilogue in order."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Tensor, ...]  # the anchor's operands, then those of the epilogue (a residual, say)
+    output: Tensor
+    hidden: tuple[Tensor, ...] = ()  # ONNX tensors that live in registers only
+    constants: tuple[str, ...] = ()  # arrays read at run time, the weight first
+    scalars: Mapping[str, float] = field(default_factory=dict)  # constants of one value: literals in the code
+
+    @property
+    def anchor(self) -> Node:
+        """The node that decides the algorithm."""
+        return self.nodes[0]
+
+    @property
+    def ops(self) -> str:
+        """Conv+Relu+MaxPool"""
+        return "+".join(node.op for node in self.nodes)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.ops} {', '.join(map(str, self.inputs))} -> {self.output}"
+
+
+class Channel(NamedTuple):
+    """A channel index as (block, lane): channel = block * size + lane."""
+
+    block: Any
+    lane: Any
+    size: int
+
+    @property
+    def flat(self) -> Any:
+        """The index among all channels."""
+        return self.block if self.size == 1 else self.block * self.size + self.lane
+
+
+class Pixel(NamedTuple):
+    """The logical coordinates of one element of an image tensor."""
+
+    n: Any
+    channel: Channel
+    h: Any
+    w: Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies in memory. Images: NCHW or NCHW{block}c, with a halo of zeros around each map.
+
+    block=16, halo=(1, 1, 1, 1) stores (N, C, H, W) as (N, ⌈C/16⌉, H+2, W+2, 16). A matrix may have a halo at its right,
+    which rounds its rows up to whole vectors. Padding, both the halo and the lanes past C, is zero always, so that a
+    consumer may read it without a test. Tensors of other rank are always plain.
+    """
+
+    block: int = 1
+    halo: Pads = NO_PADS
+
+    @property
+    def plain(self) -> bool:
+        """True where memory is the C-contiguous logical array."""
+        return self.block == 1 and self.halo == NO_PADS
+
+    def physical(self, shape: Shape) -> Shape:
+        """The stored shape of a tensor of logical `shape`."""
+        if self.plain:
+            return shape
+        top, left, bottom, right = self.halo
+        if len(shape) == 2:
+            return (shape[0], shape[1] + right)
+        n, c, h, w = shape
+        rows, columns = h + top + bottom, w + left + right
+        return (n, c, rows, columns) if self.block == 1 else (n, -(-c // self.block), rows, columns, self.block)
+
+    def index(self, pixel: Pixel) -> tuple[Any, ...]:
+        """Where an image stores the logical element `pixel`."""
+        n, channel, h, w = pixel
+        row, column = h + self.halo[0], w + self.halo[1]
+        if self.block == 1:
+            return (n, channel.flat, row, column)
+        if channel.size == self.block:
+            return (n, channel.block, row, column, channel.lane)
+        return (n, channel.flat // self.block, row, column, channel.flat % self.block)
+
+    def covers(self, other: Layout) -> bool:
+        """True if a reader that wants `other` can read this layout as it is."""
+        return self.block == other.block and all(a >= b for a, b in zip(self.halo, other.halo, strict=True))
+
+    def pack(self, array: Array) -> Array:
+        """The stored array of a logical one: (N, C, H, W) --> (N, ⌈C/16⌉, H+2, W+2, 16), padding zero."""
+        if self.plain:
+            return np.ascontiguousarray(array)
+        top, left, bottom, right = self.halo
+        if array.ndim == 2:
+            return np.pad(array, ((0, 0), (0, right)))
+        lanes = -array.shape[1] % self.block
+        padded = np.pad(array, ((0, 0), (0, lanes), (top, bottom), (left, right)))
+        if self.block == 1:
+            return padded
+        n, c, h, w = padded.shape
+        return np.ascontiguousarray(padded.reshape(n, c // self.block, self.block, h, w).transpose(0, 1, 3, 4, 2))
+
+    def unpack(self, stored: Array, shape: Shape) -> Array:
+        """The logical array of a stored one: (N, ⌈C/16⌉, H+2, W+2, 16) --> (N, C, H, W)."""
+        stored = stored.reshape(self.physical(shape))
+        if self.plain:
+            return stored
+        if len(shape) == 2:
+            return stored[:, : shape[1]]
+        n, c, h, w = shape
+        top, left, _, _ = self.halo
+        if self.block > 1:
+            stored = stored.transpose(0, 1, 4, 2, 3).reshape(n, -1, *stored.shape[2:4])
+        return stored[:, :c, top : top + h, left : left + w]
+
+    def __str__(self) -> str:
+        name = "plain" if self.block == 1 else f"NCHW{self.block}c"
+        return name if self.halo == NO_PADS else f"{name}+halo{','.join(map(str, self.halo))}"
+
+
+PLAIN = Layout()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from."""
+
+    kernel: Kernel
+    algorithm: str  # names the tensor expression in ops/
+    sources: tuple[Tensor, ...]  # the stored tensors behind kernel.inputs: copies by a reorder, or images seen flat
+    reads: tuple[Layout, ...]
+    writes: Layout
+    rule: str  # names the schedule in schedule/
+    config: Any = None  # the rule's frozen dataclass of tile sizes
+    tier: str = "default"  # exact machine, same ISA, nearest shape, or default: computed from registers and shapes
+
+    @property
+    def name(self) -> str:
+        """The C symbol without the model's prefix, by which logs and profiles name the kernel."""
+        return self.kernel.name
+
+    def __str__(self) -> str:
+        layouts = f"{', '.join(map(str, self.reads))} -> {self.writes}"
+        return f"{self.kernel}  [{self.algorithm}, {layouts}, rule {self.rule}, {self.tier}]"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lives: an offset in bytes into the weights or the arena, or the user's input or output `index`."""
+
+    space: str  # input, output, arena, weights
+    index: int = 0
+    offset: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.space}[{self.index}]" if self.space in ("input", "output") else f"{self.space}+{self.offset}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the compiled chain: the kernel, the shapes it is declared with, and where each argument lives."""
+
+    choice: Choice
+    packed: Mapping[str, Shape]  # the packed constants by name, in the order of `arguments`
+    arguments: tuple[Place, ...]  # inputs, packed constants, output
+
+    def __str__(self) -> str:
+        return f"{self.choice.name}({', '.join(map(str, self.arguments))})"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The network laid out: the steps in order, the packed weights, and the plan of the arena."""
+
+    network: Network
+    steps: tuple[Step, ...]
+    weights: bytes
+    arena_bytes: int
+    places: Mapping[str, tuple[Place, Layout]]  # every tensor that some kernel stores
+
+    def __str__(self) -> str:
+        head = f"{self.network.name}: weights {len(self.weights)} B, arena {self.arena_bytes} B"
+        return "\n".join([head, *(f"  {step}" for step in self.steps)])

@@ -1,0 +1,155 @@
+"""ONNX Conv on images, by four algorithms, each with its epilogue and pool in the same expression.
+
+All compute y[n, o, h, w] = Σ_{c,i,j} x[n, g·C/G + c, h·s_h + i·d_h − p_top, w·s_w + j·d_w − p_left] · k[o, c, i, j]
+with zeros outside the image and g = o // (M/G) the group of map o.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.fusion import pool_first, pool_of
+from tvmcnn.network import Channel, Kernel, Node, Pixel, Step
+from tvmcnn.ops.elementwise import apply
+from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
+
+
+def direct(step: Step, given: Operands) -> te.Tensor:
+    """Channels in the lanes. x: NCHW or NCHW{b}c with a halo that holds the pads; y: NCHW16c; weight: OIHW{b}i16o.
+
+    "conv" is (N, M/16, H', p, W', q, 16) with p x q the window of a fused pool (1 x 1 without one).
+    """
+    choice = step.choice
+    node, layout = choice.kernel.anchor, choice.reads[0]
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    n, maps, height, width = choice.kernel.output.shape
+    p, q = _window(choice.kernel)
+    blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
+    blocks_per_group = -(-(maps // node["group"]) // lanes)
+    rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, block), "rc")
+    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+
+    def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
+        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        channel = Channel((ob // blocks_per_group) * depth + rb if node["group"] > 1 else rb, rc, block)
+        product = x[layout.index(Pixel(i, channel, row, column))] * weight[ob, rb, rh, rw, rc, o]
+        return te.sum(product, axis=[rb, rh, rw, rc])
+
+    conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
+    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+
+
+def depthwise(step: Step, given: Operands) -> te.Tensor:
+    """One filter a channel, channels in the lanes. x and y: NCHW16c, x with a halo; weight: (C/16, kH, kW, 16)."""
+    choice = step.choice
+    node, layout = choice.kernel.anchor, choice.reads[0]
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    n, _, height, width = choice.kernel.output.shape
+    p, q = _window(choice.kernel)
+    blocks, kh, kw, lanes = (int(extent) for extent in weight.shape)
+    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+
+    def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
+        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        pixel = Pixel(i, Channel(ob, o, lanes), row, column)
+        return te.sum(x[layout.index(pixel)] * weight[ob, rh, rw, o], axis=[rh, rw])
+
+    conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
+    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+
+
+def columns(step: Step, given: Operands) -> te.Tensor:
+    """Output columns in the lanes, for few maps. x: plain, without a halo; y: plain, rows rounded up to whole vectors.
+
+    "deinterleave" copies the padded image once, column t·j + f to (f, j), where t = stride · width of the fused pool:
+    then the pixels under neighbouring lanes are neighbours in memory, for every tap of every pixel of the pool's window.
+    """
+    choice = step.choice
+    node, layout = choice.kernel.anchor, choice.reads[0]
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    n, maps, height, width = choice.kernel.output.shape
+    depth, kh, kw = (int(extent) for extent in weight.shape[:3])
+    p, q = _window(choice.kernel)
+    (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
+    stored_width = width + choice.writes.halo[3]
+    phases = sw * q
+    rows = (height * p - 1) * sh + (kh - 1) * dh + 1
+    pitch = stored_width + ((q - 1) * sw + (kw - 1) * dw) // phases
+    image = given.shapes[node.inputs[0]]
+
+    def pixel(i: Any, c: Any, row: Any, f: Any, j: Any) -> Expr:
+        h, w = row - top, j * phases + f - left
+        tests = [h >= 0, h < image[2], w >= 0, w < image[3]]
+        return tirx.if_then_else(tirx.all(*tests), x[layout.index(Pixel(i, Channel(c, 0, 1), h, w))], float32(0.0))
+
+    even_odd = te.compute((n, depth, rows, phases, pitch), pixel, name="deinterleave")
+    rc, rh, rw = te.reduce_axis((0, depth), "rc"), te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+
+    def tap(i: Any, y: Any, o: Any, dy: Any, dz: Any, j: Any) -> Expr:
+        offset = dz * sw + rw * dw
+        source = even_odd[i, rc, (y * p + dy) * sh + rh * dh, offset % phases, j + offset // phases]
+        return te.sum(source * weight[rc, rh, rw, o], axis=[rc, rh, rw])
+
+    conv = te.compute((n, height, maps, p, q, stored_width), tap, name="conv")
+    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.h, px.channel.block, dy, dz, px.w])
+
+
+def grouped(step: Step, given: Operands) -> te.Tensor:
+    """Plain NCHW for groups that fill no vector: x with a halo that holds the pads, weight as ONNX has it."""
+    choice = step.choice
+    node, layout = choice.kernel.anchor, choice.reads[0]
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    n, maps, height, width = choice.kernel.output.shape
+    p, q = _window(choice.kernel)
+    depth, kh, kw = (int(extent) for extent in weight.shape[1:])
+    rc, rh, rw = te.reduce_axis((0, depth), "rc"), te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+
+    def tap(i: Any, o: Any, y: Any, dy: Any, z: Any, dz: Any) -> Expr:
+        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        channel = Channel(o // (maps // node["group"]) * depth + rc, 0, 1)
+        return te.sum(x[layout.index(Pixel(i, channel, row, column))] * weight[o, rc, rh, rw], axis=[rc, rh, rw])
+
+    conv = te.compute((n, maps, height, p, width, q), tap, name="conv")
+    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
+
+
+def _window(kernel: Kernel) -> tuple[int, int]:
+    """Rows and columns of the fused pool's window; 1 x 1 without one."""
+    pool = pool_of(kernel)
+    return pool["kernel_shape"] if pool is not None else (1, 1)
+
+
+def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
+    """The input pixel under tap (i, j) of output pixel (y, z): h·s + i·d − p."""
+    (sh, sw), (dh, dw), pads = node["strides"], node["dilations"], node["pads"]
+    return y * sh + i * dh - pads[0], z * sw + j * dw - pads[1]
+
+
+def _finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]) -> te.Tensor:
+    """Bias, epilogue and pool over `conv(pixel, dy, dz)`, stored as "out" in the layout that the kernel writes."""
+    kernel, layout = step.choice.kernel, step.choice.writes
+    before, after = pool_first(kernel)
+    pool = pool_of(kernel)
+    bias_last = pool is not None and pool.op == "MaxPool" and not before  # a constant of the channel: see pool_first
+
+    def element(*indices: Any) -> Expr:
+        pixel = output_pixel(layout, *indices)
+        bias = given.read(kernel.anchor.inputs[2], pixel) if len(kernel.anchor.inputs) > 2 else float32(0.0)
+        p, q = _window(kernel)
+        window = [conv(pixel, dy, dz) for dy in range(p) for dz in range(q)]
+        if not bias_last:
+            window = [apply(before, value + bias, given, pixel) for value in window]
+        value = functools.reduce(tirx.max if pool is not None and pool.op == "MaxPool" else operator.add, window)
+        if bias_last:
+            value = value + bias
+        elif len(window) > 1 and pool is not None and pool.op == "AveragePool":
+            value = value / float32(len(window))
+        return zero_padding(layout, kernel.output.shape, pixel, apply(after, value, given, pixel))
+
+    return te.compute(layout.physical(kernel.output.shape), element, name="out")

@@ -1,0 +1,77 @@
+"""ONNX Gemm and MatMul with a constant matrix, and the convolution that covers its whole input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.network import Channel, Pixel, Step
+from tvmcnn.ops.elementwise import apply
+from tvmcnn.ops.operands import Operands, float32
+
+
+def dense(step: Step, given: Operands) -> te.Tensor:
+    """y[m, o] = Σ_k x[m, k] · w[k, o] + b[o], the x of any layout read as it lies: (M, K').
+
+    "dense" is (M, N/t, q, t): the sum over k is split into q interleaved ones, so that a narrow matrix still has enough
+    independent FMA chains; "out" adds the q parts in a fixed order.
+    """
+    choice = step.choice
+    node, config = choice.kernel.anchor, choice.config
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    tiles, depth, width = (int(extent) for extent in weight.shape)
+    rows, stored = row_count(step), choice.writes.physical(choice.kernel.output.shape)
+    parts, maps = config.parts, choice.kernel.output.shape[1 if len(stored) == 4 else -1]
+    flat = te.compute((rows, depth), lambda m, k: x[unflatten(x, m, k, depth)], name="flat")
+    rk = te.reduce_axis((0, depth // parts), "rk")
+
+    def part(m: Any, tile: Any, s: Any, o: Any) -> Expr:
+        k = rk * parts + s
+        return te.sum(flat[m, k] * weight[tile, k, o], axis=[rk])
+
+    sums = te.compute((rows, tiles, parts, width), part, name="dense")
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+
+    def finish(m: Any, o: Any) -> Expr:
+        value = sums[m, o // width, 0, o % width]
+        for s in range(1, parts):
+            value = value + sums[m, o // width, s, o % width]
+        where = Pixel(m, Channel(o, 0, 1), 0, 0) if len(stored) == 4 else (m, o)
+        value = apply(choice.kernel.nodes[1:], value if bias is None else value + given.read(bias, where), given, where)
+        return value if columns == maps else tirx.Select(o < maps, value, float32(0.0))
+
+    columns = stored[1] if len(stored) == 4 else stored[-1]
+    if len(stored) == 2:
+        return te.compute(stored, finish, name="out")
+    if len(stored) == 4:
+        return te.compute(stored, lambda m, o, h, w: finish(m, o), name="out")
+    return te.compute(stored, lambda *i: finish(_row(stored, i[:-1]), i[-1]), name="out")
+
+
+def row_count(step: Step) -> int:
+    """M: the product of the output's leading axes."""
+    shape = step.choice.kernel.output.shape
+    if len(shape) == 4 and step.choice.kernel.anchor.op == "Conv":
+        return shape[0]
+    count = 1
+    for extent in shape[:-1]:
+        count *= extent
+    return count
+
+
+def unflatten(x: te.Tensor, row: Any, k: Any, depth: int) -> tuple[Any, ...]:
+    """The indices of element `k` of matrix row `row` in the memory of x."""
+    offset, indices = row * depth + k, []
+    for extent in reversed([int(e) for e in x.shape[1:]]):
+        indices.append(offset % extent)
+        offset = offset // extent
+    return (offset, *reversed(indices))
+
+
+def _row(shape: tuple[int, ...], indices: tuple[Any, ...]) -> Any:
+    row = indices[0]
+    for extent, index in zip(shape[1:-1], indices[1:], strict=True):
+        row = row * extent + index
+    return row

@@ -1,0 +1,102 @@
+"""The operands of a kernel as tensor expressions: read by their ONNX name at logical coordinates, whatever the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.network import Channel, Layout, Pixel, Shape, Step
+
+Where = Pixel | tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Placeholders for all that a step reads."""
+
+    inputs: Mapping[str, te.Tensor]
+    layouts: Mapping[str, Layout]
+    shapes: Mapping[str, Shape]  # logical shapes of the inputs
+    constants: Mapping[str, te.Tensor]
+    scalars: Mapping[str, float]
+
+    @staticmethod
+    def of(step: Step) -> Operands:
+        """Placeholders named x0, x1, … and w0, w1, …, so that the scheduled code reads the same for every network."""
+        choice = step.choice
+        inputs, layouts, shapes = {}, {}, {}
+        for i, (tensor, source, layout) in enumerate(
+            zip(choice.kernel.inputs, choice.sources, choice.reads, strict=True)
+        ):
+            inputs[tensor.name] = te.placeholder(layout.physical(source.shape), "float32", f"x{i}")
+            layouts[tensor.name], shapes[tensor.name] = layout, source.shape
+        constants = {
+            name: te.placeholder(shape, "float32", f"w{i}") for i, (name, shape) in enumerate(step.packed.items())
+        }
+        return Operands(inputs, layouts, shapes, constants, choice.kernel.scalars)
+
+    @property
+    def parameters(self) -> list[te.Tensor]:
+        """All placeholders in the order of the step's arguments."""
+        return [*self.inputs.values(), *self.constants.values()]
+
+    def knows(self, name: str) -> bool:
+        """False for a tensor that the kernel itself computes."""
+        return name in self.inputs or name in self.constants or name in self.scalars
+
+    def read(self, name: str, where: Where) -> Expr:
+        """The element of operand `name` at `where`: a Pixel of an image, or the indices into another tensor.
+
+        A constant is stored as one value a channel, in blocks of the output's layout or not. In plain layout an operand
+        may have fewer axes than `where`, or axes of extent 1, and then broadcasts as in NumPy.
+        """
+        if name in self.scalars:
+            return float32(self.scalars[name])
+        stored = self.inputs[name] if name in self.inputs else self.constants[name]
+        if isinstance(where, Pixel):
+            if name in self.inputs:
+                return stored[self.layouts[name].index(where)]
+            channel = where.channel
+            return stored[channel.flat] if len(stored.shape) == 1 else stored[channel.block, channel.lane]
+        aligned = where[len(where) - len(stored.shape) :]
+        return stored[tuple(0 if int(extent) == 1 else i for extent, i in zip(stored.shape, aligned, strict=True))]
+
+
+def float32(value: float) -> Expr:
+    """A float32 literal."""
+    return tirx.const(value, "float32")
+
+
+def output_pixel(layout: Layout, *indices: Any) -> Pixel:
+    """The logical coordinates that a store to `indices` of an image in `layout` writes; inside the halo they are outside
+    the image.
+    """
+    n, block, row, column = indices[:4]
+    lane = indices[4] if layout.block > 1 else 0
+    return Pixel(n, Channel(block, lane, layout.block), row - layout.halo[0], column - layout.halo[1])
+
+
+def inside(layout: Layout, shape: Shape, pixel: Pixel) -> Expr | None:
+    """The test that `pixel` is no padding of `layout`; None where the layout has none."""
+    _, channels, height, width = shape
+    top, left, bottom, right = layout.halo
+    tests = [
+        *([pixel.channel.flat < channels] if channels % layout.block else []),
+        *([pixel.h >= 0] if top else []),
+        *([pixel.h < height] if bottom else []),
+        *([pixel.w >= 0] if left else []),
+        *([pixel.w < width] if right else []),
+    ]
+    return tirx.all(*tests) if tests else None
+
+
+def zero_padding(layout: Layout, shape: Shape, pixel: Pixel, value: Expr) -> Expr:
+    """`value`, or 0 where `pixel` is padding. A Select, not a branch: it keeps the store a vector, and `value` is
+    computed from padding that is itself finite.
+    """
+    test = inside(layout, shape, pixel)
+    return value if test is None else tirx.Select(test, value, float32(0.0))

@@ -1,0 +1,293 @@
+"""Run: a compiled library becomes a callable. Needs numpy and apache-tvm-ffi; imports neither tvm nor onnx.
+
+`Runner.__call__` is one native call. `activations` and `profile` chain the same kernels one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from tvmcnn.artifact import Manifest, read_manifest
+from tvmcnn.errors import ArtifactError, InputError
+from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
+from tvmcnn.targets import check_platform, cpu_flags, cpu_name
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """An input or output, with the attributes that onnxruntime gives it."""
+
+    name: str
+    shape: Shape
+    type: str = "tensor(float)"
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What one kernel costs: median µs of many calls, its floating-point operations, the bytes that it reads and writes."""
+
+    name: str
+    ops: str
+    algorithm: str
+    microseconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return self.flops / self.microseconds / 1e3
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
+    """The runner of a compiled library.
+
+    Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
+    instructions that this CPU has. Raises ArtifactError where not, InputError for a `threads` that it cannot have.
+    """
+    manifest = read_manifest(path)
+    check_platform()
+    if missing := [feature for feature in manifest["target"]["features"] if feature not in cpu_flags()]:
+        raise ArtifactError(
+            f"{os.fspath(path)} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
+        )
+    if threads not in (None, 1):
+        raise InputError(f"threads={threads}: libraries run on the caller's thread for now; allowed is 1")
+    return Runner(Path(path).resolve(), manifest)
+
+
+class Runner:
+    """A loaded network. Any number of threads may call it at once: each call takes an arena of its own from a pool."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest, self.threads = path, manifest, 1
+        self.name: str = manifest["name"]
+        self.target: str = manifest["target"]["name"]
+        self.inputs = tuple(ArrayInfo(entry["name"], tuple(entry["shape"])) for entry in manifest["inputs"])
+        self.outputs = tuple(ArrayInfo(entry["name"], tuple(entry["shape"])) for entry in manifest["outputs"])
+        self._module = tvm_ffi.load_module(str(path))
+        self._native = self._module.get_function(f"{self.name}_run")
+        self._symbols = ctypes.CDLL(str(path))
+        self._arenas: list[tuple[int, Array]] = []
+
+    def __call__(self, *arrays: Any, out: Any = None) -> Any:
+        """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
+
+        Inputs are float32 arrays of exactly the compiled shapes: NumPy, or anything with __dlpack__ on the CPU. `out` takes
+        preallocated C-contiguous arrays, which are returned. Raises InputError for what does not fit.
+        """
+        if out is None:
+            outputs: tuple[Any, ...] = tuple([np.empty(info.shape, np.float32) for info in self.outputs])
+        else:
+            outputs = tuple(out) if isinstance(out, tuple | list) else (out,)
+        arena = self._take_arena()
+        try:
+            # The native entry checks type, shape, strides and alignment itself, in less time than Python takes to ask.
+            self._native(*arrays, *outputs, arena[0])
+        except Exception:
+            self._run_checked(arrays, outputs, arena[0])
+        finally:
+            self._arenas.append(arena)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""
+        expected = [info.name for info in self.inputs]
+        if set(feeds) != set(expected):
+            raise InputError(f"the inputs given are {_names(feeds)}; {self.name} takes {_names(expected)}")
+        known = [info.name for info in self.outputs]
+        if unknown := [name for name in output_names or () if name not in known]:
+            raise InputError(f"{self.name} has no output '{unknown[0]}'; it has {_names(known)}")
+        result = self(*(feeds[name] for name in expected))
+        by_name = dict(zip(known, result if isinstance(result, tuple) else (result,), strict=True))
+        return [by_name[name] for name in output_names or known]
+
+    def get_inputs(self) -> list[ArrayInfo]:
+        """Names and shapes of the inputs, as onnxruntime gives them."""
+        return list(self.inputs)
+
+    def get_outputs(self) -> list[ArrayInfo]:
+        """Names and shapes of the outputs."""
+        return list(self.outputs)
+
+    @property
+    def folded(self) -> dict[str, str]:
+        """ONNX tensors that no kernel computes, each with the reason."""
+        return dict(self.manifest["folded"])
+
+    def step_by_step(self, *arrays: Any) -> Any:
+        """What `__call__` returns, by the graph runner: one native call a kernel. Bitwise equal."""
+        outputs = self._allocate()
+        with _Frame(self, arrays, outputs) as frame:
+            for step in range(len(self.manifest["kernels"])):
+                frame.step(step)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def activations(self, *arrays: Any) -> dict[str, Array]:
+        """Every tensor of the ONNX graph by its name, in the order that they are computed, outputs included.
+
+        Tensors that fusion hides come from an open variant of their kernel and agree with the fused one within rounding.
+        `folded` names those that no longer exist. Raises InputError if the library was compiled without them.
+        """
+        if not self.manifest["activations"]:
+            raise InputError(f"{self.path.name} was compiled with --no-activations: it cannot show hidden tensors")
+        found: dict[str, Array] = {}
+        with _Frame(self, arrays, self._allocate()) as frame:
+            for index, kernel in enumerate(self.manifest["kernels"]):
+                frame.step(index)
+                found.update(frame.hidden(index, kernel["hidden"]))
+                for stored in kernel["stores"]:
+                    found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
+        return found
+
+    def profile(self, *arrays: Any, seconds: float = 0.2) -> list[KernelProfile]:
+        """Each kernel's cost, measured one by one for about `seconds` in all. Random inputs if none are given."""
+        if not arrays:
+            rng = np.random.default_rng(0)
+            arrays = tuple(rng.standard_normal(info.shape, dtype=np.float32) for info in self.inputs)
+        kernels = self.manifest["kernels"]
+        profiles = []
+        with _Frame(self, arrays, self._allocate()) as frame:
+            empty = frame.time(len(kernels), seconds / 20)  # a step that does not exist: the cost of the call itself
+            for index, kernel in enumerate(kernels):
+                spent = max(frame.time(index, seconds / len(kernels)) - empty, 1e-9)
+                words = (kernel["name"], "+".join(kernel["ops"]), kernel["algorithm"])
+                profiles.append(KernelProfile(*words, spent * 1e6, 2 * kernel["macs"], kernel["bytes"]))
+        return profiles
+
+    def _allocate(self) -> tuple[Array, ...]:
+        return tuple(np.empty(info.shape, np.float32) for info in self.outputs)
+
+    def _take_arena(self) -> tuple[int, Array]:
+        """An arena from the pool, or a new one: its 64-byte aligned address, and the array that owns it."""
+        try:
+            return self._arenas.pop()
+        except IndexError:
+            memory = np.zeros(self.manifest["arena_bytes"] + 2 * ALIGNMENT, np.uint8)
+            return memory.ctypes.data + -memory.ctypes.data % ALIGNMENT, memory
+
+    def _run_checked(self, arrays: Sequence[Any], outputs: Sequence[Any], arena: int) -> None:
+        """The slow way in: say what is wrong, or copy what only lies badly (strides, alignment)."""
+        status = self._symbols[f"{self.name}_run"](*self._addresses(arrays, outputs), ctypes.c_void_p(arena))
+        if status:
+            raise RuntimeError(f"{self.name}_run returned {status}")
+
+    def _addresses(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> list[_Address]:
+        if len(arrays) != len(self.inputs):
+            raise InputError(
+                f"{len(arrays)} inputs given; {self.name} takes {len(self.inputs)}: {_names(i.name for i in self.inputs)}"
+            )
+        if len(outputs) != len(self.outputs):
+            raise InputError(f"{len(outputs)} arrays in out=; {self.name} has {len(self.outputs)} outputs")
+        given = [_checked_input(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
+        for array, info in zip(outputs, self.outputs, strict=True):
+            _check_output(array, info)
+        return [_Address(array) for array in (*given, *outputs)]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
+        return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
+
+
+class _Address(ctypes.c_void_p):
+    """The address of an array, which it keeps alive."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__(array.ctypes.data)
+        self.array = array
+
+
+class _Frame:
+    """One run, step by step: the arguments of every native call, and the arena between the steps."""
+
+    def __init__(self, runner: Runner, arrays: Sequence[Any], outputs: tuple[Array, ...]) -> None:
+        self.runner, self.outputs = runner, outputs
+        self.addresses = runner._addresses(arrays, outputs)
+        self.arena = runner._take_arena()
+        self.symbols = runner._symbols
+
+    def __enter__(self) -> _Frame:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.runner._arenas.append(self.arena)
+
+    def step(self, index: int) -> int:
+        step = self.symbols[f"{self.runner.name}_step"]
+        return int(step(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0])))
+
+    def hidden(self, index: int, tensors: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+        if not tensors:
+            return {}
+        sizes = [int(np.prod(tensor["shape"])) for tensor in tensors]
+        memory = np.empty(sum(sizes), np.float32)
+        opened = self.symbols[f"{self.runner.name}_open"]
+        opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
+        parts = np.split(memory, np.cumsum(sizes)[:-1])
+        return {t["name"]: part.reshape(t["shape"]) for t, part in zip(tensors, parts, strict=True)}
+
+    def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
+        """A copy of what a kernel stored, in its logical shape."""
+        if output["space"] == "output":
+            return self.outputs[output["index"]].reshape(shape).copy()
+        layout, logical = Layout(output["block"], tuple(output["halo"])), tuple(output["shape"])
+        size = int(np.prod(layout.physical(logical)))
+        start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
+        stored = self.arena[1][start : start + 4 * size].view(np.float32)
+        return layout.unpack(stored, logical).reshape(shape).copy()
+
+    def time(self, index: int, seconds: float) -> float:
+        """Median seconds of one call of step `index`, over batches that take about `seconds` together."""
+        step, argument = self.symbols[f"{self.runner.name}_step"], ctypes.c_int32(index)
+        arena = ctypes.c_void_p(self.arena[0])
+
+        def batch(count: int) -> float:
+            start = time.perf_counter()
+            for _ in range(count):
+                step(argument, *self.addresses, arena)
+            return (time.perf_counter() - start) / count
+
+        count = max(1, int(seconds / 10 / max(batch(2), 1e-7)))
+        return float(np.median([batch(count) for _ in range(9)]))
+
+
+def _checked_input(value: Any, info: ArrayInfo) -> Array:
+    """`value` as a C-contiguous, aligned float32 array. Raises InputError for a wrong shape, dtype or byte order."""
+    if isinstance(value, np.ndarray):
+        array = value
+    elif hasattr(value, "__dlpack__"):
+        try:
+            array = np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(f"input '{info.name}' cannot be read through DLPack: {error}") from error
+    else:
+        kind = type(value).__name__
+        raise InputError(f"input '{info.name}' is a {kind}; allowed are NumPy arrays and what has __dlpack__")
+    if array.dtype != np.float32:
+        order = "big-endian " if array.dtype.newbyteorder("=") == np.float32 else ""
+        raise InputError(f"input '{info.name}' is {order}{array.dtype.name}; it must be native float32")
+    if array.shape != info.shape:
+        raise InputError(f"input '{info.name}' has the shape {array.shape}; the library is compiled for {info.shape}")
+    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _check_output(array: Any, info: ArrayInfo) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != info.shape:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"out= for '{info.name}' is {found}; it must be a native float32 array of {info.shape}")
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise InputError(f"out= for '{info.name}' must be C-contiguous, aligned and writeable")
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"

@@ -1,0 +1,26 @@
+"""The rules for x86, one file a family. Each is a function of (Schedule, config, lanes) that schedules in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from tvmcnn.schedule.x86.columns import columns
+from tvmcnn.schedule.x86.dense import dense
+from tvmcnn.schedule.x86.direct import direct
+from tvmcnn.schedule.x86.fallback import fallback
+from tvmcnn.schedule.x86.memory import memory
+from tvmcnn.schedule.x86.pool import pool
+from tvmcnn.schedule.x86.softmax import softmax
+
+RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
+    "direct": direct,
+    "columns": columns,
+    "dense": dense,
+    "pool": pool,
+    "softmax": softmax,
+    "memory": memory,
+    "fallback": fallback,
+}

@@ -1,0 +1,25 @@
+"""Pools with channels in the lanes: one pixel at a time in a register, bound by loads."""
+
+from __future__ import annotations
+
+from tvm.s_tir import Schedule
+
+from tvmcnn.schedule.x86.vectors import extent, initialise, unroll
+
+
+def pool(sch: Schedule, config: None, lanes: int) -> None:
+    """Blocks: "pool" (n, cb, y, x, c | rh, rw), "out" (n, cb, y, x, c), both in NCHW16c."""
+    window, out = sch.get_sblock("pool"), sch.get_sblock("out")
+    sch.set_scope(window, 0, "local")
+    x, c = sch.get_loops(out)[-2:]
+    c_v, c_i = sch.split(c, [None, lanes])
+    sch.unroll(c_v)
+    sch.vectorize(c_i)
+
+    sch.compute_at(window, x, preserve_unit_loops=True)
+    c, rh, rw = sch.get_loops(window)[-3:]
+    c_v, c_i = sch.split(c, [None, lanes])
+    sch.reorder(rh, rw, c_v, c_i)
+    unroll(sch, (c_v, *((rw,) if extent(sch, rw) <= 3 else ())))
+    sch.vectorize(c_i)
+    initialise(sch, window, rh, tile=1)

@@ -1,0 +1,46 @@
+"""Steps that several rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+Loop = Any
+Block = Any
+
+
+def extent(sch: Schedule, loop: Loop) -> int:
+    """The trip count of a loop."""
+    return int(sch.get(loop).extent)
+
+
+def unroll(sch: Schedule, loops: Iterable[Loop]) -> None:
+    """Unroll every loop of `loops`."""
+    for loop in loops:
+        sch.unroll(loop)
+
+
+def initialise(sch: Schedule, block: Block, before: Loop, tile: int) -> None:
+    """Zero the accumulators once, ahead of the reduction, in `tile` unrolled loops and a vector.
+
+    for r: for t, v: (if r == 0: c = 0), c += …    -->    for t, v: c = 0;  for r: for t, v: c += …
+    """
+    init = sch.decompose_reduction(block, before)
+    *outer, lane = sch.get_loops(init)[-tile - 1 :]
+    unroll(sch, outer)
+    sch.vectorize(lane)
+
+
+def vectorize_inner(sch: Schedule, loop: Loop, lanes: int) -> None:
+    """Vectorise a loop whose elements lie side by side: whole vectors if they fit, one odd vector if it is short.
+
+    LLVM cuts a vector of 10 into one of 8 and one of 2; a loop too long for that stays scalar code with a vector body.
+    """
+    count = extent(sch, loop)
+    if count % lanes == 0:
+        _, inner = sch.split(loop, [None, lanes])
+        sch.vectorize(inner)
+    elif count <= 4 * lanes:
+        sch.vectorize(loop)

@@ -1,0 +1,145 @@
+"""Verify: a library against the NumPy reference, tensor by tensor, with tolerances from the reduction lengths."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from tvmcnn.importer import import_model
+from tvmcnn.network import Array, Network, Shape
+from tvmcnn.reference import reference
+from tvmcnn.runner import Runner, load
+
+UNIT = 2.0**-24  # unit roundoff of float32
+SAFETY = 8.0  # standard deviations that the bound allows
+SQUASHING = ("Softmax", "Sigmoid", "Tanh")
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """How far one tensor is from the reference: max |difference| and its bound, both absolute, and max |reference|."""
+
+    name: str
+    difference: float
+    bound: float
+    scale: float
+
+    @property
+    def passed(self) -> bool:
+        """False for a difference past the bound, and for NaN."""
+        return self.difference <= self.bound
+
+    def __str__(self) -> str:
+        relative = self.difference / self.scale if self.scale else self.difference
+        return f"{self.name}: max |difference| {self.difference:.3g} ({relative:.2g} of the largest value), bound {self.bound:.3g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of one library on seeded input, tensors in the order that they are computed."""
+
+    tensors: tuple[TensorError, ...]
+    outputs: tuple[TensorError, ...]
+    seed: int
+
+    @property
+    def passed(self) -> bool:
+        """True if every tensor is within its bound."""
+        return self.first_wrong is None
+
+    @property
+    def first_wrong(self) -> TensorError | None:
+        """The first tensor in computing order that exceeds its bound."""
+        return next((error for error in (*self.tensors, *self.outputs) if not error.passed), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest and for --json."""
+        worst = max((e.difference / e.scale if e.scale else e.difference for e in self.outputs), default=0.0)
+        wrong = self.first_wrong.name if self.first_wrong is not None else None
+        return {"passed": self.passed, "seed": self.seed, "tensors": len(self.tensors), "error": worst, "wrong": wrong}
+
+    def __str__(self) -> str:
+        if self.first_wrong is not None:
+            return f"the first tensor that differs from NumPy is {self.first_wrong}"
+        worst = self.as_json()["error"]
+        return f"verified against NumPy: {len(self.tensors)} tensors and the outputs agree (outputs within {worst:.1e} of max)"
+
+
+def verify_library(
+    library: str | os.PathLike[str], model: str | os.PathLike[str] | bytes | ModelProto, seed: int = 0
+) -> Verdict:
+    """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers."""
+    runner = load(Path(library).resolve())
+    network = import_model(model, {info.name: info.shape for info in runner.inputs})
+    inputs = {info.name: seeded_input(info.shape, seed + i) for i, info in enumerate(runner.inputs)}
+    return compare(runner, network, model, inputs, seed)
+
+
+def compare(runner: Runner, network: Network, model: Any, inputs: Mapping[str, Array], seed: int) -> Verdict:
+    """Every tensor that the library can show, then the outputs of its single native call."""
+    expected = reference(model, inputs, every_tensor=True)
+    bounds = relative_bounds(network, {**expected, **inputs})
+
+    def error(name: str, found: Array) -> TensorError:
+        wanted = expected[name].astype(np.float64)
+        scale = float(np.max(np.abs(wanted), initial=0.0))
+        worst = float(np.max(np.abs(found.astype(np.float64) - wanted), initial=0.0))
+        return TensorError(name, worst, bounds.get(name, SAFETY * UNIT) * scale, scale)
+
+    arrays = [inputs[info.name] for info in runner.inputs]
+    shown = runner.activations(*arrays) if runner.manifest["activations"] else {}
+    tensors = tuple(error(name, found) for name, found in shown.items() if name in expected)
+    found = runner.run(None, dict(inputs))
+    outputs = tuple(error(info.name, array) for info, array in zip(runner.outputs, found, strict=True))
+    return Verdict(tensors, outputs, seed)
+
+
+def seeded_input(shape: Shape, seed: int) -> Array:
+    """Standard normal values with one outlier of ±10 in about 64: near-uniform data would hide a misplaced tap."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape, dtype=np.float32)
+    outliers = rng.random(shape) < 1 / 64
+    return np.where(outliers, 10 * np.sign(values), values).astype(np.float32)
+
+
+def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, float]:
+    """The allowed error of each tensor, relative to its largest value.
+
+    Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
+    λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019). Along
+    a path the variances add, so a tensor's bound is λ·u·√(ΣK) over the layers before it. Softmax, Sigmoid and Tanh pass on
+    the absolute error of their input, which may be large beside their small output.
+    """
+    squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
+    for node in network.nodes:
+        known = [name for name in node.inputs if name in squares]
+        before = max((squares[name] for name in known), default=0.0)
+        square = before + (SAFETY * UNIT) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
+        if node.op in SQUASHING and known and node.output in values and known[0] in values:
+            inner = float(np.max(np.abs(values[known[0]]), initial=0.0))
+            outer = float(np.max(np.abs(values[node.output]), initial=0.0)) or 1.0
+            square = max(square, before * (2 * inner / outer) ** 2)
+        squares[node.output] = square
+    return {name: math.sqrt(square) for name, square in squares.items()}
+
+
+def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:
+    """Roundings that one element of a node's output suffers."""
+    if op == "Conv":
+        return 1 + math.prod(network.constants[inputs[1]].shape[1:])
+    if op == "Gemm":
+        return 1 + network.constants[inputs[1]].shape[0]
+    if op == "AveragePool":
+        return 1 + math.prod(attributes["kernel_shape"])
+    if op == "GlobalAveragePool":
+        return 1 + math.prod(network.tensors[inputs[0]].shape[2:])
+    if op == "Softmax":
+        return 8 + network.tensors[inputs[0]].shape[attributes["axis"]]  # 8: e^x of libm and the division
+    return 4
