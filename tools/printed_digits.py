@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mnist import IMAGE_SIDE, Digits, ToolError
+from tvmcnn.digits import IMAGE_SIDE, Digits
+from tvmcnn.errors import ToolError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 

@@ -23,7 +23,8 @@ try:
     import onnx
     import onnxruntime  # type: ignore[import-untyped]
     import torch
-    from mnist import IMAGE_SIDE, Digits, Normalisation, ToolError, check_mnist, load_mnist
+    from tvmcnn.digits import IMAGE_SIDE, Digits, Normalisation, check_mnist, load_mnist
+    from tvmcnn.errors import ToolError
     from numpy.typing import NDArray
     from onnx import TensorProto, helper, numpy_helper
     from printed_digits import Face, families, find_fonts, render_digit, render_set

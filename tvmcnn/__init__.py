@@ -9,6 +9,7 @@ Importing tvmcnn loads neither TVM nor ONNX; `compile` and `reference` do when t
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.errors import (
@@ -58,5 +59,8 @@ def __getattr__(name: str) -> Any:
         if error.name and error.name.split(".")[0] == "tvmcnn":
             raise
         raise ToolError(f"tvmcnn.{name} needs {error.name}: install it by pip install 'tvmcnn[compiler]'") from error
-    globals()[name] = value
+    # Importing the compiler has bound tvmcnn.reference to the module of that name: bind the function again.
+    for public, module in _NEEDS_COMPILER.items():
+        if module in sys.modules:
+            globals()[public] = getattr(sys.modules[module], public)
     return value

@@ -54,7 +54,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if version > FORMAT:
         raise ArtifactError(f"{label} has format {version}; this tvmcnn reads up to {FORMAT}: update tvmcnn")
     image, text = data[:image_size], data[image_size : image_size + text_size]
-    whole = image_size + text_size + FOOTER.size == len(data) and zero == 0
+    whole = image_size + text_size + FOOTER.size == len(data) and version == FORMAT and zero == 0
     if not whole or hashlib.sha256(text).digest() != digest:
         raise ArtifactError(f"{label} is damaged: its manifest does not match its hash")
     manifest: Manifest = json.loads(text)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
 from tvmcnn.fusion import is_per_channel, pool_of
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor, round_up
 from tvmcnn.records import Records, kernel_words
@@ -112,9 +112,12 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
     if op == "Concat":
         return _concat(walk, kernel)
-    if op in ("Pad", "Transpose", "Softmax", "Reshape"):
-        rule = "softmax" if op == "Softmax" else "memory"
-        return _choice(kernel, op.lower(), [walk.plain(kernel.inputs[0])], PLAIN, rule)
+    if op == "Softmax":
+        axis = kernel.anchor["axis"]
+        config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
+        return _choice(kernel, "softmax", [walk.plain(kernel.inputs[0])], PLAIN, "softmax", (config, "default"))
+    if op in ("Pad", "Transpose", "Reshape"):
+        return _choice(kernel, op.lower(), [walk.plain(kernel.inputs[0])], PLAIN, "memory")
     return _elementwise(walk, kernel)
 
 
@@ -199,12 +202,15 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in _divisors(blocks)]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
         vectors = vectors[:per_block]
-    budget = target.registers - (4 if target.registers == 16 else 4)
+    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
+    budget = target.registers - 3  # a weight vector and two broadcasts in flight
 
-    def loads(tile: tuple[int, int, int]) -> tuple[float, int]:
+    def cycles(tile: tuple[int, int, int]) -> tuple[float, int]:
+        """Estimated cycles an FMA: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
         v, r, c = tile
-        pixels, count = r * c * window, v * r * c * window
-        return (v + pixels) / count + max(0, 8 - count) / 8, -r * c
+        pixels = r * c * window
+        streamed = 1 / pixels if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
+        return max(0.5, (v + pixels) / (v * pixels) / 2, 4 / (v * pixels), streamed), -v * pixels
 
     tiles = [
         (v, r, c)
@@ -213,7 +219,7 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
         for c in _divisors(width)
         if v * r * c * window <= budget and r <= 4
     ]
-    v, r, c = min(tiles, key=loads, default=(1, 1, 1))
+    v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
     # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
     # otherwise keep in registers until the accumulators spill (lab notes: 2.29 against 3.36 µs on LeNet-5's second layer).
     return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
@@ -236,7 +242,9 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     depth = math.prod(layout.physical(source.shape)) // rows
     config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, walk.target))
     read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
-    padded = len(kernel.output.shape) == 2 and not is_output and walk.readers.get(kernel.output.name) == {"Gemm"}
+    # Not with a second tensor in the epilogue, whose rows have no halo to read.
+    alone = len(kernel.inputs) == 1 and not is_output
+    padded = len(kernel.output.shape) == 2 and alone and walk.readers.get(kernel.output.name) == {"Gemm"}
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return _choice(kernel, "dense", read, writes, "dense", (config, tier))
 
@@ -264,7 +272,8 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
 
 def _concat(walk: _Walk, kernel: Kernel) -> Choice:
     found = [walk.stored[tensor.name] for tensor in kernel.inputs]
-    whole = kernel.anchor["axis"] == 1 and all(tensor.shape[1] % BLOCK == 0 for tensor, _ in found if tensor.shape[1:])
+    seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
+    whole = seen and kernel.anchor["axis"] == 1 and all(tensor.shape[1] % BLOCK == 0 for tensor, _ in found)
     if whole and all(layout == Layout(BLOCK) for _, layout in found):
         return _choice(kernel, "concat", found, Layout(BLOCK), "memory")
     return _choice(kernel, "concat", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")

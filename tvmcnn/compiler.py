@@ -151,6 +151,7 @@ def _manifest(program: Program, machine: Target, activations: bool) -> artifact.
         "weights_bytes": len(program.weights),
         "fallbacks": sum(step.choice.rule == "fallback" for step in program.steps),
         "activations": activations,
+        "metadata": dict(network.metadata),
         "folded": dict(network.folded),
         "notes": list(network.notes),
         "kernels": [_kernel_entry(network, step, program) for step in program.steps],

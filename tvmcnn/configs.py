@@ -34,4 +34,12 @@ class DenseConfig:
     unroll: int = 1
 
 
+@dataclass(frozen=True)
+class SoftmaxConfig:
+    """Which axis the rows lie along, and whether their elements lie side by side."""
+
+    axis: int = 1
+    contiguous: bool = True
+
+
 CONFIGS = {"direct": DirectConfig, "columns": ColumnsConfig, "dense": DenseConfig}

@@ -32,8 +32,9 @@ def fuse(network: Network) -> tuple[Kernel, ...]:
     groups: list[list[Node]] = []
     group_of: dict[str, int] = {}  # tensor -> the group that ends in it
     for node in network.nodes:
-        index = next((group_of[name] for name in node.inputs if name in group_of), None)
-        if index is not None and _joins(network, groups[index], node, readers, outputs, groups, index):
+        ends = [group_of[name] for name in node.inputs if name in group_of]
+        index = next((i for i in ends if _joins(network, groups[i], node, readers, outputs, groups, i)), None)
+        if index is not None:
             groups[index].append(node)
         else:
             groups.append([node])
@@ -65,8 +66,9 @@ def _joins(
     if node.op in ELEMENTWISE and network.tensors[node.output].shape != shape:
         return False  # the other operand broadcasts the anchor's output to something larger
     made_later = {n.output for g in groups[index + 1 :] for n in g}
+    channels = len(shape) - 1 if group[0].op == "Gemm" else None
     return all(
-        is_per_channel(network.constants[name], shape)
+        is_per_channel(network.constants[name], shape, channels)
         if name in network.constants
         else name == last or (network.tensors[name].shape == shape and name not in made_later and not _pooled(group))
         for name in node.inputs
@@ -88,12 +90,15 @@ def _tiles(network: Network, group: list[Node], node: Node) -> bool:
     return tiled and inside and kh * kw <= MAX_FUSED_WINDOW
 
 
-def is_per_channel(constant: Array, shape: Shape) -> bool:
-    """True if `constant` broadcasts to `shape` with one value for all, or one for each channel (axis 1; last of a matrix)."""
+def is_per_channel(constant: Array, shape: Shape, channels: int | None = None) -> bool:
+    """True if `constant` broadcasts to `shape` with one value for all, or one for each index of axis `channels`.
+
+    Without `channels` that is axis 1 of an image and the last axis of anything else.
+    """
     if constant.size == 1:
         return constant.ndim <= len(shape)
     aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
-    axis = 1 if len(shape) == 4 else len(shape) - 1
+    axis = channels if channels is not None else 1 if len(shape) == 4 else len(shape) - 1
     wanted = tuple(extent if a == axis else 1 for a, extent in enumerate(shape))
     return aligned == wanted
 

@@ -8,10 +8,12 @@ than onnxscript's, which only relabels models older than opset 18.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +29,7 @@ from tvmcnn.operators import OPERATORS, Unsupported, Value
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
+LINE_LIMIT = 400  # characters of another library's error
 
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"
@@ -62,6 +65,7 @@ def import_model(
     _remove_initializers_from_inputs(proto)
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     notes += _convert_opset(proto, label)
+    _refuse_bombs(proto, label)
     proto, folded = _fold(proto, label, original)
     proto = _infer_shapes(proto, label)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
@@ -88,13 +92,21 @@ def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.
         try:
             onnx.external_data_helper.load_external_data_for_model(proto, str(Path(label).parent))
         except Exception as error:
-            raise ModelError(f"{label}: its external data cannot be loaded: {_first_line(error)}") from error
+            raise ModelError(f"{label}: its external data cannot be loaded: {_one_line(error)}") from error
     if not proto.graph.node:
         raise ModelError(f"{label} is not an ONNX model: it holds no nodes")
+    if not proto.graph.output:
+        raise ModelError(f"{label} has no outputs: there is nothing to compute")
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            raise ModelError(f"'{value.name}' of {label} has no shape: an input or output must have one, open or not")
+    _check_text(proto, label)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
-        raise ModelError(f"{label} is not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{label} is not a valid ONNX model: {_one_line(error)}") from error
+    for tensor in proto.graph.initializer:
+        _check_size(tensor, label)
     return proto
 
 
@@ -117,9 +129,32 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
         raise ModelError(f"{label} is not an ONNX model or is truncated ({len(data)} bytes do not parse)") from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _check_text(message: Any, label: str) -> None:
+    """Refuse text that is not UTF-8: protobuf hands it on as bytes, which no later step expects."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in (value,) if hasattr(value, "ListFields") or isinstance(value, str | bytes) else value:
+            if isinstance(item, bytes):
+                raise ModelError(f"{label} is damaged: the text in its field '{field.full_name}' is not UTF-8")
+            if not isinstance(item, str):
+                _check_text(item, label)
+
+
+def _check_size(tensor: onnx.TensorProto, label: str) -> None:
+    """Refuse an initializer whose data is not as long as its shape says."""
+    try:
+        fits = min(tensor.dims, default=0) >= 0 and onnx.numpy_helper.to_array(tensor).shape == tuple(tensor.dims)
+    except Exception:  # NumPy's and onnx's errors for a length that does not fit, a type that does not exist
+        fits = False
+    if not fits:
+        raise ModelError(f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}")
+
+
+def _one_line(error: Exception) -> str:
+    """The text of an error in one line: onnx's checker names the node in its second line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return (text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]} ...") or type(error).__name__
 
 
 # ---- shapes -------------------------------------------------------------------------------------------------------
@@ -128,6 +163,8 @@ def _first_line(error: Exception) -> str:
 def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape], batch: int | None) -> list[str]:
     """Write a number into every dimension of the inputs and forget all shapes that were inferred from older ones."""
     inputs = {value.name: value for value in open_inputs(proto)}
+    if batch is not None and batch < 1:
+        raise ModelError(f"the batch is {batch}; it must be at least 1")
     if unknown := sorted(set(shapes) - set(inputs)):
         raise ModelError(f"{label} has no input '{unknown[0]}'; its inputs are {', '.join(inputs)}")
     notes: list[str] = []
@@ -155,11 +192,11 @@ def _bound_shape(
 ) -> Shape:
     shown = "x".join(str(extent or symbol or "?") for extent, symbol in zip(found, symbols, strict=True))
     if given is not None:
-        if len(given) != len(found) or min(given, default=1) < 1:
+        if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 1 for extent in given):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
         if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
             notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
-        return given
+        return tuple(int(extent) for extent in given)
     closed = list(found)
     if closed and batch is not None:
         closed[0] = batch
@@ -177,7 +214,7 @@ def _infer_shapes(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:
-        raise ModelError(f"the shapes of {label} do not fit: {_first_line(error)}") from error
+        raise ModelError(f"the shapes of {label} do not fit: {_one_line(error)}") from error
 
 
 # ---- rewriting by onnx, onnx-ir and onnxscript ----------------------------------------------------------------------
@@ -203,10 +240,27 @@ def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     try:
         converted = version_converter.convert_version(proto, OPSET)
     except Exception as error:
-        reason = _first_line(error)
+        reason = _one_line(error)
         raise ModelError(f"{label}: opset {opset} cannot be converted to {OPSET}: {reason}") from error
     proto.CopyFrom(converted)
     return [f"opset {opset} converted to {OPSET}"]
+
+
+def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
+    """Refuse a constant larger than FOLD_LIMIT before anything folds: the optimizer computes it, then asks for its size."""
+    known = {tensor.name for tensor in proto.graph.initializer}
+    inferred = {value.name: value.type.tensor_type for value in _infer_shapes(proto, label).graph.value_info}
+    for node in proto.graph.node:
+        if not known.issuperset(name for name in node.input if name):
+            continue
+        known.update(node.output)
+        for name in node.output:
+            shape = tuple(d.dim_value for d in inferred[name].shape.dim) if name in inferred else ()
+            if 4 * math.prod(shape) > FOLD_LIMIT:
+                raise ModelError(
+                    f"{label}: node '{node.name or name}' ({node.op_type}) makes a constant of {dims(shape)}:"
+                    f" allowed are {FOLD_LIMIT >> 20} MB"
+                )
 
 
 def _fold(
@@ -224,7 +278,7 @@ def _fold(
             step()
             passes.RemoveUnusedNodesPass()(model)
         except Exception as error:
-            raise ModelError(f"{label} cannot be simplified ({reason}): {_first_line(error)}") from error
+            raise ModelError(f"{label} cannot be simplified ({reason}): {_one_line(error)}") from error
         left = {value.name for node in model.graph for value in node.outputs}
         for name in original.keys() - left - folded.keys():
             folded[name] = _IDENTITY if original[name] in ("Dropout", "Identity") else reason
@@ -240,9 +294,21 @@ def _fold(
     run(constants, _CONSTANT)
     run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    for value, name in zip(model.graph.outputs, outputs, strict=True):
-        value.name = name
+    _name_outputs(model.graph, outputs)
     return ir.serde.serialize_model(model), {name: folded[name] for name in original if name in folded}
+
+
+def _name_outputs(graph: ir.Graph, names: list[str]) -> None:
+    """Give the outputs their names back. One that has become another output's value, or an input, is a copy of it."""
+    taken = {*graph.inputs}
+    for place, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
+        if value in taken and value.name != name:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
+            graph.append(copy)
+            graph.outputs[place] = value = copy.outputs[0]
+        taken.add(value)
+        value.name = name
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------
@@ -277,7 +343,10 @@ def _network(
     if reasons:
         raise UnsupportedError(label, reasons)
     outputs = tuple(_output(value.name, label, tensors) for value in graph.output)
-    return Network(name, inputs, outputs, tuple(nodes), tensors, constants, dict(folded), notes)
+    if through := [tensor.name for tensor in outputs if tensor in inputs]:
+        raise UnsupportedError(label, [f"output '{name}' is an input itself; put an Identity between" for name in through])
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return Network(name, inputs, outputs, tuple(nodes), tensors, constants, dict(folded), metadata, notes)
 
 
 def _node(
@@ -295,7 +364,7 @@ def _node(
     try:
         meaning = operator(*operands, **attributes)
     except TypeError as error:
-        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {_first_line(error)}") from error
+        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {_one_line(error)}") from error
     except ModelError as error:
         raise ModelError(f"{label}: {title}: {error}") from error
     output = node.output[0]
@@ -345,6 +414,8 @@ def _attribute(attribute: onnx.AttributeProto) -> object:
 
 
 def _dtype(code: int) -> str:
+    if code == onnx.TensorProto.STRING:
+        return "string"
     try:
         return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
     except (KeyError, TypeError):

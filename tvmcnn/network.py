@@ -83,6 +83,7 @@ class Network:
     tensors: Mapping[str, Tensor]
     constants: Mapping[str, Array]
     folded: Mapping[str, str]  # ONNX tensors that no kernel computes, each with the reason
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own key-value pairs
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ itself. To add an operator, add its function here, then its tensor expression in
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -434,3 +435,31 @@ def _axis(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ModelError(f"axis {axis} is outside the {rank} axes of its input")
     return axis % rank
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it does."""
+
+    name: str
+    attributes: str
+    summary: str
+
+
+def schema(name: str) -> Schema:
+    """The row of the operator `name`, from the signature and docstring of its function."""
+    function = OPERATORS[name]
+    words = []
+    for parameter in inspect.signature(function).parameters.values():
+        default = "" if parameter.default in (inspect.Parameter.empty, None) else f"={parameter.default}"
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append(f"{parameter.name}…")
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            words.append(f"[{parameter.name}]" if parameter.default is None else parameter.name)
+        else:
+            words.append(f"{parameter.name}{default}")
+    summary = (function.__doc__ or "").splitlines()[0]
+    return Schema(name, " ".join(words), summary.removeprefix(f"ONNX {name}").strip(" .,:"))

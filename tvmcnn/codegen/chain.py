@@ -106,7 +106,9 @@ def source(program: Program, target: Target, opened: Sequence[int]) -> str:
     signature = Signature.of(program.network)
     name = signature.name
     calls = [f"{name}_{step.choice.name}({_arguments(step, signature)});" for step in program.steps]
-    cases = "\n".join(f"    case {i}: {call} return TVMCNN_OK;" for i, call in enumerate(calls))
+    cases = "\n".join(
+        f"    case {i}:\n      while (repeat-- > 0) {call}\n      return TVMCNN_OK;" for i, call in enumerate(calls)
+    )
     open_cases = "\n".join(f"    case {i}: {_open_call(program.steps[i], signature)} return TVMCNN_OK;" for i in opened)
     nulls = " || ".join(f"!{word}" for word in signature.arguments.split(", "))
     prototypes = "\n".join(
@@ -138,8 +140,8 @@ TVMCNN_PUBLIC int32_t {name}_run({signature.parameters}) {{
   return TVMCNN_OK;
 }}
 
-/* One step of the chain, for the graph runner. */
-TVMCNN_PUBLIC int32_t {name}_step(int32_t step, {signature.parameters}) {{
+/* One step of the chain, `repeat` times, for the graph runner and its profile. */
+TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, {signature.parameters}) {{
   switch (step) {{
 {cases}
     default: return TVMCNN_NO_SUCH_STEP;

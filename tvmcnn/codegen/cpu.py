@@ -6,6 +6,7 @@ more. A private one on raw pointers does neither, if its buffers are marked to s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import tvm
@@ -16,6 +17,7 @@ from tvm.target import codegen
 
 from tvmcnn.targets import Target
 
+STACK_LIMIT = 256 << 10  # bytes: a thread may have as little as 512 KB
 TRIPLE = "x86_64-linux-gnu"
 
 
@@ -50,17 +52,23 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target) -> t
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _on_the_stack(func).with_attr("global_symbol", var.name_hint) for var, func in module.functions_items()
+        var: _on_the_stack(var.name_hint, func).with_attr("global_symbol", var.name_hint) for var, func in module.functions_items()
     }
     return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
 
 
-def _on_the_stack(func: tirx.PrimFunc) -> tirx.PrimFunc:
+def _on_the_stack(name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
     """Mark every buffer of a lowered function to become registers or stack, never a call of TVM's allocator."""
+    total = 0
 
     def mark(allocation: tirx.AllocBuffer) -> tirx.AllocBuffer:
+        nonlocal total
+        buffer = allocation.buffer
+        total += math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
         annotations = {**dict(allocation.annotations), "disable_lower_builtin": tirx.IntImm("bool", 1)}
-        return tirx.AllocBuffer(allocation.buffer, annotations)
+        return tirx.AllocBuffer(buffer, annotations)
 
     body = tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, mark), order="post")
+    if total > STACK_LIMIT:
+        raise RuntimeError(f"{name} would take {total} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at")
     return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)

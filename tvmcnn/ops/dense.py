@@ -22,8 +22,9 @@ def dense(step: Step, given: Operands) -> te.Tensor:
     node, config = choice.kernel.anchor, choice.config
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     tiles, depth, width = (int(extent) for extent in weight.shape)
-    rows, stored = row_count(step), choice.writes.physical(choice.kernel.output.shape)
-    parts, maps = config.parts, choice.kernel.output.shape[1 if len(stored) == 4 else -1]
+    shape, is_image = choice.kernel.output.shape, node.op == "Conv"
+    rows, stored = row_count(step), choice.writes.physical(shape)
+    parts, maps, columns = config.parts, shape[1 if is_image else -1], stored[1 if is_image else -1]
     flat = te.compute((rows, depth), lambda m, k: x[unflatten(x, m, k, depth)], name="flat")
     rk = te.reduce_axis((0, depth // parts), "rk")
 
@@ -38,22 +39,19 @@ def dense(step: Step, given: Operands) -> te.Tensor:
         value = sums[m, o // width, 0, o % width]
         for s in range(1, parts):
             value = value + sums[m, o // width, s, o % width]
-        where = Pixel(m, Channel(o, 0, 1), 0, 0) if len(stored) == 4 else (m, o)
+        where = Pixel(m, Channel(o, 0, 1), 0, 0) if is_image else (*_leading(shape, m), o)
         value = apply(choice.kernel.nodes[1:], value if bias is None else value + given.read(bias, where), given, where)
         return value if columns == maps else tirx.Select(o < maps, value, float32(0.0))
 
-    columns = stored[1] if len(stored) == 4 else stored[-1]
-    if len(stored) == 2:
-        return te.compute(stored, finish, name="out")
-    if len(stored) == 4:
+    if is_image:
         return te.compute(stored, lambda m, o, h, w: finish(m, o), name="out")
-    return te.compute(stored, lambda *i: finish(_row(stored, i[:-1]), i[-1]), name="out")
+    return te.compute((rows, columns), finish, name="out")  # a stack of matrices is one tall matrix
 
 
 def row_count(step: Step) -> int:
     """M: the product of the output's leading axes."""
     shape = step.choice.kernel.output.shape
-    if len(shape) == 4 and step.choice.kernel.anchor.op == "Conv":
+    if step.choice.kernel.anchor.op == "Conv":
         return shape[0]
     count = 1
     for extent in shape[:-1]:
@@ -70,8 +68,10 @@ def unflatten(x: te.Tensor, row: Any, k: Any, depth: int) -> tuple[Any, ...]:
     return (offset, *reversed(indices))
 
 
-def _row(shape: tuple[int, ...], indices: tuple[Any, ...]) -> Any:
-    row = indices[0]
-    for extent, index in zip(shape[1:-1], indices[1:], strict=True):
-        row = row * extent + index
-    return row
+def _leading(shape: tuple[int, ...], row: Any) -> tuple[Any, ...]:
+    """The indices but the last of row `row`, counted over all leading axes of `shape`."""
+    indices = []
+    for extent in reversed(shape[1:-1]):
+        indices.append(row % extent)
+        row = row // extent
+    return (row, *reversed(indices)) if len(shape) > 1 else ()

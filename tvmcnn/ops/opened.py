@@ -65,7 +65,9 @@ def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands) -> t
         if node.op == "Conv":
             row, o = indices[:2]
         else:
-            row, o = functools.reduce(lambda r, p: r * p[1] + p[0], zip(indices[1:-1], shape[1:-1], strict=True), indices[0]), indices[-1]
+            row, o = tirx.const(0, "int32"), indices[-1]
+            for index, extent in zip(indices[:-1], shape[:-1], strict=True):
+                row = row * extent + index
         return te.sum(x[unflatten(x, row, rk, depth)] * packed[o // width, rk, o % width], axis=[rk])
 
     return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
@@ -87,7 +89,8 @@ def _constant(step: Step, given: Operands, name: str, indices: tuple[Any, ...]) 
     packed = given.constants[name]
     if step.choice.algorithm == "elementwise" and step.choice.writes.plain:
         return given.read(name, indices)
-    channel = indices[1] if len(indices) == 4 else indices[-1]
+    is_image = len(indices) == 4 and step.choice.kernel.anchor.op != "Gemm"
+    channel = indices[1] if is_image else indices[-1]
     if len(packed.shape) == 1:
         return packed[channel]
     block = int(packed.shape[1])
@@ -124,7 +127,8 @@ def _elementwise(
             return made[name][indices]
         if name not in given.inputs:
             return _constant(step, given, name, indices)
-        if len(indices) != 4 or step.choice.algorithm == "elementwise" and step.choice.writes.plain:
+        plain = step.choice.algorithm == "elementwise" and step.choice.writes.plain
+        if len(indices) != 4 or plain or step.choice.kernel.anchor.op == "Gemm":
             return given.read(name, indices)
         n, c, h, w = indices
         return given.read(name, Pixel(n, Channel(c, 0, 1), h, w))

@@ -44,3 +44,5 @@ def columns(sch: Schedule, config: ColumnsConfig, lanes: int) -> None:
     c, row, f, column = sch.get_loops(copy)[-4:]
     sch.reorder(c, row, column, f)
     sch.unroll(f)
+    # The test for the image's border leaves the inner columns; LLVM then turns them into vector loads and shuffles.
+    sch.annotate(column, "pragma_loop_partition_hint", True)

@@ -9,4 +9,5 @@ from tvmcnn.schedule.x86.vectors import vectorize_inner
 
 def memory(sch: Schedule, config: None, lanes: int) -> None:
     """Vectorise the innermost axis of the one block, "out"."""
-    vectorize_inner(sch, sch.get_loops(sch.get_sblock("out"))[-1], lanes)
+    for loop in sch.get_loops(sch.get_sblock("out"))[-1:]:  # a scalar has none
+        vectorize_inner(sch, loop, lanes)

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tvmcnn.errors import ToolError
+
 IMAGE_SIDE = 32  # pixels: the side of the network's input
 MNIST_SIDE = 28  # pixels: the side of an image in the files
 UBYTE = 0x08  # the IDX code of the element type "unsigned byte"
-
-
-class ToolError(Exception):
-    """A mistake the user can put right; its text is the one sentence shown."""
 
 
 @dataclass(frozen=True)

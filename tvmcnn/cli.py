@@ -1,0 +1,323 @@
+"""The command line: one function a command. Exit status 0 on success, 1 with one sentence for a mistake, 2 for usage."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvmcnn import targets
+from tvmcnn.arrays import read_inputs, write_arrays
+from tvmcnn.artifact import write_file
+from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
+from tvmcnn.network import Array, Shape
+from tvmcnn.runner import Runner, load
+from tvmcnn.version import __version__
+
+if TYPE_CHECKING:
+    from tvmcnn.compiler import Compiled
+
+EMITS = ("header", "package", "tir", "asm", "c")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the entry point of `tvmcnn`."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+        return status
+    except TvmcnnError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "tvmcnn":
+            raise
+        return _fail(f"this command needs {error.name}: install it by pip install 'tvmcnn[compiler]'")
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(sentence: str) -> int:
+    print(f"tvmcnn: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tvmcnn", description="Compiles a CNN to one small native library, and runs it.")
+    parser.add_argument("--version", action="version", version=f"tvmcnn {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        sub.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+        return sub
+
+    demo = command("demo", _demo, "compile the shipped LeNet-5, check it, let it read digits, time it")
+    demo.add_argument("--data", type=Path, metavar="FOLDER", help="the four MNIST IDX files, for handwritten digits too")
+
+    build = command("compile", _compile, "compile an ONNX model into a native library, checked against NumPy")
+    build.add_argument("model", type=Path, metavar="MODEL.onnx")
+    build.add_argument("-o", "--output", type=Path, metavar="OUT.so", help="default: the model's name with .so")
+    build.add_argument("--target", default="native", help=f"one of {targets.known()} (default: native, this machine)")
+    build.add_argument("--input-shape", action="append", default=[], metavar="NAME:1x3x224x224", type=_input_shape,
+                       help="bind open dimensions or override fixed ones; may be repeated")
+    build.add_argument("--batch", type=_positive, metavar="N", help="the leading dimension of every input (default: 1)")
+    build.add_argument("--records", action="append", default=[], type=Path, metavar="FILE.jsonl",
+                       help="measured configs that win over the shipped ones; may be repeated")
+    build.add_argument("--precision", choices=["fp32"], default="fp32", help="the arithmetic of the kernels")
+    build.add_argument("--exact", action="store_true", help="no algorithm but direct sums of products (always so for now)")
+    build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
+    build.add_argument("--no-activations", action="store_true", help="leave out what shows tensors that fusion hides")
+    build.add_argument("--emit", type=_emits, default=(), metavar=",".join(EMITS), help="write these beside the library too")
+
+    run = command("run", _run, "run a compiled library on arrays or an image")
+    run.add_argument("library", type=Path, metavar="OUT.so")
+    run.add_argument("--input", type=Path, required=True, metavar="FILE", help=".npy, .npz (by input name), .pb or an image")
+    run.add_argument("--mean", type=_floats, metavar="M[,M,M]", help="image: (pixel/255 - mean) / std; default: the model's own, or 0")
+    run.add_argument("--std", type=_floats, metavar="S[,S,S]", help="default: the model's own, or 1")
+    run.add_argument("--bgr", action="store_true", help="image: channels in the order blue, green, red")
+    run.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="write all outputs by name (.npy for a lone one)")
+    run.add_argument("--top", type=_positive, default=5, metavar="K", help="show the K highest scores (default: 5)")
+    run.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
+
+    bench = command("bench", _bench, "time a compiled library, whole and kernel by kernel")
+    bench.add_argument("library", type=Path, metavar="OUT.so")
+    bench.add_argument("--threads", type=_positive, default=None, metavar="N", help="default: what the library supports")
+    bench.add_argument("--batch", type=_positive, metavar="N", help="refuse a library compiled for another batch size")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time to spend (default: 2)")
+
+    verify = command("verify", _verify, "compare a library with NumPy, tensor by tensor")
+    verify.add_argument("library", type=Path, metavar="OUT.so")
+    verify.add_argument("--model", type=Path, required=True, metavar="MODEL.onnx", help="what it was compiled from")
+    verify.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input (default: 0)")
+
+    ops = command("ops", _ops, "list the supported operators, or what a model needs beyond them")
+    ops.add_argument("--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason")
+    command("targets", _targets, "list the targets and what this machine resolves to")
+    return parser
+
+
+# ---- commands -----------------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from tvmcnn.demo import run_demo
+
+    result = run_demo(options.data, _progress(options))
+    if options.json:
+        _print_json(dataclasses.asdict(result))
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    import tvmcnn
+
+    output = options.output or Path(f"{options.model.stem}.so")
+    if output.suffix != ".so":
+        raise ToolError(f"output '{output}' ends in '{output.suffix}'; a library's name must end in .so")
+    compiled = tvmcnn.compile(
+        options.model,
+        options.target,
+        output,
+        dict(options.input_shape),
+        batch=options.batch,
+        records=options.records,
+        verify=not options.no_verify,
+        activations=not options.no_activations,
+        report=_progress(options),
+    )
+    written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
+    size = compiled.path.stat().st_size
+    if options.json:
+        manifest = load(compiled.path).manifest if not compiled.target.missing() else {}
+        _print_json({"written": written, "bytes": size, "fallbacks": compiled.fallbacks, "manifest": manifest})
+    else:
+        count = len(compiled.program.steps)
+        print(f"{count} kernels, {compiled.fallbacks} of them by the fallback rule; wrote {', '.join(written)} ({size:,} bytes)")
+    return 0
+
+
+def _emit(kind: str, compiled: Compiled) -> Path:
+    from tvmcnn.package import write_package
+
+    name = compiled.program.network.name
+    if kind == "package":
+        return write_package(compiled.path, compiled.header, compiled.path.parent / name)
+    path = compiled.path.with_name({"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c"}[kind])
+    write_file(path, compiled.header if kind == "header" else compiled.code[kind]())
+    return path
+
+
+def _run(options: argparse.Namespace) -> int:
+    net = load(options.library)
+    facts = net.manifest["metadata"]
+    mean = options.mean or _floats(facts.get("mean", "0"))
+    std = options.std or _floats(facts.get("std", "1"))
+    feeds = read_inputs(options.input, net.inputs, mean, std, options.bgr)
+    outputs = dict(zip([info.name for info in net.outputs], net.run(None, feeds), strict=True))
+    labels = _labels(options.labels)
+    top = {name: _top(array, options.top, labels) for name, array in outputs.items()}
+    if options.output is not None:
+        write_arrays(options.output, outputs)
+    if options.json:
+        _print_json({name: {"shape": array.shape, "top": top[name]} for name, array in outputs.items()})
+        return 0
+    for name, array in outputs.items():
+        print(f"{name} {'x'.join(map(str, array.shape))}")
+        for row in top[name]:
+            print("\n".join(f"  {entry['score']:>12.6g}  {entry['label']}" for entry in row))
+    if options.output is not None:
+        print(f"wrote {options.output}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from tvmcnn.timing import bench
+
+    net = load(options.library, threads=options.threads)
+    if options.batch is not None and net.inputs[0].shape[:1] != (options.batch,):
+        raise InputError(f"{options.library} is compiled for {net.inputs[0].shape}: compile it with --batch {options.batch}")
+    result = bench(net, options.seconds)
+    if options.json:
+        _print_json(result.as_json())
+    else:
+        print(result)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tvmcnn.verify import verify_library
+
+    verdict = verify_library(options.library, options.model, options.seed)
+    if options.json:
+        _print_json(verdict.as_json())
+    else:
+        for error in verdict.tensors:
+            print(f"{'ok   ' if error.passed else 'WRONG'} {error}")
+        print(verdict)
+    if not verdict.passed and not options.json:
+        raise VerifyError(f"{options.library} does not agree with {options.model}")
+    return 0 if verdict.passed else 1
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from tvmcnn.operators import OPERATORS, schema
+
+    if options.check is not None:
+        return _check(options)
+    rows = [schema(name) for name in sorted(OPERATORS)]
+    if options.json:
+        _print_json([dataclasses.asdict(row) for row in rows])
+    else:
+        print("\n".join(f"{row.name:<20} {row.attributes:<72} {row.summary}".rstrip() for row in rows))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tvmcnn.errors import UnsupportedError
+    from tvmcnn.importer import import_model
+
+    reasons: tuple[str, ...] = ()
+    try:
+        network = import_model(options.check)
+        count = len(network.nodes)
+    except UnsupportedError as error:
+        reasons, count = error.reasons, 0
+    if options.json:
+        _print_json({"model": str(options.check), "unsupported": reasons})
+    elif reasons:
+        print("\n".join(reasons))
+        return _fail(f"{options.check} has {len(reasons)} unsupported node{'s' if len(reasons) > 1 else ''}")
+    else:
+        print(f"{options.check}: every node is supported ({count} after folding)")
+    return 1 if reasons else 0
+
+
+def _targets(options: argparse.Namespace) -> int:
+    native = targets.resolve("native")
+    cpus = targets.usable_cpus()
+    if options.json:
+        names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
+        _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names})
+        return 0
+    print(f"this machine: {native.machine}, {cpus} usable CPU{'s' if cpus > 1 else ''}; native (or host) resolves to {native.name}")
+    for target in targets.TARGETS.values():
+        missing = target.missing()
+        print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
+        print(f"cannot run here: this CPU lacks {', '.join(missing)}" if missing else "runs here")
+    return 0
+
+
+# ---- words and numbers --------------------------------------------------------------------------------------------------
+
+
+def _progress(options: argparse.Namespace) -> Callable[[str], None]:
+    """Lines for a person: on standard output, or on standard error where that belongs to JSON."""
+    return lambda line: print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=list))
+
+
+def _top(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The highest scores of each row (each leading index), best first, with index and label."""
+    rows = scores.reshape(scores.shape[0] if scores.ndim > 1 else 1, -1)
+    found = []
+    for row in rows:
+        best = np.argsort(-row, kind="stable")[:count]
+        found.append(
+            [{"index": int(i), "score": float(row[i]), "label": labels[i] if i < len(labels) else str(int(i))} for i in best]
+        )
+    return found
+
+
+def _labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the labels {path}: {error}") from error
+
+
+def _input_shape(text: str) -> tuple[str, Shape]:
+    name, colon, extents = text.rpartition(":")
+    try:
+        shape = tuple(int(extent) for extent in extents.split("x"))
+    except ValueError:
+        shape = ()
+    if not colon or not name or not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME:1x3x224x224")
+    return name, shape
+
+
+def _emits(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in EMITS]:
+        raise argparse.ArgumentTypeError(f"'{unknown[0]}' cannot be emitted; allowed are {', '.join(EMITS)}")
+    return kinds
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number or numbers separated by commas") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,61 @@
+"""Emit: a compiled network as a Python package that needs numpy and apache-tvm-ffi, and no tvmcnn.
+
+    import lenet5
+    scores = lenet5.run(x)
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from tvmcnn.errors import ToolError
+from tvmcnn.runner import load
+
+RUNNER = ("runner", "artifact", "network", "targets", "errors")  # all that loading a library takes
+
+_INIT = '''"""{name}: a CNN compiled by tvmcnn {version} for {target}.
+
+{shapes}
+"""
+
+from pathlib import Path
+
+from .runner import load
+
+network = load(Path(__file__).parent / "{name}.so")
+run = network
+
+__all__ = ["network", "run"]
+'''
+
+
+def write_package(library: Path, header: str, folder: Path) -> Path:
+    """Write the package `folder` with the library, its C header and the runner's sources; replace an earlier one.
+
+    Raises ToolError if `folder` is something else, or cannot be written.
+    """
+    runner = load(library)
+    if folder.exists() and not (folder / f"{runner.name}.so").is_file():
+        raise ToolError(f"{folder} exists and is no package of {runner.name}: move it away or choose another name")
+    shapes = "\n".join(f"{info.name}: float32 {info.shape}" for info in (*runner.inputs, *runner.outputs))
+    version = runner.manifest["versions"]["tvmcnn"]
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            shutil.copyfile(library, made / f"{runner.name}.so")
+            (made / f"{runner.name}.h").write_text(header)
+            init = _INIT.format(name=runner.name, version=version, target=runner.target, shapes=shapes)
+            (made / "__init__.py").write_text(init)
+            for module in RUNNER:
+                text = (Path(__file__).parent / f"{module}.py").read_text()
+                (made / f"{module}.py").write_text(re.sub(r"^from tvmcnn\.", "from .", text, flags=re.MULTILINE))
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            made.rename(folder)
+    except OSError as error:
+        raise ToolError(f"cannot write the package {folder}: {error.strerror or error}") from error
+    return folder

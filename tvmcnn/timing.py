@@ -1,0 +1,85 @@
+"""Bench: latency of the one native call, and where it goes, kernel by kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvmcnn.runner import KernelProfile, Runner
+from tvmcnn.targets import cpu_name
+
+
+@dataclass(frozen=True)
+class Latency:
+    """µs a call: the median of batches, and the 90th and 99th percentile."""
+
+    median: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The figures of one library on this machine."""
+
+    network: str
+    target: str
+    machine: str
+    threads: int
+    batch: int
+    call: Latency  # net(x): outputs allocated by the call
+    bound: Latency  # net(x, out=y)
+    kernels: tuple[KernelProfile, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; times in µs."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        total = sum(kernel.microseconds for kernel in self.kernels)
+        plural = "" if self.threads == 1 else "s"
+        lines = [f"{self.network} for {self.target} on {self.machine}, {self.threads} thread{plural}, batch {self.batch}"]
+        for name, figure in (("net(x)", self.call), ("net(x, out=y)", self.bound)):
+            rate = self.batch / figure.median * 1e6
+            lines.append(
+                f"{name:<14} median {figure.median:>9.1f} µs, p90 {figure.p90:.1f}, p99 {figure.p99:.1f}; {rate:,.0f} a second"
+            )
+        lines.append(f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}")
+        for kernel in self.kernels:
+            gflops = f"{kernel.gflops:.1f}" if kernel.flops else ""
+            lines.append(
+                f"{kernel.name:<16} {kernel.ops:<28} {kernel.algorithm:<12} {kernel.microseconds:>9.2f}"
+                f" {kernel.microseconds / total:>6.1%} {gflops:>8} {kernel.bytes / kernel.microseconds / 1e3:>6.1f}"
+            )
+        lines.append(f"{'sum':<58} {total:>9.2f}")
+        return "\n".join(lines)
+
+
+def bench(net: Runner, seconds: float) -> Bench:
+    """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(info.shape, dtype=np.float32) for info in net.inputs]
+    outputs = tuple(np.empty(info.shape, np.float32) for info in net.outputs)
+    calls: tuple[Callable[[], object], ...] = (lambda: net(*arrays), lambda: net(*arrays, out=outputs))
+    times: tuple[list[float], ...] = ([], [])
+    for call in calls:
+        call()
+    start = time.perf_counter()
+    calls[1]()
+    count = max(1, int(0.001 / max(time.perf_counter() - start, 1e-7)))  # batches of about 1 ms
+    end = time.perf_counter() + 0.7 * seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for call, samples in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            samples.append((time.perf_counter() - start) / count * 1e6)
+    call_time, bound_time = (Latency(*(float(v) for v in np.percentile(samples, [50, 90, 99]))) for samples in times)
+    kernels = tuple(net.profile(*arrays, seconds=0.3 * seconds))
+    batch = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
+    return Bench(net.name, net.target, cpu_name(), net.threads, batch, call_time, bound_time, kernels)
