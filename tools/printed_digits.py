@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tvmcnn.digits import IMAGE_SIDE, Digits
-from tvmcnn.errors import ToolError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from tvmcnn.digits import IMAGE_SIDE, Digits
+from tvmcnn.errors import ToolError
 
 # Families by name, with the Debian package that provides each.
 # Held out for the test: three sans, three serif and two monospaced families.

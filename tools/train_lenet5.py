@@ -21,15 +21,16 @@ from typing import NoReturn
 try:
     import numpy as np
     import onnx
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
     import torch
-    from tvmcnn.digits import IMAGE_SIDE, Digits, Normalisation, check_mnist, load_mnist
-    from tvmcnn.errors import ToolError
     from numpy.typing import NDArray
     from onnx import TensorProto, helper, numpy_helper
     from printed_digits import Face, families, find_fonts, render_digit, render_set
     from torch import Tensor, nn
     from torch.nn import functional
+
+    from tvmcnn.digits import IMAGE_SIDE, Digits, Normalisation, check_mnist, load_mnist
+    from tvmcnn.errors import ToolError
 except ImportError as missing:
     sys.exit(f"{missing}: the tool needs the packages torch, numpy, pillow, onnx and onnxruntime")
 
@@ -221,7 +222,7 @@ def train(
                 model((batch - norm.mean) / norm.std), labels[chosen], label_smoothing=LABEL_SMOOTHING
             )
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             report(epoch * steps + step + 1, line)

@@ -15,7 +15,9 @@ from tvmcnn.runner import ArrayInfo
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
-def read_inputs(path: Path, inputs: Sequence[ArrayInfo], mean: Sequence[float], std: Sequence[float], bgr: bool) -> dict[str, Array]:
+def read_inputs(
+    path: Path, inputs: Sequence[ArrayInfo], mean: Sequence[float], std: Sequence[float], bgr: bool
+) -> dict[str, Array]:
     """The arrays of a file by input name: .npy and .pb for a network with one input, .npz by name, or an image.
 
     An image becomes (pixel/255 − mean) / std, one mean and std for all channels or one each. Raises InputError for a file
@@ -31,7 +33,9 @@ def read_inputs(path: Path, inputs: Sequence[ArrayInfo], mean: Sequence[float], 
         if path.suffix == ".npy":
             return {inputs[0].name: np.load(path)}
         if path.suffix == ".pb":
-            return {inputs[0].name: _read_tensor(path)}
+            from tvmcnn.importer import read_tensor  # needs onnx, which running a library does not
+
+            return {inputs[0].name: read_tensor(path)}
         if path.suffix.lower() in IMAGES:
             return {inputs[0].name: read_image(path, inputs[0].shape, mean, std, bgr)}
     except (OSError, ValueError) as error:
@@ -57,7 +61,9 @@ def read_image(path: Path, shape: Sequence[int], mean: Sequence[float], std: Seq
         volume = volume[:, ::-1]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
-            raise InputError(f"--{name} has {len(values)} values; the image has {channels} channels: give 1 or {channels}")
+            raise InputError(
+                f"--{name} has {len(values)} values; the image has {channels} channels: give 1 or {channels}"
+            )
     centre, spread = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
     return np.ascontiguousarray((volume - centre) / spread, dtype=np.float32)
 
@@ -72,16 +78,4 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         if path.suffix == ".npy":
             np.save(file, next(iter(arrays.values())))
         else:
-            np.savez(file, **dict(arrays))
-
-
-def _read_tensor(path: Path) -> Array:
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ToolError("reading .pb needs onnx: install it by pip install 'tvmcnn[compiler]'") from error
-    try:
-        array: Array = onnx.numpy_helper.to_array(onnx.load_tensor(path))
-    except Exception as error:
-        raise ValueError(f"it is no ONNX tensor ({type(error).__name__})") from error
-    return array
+            np.savez(file, allow_pickle=False, **arrays)

@@ -183,7 +183,9 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
     pool = pool_of(kernel)
     window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
     vectors = round_up(width, target.lanes) // target.lanes
-    budget = target.registers - (3 if target.registers == 16 else 6)  # the rest holds the loaded vectors and a broadcast
+    budget = target.registers - (
+        3 if target.registers == 16 else 6
+    )  # the rest holds the loaded vectors and a broadcast
     best = max(
         ((m, v) for m in _divisors(maps) for v in _divisors(vectors) if m * v * window <= budget),
         key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
@@ -233,7 +235,7 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     image = kernel.inputs[0]
     rows = kernel.output.shape[0]
     source, layout = walk.stored[image.name]
-    if len(kernel.output.shape) not in (2, 4) or kernel.anchor.op == "Gemm" and len(kernel.output.shape) == 4:
+    if len(kernel.output.shape) != 2 and kernel.anchor.op == "Gemm":
         source, layout = walk.plain(image)
         rows = math.prod(kernel.output.shape[:-1])
     elif source.shape[0] != rows:
@@ -244,7 +246,7 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
     # Not with a second tensor in the epilogue, whose rows have no halo to read.
     alone = len(kernel.inputs) == 1 and not is_output
-    padded = len(kernel.output.shape) == 2 and alone and walk.readers.get(kernel.output.name) == {"Gemm"}
+    padded = len(kernel.output.shape) == 2 and alone and walk.readers.get(kernel.output.name) == frozenset({"Gemm"})
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return _choice(kernel, "dense", read, writes, "dense", (config, tier))
 

@@ -18,7 +18,7 @@ from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import write_file
 from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
-from tvmcnn.runner import Runner, load
+from tvmcnn.runner import load
 from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def _fail(sentence: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tvmcnn", description="Compiles a CNN to one small native library, and runs it.")
+    parser = argparse.ArgumentParser(
+        prog="tvmcnn", description="Compiles a CNN to one small native library, and runs it."
+    )
     parser.add_argument("--version", action="version", version=f"tvmcnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -64,36 +66,65 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     demo = command("demo", _demo, "compile the shipped LeNet-5, check it, let it read digits, time it")
-    demo.add_argument("--data", type=Path, metavar="FOLDER", help="the four MNIST IDX files, for handwritten digits too")
+    demo.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="the four MNIST IDX files, for handwritten digits too"
+    )
 
     build = command("compile", _compile, "compile an ONNX model into a native library, checked against NumPy")
     build.add_argument("model", type=Path, metavar="MODEL.onnx")
     build.add_argument("-o", "--output", type=Path, metavar="OUT.so", help="default: the model's name with .so")
     build.add_argument("--target", default="native", help=f"one of {targets.known()} (default: native, this machine)")
-    build.add_argument("--input-shape", action="append", default=[], metavar="NAME:1x3x224x224", type=_input_shape,
-                       help="bind open dimensions or override fixed ones; may be repeated")
+    build.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="NAME:1x3x224x224",
+        type=_input_shape,
+        help="bind open dimensions or override fixed ones; may be repeated",
+    )
     build.add_argument("--batch", type=_positive, metavar="N", help="the leading dimension of every input (default: 1)")
-    build.add_argument("--records", action="append", default=[], type=Path, metavar="FILE.jsonl",
-                       help="measured configs that win over the shipped ones; may be repeated")
+    build.add_argument(
+        "--records",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.jsonl",
+        help="measured configs that win over the shipped ones; may be repeated",
+    )
     build.add_argument("--precision", choices=["fp32"], default="fp32", help="the arithmetic of the kernels")
-    build.add_argument("--exact", action="store_true", help="no algorithm but direct sums of products (always so for now)")
+    build.add_argument(
+        "--exact", action="store_true", help="no algorithm but direct sums of products (always so for now)"
+    )
     build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     build.add_argument("--no-activations", action="store_true", help="leave out what shows tensors that fusion hides")
-    build.add_argument("--emit", type=_emits, default=(), metavar=",".join(EMITS), help="write these beside the library too")
+    build.add_argument(
+        "--emit", type=_emits, default=(), metavar=",".join(EMITS), help="write these beside the library too"
+    )
 
     run = command("run", _run, "run a compiled library on arrays or an image")
     run.add_argument("library", type=Path, metavar="OUT.so")
-    run.add_argument("--input", type=Path, required=True, metavar="FILE", help=".npy, .npz (by input name), .pb or an image")
-    run.add_argument("--mean", type=_floats, metavar="M[,M,M]", help="image: (pixel/255 - mean) / std; default: the model's own, or 0")
+    run.add_argument(
+        "--input", type=Path, required=True, metavar="FILE", help=".npy, .npz (by input name), .pb or an image"
+    )
+    run.add_argument(
+        "--mean",
+        type=_floats,
+        metavar="M[,M,M]",
+        help="image: (pixel/255 - mean) / std; default: the model's own, or 0",
+    )
     run.add_argument("--std", type=_floats, metavar="S[,S,S]", help="default: the model's own, or 1")
     run.add_argument("--bgr", action="store_true", help="image: channels in the order blue, green, red")
-    run.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="write all outputs by name (.npy for a lone one)")
+    run.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.npz", help="write all outputs by name (.npy for a lone one)"
+    )
     run.add_argument("--top", type=_positive, default=5, metavar="K", help="show the K highest scores (default: 5)")
     run.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
 
     bench = command("bench", _bench, "time a compiled library, whole and kernel by kernel")
     bench.add_argument("library", type=Path, metavar="OUT.so")
-    bench.add_argument("--threads", type=_positive, default=None, metavar="N", help="default: what the library supports")
+    bench.add_argument(
+        "--threads", type=_positive, default=None, metavar="N", help="default: what the library supports"
+    )
     bench.add_argument("--batch", type=_positive, metavar="N", help="refuse a library compiled for another batch size")
     bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time to spend (default: 2)")
 
@@ -103,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input (default: 0)")
 
     ops = command("ops", _ops, "list the supported operators, or what a model needs beyond them")
-    ops.add_argument("--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason")
+    ops.add_argument(
+        "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
+    )
     command("targets", _targets, "list the targets and what this machine resolves to")
     return parser
 
@@ -144,7 +177,9 @@ def _compile(options: argparse.Namespace) -> int:
         _print_json({"written": written, "bytes": size, "fallbacks": compiled.fallbacks, "manifest": manifest})
     else:
         count = len(compiled.program.steps)
-        print(f"{count} kernels, {compiled.fallbacks} of them by the fallback rule; wrote {', '.join(written)} ({size:,} bytes)")
+        print(
+            f"{count} kernels, {compiled.fallbacks} of them by the fallback rule; wrote {', '.join(written)} ({size:,} bytes)"
+        )
     return 0
 
 
@@ -154,7 +189,9 @@ def _emit(kind: str, compiled: Compiled) -> Path:
     name = compiled.program.network.name
     if kind == "package":
         return write_package(compiled.path, compiled.header, compiled.path.parent / name)
-    path = compiled.path.with_name({"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c"}[kind])
+    path = compiled.path.with_name(
+        {"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c"}[kind]
+    )
     write_file(path, compiled.header if kind == "header" else compiled.code[kind]())
     return path
 
@@ -187,7 +224,9 @@ def _bench(options: argparse.Namespace) -> int:
 
     net = load(options.library, threads=options.threads)
     if options.batch is not None and net.inputs[0].shape[:1] != (options.batch,):
-        raise InputError(f"{options.library} is compiled for {net.inputs[0].shape}: compile it with --batch {options.batch}")
+        raise InputError(
+            f"{options.library} is compiled for {net.inputs[0].shape}: compile it with --batch {options.batch}"
+        )
     result = bench(net, options.seconds)
     if options.json:
         _print_json(result.as_json())
@@ -251,7 +290,9 @@ def _targets(options: argparse.Namespace) -> int:
         names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
         _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names})
         return 0
-    print(f"this machine: {native.machine}, {cpus} usable CPU{'s' if cpus > 1 else ''}; native (or host) resolves to {native.name}")
+    print(
+        f"this machine: {native.machine}, {cpus} usable CPU{'s' if cpus > 1 else ''}; native (or host) resolves to {native.name}"
+    )
     for target in targets.TARGETS.values():
         missing = target.missing()
         print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
@@ -278,7 +319,10 @@ def _top(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[str
     for row in rows:
         best = np.argsort(-row, kind="stable")[:count]
         found.append(
-            [{"index": int(i), "score": float(row[i]), "label": labels[i] if i < len(labels) else str(int(i))} for i in best]
+            [
+                {"index": int(i), "score": float(row[i]), "label": labels[i] if i < len(labels) else str(int(i))}
+                for i in best
+            ]
         )
     return found
 

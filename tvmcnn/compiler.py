@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from onnx import ModelProto
 from tvm import tirx
 
 from tvmcnn import artifact
@@ -21,7 +20,7 @@ from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.link import c_compiler, link
 from tvmcnn.errors import VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
-from tvmcnn.importer import c_identifier, import_model
+from tvmcnn.importer import Model, c_identifier, import_model
 from tvmcnn.layout import lay_out, stored_bytes
 from tvmcnn.network import Network, Program, Shape, Step
 from tvmcnn.ops import declare, declare_open
@@ -30,8 +29,6 @@ from tvmcnn.schedule import schedule
 from tvmcnn.targets import Target, resolve
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
-
-Model = str | PathLike[str] | bytes | ModelProto
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,9 @@ def compile(  # noqa: A001 (the contract's name)
     code = {
         "tir": lambda: "\n\n".join(f"# {name}\n{func.script()}" for name, func in functions.items()),
         "asm": lambda: compile_kernels(functions, machine).inspect_source("asm"),
-        "c": lambda: chain.source(program, machine, [i for i, s in enumerate(program.steps) if s.choice.name in opened]),
+        "c": lambda: chain.source(
+            program, machine, [i for i, s in enumerate(program.steps) if s.choice.name in opened]
+        ),
     }
     return Compiled(path, program, machine, verdict, chain.header(program, machine), code)
 
@@ -208,7 +207,11 @@ def _size(shape: Shape) -> int:
 
 def _kernel_line(step: Step) -> str:
     choice = step.choice
-    config = "" if choice.config is None else " " + " ".join(f"{k}={v}" for k, v in dataclasses.asdict(choice.config).items())
+    config = (
+        ""
+        if choice.config is None
+        else " " + " ".join(f"{k}={v}" for k, v in dataclasses.asdict(choice.config).items())
+    )
     return f"{choice.name:<14} {choice.kernel.ops:<24} {choice.algorithm} -> {choice.writes}, rule {choice.rule} ({choice.tier}){config}"
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from tvmcnn.compiler import compile
+from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
 from tvmcnn.digits import Digits, Normalisation, load_mnist
 from tvmcnn.network import Array
 from tvmcnn.reference import reference
@@ -43,14 +42,14 @@ def run_demo(mnist: Path | None, say: Callable[[str], None]) -> DemoResult:
 
     Raises ToolError if `mnist` does not hold the four MNIST files.
     """
-    facts = {entry.key: entry.value for entry in onnx.load(MODEL).metadata_props}
-    norm = Normalisation(float(facts["mean"]), float(facts["std"]))
     handwritten = load_mnist(mnist, "t10k") if mnist is not None else None
     with tempfile.TemporaryDirectory(prefix="tvmcnn-demo-") as folder:
         say(f"Compiling LeNet-5 ({MODEL.name}: 61,706 parameters, trained on handwritten and printed digits)")
         compiled = compile(MODEL, output=Path(folder) / "lenet5.so", report=lambda line: say(f"  {line}"))
         size = compiled.path.stat().st_size
         net = load(compiled.path)
+    facts = net.manifest["metadata"]
+    norm = Normalisation(float(facts["mean"]), float(facts["std"]))
     say(f"  one library of {size / 1000:.0f} kB: code, weights and manifest, no TVM needed to run it\n")
 
     with np.load(DATA / "digits.npz") as sheet:
@@ -86,7 +85,8 @@ def classify(net: Runner, norm: Normalisation, digits: Digits) -> Array:
     scores = np.empty((len(volumes), 10), np.float32)
     for i in range(len(volumes)):
         net(volumes[i : i + 1], out=scores[i : i + 1])
-    return scores.argmax(axis=1)
+    best: Array = scores.argmax(axis=1)
+    return best
 
 
 def latency(call: Callable[[], object], seconds: float) -> float:

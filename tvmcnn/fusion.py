@@ -108,7 +108,9 @@ def _kernel(network: Network, index: int, group: list[Node]) -> Kernel:
     names = list(dict.fromkeys(name for node in group for name in node.inputs if name not in inside))
     weight = {group[0].inputs[1]} if group[0].op in ANCHORS else set()
     given = {name: network.constants[name] for name in names if name in network.constants}
-    scalars = {name: float(array.reshape(())) for name, array in given.items() if array.size == 1 and name not in weight}
+    scalars = {
+        name: float(array.reshape(())) for name, array in given.items() if array.size == 1 and name not in weight
+    }
     return Kernel(
         name=f"k{index}_{group[0].op.lower()}",
         nodes=tuple(group),

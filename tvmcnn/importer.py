@@ -27,6 +27,8 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
 from tvmcnn.operators import OPERATORS, Unsupported, Value
 
+Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
 LINE_LIMIT = 400  # characters of another library's error
@@ -44,7 +46,7 @@ _REWRITES = (
 
 
 def import_model(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Model,
     input_shapes: Mapping[str, Shape] | None = None,
     *,
     batch: int | None = None,
@@ -72,7 +74,7 @@ def import_model(
     return _network(proto, label, c_identifier(stem), folded, tuple(notes))
 
 
-def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
+def read_model(model: Model) -> onnx.ModelProto:
     """The checked ModelProto of a path, of bytes, or of a proto (copied, so that the caller's stays as it was).
 
     Raises ModelError naming the file where it is missing, empty, truncated or no ONNX.
@@ -108,6 +110,15 @@ def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.
     for tensor in proto.graph.initializer:
         _check_size(tensor, label)
     return proto
+
+
+def read_tensor(path: Path) -> Array:
+    """The array of a TensorProto file, such as the ONNX model zoo's input_0.pb. Raises ModelError if it is none."""
+    try:
+        array: Array = onnx.numpy_helper.to_array(onnx.load_tensor(str(path)))
+    except Exception as error:
+        raise ModelError(f"{path} is not an ONNX tensor: {_one_line(error)}") from error
+    return array
 
 
 def c_identifier(text: str) -> str:
@@ -148,7 +159,9 @@ def _check_size(tensor: onnx.TensorProto, label: str) -> None:
     except Exception:  # NumPy's and onnx's errors for a length that does not fit, a type that does not exist
         fits = False
     if not fits:
-        raise ModelError(f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}")
+        raise ModelError(
+            f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}"
+        )
 
 
 def _one_line(error: Exception) -> str:
@@ -205,14 +218,19 @@ def _bound_shape(
         notes.append(f"input '{name}': its open leading dimension '{symbols[0] or '?'}' is bound to 1")
     if None in closed:
         hint = "x".join(str(extent or "N") for extent in closed)
-        raise ModelError(f"input '{name}' of {label} is {shown}: give its open dimensions by --input-shape {name}:{hint}")
+        raise ModelError(
+            f"input '{name}' of {label} is {shown}: give its open dimensions by --input-shape {name}:{hint}"
+        )
     return tuple(extent for extent in closed if extent is not None)
 
 
-def _infer_shapes(proto: onnx.ModelProto, label: str) -> onnx.ModelProto:
-    """Shapes of every tensor. Lenient, because operators.py checks each shape and tells more than the inferrer does."""
+def _infer_shapes(proto: onnx.ModelProto, label: str, *, values: bool = True) -> onnx.ModelProto:
+    """Shapes of every tensor, with `values` also those that small computed tensors give.
+
+    Lenient, because operators.py checks each shape and tells more than the inferrer does.
+    """
     try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=values)
     except Exception as error:
         raise ModelError(f"the shapes of {label} do not fit: {_one_line(error)}") from error
 
@@ -249,7 +267,8 @@ def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
 def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
     """Refuse a constant larger than FOLD_LIMIT before anything folds: the optimizer computes it, then asks for its size."""
     known = {tensor.name for tensor in proto.graph.initializer}
-    inferred = {value.name: value.type.tensor_type for value in _infer_shapes(proto, label).graph.value_info}
+    graph = _infer_shapes(proto, label, values=False).graph
+    inferred = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     for node in proto.graph.node:
         if not known.issuperset(name for name in node.input if name):
             continue
@@ -263,9 +282,7 @@ def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
                 )
 
 
-def _fold(
-    proto: onnx.ModelProto, label: str, original: Mapping[str, str]
-) -> tuple[onnx.ModelProto, dict[str, str]]:
+def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Fold what is constant, then BatchNorm and Pad into Conv, then fold again; say where each lost tensor went.
 
     `original` maps the tensors of the user's file to the operators that make them; only those can be lost.
@@ -344,7 +361,9 @@ def _network(
         raise UnsupportedError(label, reasons)
     outputs = tuple(_output(value.name, label, tensors) for value in graph.output)
     if through := [tensor.name for tensor in outputs if tensor in inputs]:
-        raise UnsupportedError(label, [f"output '{name}' is an input itself; put an Identity between" for name in through])
+        raise UnsupportedError(
+            label, [f"output '{name}' is an input itself; put an Identity between" for name in through]
+        )
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     return Network(name, inputs, outputs, tuple(nodes), tensors, constants, dict(folded), metadata, notes)
 

@@ -6,7 +6,7 @@ Nothing is allocated at run time: the arena is the caller's, and a kernel's own 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -76,7 +76,8 @@ def _direct(choice: Choice, weight: Array) -> Array:
 
 def _depthwise(choice: Choice, weight: Array) -> Array:
     """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
-    return Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
+    packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
+    return packed
 
 
 def _columns(choice: Choice, weight: Array) -> Array:
@@ -101,7 +102,7 @@ def row_shape(source: Shape, depth: int) -> Shape:
     return source[1:] if math.prod(source[1:]) == depth else (depth,)
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "direct": _direct,
     "depthwise": _depthwise,
     "columns": _columns,

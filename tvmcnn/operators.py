@@ -20,7 +20,7 @@ from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, Shape, dims
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818 (a reason, not an error)
     """The node is valid ONNX, but tvmcnn does not compile it; the text is the reason."""
 
 
@@ -149,7 +149,9 @@ def conv(
     return Meaning("Conv", inputs, (n, maps, *extents), {**attributes, "group": group})
 
 
-def _pool(op: str, x: Value, kernel_shape: Sequence[int], ceil_mode: int, extra: dict[str, Any], **window: Any) -> Meaning:
+def _pool(
+    op: str, x: Value, kernel_shape: Sequence[int], ceil_mode: int, extra: dict[str, Any], **window: Any
+) -> Meaning:
     _floats(x)
     attributes, extents = _window(x, kernel_shape, ceil_mode=ceil_mode, **window)
     return Meaning(op, (x,), (*x.shape[:2], *extents), {**attributes, **extra})
@@ -221,8 +223,10 @@ def gemm(
         raise ModelError(f"A is {dims(a.shape)} and B is {dims(b.shape)}; both must be matrices")
     weight = (weight.T if transB else weight) * np.float32(alpha)
     if a.shape[1] != weight.shape[0]:
-        raise ModelError(f"A is {dims(a.shape)} and B is {dims(weight.shape)} (K x N): {a.shape[1]} ≠ {weight.shape[0]}")
-    inputs = (a, _derived("weight", weight))
+        raise ModelError(
+            f"A is {dims(a.shape)} and B is {dims(weight.shape)} (K x N): {a.shape[1]} ≠ {weight.shape[0]}"
+        )
+    inputs: tuple[Value, ...] = (a, _derived("weight", weight))
     if c is not None:
         bias = _constant("C", c) * np.float32(beta)
         if bias.size not in (1, weight.shape[1]) or bias.shape[-1:] not in ((), (1,), (weight.shape[1],)):
@@ -236,7 +240,9 @@ def matmul(a: Value, b: Value) -> Meaning:
     """ONNX MatMul with a constant matrix: (..., K) by (K, N) --> (..., N)."""
     _floats(a, b)
     if b.data is None or len(b.shape) != 2 or not a.shape:
-        raise Unsupported(f"operands {dims(a.shape)} and {dims(b.shape)}; only a constant matrix at the right is supported")
+        raise Unsupported(
+            f"operands {dims(a.shape)} and {dims(b.shape)}; only a constant matrix at the right is supported"
+        )
     if a.shape[-1] != b.shape[0]:
         raise ModelError(f"A is {dims(a.shape)} and B is {dims(b.shape)}: {a.shape[-1]} ≠ {b.shape[0]}")
     return Meaning("Gemm", (a, _derived("weight", b.data)), (*a.shape[:-1], b.shape[1]))
@@ -307,7 +313,9 @@ def batch_normalization(
     )
     channels = (x.shape[1],) if len(x.shape) > 1 else (1,)
     if any(values.shape != channels for values in (gamma, beta, mu, sigma2)):
-        raise ModelError(f"its statistics have the shapes {gamma.shape} … {sigma2.shape}; the input has {channels[0]} channels")
+        raise ModelError(
+            f"its statistics have the shapes {gamma.shape} … {sigma2.shape}; the input has {channels[0]} channels"
+        )
     factor = gamma / np.sqrt(sigma2 + epsilon)
     shape = (-1, *(1,) * (len(x.shape) - 2))
     operands = (x, _derived("scale", factor.reshape(shape)), _derived("shift", (beta - mu * factor).reshape(shape)))
@@ -333,7 +341,7 @@ def concat(*operands: Value, axis: int) -> Meaning:
     rests = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
     if any(rest != rests[0] for rest in rests):
         raise ModelError(f"{', '.join(dims(v.shape) for v in operands)} do not concatenate along axis {axis}")
-    shape = tuple(shapes[0][:axis] + [sum(s[axis] for s in shapes)] + shapes[0][axis + 1 :])
+    shape = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
     return Meaning("Concat", operands, shape, {"axis": axis})
 
 

@@ -1,7 +1,7 @@
 """Emit: a compiled network as a Python package that needs numpy and apache-tvm-ffi, and no tvmcnn.
 
-    import lenet5
-    scores = lenet5.run(x)
+import lenet5
+scores = lenet5.run(x)
 """
 
 from __future__ import annotations

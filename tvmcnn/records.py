@@ -13,7 +13,6 @@ from tvmcnn.errors import TvmcnnError
 from tvmcnn.network import Kernel, Network, Node, dims
 from tvmcnn.targets import Target
 
-
 SCHEDULES = Path(__file__).parent / "schedules"  # in the wheel; a source checkout has it beside the package
 
 

@@ -214,7 +214,9 @@ def _spelling(path: Path, manifest: Manifest) -> str:
     status, files = path.stat(), _loaded.setdefault(path, {})
     file = (status.st_dev, status.st_ino)
     if files.setdefault(file, manifest["sha256"]) != manifest["sha256"]:
-        raise ArtifactError(f"{path} was written over in place while this process had it loaded: load it in a new process")
+        raise ArtifactError(
+            f"{path} was written over in place while this process had it loaded: load it in a new process"
+        )
     return f"{path.parent}{'/.' * list(files).index(file)}/{path.name}"
 
 
@@ -258,12 +260,12 @@ class _Frame:
     def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
         """A copy of what a kernel stored, in its logical shape."""
         if output["space"] == "output":
-            return self.outputs[output["index"]].reshape(shape).copy()
+            return np.array(self.outputs[output["index"]].reshape(shape))
         layout, logical = Layout(output["block"], tuple(output["halo"])), tuple(output["shape"])
         size = int(np.prod(layout.physical(logical)))
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
         stored = self.arena[1][start : start + 4 * size].view(np.float32)
-        return layout.unpack(stored, logical).reshape(shape).copy()
+        return np.array(layout.unpack(stored, logical).reshape(shape))
 
     def time(self, index: int, seconds: float) -> float:
         """Median seconds of one call of step `index`, over native batches that take about `seconds` together."""

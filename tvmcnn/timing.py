@@ -43,13 +43,17 @@ class Bench:
     def __str__(self) -> str:
         total = sum(kernel.microseconds for kernel in self.kernels)
         plural = "" if self.threads == 1 else "s"
-        lines = [f"{self.network} for {self.target} on {self.machine}, {self.threads} thread{plural}, batch {self.batch}"]
+        lines = [
+            f"{self.network} for {self.target} on {self.machine}, {self.threads} thread{plural}, batch {self.batch}"
+        ]
         for name, figure in (("net(x)", self.call), ("net(x, out=y)", self.bound)):
             rate = self.batch / figure.median * 1e6
             lines.append(
                 f"{name:<14} median {figure.median:>9.1f} µs, p90 {figure.p90:.1f}, p99 {figure.p99:.1f}; {rate:,.0f} a second"
             )
-        lines.append(f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}")
+        lines.append(
+            f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}"
+        )
         for kernel in self.kernels:
             gflops = f"{kernel.gflops:.1f}" if kernel.flops else ""
             lines.append(

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
-from tvmcnn.importer import import_model
+from tvmcnn.importer import Model, import_model
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.reference import reference
 from tvmcnn.runner import Runner, load
@@ -72,9 +71,7 @@ class Verdict:
         return f"verified against NumPy: {len(self.tensors)} tensors and the outputs agree (outputs within {worst:.1e} of max)"
 
 
-def verify_library(
-    library: str | os.PathLike[str], model: str | os.PathLike[str] | bytes | ModelProto, seed: int = 0
-) -> Verdict:
+def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0) -> Verdict:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers."""
     runner = load(Path(library).resolve())
     network = import_model(model, {info.name: info.shape for info in runner.inputs})
@@ -82,7 +79,7 @@ def verify_library(
     return compare(runner, network, model, inputs, seed)
 
 
-def compare(runner: Runner, network: Network, model: Any, inputs: Mapping[str, Array], seed: int) -> Verdict:
+def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str, Array], seed: int) -> Verdict:
     """Every tensor that the library can show, then the outputs of its single native call."""
     expected = reference(model, inputs, every_tensor=True)
     bounds = relative_bounds(network, {**expected, **inputs})
@@ -133,13 +130,13 @@ def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, 
 def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:
     """Roundings that one element of a node's output suffers."""
     if op == "Conv":
-        return 1 + math.prod(network.constants[inputs[1]].shape[1:])
+        return 1 + int(math.prod(network.constants[inputs[1]].shape[1:]))
     if op == "Gemm":
-        return 1 + network.constants[inputs[1]].shape[0]
+        return 1 + int(network.constants[inputs[1]].shape[0])
     if op == "AveragePool":
-        return 1 + math.prod(attributes["kernel_shape"])
+        return 1 + int(math.prod(attributes["kernel_shape"]))
     if op == "GlobalAveragePool":
         return 1 + math.prod(network.tensors[inputs[0]].shape[2:])
     if op == "Softmax":
-        return 8 + network.tensors[inputs[0]].shape[attributes["axis"]]  # 8: e^x of libm and the division
+        return 8 + int(network.tensors[inputs[0]].shape[attributes["axis"]])  # 8: e^x of libm and the division
     return 4

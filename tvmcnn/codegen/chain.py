@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
 from tvmcnn.targets import Target
 
-_C_WORDS = frozenset("auto break case char const default do double else enum float for goto if int long return short "
-                     "signed sizeof static struct switch union void volatile while inline restrict arena hidden".split())
+_C_WORDS = frozenset(
+    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "union", "unsigned", "void", "volatile", "while", "arena", "hidden", "step", "repeat"]
+)
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
 
@@ -65,7 +66,8 @@ def header(program: Program, target: Target) -> str:
     signature = Signature.of(program.network)
     name, upper = signature.name, signature.name.upper()
     shapes = "\n".join(
-        f" *   {word}: float32, {dims(tensor.shape)}, C-contiguous" for word, tensor in (*signature.inputs, *signature.outputs)
+        f" *   {word}: float32, {dims(tensor.shape)}, C-contiguous"
+        for word, tensor in (*signature.inputs, *signature.outputs)
     )
     sizes = "\n".join(
         f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* floats */"

@@ -52,7 +52,8 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target) -> t
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _on_the_stack(var.name_hint, func).with_attr("global_symbol", var.name_hint) for var, func in module.functions_items()
+        var: _on_the_stack(var.name_hint, func).with_attr("global_symbol", var.name_hint)
+        for var, func in module.functions_items()
     }
     return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
 
@@ -70,5 +71,7 @@ def _on_the_stack(name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
 
     body = tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, mark), order="post")
     if total > STACK_LIMIT:
-        raise RuntimeError(f"{name} would take {total} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at")
+        raise RuntimeError(
+            f"{name} would take {total} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
+        )
     return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)

@@ -42,10 +42,20 @@ def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence
     include = Path(tvm_ffi.libinfo.find_include_path())
     includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
-    _run([compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes], folder)
+    _run(
+        [compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes],
+        folder,
+    )
     _run([compiler, "-c", "weights.s"], folder)
     output = f"{name}.so"
-    flags = ["-shared", "-s", "-Wl,--version-script=exports.map", "-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,--as-needed"]
+    flags = [
+        "-shared",
+        "-s",
+        "-Wl,--version-script=exports.map",
+        "-Wl,-Bsymbolic",
+        "-Wl,--build-id=none",
+        "-Wl,--as-needed",
+    ]
     names = sorted(path.name for path in objects)
     _run([compiler, *flags, "-o", output, "chain.o", "weights.o", *names, "-lm"], folder)
     return folder / output

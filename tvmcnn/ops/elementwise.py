@@ -18,7 +18,7 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Div": lambda a, b: a / b,
     # 0 first: x86's vmaxps returns its second operand when one is NaN, so NaN passes as in ONNX's reference
     "Relu": lambda x: tirx.max(float32(0.0), x),
-    "Clip": lambda x, min, max: _clip(x, min, max),
+    "Clip": lambda x, **bounds: _clip(x, bounds["min"], bounds["max"]),
     "Sigmoid": lambda x: float32(1.0) / (float32(1.0) + tirx.exp(float32(0.0) - x)),
     "Tanh": lambda x: tirx.tanh(x),
     "BatchNormalization": lambda x, scale, shift: x * scale + shift,

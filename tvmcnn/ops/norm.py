@@ -18,7 +18,7 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
     """
     node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
     x, axis = given.inputs[node.inputs[0]], node["axis"]
-    rest = shape[:axis] + (1,) + shape[axis + 1 :]
+    rest = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def along(tensor: te.Tensor, reduce: Any, name: str) -> te.Tensor:
         rk = te.reduce_axis((0, shape[axis]), "rk")

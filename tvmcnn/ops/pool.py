@@ -71,7 +71,13 @@ def _edges(window: Any, sizes: tuple[int, ...], extents: tuple[int, ...]) -> tup
     ends = tuple(
         (extent - 1) * s + (k - 1) * d - pad >= size
         for size, extent, s, k, d, pad in zip(
-            sizes, extents, window["strides"], window["kernel_shape"], window["dilations"], window["pads"][:2], strict=True
+            sizes,
+            extents,
+            window["strides"],
+            window["kernel_shape"],
+            window["dilations"],
+            window["pads"][:2],
+            strict=True,
         )
     )
-    return (*begins, *ends)  # type: ignore[return-value]
+    return (*begins, *ends)

@@ -41,9 +41,7 @@ def pad(step: Step, given: Operands) -> te.Tensor:
         source = tuple(i - begin for i, begin in zip(indices, begins, strict=True))
         tests = [
             test
-            for i, extent, begin, size in zip(
-                source, x.shape, begins, step.choice.kernel.output.shape, strict=True
-            )
+            for i, extent, begin, size in zip(source, x.shape, begins, step.choice.kernel.output.shape, strict=True)
             for needed, test in ((begin > 0, i >= 0), (size - begin > int(extent), i < extent))
             if needed
         ]
