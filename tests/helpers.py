@@ -36,9 +36,18 @@ class Graph:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def input(self, *shape: int) -> str:
+        wide = [extent for extent in shape if extent > 1]
+        assert len({*wide}) == len(wide), f"{shape}: two dimensions alike would hide a swap"
         name = f"x{len(self.inputs)}"
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         self.shapes[name] = shape
+        return name
+
+    def square(self, batch: int, channels: int, size: int) -> str:
+        """An input of square images, as published networks have."""
+        name = self.input(batch, channels, size, size + 1)
+        self.inputs[-1].type.tensor_type.shape.dim[3].dim_value = size
+        self.shapes[name] = (batch, channels, size, size)
         return name
 
     def constant(self, array: Any) -> str:
@@ -82,6 +91,30 @@ class Graph:
         graph = helper.make_graph(self.nodes, "g", self.inputs, outputs, self.initializers)
         opsets = [helper.make_opsetid("", self.opset)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def lenet(batch: int) -> onnx.ModelProto:
+    """LeNet-5 with drawn weights: 1x32x32, two convolutions with pools, one that covers its input, two dense layers."""
+    g = Graph(5)
+    x = g.square(batch, 1, 32)
+    for maps in (6, 16):
+        x = g.node("MaxPool", g.node("Relu", g.conv(x, maps, (5, 5))), kernel_shape=[2, 2], strides=[2, 2])
+    x = g.node("Flatten", g.node("Relu", g.conv(x, 120, (5, 5))))
+    x = g.node("Relu", g.node("Gemm", x, g.draw(84, 120), g.draw(84), transB=1))
+    g.output(g.node("Gemm", x, g.draw(10, 84), g.draw(10), transB=1))
+    return g.model()
+
+
+def mnist8(batch: int) -> onnx.ModelProto:
+    """The graph of the ONNX model zoo's mnist-8 with drawn weights: the bias as an Add, a 3 x 3 pool, a MatMul."""
+    g = Graph(8)
+    x = g.square(batch, 1, 28)
+    for maps, size in ((8, 2), (16, 3)):
+        x = g.node("Add", g.conv(x, maps, (5, 5), bias=False, auto_pad="SAME_UPPER"), g.draw(maps, 1, 1))
+        x = g.node("MaxPool", g.node("Relu", x), kernel_shape=[size, size], strides=[size, size])
+    x = g.node("Reshape", x, g.constant(np.array([0, 256])))
+    g.output(g.node("Add", g.node("MatMul", x, g.draw(256, 10)), g.draw(1, 10)))
+    return g.model()
 
 
 def feeds(model: onnx.ModelProto, seed: int = 1) -> dict[str, Array]:

@@ -183,9 +183,7 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
     pool = pool_of(kernel)
     window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
     vectors = round_up(width, target.lanes) // target.lanes
-    budget = target.registers - (
-        3 if target.registers == 16 else 6
-    )  # the rest holds the loaded vectors and a broadcast
+    budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
     best = max(
         ((m, v) for m in _divisors(maps) for v in _divisors(vectors) if m * v * window <= budget),
         key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),

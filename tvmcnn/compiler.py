@@ -18,7 +18,7 @@ from tvmcnn.choose import choose
 from tvmcnn.codegen import chain
 from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.link import c_compiler, link
-from tvmcnn.errors import VerifyError
+from tvmcnn.errors import TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.importer import Model, c_identifier, import_model
 from tvmcnn.layout import lay_out, stored_bytes
@@ -76,7 +76,7 @@ def compile(  # noqa: A001 (the contract's name)
     kernels = fuse(network)
     choices = choose(network, kernels, machine, load_records(Path(p) for p in records))
     program = lay_out(network, choices)
-    functions = {step.choice.name: schedule(declare(step), step.choice, machine.lanes) for step in program.steps}
+    functions = {step.choice.name: _scheduled(step, machine) for step in program.steps}
     opened = _open_variants(program, machine) if activations else {}
 
     for line in (*network.notes, *(_kernel_line(step) for step in program.steps)):
@@ -106,6 +106,16 @@ def compile(  # noqa: A001 (the contract's name)
 
 def _stem(model: Model) -> str:
     return Path(model).stem if isinstance(model, str | PathLike) else "model"
+
+
+def _scheduled(step: Step, machine: Target) -> tirx.PrimFunc:
+    try:
+        return schedule(declare(step), step.choice, machine.lanes)
+    except Exception as error:
+        if step.choice.tier != "record":
+            raise
+        config = " ".join(f"{key}={value}" for key, value in dataclasses.asdict(step.choice.config).items())
+        raise TvmcnnError(f"the record of {step.choice.kernel} does not fit it: rule {step.choice.rule}, {config}") from error
 
 
 def _open_variants(program: Program, machine: Target) -> dict[str, tirx.PrimFunc]:

@@ -151,18 +151,25 @@ class Runner:
                     found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
         return found
 
-    def profile(self, *arrays: Any, seconds: float = 0.2) -> list[KernelProfile]:
-        """Each kernel's cost, measured one by one for about `seconds` in all. Random inputs if none are given."""
+    def profile(self, *arrays: Any, seconds: float = 0.2, kernel: str | None = None) -> list[KernelProfile]:
+        """Each kernel's cost (or that of the one named), measured one by one for about `seconds` in all.
+
+        Random inputs if none are given.
+        """
         if not arrays:
             rng = np.random.default_rng(0)
             arrays = tuple(rng.standard_normal(info.shape, dtype=np.float32) for info in self.inputs)
         kernels = self.manifest["kernels"]
+        count = len(kernels) if kernel is None else 1
         profiles = []
         with _Frame(self, arrays, self._allocate()) as frame:
-            for index, kernel in enumerate(kernels):
-                spent = frame.time(index, seconds / len(kernels))
-                words = (kernel["name"], "+".join(kernel["ops"]), kernel["algorithm"])
-                profiles.append(KernelProfile(*words, spent * 1e6, 2 * kernel["macs"], kernel["bytes"]))
+            for index, entry in enumerate(kernels):
+                frame.step(index)
+                if kernel not in (None, entry["name"]):
+                    continue
+                spent = frame.time(index, seconds / count)
+                words = (entry["name"], "+".join(entry["ops"]), entry["algorithm"])
+                profiles.append(KernelProfile(*words, spent * 1e6, 2 * entry["macs"], entry["bytes"]))
         return profiles
 
     def _allocate(self) -> tuple[Array, ...]:

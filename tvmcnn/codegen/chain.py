@@ -19,7 +19,45 @@ from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
 from tvmcnn.targets import Target
 
 _C_WORDS = frozenset(
-    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "union", "unsigned", "void", "volatile", "while", "arena", "hidden", "step", "repeat"]
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "arena",
+        "hidden",
+        "step",
+        "repeat",
+    ]
 )
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 

@@ -1,0 +1,56 @@
+"""Fixtures that several files share; what they build models with is in helpers.py."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import TARGETS, use_target
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the texts under tests/golden")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of data and models that do not come with the source: data/mnist, models/mnist-8 and so on."""
+    if not os.environ.get("TVMCNN_TEST_DATA"):
+        pytest.skip("TVMCNN_TEST_DATA is not set: it must name a folder that holds data/ and models/")
+    folder = Path(os.environ["TVMCNN_TEST_DATA"])
+    assert (folder / "models").is_dir(), f"TVMCNN_TEST_DATA is {folder}, which holds no models/"
+    return folder
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each vector width in turn: the name to compile for."""
+    return use_target(request.param, monkeypatch)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Compares a text with tests/golden/<file>/<test>.txt; --update-golden writes it instead."""
+    name = re.sub(r"[^\w.]+", "-", request.node.name.removeprefix("test_")).strip("-")
+    path = GOLDEN / request.node.path.stem / f"{name}.txt"
+
+    def compare(text: str) -> None:
+        text = text.rstrip() + "\n"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            return
+        shown = path.relative_to(GOLDEN.parent.parent)
+        if not path.exists():
+            pytest.fail(f"{shown} is missing: run pytest {request.node.path.name} --update-golden and read what it wrote")
+        if text != path.read_text():
+            lines = difflib.unified_diff(path.read_text().splitlines(), text.splitlines(), str(shown), "now", lineterm="")
+            pytest.fail("\n".join([*lines, "if this is meant: --update-golden"]))
+
+    return compare
