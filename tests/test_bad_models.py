@@ -1,0 +1,622 @@
+"""Bad input of every kind ends in one clear sentence: no traceback, no crash, no partial file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+import tvmcnn
+from tvmcnn.errors import ModelError, TargetError, ToolError, TvmcnnError, UnsupportedError
+from tvmcnn.importer import import_model
+
+MODEL = Path(__file__).resolve().parent.parent / "tvmcnn" / "data" / "lenet5.onnx"
+IMAGE = (1, 3, 11, 13)
+MUTATIONS = 400
+MUTATION_SECONDS = 5.0  # for one file; a few milliseconds is usual
+
+Inputs = dict[str, tuple[int, Sequence[int | str | None] | None]]
+X: Inputs = {"x": (TensorProto.FLOAT, IMAGE)}
+
+
+def node(op: str, inputs: str, outputs: str, name: str, **attributes: Any) -> NodeProto:
+    """A node whose tensors are given as words: "x w" --> ["x", "w"]."""
+    return helper.make_node(op, inputs.split(" "), outputs.split(" "), name=name, **attributes)
+
+
+def model(
+    nodes: Sequence[NodeProto],
+    weights: dict[str, Any] | None = None,
+    *,
+    inputs: Inputs = X,
+    outputs: str = "y",
+    opset: int | None = 17,
+) -> onnx.ModelProto:
+    """A model whose outputs have four open dimensions, so that only the importer finds what is wrong with shapes."""
+    graph = helper.make_graph(
+        nodes,
+        "bad",
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in outputs.split()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)] if opset else [], ir_version=8)
+
+
+def weight(*shape: int, dtype: type = np.float32) -> Any:
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def refused(source: Any, *words: str, kind: type[TvmcnnError] = ModelError, **arguments: Any) -> str:
+    """Import must raise `kind` with every one of `words` in its text, which is one sentence in one line.
+
+    The list of unsupported nodes has a line a node and is checked by its own tests.
+    """
+    with pytest.raises(kind) as caught:
+        import_model(source, **arguments)
+    text = str(caught.value)
+    assert isinstance(caught.value, UnsupportedError) or "\n" not in text
+    assert 15 < len(text) < 600
+    for word in words:
+        assert word in text, text
+    return text
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_file_that_is_missing(tmp_path: Path) -> None:
+    refused(tmp_path / "none.onnx", "cannot read", "none.onnx", "No such file or directory")
+
+
+def test_file_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    refused(tmp_path / "folder.onnx", "cannot read", "folder.onnx", "Is a directory")
+
+
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By monkeypatch, because the tests may run as root, who may read everything.
+    def denied(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    refused(tmp_path / "secret.onnx", "cannot read", "secret.onnx", "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(50), b"\x7fELF" + bytes(60), b"{}", b"\n" * 99, b"\xff" * 300],
+    ids=["empty", "zero", "text", "png", "elf", "json", "newlines", "ones"],
+)
+def test_file_that_is_no_onnx(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "odd.onnx").write_bytes(content)
+    assert "not an ONNX model" in refused(tmp_path / "odd.onnx", "odd.onnx")
+    refused(content, "the model", "not an ONNX model")
+
+
+def test_file_truncated_anywhere() -> None:
+    data = MODEL.read_bytes()
+    # Every length where the nodes are, every few hundred bytes where the weights are, the last ones again.
+    lengths = [*range(0, 1500, 3), *range(1500, len(data), 997), *range(len(data) - 40, len(data))]
+    for length in lengths:
+        try:
+            import_model(data[:length])
+        except TvmcnnError as error:
+            assert "\n" not in str(error)
+            continue
+        assert length == len(data), f"the first {length} bytes of {len(data)} were accepted"
+
+
+def weight_spans(data: bytes) -> list[range]:
+    """Where the file keeps its weights: almost any byte is a good one there."""
+    spans = []
+    for tensor in onnx.load_from_string(data).graph.initializer:
+        start = data.index(tensor.raw_data)
+        spans.append(range(start, start + len(tensor.raw_data)))
+    return spans
+
+
+def test_mutated_files_are_imported_or_refused() -> None:
+    data = MODEL.read_bytes()
+    spans = weight_spans(data)
+    places = [i for i in range(len(data)) if not any(i in span for span in spans)]
+    assert len(places) > 1500
+    accepted = 0
+    for seed in range(MUTATIONS):
+        rng = np.random.default_rng(seed)
+        mutated = bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            mutated[rng.choice(places)] = rng.integers(256)
+        start = time.monotonic()
+        try:
+            network = import_model(bytes(mutated))
+        except UnsupportedError as error:
+            assert len(str(error).splitlines()) == 1 + len(error.reasons), seed
+        except TvmcnnError as error:
+            assert "\n" not in str(error), seed
+        else:
+            assert network.outputs, seed
+            accepted += 1
+        assert time.monotonic() - start < MUTATION_SECONDS, seed
+    assert 0 < accepted < MUTATIONS  # metadata may change; a node's operator may not
+
+
+def test_text_that_is_not_utf8() -> None:
+    damaged = MODEL.read_bytes().replace(b"relu1", b"rel\xff1")
+    refused(damaged, "is damaged", "onnx.NodeProto.", "not UTF-8")
+    metadata = MODEL.read_bytes().replace(b"white digit", b"white\xe9digit")
+    refused(metadata, "is damaged", "onnx.StringStringEntryProto.value", "not UTF-8")
+
+
+def test_weight_shorter_than_its_shape() -> None:
+    short = onnx.load(MODEL)
+    short.graph.initializer[0].dims[0] += 1
+    name = short.graph.initializer[0].name
+    refused(short, "is damaged", f"initializer '{name}' is not {'x'.join(map(str, short.graph.initializer[0].dims))}")
+    negative = onnx.load(MODEL)
+    negative.graph.initializer[0].dims[0] = -1
+    refused(negative)
+
+
+# ---- operators -------------------------------------------------------------------------------------------------------
+
+
+def test_unsupported_operators_are_all_listed_at_once() -> None:
+    nodes = [
+        node("Conv", "x w", "c", "first"),
+        node("LRN", "c", "l", "norm", size=3),
+        node("Relu", "l", "r", "middle"),
+        node("Pad", "r p", "q", "mirror", mode="reflect"),
+        node("Resize", "q  s", "u", "up"),
+        node("MaxPool", "u", "y", "good", kernel_shape=[3, 2]),
+    ]
+    constants = {
+        "w": weight(5, 3, 3, 2),
+        "p": np.array([0, 0, 1, 2, 0, 0, 1, 2]),
+        "s": np.array([1, 1, 2, 3], np.float32),
+    }
+    with pytest.raises(UnsupportedError) as caught:
+        import_model(model(nodes, constants))
+    assert caught.value.reasons == (
+        "node 'norm' (LRN): operator LRN is not supported",
+        "node 'mirror' (Pad): attribute mode='reflect'; only 'constant' is supported",
+        "node 'up' (Resize): operator Resize is not supported",
+    )
+    assert str(caught.value).splitlines()[0] == "the model has 3 nodes that tvmcnn cannot compile:"
+    assert "good" not in str(caught.value) and "first" not in str(caught.value)
+
+
+def test_unnamed_node_is_found_by_its_place() -> None:
+    unnamed = helper.make_node("LRN", ["x"], ["y"], size=3)
+    refused(model([unnamed]), "node '#0' (LRN)", kind=UnsupportedError)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "reason"),
+    [
+        ([node("MaxPool", "x", "y i", "n", kernel_shape=[2, 3])], {}, "2 outputs; only the first one of MaxPool"),
+        ([node("Gemm", "t w", "y", "n", transA=1)], {"w": weight(5, 7)}, "attribute transA=1; only transA=0"),
+        ([node("Conv", "s w", "y", "n")], {"w": weight(5, 3, 3)}, "weight is 5x3x3; only convolutions of images"),
+        ([node("MatMul", "t t2", "y", "n")], {}, "only a constant matrix at the right"),
+        ([node("Conv", "x v", "y", "n")], {}, "its weight 'v' is computed at run time; only a constant"),
+        ([node("Conv", "x w b", "y", "n")], {"w": weight(5, 3, 3, 2)}, "its bias 'b' is computed at run time"),
+        ([node("Reshape", "x i", "y", "n")], {}, "its shape 'i' is computed at run time; only a constant"),
+    ],
+)
+def test_unsupported_use_of_an_operator(nodes: list[NodeProto], constants: dict[str, Any], reason: str) -> None:
+    inputs: Inputs = {
+        **X,
+        "t": (TensorProto.FLOAT, (5, 2)),
+        "t2": (TensorProto.FLOAT, (2, 7)),
+        "s": (TensorProto.FLOAT, (2, 3, 9)),
+        "v": (TensorProto.FLOAT, (5, 3, 3, 2)),
+        "b": (TensorProto.FLOAT, (5,)),
+        "i": (TensorProto.INT64, (2,)),
+    }
+    used = {name for n in nodes for name in n.input}
+    inputs = {name: value for name, value in inputs.items() if name in used and name not in constants}
+    outputs = " ".join(nodes[0].output)
+    text = refused(model(nodes, constants, inputs=inputs, outputs=outputs), kind=UnsupportedError)
+    assert f"node 'n' ({nodes[0].op_type}): " in text
+    assert reason in text
+
+
+def branch(output: str) -> onnx.GraphProto:
+    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, IMAGE)
+    return helper.make_graph([node("Relu", "x", output, "inner")], "branch", [], [value])
+
+
+def test_control_flow() -> None:
+    inputs: Inputs = {**X, "flag": (TensorProto.BOOL, ())}
+    choice = node("If", "flag", "y", "fork", then_branch=branch("t"), else_branch=branch("e"))
+    refused(model([choice], inputs=inputs), "node 'fork' (If): operator If is not supported", kind=UnsupportedError)
+    body = helper.make_graph(
+        [node("Identity", "go", "go_on", "i"), node("Relu", "v", "w", "r")],
+        "body",
+        [
+            helper.make_tensor_value_info("count", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, IMAGE),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, IMAGE),
+        ],
+    )
+    loop = node("Loop", "times flag x", "y", "round", body=body)
+    looped = model([loop], {"times": np.array(3)}, inputs=inputs)
+    refused(looped, "node 'round' (Loop): operator Loop is not supported", kind=UnsupportedError)
+
+
+def test_string_tensors() -> None:
+    words = model([node("Identity", "x", "y", "same")], inputs={"x": (TensorProto.STRING, (2, 3))})
+    refused(words, "input 'x': its type is string; only float32", kind=UnsupportedError)
+
+
+def test_operator_of_another_domain() -> None:
+    foreign = model([helper.make_node("Fancy", ["x"], ["y"], name="f", domain="com.example")])
+    refused(foreign, "com.example", "Name: f OpType: Fancy")
+    foreign.opset_import.append(helper.make_opsetid("com.example", 1))
+    refused(foreign, "node 'f' (Fancy): operator com.example.Fancy is not supported", kind=UnsupportedError)
+
+
+# ---- weights and shapes ----------------------------------------------------------------------------------------------
+
+
+def test_missing_weight() -> None:
+    refused(model([node("Conv", "x w", "y", "c")]), "input 'w' of node", "name: c OpType: Conv")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.float16, np.int32])
+def test_mistyped_weight(dtype: type) -> None:
+    bad = model([node("Conv", "x w", "y", "c")], {"w": weight(5, 3, 3, 2, dtype=dtype)})
+    reason = f"node 'c' (Conv): input 'w' is {np.dtype(dtype)}; only float32 is supported"
+    refused(bad, reason, kind=UnsupportedError)
+
+
+def test_input_of_another_type() -> None:
+    bad = model([node("Relu", "x", "y", "r")], inputs={"x": (TensorProto.DOUBLE, IMAGE)})
+    refused(bad, "input 'x': its type is float64; only float32 is supported", kind=UnsupportedError)
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (
+            model([node("Conv", "x w", "y", "c", strides=[2, 3], pads=[1, 0, 2, 0])], {"w": weight(5, 3, 17, 3)}),
+            "node 'c' (Conv): the window does not fit: H_out = ⌊(11 + 1 + 2 − 1·(17−1) − 1) / 2⌋ + 1",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", dilations=[1, 7])], {"w": weight(5, 3, 3, 3)}),
+            "W_out = ⌊(13 + 0 + 0 − 7·(3−1) − 1) / 1⌋ + 1 has the negative numerator -2",
+        ),
+        (
+            model([node("MaxPool", "x", "y", "p", kernel_shape=[2, 19])]),
+            "node 'p' (MaxPool): the window does not fit: W_out = ⌊(13 + 0 + 0 − 1·(19−1) − 1) / 1⌋ + 1",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c")], {"w": weight(5, 2, 3, 4)}),
+            "the input has 3 channels and the weight is 5x2x3x4: with group 1 it needs 2·1 = 2 channels",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", group=2)], {"w": weight(4, 2, 3, 5)}),
+            "the input has 3 channels and the weight is 4x2x3x5: with group 2 it needs 2·2 = 4 channels",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", group=3)], {"w": weight(4, 1, 3, 5)}),
+            "with group 3 it needs 1·3 = 3 channels and a multiple of 3 maps",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", group=0)], {"w": weight(4, 2, 3, 5)}),
+            "with group 0",
+        ),
+        (
+            model([node("Conv", "x w b", "y", "c")], {"w": weight(4, 3, 2, 5), "b": weight(7)}),
+            "node 'c' (Conv): the bias is 7; the weight makes 4 maps",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", kernel_shape=[5, 2])], {"w": weight(4, 3, 2, 5)}),
+            "kernel_shape is [5, 2], but the weight 'w' is 4x3x2x5",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", strides=[0, 2])], {"w": weight(4, 3, 2, 5)}),
+            "node 'c' (Conv): kernel_shape, strides and dilations must be at least 1",
+        ),
+        (
+            model([node("Conv", "x w", "y", "c", auto_pad="SAME")], {"w": weight(4, 3, 2, 5)}),
+            "auto_pad is 'SAME'; allowed are NOTSET, SAME_UPPER, SAME_LOWER, VALID",
+        ),
+        (
+            model([node("Gemm", "t w", "y", "g")], {"w": weight(7, 4)}, inputs={"t": (TensorProto.FLOAT, (3, 5))}),
+            "node 'g' (Gemm): A is 3x5 and B is 7x4 (K x N): 5 ≠ 7",
+        ),
+        (
+            model([node("MatMul", "t w", "y", "m")], {"w": weight(7, 4)}, inputs={"t": (TensorProto.FLOAT, (3, 5))}),
+            "node 'm' (MatMul): A is 3x5 and B is 7x4: 5 ≠ 7",
+        ),
+        (
+            model([node("Add", "x w", "y", "a")], {"w": weight(1, 2, 11, 13)}),
+            "node 'a' (Add): 1x3x11x13 and 1x2x11x13 do not broadcast",
+        ),
+        (
+            model([node("Reshape", "x s", "y", "r")], {"s": np.array([7, -1])}),
+            "node 'r' (Reshape): 1x3x11x13 (429 elements) does not reshape to [7, ",
+        ),
+        (
+            model([node("Concat", "x w", "y", "k", axis=1)], {"w": weight(1, 2, 5, 13)}),
+            "node 'k' (Concat): 1x3x11x13, 1x2x5x13 do not concatenate along axis 1",
+        ),
+        (
+            model([node("Transpose", "x", "y", "t", perm=[0, 1, 1, 2])]),
+            "perm [0, 1, 1, 2] is no permutation of the 4 axes",
+        ),
+    ],
+    ids=lambda value: value.split(":")[0][:40] if isinstance(value, str) else "model",
+)
+def test_shapes_that_do_not_fit_show_the_numbers(bad: onnx.ModelProto, sentence: str) -> None:
+    refused(bad, sentence, "the model: node '")
+
+
+def test_open_dimension_that_is_not_the_leading_one() -> None:
+    relu = [node("Relu", "x", "y", "r")]
+    for shape, shown in ((("n", 3, "h", 13), "nx3xhx13"), ((None, 3, 0, 13), "?x3x?x13")):
+        bad = model(relu, inputs={"x": (TensorProto.FLOAT, shape)})
+        refused(bad, f"input 'x' of the model is {shown}", "--input-shape x:1x3xNx13")
+        assert import_model(bad, {"x": (2, 3, 5, 13)}).outputs[0].shape == (2, 3, 5, 13)
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [((1, 3, 11), "1x3x11"), ((1, 3, 11, 13, 1), "1x3x11x13x1"), ((1, 3, 0, 13), "1x3x0x13"), ((1, 3, -2, 13), "1x3x-2x13"),
+     ((1, 3, "h", 13), "1x3xhx13"), ((1, 3, 2.5, 13), "1x3x2.5x13"), ((), "scalar")],
+)
+def test_given_shape_that_does_not_fit(shape: Any, shown: str) -> None:
+    good = model([node("Relu", "x", "y", "r")])
+    refused(good, f"input 'x' of the model is 1x3x11x13; the shape {shown} does not fit it", input_shapes={"x": shape})
+
+
+def test_unknown_input_name() -> None:
+    good = model([node("Relu", "x", "y", "r")])
+    refused(good, "the model has no input 'image'; its inputs are x", input_shapes={"image": (1, 3, 5, 7)})
+
+
+@pytest.mark.parametrize("batch", [0, -2])
+def test_batch_that_is_not_positive(batch: int) -> None:
+    refused(model([node("Relu", "x", "y", "r")]), f"the batch is {batch}; it must be at least 1", batch=batch)
+
+
+def test_input_without_a_shape() -> None:
+    bad = model([node("Relu", "x", "y", "r")], inputs={"x": (TensorProto.FLOAT, None)})
+    refused(bad, "'x' of the model has no shape")
+
+
+# ---- the file as a whole ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [1, 6, onnx.defs.onnx_opset_version() + 1, 99])
+def test_opset_out_of_range(opset: int) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    bad = model([node("Relu", "x", "y", "r")], opset=opset)
+    refused(bad, f"the model uses opset {opset}; allowed are 7 to {newest}, the newest that onnx knows")
+
+
+def test_opset_missing() -> None:
+    refused(model([node("Relu", "x", "y", "r")], opset=None), "opset_import")
+
+
+def test_cyclic_graph() -> None:
+    bad = model([node("Add", "x b", "a", "first"), node("Relu", "a", "b", "second")], outputs="b")
+    refused(bad, "topologically sorted", "name: first OpType: Add")
+
+
+def test_names_given_twice() -> None:
+    refused(model([node("Relu", "x", "y", "r"), node("Tanh", "x", "y", "t")]), "'y' has been used as output names multiple")
+    refused(model([node("Relu", "x", "x", "r")], outputs="x"), "'x' has been used")
+    double = model([node("Add", "x w", "y", "a")], {"w": weight(1, 3, 1, 1)})
+    double.graph.initializer.append(double.graph.initializer[0])
+    refused(double, "w initializer name is not unique")
+
+
+def test_graph_without_nodes_or_outputs() -> None:
+    refused(model([]), "it holds no nodes")
+    refused(model([node("Relu", "x", "y", "r")], outputs=""), "the model has no outputs")
+
+
+def test_output_that_is_never_computed() -> None:
+    refused(model([node("Relu", "x", "y", "r")], outputs="y z"), "Graph output 'z'")
+    constant = model([node("Relu", "x", "y", "r"), node("Relu", "w", "z", "c")], {"w": weight(2, 3)}, outputs="y z")
+    refused(constant, "its output 'z' is a constant or is never computed")
+
+
+@pytest.mark.parametrize("maker", ["Expand", "ConstantOfShape", "Tile"])
+def test_constant_that_would_fill_the_memory(maker: str) -> None:
+    """2 GB out of a file of a few hundred bytes: refused before anything is computed."""
+    inputs = "s" if maker == "ConstantOfShape" else "one s"
+    constants = {"one": np.ones(1, np.float32), "s": np.array([500_000_000])}
+    bad = model(
+        [node(maker, inputs, "big", "bomb"), node("Add", "x big", "y", "a")],
+        {name: array for name, array in constants.items() if name in inputs.split()},
+        inputs={"x": (TensorProto.FLOAT, (1,))},
+    )
+    start = time.monotonic()
+    refused(bad, f"node 'bomb' ({maker}) makes a constant of 500000000", "64 MB")
+    assert time.monotonic() - start < 2
+
+
+def external(folder: Path, location: str, **entries: str) -> Path:
+    """A model whose weight lies in another file, written into `folder`."""
+    bad = model([node("Conv", "x w", "y", "c")], {"w": weight(5, 3, 3, 2)})
+    tensor = bad.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    (folder / "ext.onnx").write_bytes(bad.SerializeToString())
+    return folder / "ext.onnx"
+
+
+def test_external_data_that_is_there(tmp_path: Path) -> None:
+    """The control of the three tests below."""
+    path = external(tmp_path, "w.bin")
+    weight(5, 3, 3, 2).tofile(tmp_path / "w.bin")
+    assert np.array_equal(import_model(path).constants["w"], weight(5, 3, 3, 2))
+
+
+def test_external_data_that_is_missing(tmp_path: Path) -> None:
+    refused(external(tmp_path, "w.bin"), "ext.onnx: its external data cannot be loaded", "w.bin")
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "sub/../../w.bin", "ABSOLUTE", ""])
+def test_external_data_that_escapes_its_folder(location: str, tmp_path: Path) -> None:
+    weight(5, 3, 3, 2).tofile(tmp_path / "w.bin")
+    inside = tmp_path / "inside"
+    (inside / "sub").mkdir(parents=True)
+    path = external(inside, str(tmp_path / "w.bin") if location == "ABSOLUTE" else location)
+    refused(path, "ext.onnx: its external data cannot be loaded")
+
+
+def test_external_data_behind_a_link(tmp_path: Path) -> None:
+    weight(5, 3, 3, 2).tofile(tmp_path / "w.bin")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "w.bin").symlink_to(tmp_path / "w.bin")
+    refused(external(inside, "w.bin"), "ext.onnx: its external data cannot be loaded")
+
+
+def test_external_data_that_is_too_short(tmp_path: Path) -> None:
+    path = external(tmp_path, "w.bin")
+    weight(5, 3, 3, 2)[:4].tofile(tmp_path / "w.bin")
+    refused(path, "ext.onnx")
+    refused(external(tmp_path, "w.bin", offset="1000000"), "ext.onnx")
+    refused(external(tmp_path, "w.bin", offset="-8"), "ext.onnx")
+
+
+def test_external_data_of_a_model_that_has_no_folder(tmp_path: Path) -> None:
+    data = external(tmp_path, "w.bin").read_bytes()
+    refused(data)
+
+
+# ---- the machine and the disk ----------------------------------------------------------------------------------------
+
+
+def compile_fails(folder: Path, kind: type[TvmcnnError], *words: str, **arguments: Any) -> None:
+    """Compiling LeNet-5 into `folder` raises `kind` and leaves nothing there."""
+    before = sorted(folder.iterdir()) if folder.is_dir() else []
+    with pytest.raises(kind) as caught:
+        tvmcnn.compile(MODEL, **{"output": folder / "net.so", "verify": False, "activations": False, **arguments})
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    assert (sorted(folder.iterdir()) if folder.is_dir() else []) == before
+
+
+@pytest.mark.parametrize("target", ["sparc", "x86-64-v5", "", "X86-64-V3", "native "])
+def test_unknown_target(target: str, tmp_path: Path) -> None:
+    allowed = "allowed are native, host, x86-64-v3, x86-64-v4"
+    compile_fails(tmp_path, TargetError, f"unknown target '{target}'", allowed, target=target)
+
+
+def test_list_of_cpus(tmp_path: Path) -> None:
+    words = ("target 'x86-64-v3,x86-64-v4'", "one library holds one target", "x86-64-v3, x86-64-v4")
+    compile_fails(tmp_path, TargetError, *words, target="x86-64-v3,x86-64-v4")
+
+
+def test_machine_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    compile_fails(tmp_path, TargetError, "tvmcnn runs on Linux on x86-64; this is Linux on aarch64")
+
+
+def test_cpu_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvmcnn.targets.cpu_flags", lambda: frozenset({"avx", "fma"}))
+    compile_fails(tmp_path, TargetError, "lacks avx2, bmi1", "at least x86-64-v3")
+
+
+def test_no_c_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compile_fails(tmp_path, ToolError, "no C compiler found", "$CC, cc, gcc, clang", "apt install gcc")
+
+
+def test_c_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/bin/false")
+    compile_fails(tmp_path, ToolError, "/bin/false failed (status 1)")
+
+
+def test_c_compiler_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "mycc"
+    script.write_text("#!/bin/sh\necho 'chain.c:3: note: look' >&2\necho 'chain.c:4: error: no luck today' >&2\nexit 4\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    compile_fails(tmp_path, ToolError, "mycc failed (status 4): chain.c:4: error: no luck today")
+
+
+def test_output_folder_that_is_missing(tmp_path: Path) -> None:
+    target = tmp_path / "no" / "such"
+    compile_fails(target, ToolError, "cannot write", "net.so", "No such file or directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "net.so").mkdir()
+    compile_fails(tmp_path, ToolError, "cannot write", "net.so", "Is a directory")
+
+
+def failing(code: int) -> Any:
+    def fail(*words: object, **named: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_output_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By monkeypatch, because root may write everywhere.
+    monkeypatch.setattr("tvmcnn.artifact.tempfile.mkstemp", failing(errno.EACCES))
+    compile_fails(tmp_path, ToolError, "cannot write", "net.so", "Permission denied")
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.so").write_bytes(b"the library of yesterday")
+    written = Path.write_bytes
+
+    def write(self: Path, data: bytes) -> int:
+        if self.parent != tmp_path:
+            return written(self, data)
+        written(self, data[: len(data) // 2])  # what a full disk does: a part of it is there
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    compile_fails(tmp_path, ToolError, "cannot write", "net.so", "No space left on device")
+    assert (tmp_path / "net.so").read_bytes() == b"the library of yesterday"
+
+
+def test_file_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvmcnn.artifact.os.replace", failing(errno.EXDEV))
+    compile_fails(tmp_path, ToolError, "cannot write", "net.so", os.strerror(errno.EXDEV))
+
+
+def test_full_disk_for_the_compilers_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvmcnn.compiler.tempfile.TemporaryDirectory", failing(errno.ENOSPC))
+    compile_fails(tmp_path, ToolError, "No space left on device")
+
+
+def test_bad_model_leaves_nothing(tmp_path: Path) -> None:
+    bad = model([node("LRN", "x", "y", "n", size=3)])
+    with pytest.raises(UnsupportedError):
+        tvmcnn.compile(bad, output=tmp_path / "net.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_library_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvmcnn.errors import VerifyError
+
+    monkeypatch.setattr("tvmcnn.verify.SAFETY", 0.0)  # then every rounding is too much
+    compile_fails(tmp_path, VerifyError, "is not written", "conv1", verify=True)
