@@ -48,9 +48,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
             return
         shown = path.relative_to(GOLDEN.parent.parent)
         if not path.exists():
-            pytest.fail(f"{shown} is missing: run pytest {request.node.path.name} --update-golden and read what it wrote")
+            pytest.fail(
+                f"{shown} is missing: run pytest {request.node.path.name} --update-golden and read what it wrote"
+            )
         if text != path.read_text():
-            lines = difflib.unified_diff(path.read_text().splitlines(), text.splitlines(), str(shown), "now", lineterm="")
+            lines = difflib.unified_diff(
+                path.read_text().splitlines(), text.splitlines(), str(shown), "now", lineterm=""
+            )
             pytest.fail("\n".join([*lines, "if this is meant: --update-golden"]))
 
     return compare

@@ -7,12 +7,15 @@ compiling costs more than running.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from helpers import Graph, assert_within, check, error_bounds, feeds, lenet, mnist8
+from helpers import SPLIT, Graph, assert_within, check, error_bounds, feeds, lenet, mnist8, use_target
 
 import tvmcnn
 from tvmcnn.errors import UnsupportedError
@@ -21,7 +24,7 @@ from tvmcnn.reference import reference
 EDGES = (7, 8, 9, 15, 16, 17, 31, 33)  # around the vectors of 8 and 16 floats
 
 
-# ---- convolutions -------------------------------------------------------------------------------------------------------
+# ---- convolutions ----------------------------------------------------------------------------------------------------
 
 
 def test_conv_at_vector_edges_of_channels(target: str, tmp_path: Path) -> None:
@@ -39,7 +42,7 @@ def test_conv_at_vector_edges_of_width(target: str, tmp_path: Path) -> None:
     g = Graph()
     for place, width in enumerate(EDGES):
         x = g.input(1, 2, 5, width + 2)
-        g.output(g.conv(x, 20 if place % 3 == 0 else 3, (2, 3), bias=place % 2 == 0))
+        g.output(g.conv(x, 32 if place % 3 == 0 else 3, (2, 3), bias=place % 2 == 0))
     algorithms = {s.choice.algorithm for s in check(g.model(), tmp_path, target).program.steps}
     assert algorithms >= {"direct", "columns"}
 
@@ -98,18 +101,18 @@ CONVS: dict[str, list[tuple[tuple[int, int, int, int], int, tuple[int, int], dic
 }
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("family", CONVS)
-def test_conv(family: str, bias: bool, target: str, tmp_path: Path) -> None:
+def test_conv(family: str, target: str, tmp_path: Path) -> None:
+    """Every second one without a bias."""
     g = Graph()
-    for shape, maps, kernel, attributes in CONVS[family]:
-        g.output(g.conv(g.input(*shape), maps, kernel, bias=bias, **attributes))
+    for place, (shape, maps, kernel, attributes) in enumerate(CONVS[family]):
+        g.output(g.conv(g.input(*shape), maps, kernel, bias=place % 2 == 0, **attributes))
     check(g.model(), tmp_path, target)
 
 
 @pytest.mark.parametrize("channels", [1, 19])
 def test_conv_with_epilogue_and_pool(channels: int, target: str, tmp_path: Path) -> None:
-    """One kernel each: the bias as an Add, what may move behind a max pool and what may not, both pools, 2 and 3 wide."""
+    """One kernel each: the bias as an Add, what may move behind a max pool and what may not, both pools of 2 and 3."""
     g = Graph()
     x = g.input(2, channels, 20, 29)
     per_channel = (5, 1, 1) if channels == 1 else (18, 1, 1)
@@ -150,10 +153,10 @@ def test_pools_that_do_not_fuse(target: str, tmp_path: Path) -> None:
 def test_conv_with_residual(first: bool, target: str, tmp_path: Path) -> None:
     """Fused whatever side the residual stands on: an input, a blocked tensor, one of a batch."""
     g = Graph()
-    for shape, group in (((1, 17, 5, 6), 1), ((3, 16, 6, 7), 1), ((1, 18, 4, 9), 18), ((1, 6, 5, 7), 2)):
+    for shape, group in (((1, 17, 5, 6), 1), ((3, 16, 4, 7), 1), ((1, 18, 4, 9), 18), ((1, 6, 5, 7), 2)):
         x = g.input(*shape)
         stem = g.node("Relu", g.conv(x, shape[1], (1, 1)))
-        for residual in (x, stem):
+        for residual in (x, stem) if group == 1 else (stem,):
             y = g.conv(stem, shape[1], (3, 3), pads=[1, 1, 1, 1], group=group)
             g.output(g.node("Relu", g.node("Add", *((residual, y) if first else (y, residual)))))
     compiled = check(g.model(), tmp_path, target)
@@ -179,19 +182,18 @@ def test_same_tensor_twice(tmp_path: Path) -> None:
     check(g.model(), tmp_path)
 
 
-# ---- element-wise -------------------------------------------------------------------------------------------------------
+# ---- element-wise ----------------------------------------------------------------------------------------------------
 
 
 def test_unary(target: str, tmp_path: Path) -> None:
     """Alone, in ranks 1 to 5, and on a blocked tensor whose lanes are not full."""
     g = Graph()
-    images = [g.input(*shape) for shape in ((17,), (3, 33), (2, 5, 9), (2, 3, 5, 31), (2, 3, 4, 5, 7), ())]
+    images = [g.input(*shape) for shape in ((), (33,), (2, 3, 5, 17), (2, 3, 4, 5, 7))]
     images.append(g.node("MaxPool", g.conv(g.input(1, 4, 6, 9), 17, (3, 2)), kernel_shape=[2, 2]))
     for x in images:
         g.output(*(g.node(op, x) for op in ("Relu", "Sigmoid", "Tanh")))
-        g.output(g.node("Clip", x, g.constant(np.float32(-0.5)), g.constant(np.float32(0.75))))
-        g.output(g.node("Clip", x, "", g.constant(np.float32(1))), g.node("Clip", x, g.constant(np.float32(-1))))
-        g.output(g.node("Tanh", g.node("Relu", g.node("Sigmoid", x))))  # a chain is one kernel
+        g.output(g.node("Tanh", g.node("Clip", x, g.constant(np.float32(-0.5)), g.constant(np.float32(0.75)))))
+    g.output(g.node("Clip", x, "", g.constant(np.float32(1))), g.node("Clip", x, g.constant(np.float32(-1))))
     check(g.model(), tmp_path, target)
 
 
@@ -204,8 +206,8 @@ def test_saturating_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
-def test_binary(op: str, target: str, tmp_path: Path) -> None:
-    """Constants and tensors on both sides, broadcasting either of them, and a blocked tensor with each kind of constant."""
+def test_binary(op: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constants and tensors on both sides, broadcasting either of them; a blocked tensor with each kind of constant."""
     g = Graph()
 
     def away_from_zero(*shape: int) -> str:  # as a divisor
@@ -221,9 +223,13 @@ def test_binary(op: str, target: str, tmp_path: Path) -> None:
     g.output(g.node(op, x, shifted(row)), g.node(op, row, shifted(column)), g.node(op, column, shifted(x)))
     y = g.node("MaxPool", g.conv(g.input(1, 4, 6, 8), 18, (3, 2)), kernel_shape=[2, 2])
     z = g.node("MaxPool", g.conv(g.input(1, 5, 6, 8), 18, (3, 2)), kernel_shape=[2, 2])
-    g.output(*(g.node(op, y, away_from_zero(*shape)) for shape in ((1,), (18, 1, 1), (1, 18, 1, 1), (3, 6), (18, 3, 6))))
-    g.output(g.node(op, away_from_zero(18, 1, 1), shifted(y)), g.node(op, y, shifted(z)), g.node(op, y, shifted(g.input(6))))
-    check(g.model(), tmp_path, target)
+    g.output(
+        *(g.node(op, y, away_from_zero(*shape)) for shape in ((1,), (18, 1, 1), (1, 18, 1, 1), (3, 6), (18, 3, 6)))
+    )
+    g.output(
+        g.node(op, away_from_zero(18, 1, 1), shifted(y)), g.node(op, y, shifted(z)), g.node(op, y, shifted(g.input(6)))
+    )
+    check(g.model(), tmp_path, use_target("x86-64-v3" if op in ("Add", "Div") else SPLIT, monkeypatch))
 
 
 def test_batch_normalization(target: str, tmp_path: Path) -> None:
@@ -246,16 +252,16 @@ def test_batch_normalization(target: str, tmp_path: Path) -> None:
     assert {folded, bare} <= set(net.program.network.folded)
 
 
-def test_softmax(target: str, tmp_path: Path) -> None:
+def test_softmax(tmp_path: Path) -> None:
     """Every axis of every rank up to 4, with leading axes of 1 too."""
     g = Graph()
     for shape in ((17,), (1, 10), (3, 33), (1, 3, 8), (2, 3, 9), (1, 5, 3, 4), (2, 3, 4, 17)):
         x = g.input(*shape)
         g.output(*(g.node("Softmax", x, axis=axis) for axis in range(-1, len(shape) - 1)))
-    check(g.model(), tmp_path, target)
+    check(g.model(), tmp_path)
 
 
-# ---- pools --------------------------------------------------------------------------------------------------------------
+# ---- pools -----------------------------------------------------------------------------------------------------------
 
 POOLS: list[dict[str, Any]] = [
     {"kernel_shape": [2, 3]},
@@ -274,9 +280,10 @@ POOLS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
 @pytest.mark.parametrize("blocked", [True, False], ids=["blocked", "plain"])
 def test_pool(op: str, blocked: bool, target: str, tmp_path: Path) -> None:
+    """Every second window takes part in one of the tests only; the plain rule is the same for all targets."""
     g = Graph(opset=19)  # dilated average pools came at 19
     x = g.input(2, 5, 11, 12)
-    x = g.node("Relu", g.conv(x, 17, (2, 1))) if blocked else x
+    x = g.node("Relu", g.conv(x, 31, (2, 1))) if blocked else x
     for attributes in POOLS:
         g.output(g.node(op, x, **attributes))
         if op == "AveragePool":
@@ -297,7 +304,7 @@ def test_pool_of_columns(tmp_path: Path) -> None:
     assert any(step.choice.algorithm == "columns" for step in check(g.model(), tmp_path).program.steps)
 
 
-# ---- dense --------------------------------------------------------------------------------------------------------------
+# ---- dense -----------------------------------------------------------------------------------------------------------
 
 
 def test_gemm(target: str, tmp_path: Path) -> None:
@@ -317,11 +324,10 @@ def test_gemm(target: str, tmp_path: Path) -> None:
 
 
 def test_matmul(target: str, tmp_path: Path) -> None:
-    """Stacks of 0 to 3 leading axes, each with the Add of a bias, of a tensor, and of what broadcasts along other axes."""
+    """Stacks of 0 to 3 leading axes, each with the Add of a bias, of a tensor, of what broadcasts along other axes."""
     g = Graph()
-    for shape, n in (((7,), 17), ((1, 33), 9), ((3, 8), 31), ((2, 5, 7), 16), ((2, 3, 5, 7), 9), ((2, 3, 1, 4), 1)):
+    for shape, n in (((7,), 17), ((1, 33), 9), ((2, 5, 7), 16), ((2, 3, 5, 7), 9), ((2, 3, 1, 4), 1)):
         x, k = g.input(*shape), shape[-1]
-        g.output(g.node("MatMul", x, g.draw(k, n)))
         g.output(g.node("Relu", g.node("Add", g.node("MatMul", x, g.draw(k, n)), g.draw(n))))
         g.output(g.node("Tanh", g.node("Add", g.node("MatMul", x, g.draw(k, n)), g.input(*shape[:-1], n))))
     product = g.node("MatMul", g.input(2, 5, 3, 7), g.draw(7, 9))
@@ -341,10 +347,10 @@ def test_chain_of_dense_layers(target: str, tmp_path: Path) -> None:
     check(g.model(), tmp_path, target)
 
 
-# ---- shape --------------------------------------------------------------------------------------------------------------
+# ---- shape -----------------------------------------------------------------------------------------------------------
 
 
-def test_concat(target: str, tmp_path: Path) -> None:
+def test_concat(tmp_path: Path) -> None:
     """Whole blocks of channels stay blocked, others go through plain memory; other axes and ranks; reshaped parts."""
     g = Graph()
     x = g.input(2, 3, 6, 9)
@@ -355,12 +361,12 @@ def test_concat(target: str, tmp_path: Path) -> None:
     g.output(g.node("Concat", g.node("Flatten", a), g.node("Flatten", b), axis=1))
     g.output(*(g.node("Concat", g.input(3, 7), g.input(3, 9), g.input(3, 1), axis=axis) for axis in (1, -1)))
     g.output(g.node("Concat", g.input(5), g.input(17), axis=0))
-    rules = [s.choice.writes.block for s in check(g.model(), tmp_path, target).program.steps if s.choice.algorithm == "concat"]
-    assert sorted(rules) == [1] * 7 + [16]
+    rules = [s.choice.writes.block for s in check(g.model(), tmp_path).program.steps if s.choice.algorithm == "concat"]
+    assert sorted(rules) == [1] * 8 + [16]
 
 
-def test_moves(target: str, tmp_path: Path) -> None:
-    """Pad (also negative, with a value, of any rank), Transpose, Flatten, Reshape of plain, blocked and columns' tensors."""
+def test_moves(tmp_path: Path) -> None:
+    """Pad (also negative, with a value, of any rank), Transpose, Flatten, Reshape; plain, blocked, columns' tensors."""
     g = Graph()
     plain, wide = g.input(2, 3, 5, 9), g.conv(g.input(1, 2, 6, 17), 3, (2, 3))
     for x in (plain, wide, g.conv(plain, 18, (2, 3))):
@@ -369,26 +375,31 @@ def test_moves(target: str, tmp_path: Path) -> None:
         g.output(*(g.node("Transpose", x, perm=perm) for perm in ([0, 2, 3, 1], [3, 0, 1, 2], [1, 0, 3, 2])))
         g.output(g.node("Transpose", x), *(g.node("Flatten", x, axis=axis) for axis in (0, 1, 2, 3, 4)))
         n, c, h, w = g.shape(x)
-        g.output(g.node("Reshape", x, g.constant(np.array([w, -1, c]))), g.node("Reshape", x, g.constant(np.array([0, 0, -1]))))
+        g.output(
+            g.node("Reshape", x, g.constant(np.array([w, -1, c]))),
+            g.node("Reshape", x, g.constant(np.array([0, 0, -1]))),
+        )
         g.output(g.node("Relu", g.node("Reshape", x, g.constant(np.array([h, n * c * w])))))
     g.output(g.node("Pad", g.input(5, 7), g.constant(np.array([1, 2, 0, -3]))))
     g.output(g.node("Transpose", g.input(5, 17)), g.node("Transpose", g.input(2, 3, 4, 5, 7), perm=[4, 2, 0, 3, 1]))
-    check(g.model(), tmp_path, target)
+    check(g.model(), tmp_path)
 
 
-def test_readers_of_a_reshaped_image(target: str, tmp_path: Path) -> None:
+def test_readers_of_a_reshaped_image(tmp_path: Path) -> None:
     """Every kind of kernel reads a tensor that is stored under another shape."""
     g = Graph()
     y = g.conv(g.input(1, 3, 9, 10), 32, (3, 3))
     x = g.node("Reshape", y, g.constant(np.array([2, 16, 4, 14])))
-    g.output(g.conv(x, 5, (3, 3)), g.conv(x, 17, (4, 14)), g.conv(x, 16, (2, 3), group=16), g.conv(x, 6, (1, 2), group=2))
+    g.output(
+        g.conv(x, 5, (3, 3)), g.conv(x, 17, (4, 14)), g.conv(x, 16, (2, 3), group=16), g.conv(x, 6, (1, 2), group=2)
+    )
     g.output(g.node("MaxPool", x, kernel_shape=[2, 3]), g.node("GlobalAveragePool", x), g.node("Softmax", x, axis=1))
     g.output(g.node("Add", x, g.draw(16, 1, 1)), g.node("Concat", x, x, axis=1), g.node("Transpose", x))
     g.output(g.node("Gemm", g.node("Flatten", x), g.draw(896, 9)), g.node("Add", g.conv(x, 16, (1, 1)), x))
-    check(g.model(), tmp_path, target)
+    check(g.model(), tmp_path)
 
 
-# ---- the graph ----------------------------------------------------------------------------------------------------------
+# ---- the graph -------------------------------------------------------------------------------------------------------
 
 
 def test_dropout_and_identity_vanish(tmp_path: Path) -> None:
@@ -397,7 +408,9 @@ def test_dropout_and_identity_vanish(tmp_path: Path) -> None:
     y = g.node("Dropout", g.node("Identity", g.conv(x, 4, (2, 3))))
     g.output(g.node("Relu", y))
     compiled = check(g.model(), tmp_path)
-    assert [step.choice.kernel.ops for step in compiled.program.steps if step.choice.algorithm != "reorder"] == ["Conv+Relu"]
+    assert [step.choice.kernel.ops for step in compiled.program.steps if step.choice.algorithm != "reorder"] == [
+        "Conv+Relu"
+    ]
     assert "identity" in compiled.program.network.folded[y]
 
 
@@ -448,6 +461,12 @@ def test_whole_networks(build: Any, batch: int, target: str, tmp_path: Path) -> 
     assert check(build(batch), tmp_path, target).fallbacks == 0
 
 
+@pytest.mark.parametrize("name", ["mnist-8", "lenet5-ccoltong", "squeezenet-fp32-cast"])
+def test_trained_networks(name: str, test_data: Path, tmp_path: Path) -> None:
+    """Trained weights, every tensor."""
+    check(onnx.load(test_data / "models" / name / "model.onnx"), tmp_path)
+
+
 def test_open_batch_is_bound(tmp_path: Path) -> None:
     """The same model at batch 5 by the argument, and row by row the same answers."""
     model = lenet(1)
@@ -462,7 +481,13 @@ def test_open_batch_is_bound(tmp_path: Path) -> None:
         assert_within(name, one(image[None]), values[name], error_bounds(model, values)[name])
 
 
-# ---- random networks ----------------------------------------------------------------------------------------------------
+def test_reference_is_a_function_after_compile() -> None:
+    """The module of the same name, which the compiler imports, must not take its place. In a process of its own."""
+    code = "import tvmcnn; tvmcnn.compile; assert callable(tvmcnn.reference), tvmcnn.reference"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ---- random networks -------------------------------------------------------------------------------------------------
 
 
 def random_network(seed: int) -> Graph:
@@ -514,34 +539,51 @@ def random_network(seed: int) -> Graph:
 
 @pytest.mark.parametrize("seed", range(16))
 def test_random_network(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers import SPLIT, use_target
-
+    """Every second one by the schedules for AVX-512."""
     check(random_network(seed).model(), tmp_path, use_target(("x86-64-v3", SPLIT)[seed % 2], monkeypatch))
 
 
-# ---- AVX-512, read rather than run ------------------------------------------------------------------------------------
+# ---- AVX-512, read rather than run -----------------------------------------------------------------------------------
 
 SPILLS = 0.05  # of the FMAs; 45 in 84 is what a bad tile has
 
 
+def hot_loops(body: str) -> list[list[str]]:
+    """The innermost loops with an FMA in a function's assembly, each from its label to the jump back to it."""
+    lines, labels, loops = body.splitlines(), {}, []
+    for place, line in enumerate(lines):
+        if label := re.match(r"(\.LBB\w+):", line):
+            labels[label[1]] = place
+        jump = re.match(r"\s+j\w+\s+(\.LBB\w+)", line)
+        if jump and jump[1] in labels:
+            loops.append((labels[jump[1]], place))
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    return [lines[a:b] for a, b in inner if any("vfmadd" in line for line in lines[a:b])]
+
+
 @pytest.mark.parametrize("build", [lenet, mnist8])
 def test_avx512_code_keeps_its_accumulators_in_registers(build: Any, tmp_path: Path) -> None:
-    """The code for x86-64-v4, function by function: whole vectors of 16, and next to none of them on the stack."""
+    """The code for x86-64-v4, loop by loop: whole vectors of 16 in convolutions, next to none of them on the stack."""
     compiled = tvmcnn.compile(build(1), target="x86-64-v4", output=tmp_path / "x.so", verify=False, activations=False)
     text = compiled.code["asm"]()
     for step in compiled.program.steps:
         if step.choice.rule not in ("direct", "columns", "dense"):
             continue
         (body,) = re.findall(rf"^{step.choice.name}:\n(.*?)^\.Lfunc_end", text, re.M | re.S)
-        fmas = len(re.findall(r"vfmadd\w+.*%zmm", body))
-        stack = len(re.findall(r"%zmm.*\(%rsp|\(%rsp.*%zmm|\(%rbp.*%zmm|%zmm.*\(%rbp", body))
-        print(f"{step.choice.name}: {fmas} FMAs, {stack} vectors of the stack, {step.choice.config}")
-        assert fmas >= 8, f"{step.choice.name} has {fmas} FMAs of whole vectors"
-        assert not re.search(r"vfmadd\w+.*%[xy]mm", body) or step.choice.rule != "direct", f"{step.choice.name}: half vectors"
-        assert stack <= SPILLS * fmas, f"{step.choice.name} spills: {stack} vectors of the stack for {fmas} FMAs"
+        loops = hot_loops(body)
+        assert loops, f"{step.choice.name} has no loop with an FMA"
+        for loop in loops:
+            fmas = sum("vfmadd" in line for line in loop)
+            whole = sum("vfmadd" in line and "%zmm" in line for line in loop)
+            stack = sum(bool(re.search(r"%[yz]mm.*\(%r[sb]p|\(%r[sb]p.*%[yz]mm", line)) for line in loop)
+            text_ = f"{step.choice.name}: {fmas} FMAs, {whole} of 16 lanes, {stack} vectors of the stack"
+            print(text_, step.choice.config)
+            assert fmas >= 8, text_
+            assert step.choice.rule == "dense" or whole == fmas, text_
+            assert stack <= SPILLS * fmas, text_
 
 
-# ---- the tolerance ------------------------------------------------------------------------------------------------------
+# ---- the tolerance ---------------------------------------------------------------------------------------------------
 
 
 def test_the_tolerance_is_tight(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tvmcnn.artifact import written_whole
-from tvmcnn.errors import InputError, ToolError
+from tvmcnn.errors import InputError, ToolError, TvmcnnError
 from tvmcnn.network import Array
 from tvmcnn.runner import ArrayInfo
 
@@ -25,21 +26,27 @@ def read_inputs(
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path) as archive:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file) as archive:
                 return {name: archive[name] for name in archive.files}
         if len(inputs) != 1:
             names = ", ".join(info.name for info in inputs)
             raise InputError(f"{path} holds one array; the network has {len(inputs)} inputs: give an .npz with {names}")
         if path.suffix == ".npy":
-            return {inputs[0].name: np.load(path)}
+            with path.open("rb") as file:
+                return {inputs[0].name: np.lib.format.read_array(file, allow_pickle=False)}
         if path.suffix == ".pb":
             from tvmcnn.importer import read_tensor  # needs onnx, which running a library does not
 
             return {inputs[0].name: read_tensor(path)}
         if path.suffix.lower() in IMAGES:
             return {inputs[0].name: read_image(path, inputs[0].shape, mean, std, bgr)}
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    except TvmcnnError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, zlib, tokenize and Pillow each have errors of their own for a damaged file
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise InputError(f"cannot read {path}: it is damaged, or no {path.suffix} file ({text})") from error
     raise InputError(f"{path} ends in '{path.suffix}'; allowed are .npy, .npz, .pb, {', '.join(IMAGES)}")
 
 
@@ -61,9 +68,12 @@ def read_image(path: Path, shape: Sequence[int], mean: Sequence[float], std: Seq
         volume = volume[:, ::-1]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
+            allowed = "1" if channels == 1 else f"1 or {channels}"
             raise InputError(
-                f"--{name} has {len(values)} values; the image has {channels} channels: give 1 or {channels}"
+                f"--{name} has {len(values)} values; the network takes {channels} channels: give {allowed}"
             )
+    if not all(std):
+        raise InputError("--std has a zero; pixels are divided by it")
     centre, spread = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
     return np.ascontiguousarray((volume - centre) / spread, dtype=np.float32)
 
@@ -78,4 +88,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         if path.suffix == ".npy":
             np.save(file, next(iter(arrays.values())))
         else:
-            np.savez(file, allow_pickle=False, **arrays)
+            with zipfile.ZipFile(file, "w") as archive:  # not np.savez: it cannot take an array named "file"
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, array, allow_pickle=False)

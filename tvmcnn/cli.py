@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ import numpy as np
 
 from tvmcnn import targets
 from tvmcnn.arrays import read_inputs, write_arrays
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact import read_manifest, write_file
 from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
-from tvmcnn.runner import load
+from tvmcnn.runner import Runner, load
 from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_positive, default=None, metavar="N", help="default: what the library supports"
     )
     bench.add_argument("--batch", type=_positive, metavar="N", help="refuse a library compiled for another batch size")
-    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time to spend (default: 2)")
+    bench.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time to spend (default: 2)")
 
     verify = command("verify", _verify, "compare a library with NumPy, tensor by tensor")
     verify.add_argument("library", type=Path, metavar="OUT.so")
     verify.add_argument("--model", type=Path, required=True, metavar="MODEL.onnx", help="what it was compiled from")
-    verify.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input (default: 0)")
+    verify.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the random input (default: 0)")
 
     ops = command("ops", _ops, "list the supported operators, or what a model needs beyond them")
     ops.add_argument(
@@ -173,7 +174,7 @@ def _compile(options: argparse.Namespace) -> int:
     written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
     size = compiled.path.stat().st_size
     if options.json:
-        manifest = load(compiled.path).manifest if not compiled.target.missing() else {}
+        manifest = read_manifest(compiled.path)
         _print_json({"written": written, "bytes": size, "fallbacks": compiled.fallbacks, "manifest": manifest})
     else:
         count = len(compiled.program.steps)
@@ -198,9 +199,8 @@ def _emit(kind: str, compiled: Compiled) -> Path:
 
 def _run(options: argparse.Namespace) -> int:
     net = load(options.library)
-    facts = net.manifest["metadata"]
-    mean = options.mean or _floats(facts.get("mean", "0"))
-    std = options.std or _floats(facts.get("std", "1"))
+    mean = options.mean or _fact(net, "mean", "0")
+    std = options.std or _fact(net, "std", "1")
     feeds = read_inputs(options.input, net.inputs, mean, std, options.bgr)
     outputs = dict(zip([info.name for info in net.outputs], net.run(None, feeds), strict=True))
     labels = _labels(options.labels)
@@ -327,13 +327,23 @@ def _top(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[str
     return found
 
 
+def _fact(net: Runner, key: str, default: str) -> tuple[float, ...]:
+    text = net.manifest["metadata"].get(key, default)
+    try:
+        return _floats(text)
+    except argparse.ArgumentTypeError:
+        raise InputError(f"the model's metadata says {key} = '{text}', which is not numbers: give --{key}") from None
+
+
 def _labels(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
         return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the labels {path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read the labels {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read the labels {path}: it is not UTF-8 text") from error
 
 
 def _input_shape(text: str) -> tuple[str, Shape]:
@@ -361,7 +371,23 @@ def _floats(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number or numbers separated by commas") from None
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return seconds
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -18,7 +19,7 @@ from tvmcnn.choose import choose
 from tvmcnn.codegen import chain
 from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.link import c_compiler, link
-from tvmcnn.errors import TvmcnnError, VerifyError
+from tvmcnn.errors import ToolError, TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.importer import Model, c_identifier, import_model
 from tvmcnn.layout import lay_out, stored_bytes
@@ -81,12 +82,12 @@ def compile(  # noqa: A001 (the contract's name)
 
     for line in (*network.notes, *(_kernel_line(step) for step in program.steps)):
         report(line)
-    with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
-        image = _build(Path(folder), program, machine, functions, opened)
+    with _scratch_folder() as folder:
+        image = _build(folder, program, machine, functions, opened)
         manifest = _manifest(program, machine, bool(activations))
         verdict = None
         if verify and not machine.missing():
-            trial = Path(folder) / "trial.so"  # a file of its own: the loaded library stays mapped
+            trial = folder / "trial.so"  # a file of its own: the loaded library stays mapped
             trial.write_bytes(artifact.with_trailer(image, manifest))
             verdict = verify_library(trial, model)
             if not verdict.passed:
@@ -102,6 +103,16 @@ def compile(  # noqa: A001 (the contract's name)
         ),
     }
     return Compiled(path, program, machine, verdict, chain.header(program, machine), code)
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder for the compiler's own files, gone at the end. Raises ToolError where there is no room for them."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ToolError(f"cannot write the compiler's own files (in $TMPDIR): {error.strerror}") from error
 
 
 def _stem(model: Model) -> str:
@@ -154,7 +165,7 @@ def _manifest(program: Program, machine: Target, activations: bool) -> artifact.
         "target": {"name": machine.name, "features": list(machine.features)},
         "precision": "float32",
         "threads": 1,
-        "inputs": [{"name": t.name, "shape": list(t.shape)} for t in network.inputs],
+        "inputs": [{"name": t.name, "shape": list(t.shape), "stores": _seen(network, t.name)[1:]} for t in network.inputs],
         "outputs": [{"name": t.name, "shape": list(t.shape)} for t in network.outputs],
         "arena_bytes": program.arena_bytes,
         "weights_bytes": len(program.weights),
@@ -173,8 +184,6 @@ def _kernel_entry(network: Network, step: Step, program: Program) -> dict[str, A
     tensor = choice.kernel.output
     moved = sum(stored_bytes(t, layout) for t, layout in zip(choice.sources, choice.reads, strict=True))
     weights = sum(4 * _size(shape) for shape in step.packed.values())
-    # A Reshape stores nothing: its tensor is seen when the memory behind it is written.
-    names = [tensor.name, *(alias for alias, source in _aliases(network).items() if source == tensor.name)]
     return {
         "name": choice.name,
         "ops": [node.op for node in choice.kernel.nodes],
@@ -186,7 +195,7 @@ def _kernel_entry(network: Network, step: Step, program: Program) -> dict[str, A
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved + weights + stored_bytes(tensor, choice.writes),
         "hidden": [{"name": t.name, "shape": list(t.shape)} for t in choice.kernel.hidden],
-        "stores": [{"name": n, "shape": list(network.tensors[n].shape)} for n in names if n in network.tensors],
+        "stores": _seen(network, tensor.name),
         "output": {
             "space": place.space,
             "index": place.index,
@@ -196,6 +205,12 @@ def _kernel_entry(network: Network, step: Step, program: Program) -> dict[str, A
             "halo": list(choice.writes.halo),
         },
     }
+
+
+def _seen(network: Network, name: str) -> list[dict[str, Any]]:
+    """The ONNX tensors in the memory of tensor `name`: itself, and its Reshapes, which store nothing of their own."""
+    names = [name, *(alias for alias, source in _aliases(network).items() if source == name)]
+    return [{"name": n, "shape": list(network.tensors[n].shape)} for n in names if n in network.tensors]
 
 
 def _aliases(network: Network) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def run_demo(mnist: Path | None, say: Callable[[str], None]) -> DemoResult:
     say(picture(printed.images[shown], answers[shown]))
     printed_right = int((answers == printed.labels).sum())
     say(f"{printed_right} of {len(answers)} printed digits right")
+    say(f"The model's record: {_record(facts)}")
 
     handwritten_right = 0
     if handwritten is not None:
@@ -77,6 +78,15 @@ def run_demo(mnist: Path | None, say: Callable[[str], None]) -> DemoResult:
     verification: dict[str, Any] = net.manifest["verification"] or {}
     counts = (printed_right, len(printed.labels), handwritten_right, total)
     return DemoResult(*counts, ours, numpy_time, verification, net.target, size)
+
+
+def _record(facts: Mapping[str, str]) -> str:
+    mnist, printed = float(facts["mnist_accuracy"]), float(facts["printed_accuracy"])
+    fonts = len(facts["held_out_fonts"].split(", "))
+    return (
+        f"{mnist:.2%} of {int(facts['mnist_images']):,} handwritten test digits (MNIST),"
+        f" {printed:.2%} of {int(facts['printed_images']):,} printed ones in {fonts} unseen font families"
+    )
 
 
 def classify(net: Runner, norm: Normalisation, digits: Digits) -> Array:

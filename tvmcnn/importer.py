@@ -36,7 +36,6 @@ LINE_LIMIT = 400  # characters of another library's error
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"
 _REWRITES = (
-    rules.normalize_pad_format_conv_rule,
     rules.fuse_pad_into_conv_rule,
     rules.fuse_batchnorm_into_conv_rule,
     rules.fuse_batchnorm_into_gemm_rule,
@@ -67,6 +66,7 @@ def import_model(
     _remove_initializers_from_inputs(proto)
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     notes += _convert_opset(proto, label)
+    _drop_valid(proto)
     _refuse_bombs(proto, label)
     proto, folded = _fold(proto, label, original)
     proto = _infer_shapes(proto, label)
@@ -264,8 +264,20 @@ def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     return [f"opset {opset} converted to {OPSET}"]
 
 
+def _drop_valid(proto: onnx.ModelProto) -> None:
+    """Conv with auto_pad VALID --> Conv without padding, into which a Pad before it folds.
+
+    onnxscript's own rule for this forgets the dilations of SAME_UPPER and takes any other word for SAME_LOWER.
+    """
+    for node in proto.graph.node:
+        if node.op_type == "Conv" and any(a.name == "auto_pad" and a.s == b"VALID" for a in node.attribute):
+            kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
 def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
-    """Refuse a constant larger than FOLD_LIMIT before anything folds: the optimizer computes it, then asks for its size."""
+    """Refuse a constant larger than FOLD_LIMIT before anything folds: the optimizer computes it, then sees its size."""
     known = {tensor.name for tensor in proto.graph.initializer}
     graph = _infer_shapes(proto, label, values=False).graph
     inferred = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
@@ -307,12 +319,15 @@ def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tu
 
     outputs = [value.name for value in model.graph.outputs]
     run(constants, _CONSTANT)
-    run(lambda: rewriter.rewrite(model, list(_REWRITES)), "folded into the weights of the node beside it")
+    for _ in range(2):  # a Conv that a Pad has just gone into is a new node: its BatchNorm goes in the second time
+        run(lambda: rewriter.rewrite(model, list(_REWRITES)), "folded into the weights of the node beside it")
     run(constants, _CONSTANT)
     run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    run(lambda: passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model), _CONSTANT)
     _name_outputs(model.graph, outputs)
-    return ir.serde.serialize_model(model), {name: folded[name] for name in original if name in folded}
+    made = {value.name for node in model.graph for value in node.outputs}
+    lost = {name: folded[name] for name in original if name in folded and name not in made}
+    return ir.serde.serialize_model(model), lost
 
 
 def _name_outputs(graph: ir.Graph, names: list[str]) -> None:
@@ -389,8 +404,10 @@ def _node(
     output = node.output[0]
     names = []
     for operand in meaning.inputs:
-        if operand.data is not None and operand.name not in constants:
+        if operand.data is not None and constants.get(operand.name) is not operand.data:
             key = f"{output}.{operand.name}"
+            while key in constants:  # a weight of the file's own that happens to have this name
+                key += "'"
             constants[key] = operand.data
             names.append(key)
         else:

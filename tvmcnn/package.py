@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from tvmcnn.artifact import read_manifest
 from tvmcnn.errors import ToolError
-from tvmcnn.runner import load
 
 RUNNER = ("runner", "artifact", "network", "targets", "errors")  # all that loading a library takes
 
@@ -37,18 +37,19 @@ def write_package(library: Path, header: str, folder: Path) -> Path:
 
     Raises ToolError if `folder` is something else, or cannot be written.
     """
-    runner = load(library)
-    if folder.exists() and not (folder / f"{runner.name}.so").is_file():
-        raise ToolError(f"{folder} exists and is no package of {runner.name}: move it away or choose another name")
-    shapes = "\n".join(f"{info.name}: float32 {info.shape}" for info in (*runner.inputs, *runner.outputs))
-    version = runner.manifest["versions"]["tvmcnn"]
+    manifest = read_manifest(library)  # not load: the library may be for another CPU
+    name, target, version = manifest["name"], manifest["target"]["name"], manifest["versions"]["tvmcnn"]
+    if folder.exists() and not (folder / f"{name}.so").is_file():
+        raise ToolError(f"{folder} exists and is no package of {name}: move it away or choose another name")
+    arrays = (*manifest["inputs"], *manifest["outputs"])
+    shapes = "\n".join(f"{array['name']}: float32 {tuple(array['shape'])}" for array in arrays)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             made = Path(temporary) / folder.name
             made.mkdir()
-            shutil.copyfile(library, made / f"{runner.name}.so")
-            (made / f"{runner.name}.h").write_text(header)
-            init = _INIT.format(name=runner.name, version=version, target=runner.target, shapes=shapes)
+            shutil.copyfile(library, made / f"{name}.so")
+            (made / f"{name}.h").write_text(header)
+            init = _INIT.format(name=name, version=version, target=target, shapes=shapes)
             (made / "__init__.py").write_text(init)
             for module in RUNNER:
                 text = (Path(__file__).parent / f"{module}.py").read_text()

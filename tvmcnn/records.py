@@ -40,6 +40,8 @@ def load_records(extra: Iterable[Path] = ()) -> Records:
             lines = path.read_text().splitlines()
         except OSError as error:
             raise TvmcnnError(f"cannot read the records {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TvmcnnError(f"{path} is no file of records: it is not UTF-8 text") from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

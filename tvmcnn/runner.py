@@ -144,6 +144,8 @@ class Runner:
             raise InputError(f"{self.path.name} was compiled with --no-activations: it cannot show hidden tensors")
         found: dict[str, Array] = {}
         with _Frame(self, arrays, self._allocate()) as frame:
+            for entry, address in zip(self.manifest["inputs"], frame.addresses, strict=False):
+                found |= {t["name"]: address.array.reshape(t["shape"]).copy() for t in entry["stores"]}
             for index, kernel in enumerate(self.manifest["kernels"]):
                 frame.step(index)
                 found.update(frame.hidden(index, kernel["hidden"]))

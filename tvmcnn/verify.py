@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.errors import ModelError
 from tvmcnn.importer import Model, import_model
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.reference import reference
@@ -75,6 +76,10 @@ def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0)
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers."""
     runner = load(Path(library).resolve())
     network = import_model(model, {info.name: info.shape for info in runner.inputs})
+    ours, theirs = ([tensor.name for tensor in outputs] for outputs in (runner.outputs, network.outputs))
+    if ours != theirs:
+        found, wanted = ", ".join(theirs), ", ".join(ours)
+        raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
     inputs = {info.name: seeded_input(info.shape, seed + i) for i, info in enumerate(runner.inputs)}
     return compare(runner, network, model, inputs, seed)
 

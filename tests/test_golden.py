@@ -1,0 +1,101 @@
+"""The scheduled TVMScript of every rule on small fixed shapes: a change of a schedule is read before it is kept.
+
+`pytest tests/test_golden.py --update-golden` writes the texts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Graph
+
+import tvmcnn
+from tvmcnn import records
+
+Build = Callable[[Graph], str]
+
+
+def pooled(g: Graph, y: str, op: str = "MaxPool") -> str:
+    return g.node(op, g.node("Relu", y), kernel_shape=[2, 2], strides=[2, 2])
+
+
+def direct(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 17, 6, 11), 33, (3, 3), pads=[1, 1, 1, 1]))
+
+
+def direct_pool(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 6, 14, 15), 16, (5, 4)))
+
+
+def grouped_direct(g: Graph) -> str:
+    return g.conv(g.input(2, 32, 5, 7), 64, (1, 1), group=2, strides=[2, 1])
+
+
+def depthwise(g: Graph) -> str:
+    return g.conv(g.input(1, 18, 7, 9), 18, (3, 2), group=18)
+
+
+def columns(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 1, 14, 32), 6, (5, 5)))
+
+
+def dense(g: Graph) -> str:
+    return g.node("Relu", g.node("Gemm", g.input(1, 40), g.draw(40, 33), g.draw(33)))
+
+
+def dense_rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(2, 4, 18), g.draw(18, 32))
+
+
+def pool(g: Graph) -> str:
+    x = g.conv(g.input(1, 5, 9, 11), 31, (1, 1))
+    return g.node("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
+
+
+def memory(g: Graph) -> str:
+    return g.node("Concat", g.node("Transpose", g.node("Sigmoid", g.input(5, 17))), g.input(17, 3), axis=1)
+
+
+def softmax(g: Graph) -> str:
+    return g.node("Softmax", g.node("Softmax", g.input(3, 5, 17), axis=2), axis=1)
+
+
+def fallback(g: Graph) -> str:
+    return g.node("GlobalAveragePool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
+
+
+RULES = {
+    "direct": "direct",
+    "direct_pool": "direct",
+    "grouped_direct": "direct",
+    "depthwise": "direct",
+    "columns": "columns",
+    "dense": "dense",
+    "dense_rows": "dense",
+    "pool": "pool",
+    "memory": "memory",
+    "softmax": "softmax",
+    "fallback": "fallback",
+}
+
+
+@pytest.mark.parametrize("isa", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("name", RULES)
+def test_rule(
+    name: str, isa: str, golden: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the shipped records: a measured config is no change of the rule."""
+    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule, target: None)
+    g = Graph()
+    g.output(globals()[name](g))
+    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", verify=False, activations=False)
+    assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
+    golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
+
+
+def test_every_rule_has_a_text() -> None:
+    from tvmcnn.schedule.x86 import RULES as ALL
+
+    assert set(RULES.values()) == set(ALL)
