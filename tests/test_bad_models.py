@@ -617,7 +617,7 @@ def test_file_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_full_disk_for_the_compilers_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.compiler.tempfile.TemporaryDirectory", failing(errno.ENOSPC))
+    monkeypatch.setattr("tvmcnn.codegen.tempfile.TemporaryDirectory", failing(errno.ENOSPC))
     compile_fails(tmp_path, ToolError, "No space left on device")
 
 

@@ -122,7 +122,7 @@ except InputError as error:
 
 def test_two_packages_side_by_side(compiled: Compiled, tmp_path: Path) -> None:
     graph = Graph()
-    graph.output(graph.node("Add", graph.input(2, 3), graph.constant(np.full((2, 3), 4))))
+    graph.output(graph.node("Add", graph.input(2, 3), graph.constant(np.full((2, 3), 4.0))))
     other = tvmcnn.compile(graph.model(), output=tmp_path / "other.so", verify=False)
     write_package(compiled.path, compiled.header, tmp_path / "lenet5")
     write_package(other.path, other.header, tmp_path / "other")
@@ -173,7 +173,7 @@ def test_package_leaves_what_is_foreign(
 
 
 def test_package_in_a_folder_that_is_not_there(compiled: Compiled, tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="cannot write the package .*: No such file or directory"):
+    with pytest.raises(ToolError, match=r"cannot write the package .*: No such file or directory"):
         write_package(compiled.path, compiled.header, tmp_path / "nowhere" / "lenet5")
     assert not list(tmp_path.iterdir())
 

@@ -40,7 +40,7 @@ def read_inputs(
             return {inputs[0].name: read_tensor(path)}
         if path.suffix.lower() in IMAGES:
             return {inputs[0].name: read_image(path, inputs[0].shape, mean, std, bgr)}
-    except TvmcnnError:
+    except (TvmcnnError, ModuleNotFoundError):
         raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
@@ -141,8 +141,9 @@ int32_t {name}_run({signature.parameters});
 """
 
 
-def source(program: Program, target: Target, opened: Sequence[int]) -> str:
-    """The C source of the chain. `opened` lists the steps that have an open variant."""
+def source(program: Program, target: Target, with_open: Collection[str]) -> str:
+    """The C source of the chain. `with_open` names the kernels that have an open variant."""
+    opened = [index for index, step in enumerate(program.steps) if step.choice.name in with_open]
     signature = Signature.of(program.network)
     name = signature.name
     calls = [f"{name}_{step.choice.name}({_arguments(step, signature)});" for step in program.steps]

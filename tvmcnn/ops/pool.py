@@ -11,6 +11,11 @@ from tvmcnn.network import Pixel, Step
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
 
+MINUS_INFINITY = float32(float("-inf"))
+# te.max starts from the lowest finite number, which a window of -inf alone must not return
+maximum = te.comm_reducer(tirx.max, lambda dtype: MINUS_INFINITY, name="maximum")
+
+
 def pool(step: Step, given: Operands) -> te.Tensor:
     """ONNX MaxPool and AveragePool: y[n, c, h, w] = max or mean over i, j of x[n, c, h·s + i·d − p, w·s + j·d − p].
 
@@ -24,7 +29,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     top, left = node["pads"][:2]
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
     is_max = node.op == "MaxPool"
-    neutral = te.min_value("float32") if is_max else float32(0.0)
+    neutral = MINUS_INFINITY if is_max else float32(0.0)
     edges = _edges(node.attributes, (height, width), shape[2:])
 
     def tap(*indices: Any) -> Expr:
@@ -33,7 +38,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
         value = given.read(name, Pixel(n, channel, h, w))
         tests = [test for needed, test in zip(edges, (h >= 0, w >= 0, h < height, w < width), strict=True) if needed]
         value = tirx.if_then_else(tirx.all(*tests), value, neutral) if tests else value
-        return te.max(value, axis=[rh, rw]) if is_max else te.sum(value, axis=[rh, rw])
+        return maximum(value, axis=[rh, rw]) if is_max else te.sum(value, axis=[rh, rw])
 
     window = te.compute(layout.physical(shape), tap, name="pool")
     divisor = None if is_max else given.constants[f"{choice.kernel.output.name}.divisor"]

@@ -1,0 +1,97 @@
+"""The manifest: what a library says of itself. No time, path or host: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tvmcnn.artifact import Manifest
+from tvmcnn.fusion import multiply_accumulates
+from tvmcnn.layout import FLOAT, stored_bytes
+from tvmcnn.network import Network, Program, Step, Tensor
+from tvmcnn.targets import Target
+
+
+def describe(program: Program, machine: Target, versions: Mapping[str, str], *, activations: bool) -> Manifest:
+    """The manifest of a program: everything that the runner needs, and everything that was decided on the way."""
+    network = program.network
+    return {
+        "name": network.name,
+        "versions": dict(versions),
+        "target": {"name": machine.name, "features": list(machine.features)},
+        "precision": "float32",
+        "threads": 1,
+        "inputs": [_entry(tensor) | {"stores": _seen(network, tensor.name)[1:]} for tensor in network.inputs],
+        "outputs": [_entry(tensor) for tensor in network.outputs],
+        "arena_bytes": program.arena_bytes,
+        "weights_bytes": len(program.weights),
+        "fallbacks": fallbacks(program),
+        "activations": activations,
+        "metadata": dict(network.metadata),
+        "folded": dict(network.folded),
+        "notes": list(network.notes),
+        "kernels": [_kernel(network, step) for step in program.steps],
+        "verification": None,
+    }
+
+
+def fallbacks(program: Program) -> int:
+    """Kernels that no rule of their own takes."""
+    return sum(step.choice.rule == "fallback" for step in program.steps)
+
+
+def kernel_line(step: Step) -> str:
+    """The line that compile prints: name, nodes, algorithm, layout, rule, tier and config."""
+    choice = step.choice
+    config = " ".join(f"{key}={value}" for key, value in _config(step).items())
+    decided = f"{choice.algorithm} -> {choice.writes}, rule {choice.rule} ({choice.tier}) {config}"
+    return f"{choice.name:<14} {choice.kernel.ops:<24} {decided}".rstrip()
+
+
+def _kernel(network: Network, step: Step) -> dict[str, Any]:
+    choice, place = step.choice, step.arguments[-1]
+    tensor = choice.kernel.output
+    read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
+    weights = sum(FLOAT * math.prod(shape) for shape in step.packed.values())
+    return {
+        "name": choice.name,
+        "ops": [node.op for node in choice.kernel.nodes],
+        "nodes": [node.name for node in choice.kernel.nodes],
+        "algorithm": choice.algorithm,
+        "rule": choice.rule,
+        "tier": choice.tier,
+        "config": _config(step),
+        "macs": multiply_accumulates(network, choice.kernel),
+        "bytes": read + weights + stored_bytes(tensor, choice.writes),
+        "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],
+        "stores": _seen(network, tensor.name),
+        "output": {
+            "space": place.space,
+            "index": place.index,
+            "offset": place.offset,
+            "shape": list(tensor.shape),
+            "block": choice.writes.block,
+            "halo": list(choice.writes.halo),
+        },
+    }
+
+
+def _config(step: Step) -> dict[str, Any]:
+    return dataclasses.asdict(step.choice.config) if step.choice.config is not None else {}
+
+
+def _entry(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": list(tensor.shape)}
+
+
+def _seen(network: Network, name: str) -> list[dict[str, Any]]:
+    """The ONNX tensors in the memory of tensor `name`: itself, and its Reshapes, which store nothing of their own."""
+    outputs = {tensor.name for tensor in network.outputs}
+    sources: dict[str, str] = {}
+    for node in network.nodes:
+        if node.op == "Reshape" and node.output not in outputs:
+            sources[node.output] = sources.get(node.inputs[0], node.inputs[0])
+    names = [name, *(alias for alias, source in sources.items() if source == name)]
+    return [_entry(network.tensors[n]) for n in names if n in network.tensors]
