@@ -2,7 +2,8 @@
 
     python tools/bench_peers.py --models lenet5:1 --threads 1 --json out.json
 
-Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds, do.
+Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds,
+do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The machine's own limit: GFLOP/s of independent fused multiply-adds on one core, measured in the process that asks."""
+"""The machine's own limit: GFLOP/s of independent fused multiply-adds on one core, measured in the process that
+asks."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class FmaPeak:
             path.write_text(source)
             flags = ["-O2", f"-march={target.name}", "-ffp-contract=fast", "-shared", "-fPIC"]
             library = path.with_suffix(".so")
-            subprocess.run([c_compiler(), *flags, "-o", str(library), str(path)], check=True)
+            subprocess.run([*c_compiler(), *flags, "-o", str(library), str(path)], check=True)
             self._peak = ctypes.CDLL(str(library)).peak
         self._peak.argtypes, self._peak.restype = [ctypes.c_long], ctypes.c_float
         self._flops = 2 * target.lanes * CHAINS

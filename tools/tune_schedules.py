@@ -2,8 +2,9 @@
 
     python tools/tune_schedules.py tvmcnn/data/lenet5.onnx -o schedules/x86-64-v3.jsonl
 
-Every candidate is a compiled library, timed kernel by kernel; the best few of each kernel are measured again, interleaved
-with the default, and one is recorded only if it wins beyond the spread and the network built from it agrees with NumPy.
+Every candidate is a compiled library, timed kernel by kernel; the best few of each kernel are measured again,
+interleaved with the default, and one is recorded only if it wins beyond the spread and the network built from it
+agrees with NumPy.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
 from fma_peak import FmaPeak
 
-import tvm
 import tvmcnn
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig
@@ -107,7 +108,8 @@ def tune(model: Path, target: str, folder: Path) -> list[dict[str, Any]]:
         medians = {config: float(np.median(values)) for config, values in times.items()}
         winner = min(best, key=lambda config: medians[config])
         print(
-            f"{step.choice.name}: {len(tried)} tried, default {default} {medians[None]:.2f} µs, best {winner} {medians[winner]:.2f} µs"
+            f"{step.choice.name}: {len(tried)} tried, default {default} {medians[None]:.2f} µs,"
+            f" best {winner} {medians[winner]:.2f} µs"
         )
         if medians[winner] < WIN * medians[None]:
             macs = next(k["macs"] for k in tvmcnn.load(base.path).manifest["kernels"] if k["name"] == step.choice.name)

@@ -21,8 +21,8 @@ def read_inputs(
 ) -> dict[str, Array]:
     """The arrays of a file by input name: .npy and .pb for a network with one input, .npz by name, or an image.
 
-    An image becomes (pixel/255 − mean) / std, one mean and std for all channels or one each. Raises InputError for a file
-    that cannot be read or does not fit.
+    An image becomes (pixel/255 − mean) / std, one mean and std for all channels or one each. Raises InputError for a
+    file that cannot be read or does not fit.
     """
     try:
         if path.suffix == ".npz":

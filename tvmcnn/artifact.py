@@ -1,9 +1,9 @@
 """The artifact: a shared library with a trailer behind its ELF image. Written, read and checked here.
 
-    | ELF image | manifest (JSON) | magic 8 | format u32 | 0 u32 | ELF bytes u64 | manifest bytes u64 | SHA-256 of manifest |
+    | ELF image | manifest (JSON) | footer: magic 8, format u32, 0 u32, ELF bytes u64, manifest bytes u64, its SHA-256 |
 
-The manifest carries the SHA-256 of the ELF image, so that every byte is covered and Python can refuse a damaged file before
-any of its code is mapped. The dynamic loader never looks past the ELF image. Needs neither TVM nor ONNX.
+The manifest carries the SHA-256 of the ELF image, so that every byte is covered and Python can refuse a damaged file
+before any of its code is mapped. The dynamic loader never looks past the ELF image. Needs neither TVM nor ONNX.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ def _choice(
     return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
 
 
-# ---- convolutions -------------------------------------------------------------------------------------------------------
+# ---- convolutions
+# -------------------------------------------------------------------------------------------------------
 
 
 def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
@@ -221,11 +222,13 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     ]
     v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
     # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
-    # otherwise keep in registers until the accumulators spill (lab notes: 2.29 against 3.36 µs on LeNet-5's second layer).
+    # otherwise keep in registers until the accumulators spill (lab notes: 2.29 against 3.36 µs on LeNet-5's second
+    # layer).
     return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
 
 
-# ---- the rest -----------------------------------------------------------------------------------------------------------
+# ---- the rest
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
@@ -292,4 +295,5 @@ def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
 
 
 def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})

@@ -1,4 +1,5 @@
-"""The command line: one function a command. Exit status 0 on success, 1 with one sentence for a mistake, 2 for usage."""
+"""The command line: one function a command. Exit status 0 on success, 1 with one sentence for a mistake, 2 for
+usage."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import numpy as np
 from tvmcnn import targets
 from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
+from tvmcnn.errors import InputError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
 from tvmcnn.runner import Runner, load
 from tvmcnn.version import __version__
@@ -142,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- commands -----------------------------------------------------------------------------------------------------------
+# ---- commands
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -158,8 +160,6 @@ def _compile(options: argparse.Namespace) -> int:
     import tvmcnn
 
     output = options.output or Path(f"{options.model.stem}.so")
-    if output.suffix != ".so":
-        raise ToolError(f"output '{output}' ends in '{output.suffix}'; a library's name must end in .so")
     compiled = tvmcnn.compile(
         options.model,
         options.target,
@@ -179,7 +179,8 @@ def _compile(options: argparse.Namespace) -> int:
     else:
         count = len(compiled.program.steps)
         print(
-            f"{count} kernels, {compiled.fallbacks} of them by the fallback rule; wrote {', '.join(written)} ({size:,} bytes)"
+            f"{count} kernels, {compiled.fallbacks} of them by the fallback rule;"
+            f" wrote {', '.join(written)} ({size:,} bytes)"
         )
     return 0
 
@@ -290,9 +291,8 @@ def _targets(options: argparse.Namespace) -> int:
         names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
         _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names})
         return 0
-    print(
-        f"this machine: {native.machine}, {cpus} usable CPU{'s' if cpus > 1 else ''}; native (or host) resolves to {native.name}"
-    )
+    plural = "s" if cpus > 1 else ""
+    print(f"this machine: {native.machine}, {cpus} usable CPU{plural}; native (or host) resolves to {native.name}")
     for target in targets.TARGETS.values():
         missing = target.missing()
         print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
@@ -300,12 +300,21 @@ def _targets(options: argparse.Namespace) -> int:
     return 0
 
 
-# ---- words and numbers --------------------------------------------------------------------------------------------------
+# ---- words and numbers
+# --------------------------------------------------------------------------------------------------
 
 
 def _progress(options: argparse.Namespace) -> Callable[[str], None]:
     """Lines for a person: on standard output, or on standard error where that belongs to JSON."""
-    return lambda line: print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+    stream = sys.stderr if options.json else sys.stdout
+
+    def say(line: str) -> None:
+        try:
+            print(line, file=stream, flush=True)
+        except BrokenPipeError:  # the reader, `head` say, has seen enough; the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    return say
 
 
 def _print_json(value: Any) -> None:

@@ -16,7 +16,7 @@ from tvmcnn.choose import choose
 from tvmcnn.codegen import chain, generate, scratch_folder
 from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.link import c_compiler
-from tvmcnn.errors import TvmcnnError, VerifyError
+from tvmcnn.errors import ToolError, TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import Model, c_identifier, import_model
 from tvmcnn.layout import lay_out
@@ -69,6 +69,10 @@ def compile(  # noqa: A001 (the contract's name)
     machine = resolve(target)
     c_compiler()  # missing, it is better said now than after the work
     path = Path(output) if output is not None else Path(f"{_stem(model)}.so")
+    if path.suffix != ".so":
+        raise ToolError(f"output '{path}' ends in '{path.suffix}'; a library's name must end in .so")
+    if not path.parent.is_dir():
+        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
 
     network = import_model(model, input_shapes, batch=batch, name=c_identifier(path.name.split(".")[0]))

@@ -20,7 +20,8 @@ class DirectConfig:
 
 @dataclass(frozen=True)
 class ColumnsConfig:
-    """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's window."""
+    """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's
+    window."""
 
     maps: int = 1
     vectors: int = 1
@@ -28,7 +29,8 @@ class ColumnsConfig:
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved parts."""
+    """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved
+    parts."""
 
     width: int = 64
     rows: int = 1

@@ -38,7 +38,8 @@ class DemoResult:
 
 
 def run_demo(mnist: Path | None, say: Callable[[str], None]) -> DemoResult:
-    """Compile LeNet-5 for this machine, verify it, classify printed digits and (from `mnist`) handwritten ones, time it.
+    """Compile LeNet-5 for this machine, verify it, classify printed digits and (from `mnist`) handwritten ones, time
+    it.
 
     Raises ToolError if `mnist` does not hold the four MNIST files.
     """

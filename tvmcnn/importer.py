@@ -1,9 +1,9 @@
 """Import: an ONNX file becomes a Network with closed shapes, explicit attributes and constant weights.
 
 onnx, onnx-ir and onnxscript do what is ONNX's own (conversion of opsets, folding, shape inference); `operators.py` says
-what each node means to tvmcnn. The order of the steps is the one that lab notes found right on 25 trained models: shapes
-are bound before anything folds, initializers leave the inputs before they are lifted, and the C++ converter runs rather
-than onnxscript's, which only relabels models older than opset 18.
+what each node means to tvmcnn. The order of the steps is the one that lab notes found right on 25 trained models:
+shapes are bound before anything folds, initializers leave the inputs before they are lifted, and the C++ converter
+runs rather than onnxscript's, which only relabels models older than opset 18.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
+ELEMENT_LIMIT = 2**31 - 1  # of one tensor: kernels index by int32
 LINE_LIMIT = 400  # characters of another library's error
 
 _CONSTANT = "constant: computed at compile time"
@@ -186,6 +187,8 @@ def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape]
         found = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dimensions]
         wanted = _bound_shape(label, name, found, [d.dim_param for d in dimensions], shapes.get(name), batch, notes)
         del dimensions[:]
+        if math.prod(wanted) > ELEMENT_LIMIT:
+            raise ModelError(f"input '{name}' of {label} would be {dims(wanted)}, more than {ELEMENT_LIMIT:,} elements")
         for extent in wanted:
             dimensions.add().dim_value = extent
     del proto.graph.value_info[:]
@@ -207,6 +210,8 @@ def _bound_shape(
     if given is not None:
         if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 1 for extent in given):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
+        if batch not in (None, given[0]):
+            raise ModelError(f"input '{name}' is given the shape {dims(given)} and the batch {batch}, which contradict")
         if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
             notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
         return tuple(int(extent) for extent in given)

@@ -39,7 +39,8 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
     return Program(network, tuple(steps), bytes(blob), arena_bytes, places)
 
 
-# ---- packed constants -------------------------------------------------------------------------------------------------
+# ---- packed constants
+# -------------------------------------------------------------------------------------------------
 
 
 def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
@@ -55,7 +56,8 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _operand(choice: Choice, array: Array) -> Array:
-    """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's rank."""
+    """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's
+    rank."""
     shape, block = choice.kernel.output.shape, choice.writes.block
     if choice.algorithm in ("elementwise", "reshape") and choice.writes.plain:
         return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
@@ -86,7 +88,8 @@ def _columns(choice: Choice, weight: Array) -> Array:
 
 
 def _dense(choice: Choice, weight: Array) -> Array:
-    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows in the order of the input's memory.
+    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows in the order of the input's
+    memory.
 
     K' counts the input's padding too; the weights there are zero.
     """
@@ -125,7 +128,8 @@ def window_sizes(choice: Choice) -> Array:
     return np.outer(counts[0], counts[1]).astype(np.float32)
 
 
-# ---- the arena ----------------------------------------------------------------------------------------------------------
+# ---- the arena
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int]:

@@ -65,8 +65,8 @@ def window_extent(axis: str, size: int, kernel: int, stride: int, begin: int, en
     span = size + begin + end - dilation * (kernel - 1) - 1
     if span < 0:
         raise ModelError(
-            f"the window does not fit: {axis}_out = ⌊({size} + {begin} + {end} − {dilation}·({kernel}−1) − 1) / {stride}⌋"
-            f" + 1 has the negative numerator {span}"
+            f"the window does not fit: {axis}_out = ⌊({size} + {begin} + {end} − {dilation}·({kernel}−1) − 1)"
+            f" / {stride}⌋ + 1 has the negative numerator {span}"
         )
     extent = (math.ceil(span / stride) if up else span // stride) + 1
     if up and (extent - 1) * stride >= size + begin:
@@ -250,7 +250,8 @@ def matmul(a: Value, b: Value) -> Meaning:
 
 OPERATORS["MatMul"] = OPERATORS.pop("Matmul")
 
-# ---- element-wise -----------------------------------------------------------------------------------------------------
+# ---- element-wise
+# -----------------------------------------------------------------------------------------------------
 
 
 def _binary(op: str) -> None:
@@ -266,19 +267,19 @@ def _binary(op: str) -> None:
     OPERATORS[op] = function
 
 
-def _unary(op: str) -> None:
+def _unary(op: str, formula: str) -> None:
     def function(x: Value) -> Meaning:
         _floats(x)
         return Meaning(op, (x,), x.shape)
 
-    function.__doc__ = f"ONNX {op}."
+    function.__doc__ = f"ONNX {op}: y = {formula}."
     OPERATORS[op] = function
 
 
 for _name in ("Add", "Sub", "Mul", "Div"):
     _binary(_name)
-for _name in ("Relu", "Sigmoid", "Tanh"):
-    _unary(_name)
+for _name, _formula in (("Relu", "max(0, x)"), ("Sigmoid", "1 / (1 + e^-x)"), ("Tanh", "tanh x")):
+    _unary(_name, _formula)
 
 
 @_operator
@@ -303,7 +304,8 @@ def batch_normalization(
     training_mode: int = 0,
     spatial: int = 1,
 ) -> Meaning:
-    """ONNX BatchNormalization at inference: y = x·s + t, s = scale/√(var+ε), t = b − mean·s, in float64 until stored."""
+    """ONNX BatchNormalization at inference: y = x·s + t, s = scale/√(var+ε), t = b − mean·s, in float64 until
+    stored."""
     _floats(x)
     if training_mode or not spatial:
         raise Unsupported(f"training_mode={training_mode}, spatial={spatial}; only 0 and 1 are supported")
@@ -329,7 +331,8 @@ def softmax(x: Value, *, axis: int = -1) -> Meaning:
     return Meaning("Softmax", (x,), x.shape, {"axis": _axis(axis, len(x.shape))})
 
 
-# ---- shape ------------------------------------------------------------------------------------------------------------
+# ---- shape
+# ------------------------------------------------------------------------------------------------------------
 
 
 @_operator
@@ -419,7 +422,8 @@ def identity(x: Value) -> Meaning:
     return Meaning("Reshape", (x,), x.shape)
 
 
-# ---- checks -----------------------------------------------------------------------------------------------------------
+# ---- checks
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _floats(*values: Value | None) -> None:
@@ -445,12 +449,14 @@ def _axis(axis: int, rank: int) -> int:
     return axis % rank
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------
+# ---- the table
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it does."""
+    """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it
+    does."""
 
     name: str
     attributes: str

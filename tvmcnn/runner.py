@@ -33,7 +33,8 @@ class ArrayInfo:
 
 @dataclass(frozen=True)
 class KernelProfile:
-    """What one kernel costs: median µs of many calls, its floating-point operations, the bytes that it reads and writes."""
+    """What one kernel costs: median µs of many calls, its floating-point operations, the bytes that it reads and
+    writes."""
 
     name: str
     ops: str
@@ -58,7 +59,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     check_platform()
     if missing := [feature for feature in manifest["target"]["features"] if feature not in cpu_flags()]:
         raise ArtifactError(
-            f"{os.fspath(path)} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
+            f"{os.fspath(path)} is made for {manifest['target']['name']};"
+            f" this CPU ({cpu_name()}) lacks {', '.join(missing)}"
         )
     if threads not in (None, 1):
         raise InputError(f"threads={threads}: libraries run on the caller's thread for now; allowed is 1")
@@ -83,8 +85,8 @@ class Runner:
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
 
-        Inputs are float32 arrays of exactly the compiled shapes: NumPy, or anything with __dlpack__ on the CPU. `out` takes
-        preallocated C-contiguous arrays, which are returned. Raises InputError for what does not fit.
+        Inputs are float32 arrays of exactly the compiled shapes: NumPy, or anything with __dlpack__ on the CPU. `out`
+        takes preallocated C-contiguous arrays, which are returned. Raises InputError for what does not fit.
         """
         if out is None:
             outputs: tuple[Any, ...] = tuple([np.empty(info.shape, np.float32) for info in self.outputs])
@@ -137,8 +139,8 @@ class Runner:
     def activations(self, *arrays: Any) -> dict[str, Array]:
         """Every tensor of the ONNX graph by its name, in the order that they are computed, outputs included.
 
-        Tensors that fusion hides come from an open variant of their kernel and agree with the fused one within rounding.
-        `folded` names those that no longer exist. Raises InputError if the library was compiled without them.
+        Tensors that fusion hides come from an open variant of their kernel and agree with the fused one within
+        rounding. `folded` names those that no longer exist. Raises InputError if the library was compiled without them.
         """
         if not self.manifest["activations"]:
             raise InputError(f"{self.path.name} was compiled with --no-activations: it cannot show hidden tensors")
@@ -201,7 +203,8 @@ class Runner:
     def _check_counts(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> None:
         if len(arrays) != len(self.inputs):
             raise InputError(
-                f"{len(arrays)} inputs given; {self.name} takes {len(self.inputs)}: {_names(i.name for i in self.inputs)}"
+                f"{len(arrays)} inputs given;"
+                f" {self.name} takes {len(self.inputs)}: {_names(info.name for info in self.inputs)}"
             )
         if len(outputs) != len(self.outputs):
             raise InputError(f"{len(outputs)} arrays in out=; {self.name} has {len(self.outputs)} outputs")

@@ -63,9 +63,8 @@ def resolve(name: str) -> Target:
         for candidate in sorted(TARGETS.values(), key=lambda target: -target.lanes):
             if not candidate.missing():
                 return replace(candidate, machine=cpu_name())
-        raise TargetError(
-            f"this CPU ({cpu_name()}) lacks {', '.join(TARGETS['x86-64-v3'].missing())}: tvmcnn needs at least x86-64-v3"
-        )
+        missing = ", ".join(TARGETS["x86-64-v3"].missing())
+        raise TargetError(f"this CPU ({cpu_name()}) lacks {missing}: tvmcnn needs at least x86-64-v3")
     if "," in name:
         raise TargetError(f"target '{name}': one library holds one target for now; choose one of {known()}")
     raise TargetError(f"unknown target '{name}'; allowed are {known()}")

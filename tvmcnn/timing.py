@@ -48,9 +48,8 @@ class Bench:
         ]
         for name, figure in (("net(x)", self.call), ("net(x, out=y)", self.bound)):
             rate = self.batch / figure.median * 1e6
-            lines.append(
-                f"{name:<14} median {figure.median:>9.1f} µs, p90 {figure.p90:.1f}, p99 {figure.p99:.1f}; {rate:,.0f} a second"
-            )
+            spread = f"p90 {figure.p90:.1f}, p99 {figure.p99:.1f}"
+            lines.append(f"{name:<14} median {figure.median:>9.1f} µs, {spread}; {rate:,.0f} a second")
         lines.append(
             f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}"
         )

@@ -38,7 +38,8 @@ class TensorError:
 
     def __str__(self) -> str:
         relative = self.difference / self.scale if self.scale else self.difference
-        return f"{self.name}: max |difference| {self.difference:.3g} ({relative:.2g} of the largest value), bound {self.bound:.3g}"
+        found = f"max |difference| {self.difference:.3g} ({relative:.2g} of the largest value)"
+        return f"{self.name}: {found}, bound {self.bound:.3g}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Verdict:
         if self.first_wrong is not None:
             return f"the first tensor that differs from NumPy is {self.first_wrong}"
         worst = self.as_json()["error"]
-        return f"verified against NumPy: {len(self.tensors)} tensors and the outputs agree (outputs within {worst:.1e} of max)"
+        agree = f"{len(self.tensors)} tensors and the outputs agree"
+        return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max)"
 
 
 def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0) -> Verdict:
@@ -115,9 +117,9 @@ def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, 
     """The allowed error of each tensor, relative to its largest value.
 
     Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
-    λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019). Along
-    a path the variances add, so a tensor's bound is λ·u·√(ΣK) over the layers before it. Softmax, Sigmoid and Tanh pass on
-    the absolute error of their input, which may be large beside their small output.
+    λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
+    Along a path the variances add, so a tensor's bound is λ·u·√(ΣK) over the layers before it. Softmax, Sigmoid and
+    Tanh pass on the absolute error of their input, which may be large beside their small output.
     """
     squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
     for node in network.nodes:

@@ -242,7 +242,8 @@ def _unpack(signature: Signature) -> str:
     words = [*signature.inputs, *signature.outputs]
     lines = [
         "  (void)self;",
-        f'  if (count != {len(words) + 1}) return tvmcnn_raise("TypeError", "expected {len(words)} tensors and the arena");',
+        f"  if (count != {len(words) + 1})",
+        f'    return tvmcnn_raise("TypeError", "expected {len(words)} tensors and the arena");',
     ]
     for position, (word, tensor) in enumerate(words):
         shape = ", ".join(map(str, tensor.shape)) or "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,11 +16,18 @@ from tvmcnn.errors import ToolError
 NATIVE = Path(__file__).parent / "native"
 
 
-def c_compiler() -> str:
-    """The C compiler: $CC, else cc, gcc or clang. Raises ToolError with how to get one."""
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if name and (path := shutil.which(name)):
-            return path
+def c_compiler() -> list[str]:
+    """The command of the C compiler: $CC, which may have arguments, else cc, gcc or clang.
+
+    Raises ToolError with how to get one.
+    """
+    if named := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(named[0]) is None:
+            raise ToolError(f"$CC names the C compiler '{named[0]}', which is not found")
+        return named
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return [path]
     raise ToolError("no C compiler found (looked for $CC, cc, gcc, clang): install one, on Debian by 'apt install gcc'")
 
 
@@ -31,7 +39,7 @@ def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence
     """
     compiler = c_compiler()
     (folder / "chain.c").write_text(source)
-    (folder / "weights.bin").write_bytes(weights or b"\\0")
+    (folder / "weights.bin").write_bytes(weights or b"\0")
     (folder / "weights.s").write_text(
         f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
         f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
@@ -43,10 +51,10 @@ def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence
     includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
     _run(
-        [compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes],
+        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes],
         folder,
     )
-    _run([compiler, "-c", "weights.s"], folder)
+    _run([*compiler, "-c", "weights.s"], folder)
     output = f"{name}.so"
     flags = [
         "-shared",
@@ -57,7 +65,7 @@ def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence
         "-Wl,--as-needed",
     ]
     names = sorted(path.name for path in objects)
-    _run([compiler, *flags, "-o", output, "chain.o", "weights.o", *names, "-lm"], folder)
+    _run([*compiler, *flags, "-o", output, "chain.o", "weights.o", *names, "-lm"], folder)
     return folder / output
 
 

@@ -68,7 +68,8 @@ def columns(step: Step, given: Operands) -> te.Tensor:
     """Output columns in the lanes, for few maps. x: plain, without a halo; y: plain, rows rounded up to whole vectors.
 
     "deinterleave" copies the padded image once, column t·j + f to (f, j), where t = stride · width of the fused pool:
-    then the pixels under neighbouring lanes are neighbours in memory, for every tap of every pixel of the pool's window.
+    then the pixels under neighbouring lanes are neighbours in memory, for every tap of every pixel of the pool's
+    window.
     """
     choice = step.choice
     node, layout = choice.kernel.anchor, choice.reads[0]

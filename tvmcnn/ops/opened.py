@@ -1,6 +1,7 @@
 """Open variants: the nodes of one fused kernel as separate expressions in plain layout, so that hidden tensors show.
 
-They read the very inputs and packed constants of the fused kernel, and store each tensor that fusion keeps in registers.
+They read the very inputs and packed constants of the fused kernel, and store each tensor that fusion keeps in
+registers.
 """
 
 from __future__ import annotations

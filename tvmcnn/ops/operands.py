@@ -1,4 +1,5 @@
-"""The operands of a kernel as tensor expressions: read by their ONNX name at logical coordinates, whatever the layout."""
+"""The operands of a kernel as tensor expressions: read by their ONNX name at logical coordinates, whatever the
+layout."""
 
 from __future__ import annotations
 
@@ -72,8 +73,8 @@ def float32(value: float) -> Expr:
 
 
 def output_pixel(layout: Layout, *indices: Any) -> Pixel:
-    """The logical coordinates that a store to `indices` of an image in `layout` writes; inside the halo they are outside
-    the image.
+    """The logical coordinates that a store to `indices` of an image in `layout` writes; inside the halo they are
+    outside the image.
     """
     n, block, row, column = indices[:4]
     lane = indices[4] if layout.block > 1 else 0

@@ -10,10 +10,9 @@ from tvm.ir import Expr
 from tvmcnn.network import Pixel, Step
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
-
 MINUS_INFINITY = float32(float("-inf"))
 # te.max starts from the lowest finite number, which a window of -inf alone must not return
-maximum = te.comm_reducer(tirx.max, lambda dtype: MINUS_INFINITY, name="maximum")
+maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: MINUS_INFINITY, name="maximum")
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:

@@ -1,4 +1,5 @@
-"""Schedule: a declared PrimFunc and a rule's config become a scheduled PrimFunc. Rules hold steps, configs hold numbers."""
+"""Schedule: a declared PrimFunc and a rule's config become a scheduled PrimFunc. Rules hold steps, configs hold
+numbers."""
 
 from __future__ import annotations
 

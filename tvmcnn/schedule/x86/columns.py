@@ -1,8 +1,8 @@
 """Convolution with output columns in the lanes, for networks with few maps: LeNet-5's first layer fills 14 of 16 lanes
 this way where channels would fill 6.
 
-The pool's window lies in different accumulators, so that pooling is a maximum of registers. Each tap broadcasts one weight
-a map and loads one vector a pixel of the window.
+The pool's window lies in different accumulators, so that pooling is a maximum of registers. Each tap broadcasts one
+weight a map and loads one vector a pixel of the window.
 """
 
 from __future__ import annotations
