@@ -262,7 +262,7 @@ MISTAKES = [
     ("demo --data nowhere", "the folder nowhere holds neither t10k-images-idx3-ubyte nor t10k-images-idx3-ubyte.gz"),
     ("compile {m} -o out.txt", "'out.txt' ends in '.txt'; a library's name must end in .so"),
     ("compile {m} -o out", "a library's name must end in .so"),
-    ("compile {m} --no-verify -o nowhere/out.so", "cannot write nowhere/out.so: No such file or directory"),
+    ("compile {m} --no-verify -o nowhere/out.so", "cannot write nowhere/out.so: the folder nowhere does not exist"),
     ("compile {m} --target sparc", "unknown target 'sparc'; allowed are native, host, x86-64-v3, x86-64-v4"),
     ("compile {m} --target x86-64-v3,x86-64-v4", "one library holds one target for now"),
     ("compile {m} --input-shape image:1x1x32x32", "has no input 'image'; its inputs are input"),
