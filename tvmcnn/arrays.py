@@ -35,7 +35,7 @@ def read_inputs(
             with path.open("rb") as file:
                 return {inputs[0].name: np.lib.format.read_array(file, allow_pickle=False)}
         if path.suffix == ".pb":
-            from tvmcnn.importer import read_tensor  # needs onnx, which running a library does not
+            from tvmcnn.onnx_file import read_tensor  # needs onnx, which running a library does not
 
             return {inputs[0].name: read_tensor(path)}
         if path.suffix.lower() in IMAGES:

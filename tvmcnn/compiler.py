@@ -18,10 +18,11 @@ from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.link import c_compiler
 from tvmcnn.errors import ToolError, TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse
-from tvmcnn.importer import Model, c_identifier, import_model
+from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Program, Shape, Step
+from tvmcnn.onnx_file import Model
 from tvmcnn.ops import declare, declare_open
 from tvmcnn.records import load_records
 from tvmcnn.schedule import schedule

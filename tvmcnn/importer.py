@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,14 +24,12 @@ from onnxscript.rewriter.rules import common as rules
 
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
+from tvmcnn.onnx_file import Model, one_line, read_model
 from tvmcnn.operators import OPERATORS, Unsupported, Value
-
-Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
 ELEMENT_LIMIT = 2**31 - 1  # of one tensor: kernels index by int32
-LINE_LIMIT = 400  # characters of another library's error
 
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"
@@ -75,53 +72,6 @@ def import_model(
     return _network(proto, label, c_identifier(stem), folded, tuple(notes))
 
 
-def read_model(model: Model) -> onnx.ModelProto:
-    """The checked ModelProto of a path, of bytes, or of a proto (copied, so that the caller's stays as it was).
-
-    Raises ModelError naming the file where it is missing, empty, truncated or no ONNX.
-    """
-    if isinstance(model, onnx.ModelProto):
-        proto, label = onnx.ModelProto(), "the model"
-        proto.CopyFrom(model)
-    elif isinstance(model, bytes):
-        proto, label = _parse(model, "the model"), "the model"
-    else:
-        label = os.fspath(model)
-        try:
-            data = Path(label).read_bytes()
-        except OSError as error:
-            raise ModelError(f"cannot read {label}: {error.strerror}") from error
-        proto = _parse(data, label)
-        try:
-            onnx.external_data_helper.load_external_data_for_model(proto, str(Path(label).parent))
-        except Exception as error:
-            raise ModelError(f"{label}: its external data cannot be loaded: {_one_line(error)}") from error
-    if not proto.graph.node:
-        raise ModelError(f"{label} is not an ONNX model: it holds no nodes")
-    if not proto.graph.output:
-        raise ModelError(f"{label} has no outputs: there is nothing to compute")
-    for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            raise ModelError(f"'{value.name}' of {label} has no shape: an input or output must have one, open or not")
-    _check_text(proto, label)
-    try:
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        raise ModelError(f"{label} is not a valid ONNX model: {_one_line(error)}") from error
-    for tensor in proto.graph.initializer:
-        _check_size(tensor, label)
-    return proto
-
-
-def read_tensor(path: Path) -> Array:
-    """The array of a TensorProto file, such as the ONNX model zoo's input_0.pb. Raises ModelError if it is none."""
-    try:
-        array: Array = onnx.numpy_helper.to_array(onnx.load_tensor(str(path)))
-    except Exception as error:
-        raise ModelError(f"{path} is not an ONNX tensor: {_one_line(error)}") from error
-    return array
-
-
 def c_identifier(text: str) -> str:
     """squeezenet-1.1 --> squeezenet_1_1: a name that C and the linker accept."""
     name = re.sub(r"\W", "_", text, flags=re.ASCII) or "model"
@@ -132,43 +82,6 @@ def open_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The graph inputs that a user must feed: those that no initializer gives a value."""
     given = {tensor.name for tensor in proto.graph.initializer}
     return [value for value in proto.graph.input if value.name not in given]
-
-
-def _parse(data: bytes, label: str) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:
-        raise ModelError(f"{label} is not an ONNX model or is truncated ({len(data)} bytes do not parse)") from error
-
-
-def _check_text(message: Any, label: str) -> None:
-    """Refuse text that is not UTF-8: protobuf hands it on as bytes, which no later step expects."""
-    for field, value in message.ListFields():
-        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue
-        for item in (value,) if hasattr(value, "ListFields") or isinstance(value, str | bytes) else value:
-            if isinstance(item, bytes):
-                raise ModelError(f"{label} is damaged: the text in its field '{field.full_name}' is not UTF-8")
-            if not isinstance(item, str):
-                _check_text(item, label)
-
-
-def _check_size(tensor: onnx.TensorProto, label: str) -> None:
-    """Refuse an initializer whose data is not as long as its shape says."""
-    try:
-        fits = min(tensor.dims, default=0) >= 0 and onnx.numpy_helper.to_array(tensor).shape == tuple(tensor.dims)
-    except Exception:  # NumPy's and onnx's errors for a length that does not fit, a type that does not exist
-        fits = False
-    if not fits:
-        raise ModelError(
-            f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}"
-        )
-
-
-def _one_line(error: Exception) -> str:
-    """The text of an error in one line: onnx's checker names the node in its second line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return (text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]} ...") or type(error).__name__
 
 
 # ---- shapes -------------------------------------------------------------------------------------------------------
@@ -237,7 +150,7 @@ def _infer_shapes(proto: onnx.ModelProto, label: str, *, values: bool = True) ->
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=values)
     except Exception as error:
-        raise ModelError(f"the shapes of {label} do not fit: {_one_line(error)}") from error
+        raise ModelError(f"the shapes of {label} do not fit: {one_line(error)}") from error
 
 
 # ---- rewriting by onnx, onnx-ir and onnxscript ----------------------------------------------------------------------
@@ -263,7 +176,7 @@ def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     try:
         converted = version_converter.convert_version(proto, OPSET)
     except Exception as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         raise ModelError(f"{label}: opset {opset} cannot be converted to {OPSET}: {reason}") from error
     proto.CopyFrom(converted)
     return [f"opset {opset} converted to {OPSET}"]
@@ -312,7 +225,7 @@ def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tu
             step()
             passes.RemoveUnusedNodesPass()(model)
         except Exception as error:
-            raise ModelError(f"{label} cannot be simplified ({reason}): {_one_line(error)}") from error
+            raise ModelError(f"{label} cannot be simplified ({reason}): {one_line(error)}") from error
         left = {value.name for node in model.graph for value in node.outputs}
         for name in original.keys() - left - folded.keys():
             folded[name] = _IDENTITY if original[name] in ("Dropout", "Identity") else reason
@@ -403,7 +316,7 @@ def _node(
     try:
         meaning = operator(*operands, **attributes)
     except TypeError as error:
-        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {_one_line(error)}") from error
+        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {one_line(error)}") from error
     except ModelError as error:
         raise ModelError(f"{label}: {title}: {error}") from error
     output = node.output[0]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.errors import ModelError
-from tvmcnn.importer import Model, import_model
+from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network, Shape
+from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
 from tvmcnn.runner import Runner, load
 
