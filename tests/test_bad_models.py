@@ -572,6 +572,33 @@ def test_c_compiler_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     compile_fails(tmp_path, ToolError, "mycc failed (status 4): chain.c:4: error: no luck")
 
 
+def test_c_compiler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user names is never replaced by something else without a word."""
+    monkeypatch.setenv("CC", "no-such-compiler -m64")
+    compile_fails(tmp_path, ToolError, "$CC names the C compiler 'no-such-compiler', which is not found")
+
+
+def test_c_compiler_with_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "env LC_ALL=C cc")
+    tvmcnn.compile(MODEL, output=tmp_path / "net.so", verify=False, activations=False)
+    assert (tmp_path / "net.so").is_file()
+
+
+def test_output_that_is_no_library(tmp_path: Path) -> None:
+    compile_fails(tmp_path, ToolError, "ends in '.bin'", "must end in .so", output=tmp_path / "net.bin")
+
+
+def test_batch_that_contradicts_the_shape(tmp_path: Path) -> None:
+    words = ("'input' is given the shape 2x1x32x32 and the batch 3",)
+    compile_fails(tmp_path, ModelError, *words, input_shapes={"input": (2, 1, 32, 32)}, batch=3)
+
+
+def test_batch_that_no_index_reaches(tmp_path: Path) -> None:
+    compile_fails(
+        tmp_path, ModelError, "99999999999999x1x32x32", "more than 2,147,483,647 elements", batch=99_999_999_999_999
+    )
+
+
 def test_output_folder_that_is_missing(tmp_path: Path) -> None:
     target = tmp_path / "no" / "such"
     compile_fails(target, ToolError, "cannot write", "net.so", "does not exist")

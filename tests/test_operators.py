@@ -293,6 +293,19 @@ def test_pool(op: str, blocked: bool, target: str, tmp_path: Path) -> None:
     assert ("pool" in rules) == blocked
 
 
+def test_max_pool_of_minus_infinity(tmp_path: Path) -> None:
+    """A window of -inf, or of it and padding, is -inf: the reduction may not start from the lowest finite number."""
+    g = Graph()
+    g.output(g.node("MaxPool", g.input(1, 2, 5, 7), kernel_shape=[2, 3], pads=[1, 0, 0, 1]))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "pool.so", verify=False)
+    x = np.arange(70, dtype=np.float32).reshape(1, 2, 5, 7)
+    x[0, 0] = -np.inf
+    found = tvmcnn.load(compiled.path)(x)
+    (wanted,) = tvmcnn.reference(g.model(), x).values()
+    assert np.isneginf(wanted[0, 0]).all()
+    assert np.array_equal(found, wanted)
+
+
 def test_pool_of_columns(tmp_path: Path) -> None:
     """Plain rows that were rounded up to whole vectors: what lies past the image never wins, nor counts."""
     g = Graph()
