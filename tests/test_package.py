@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import Graph
+from onnx import helper
 
 import tvmcnn
 from tvmcnn.cli import main
@@ -228,3 +229,25 @@ def test_header_declares_what_the_library_exports(compiled: Compiled) -> None:
         assert hasattr(library, name)
     assert library.lenet5_check() == 0
     assert f"#define LENET5_ARENA_BYTES {compiled.program.arena_bytes} " in compiled.header.replace("\n", " ")
+
+
+def test_names_that_c_reserves(tmp_path: Path) -> None:
+    """Keywords of C and C++, macros, what the generated functions use, names that differ in case or in signs only."""
+    names = ["count", "class", "self", "NULL", "int", "_x", "a b", "a_b", "é", "1", "W", "w", "arena", "linux"]
+    names += ["TVMCNN_OK", "net_run", "tvmcnn_data"]
+    nodes = [helper.make_node("Relu", [name], [f"y{name}"]) for name in names]
+    infos = [
+        [helper.make_tensor_value_info(f"{prefix}{name}", 1, [2, i + 3]) for i, name in enumerate(names)]
+        for prefix in ("", "y")
+    ]
+    graph = helper.make_graph(nodes, "names", *infos)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    compiled = tvmcnn.compile(model, output=tmp_path / "net.so")
+    arrays = [np.linspace(-1, 1, 2 * (i + 3), dtype=np.float32).reshape(2, i + 3) for i in range(len(names))]
+    for found, array in zip(tvmcnn.load(compiled.path)(*arrays), arrays, strict=True):
+        assert np.array_equal(found, np.maximum(array, 0))
+    (tmp_path / "net.h").write_text(compiled.header)
+    (tmp_path / "use.cc").write_text('#include "net.h"\nint main() { return net_check(); }\n')
+    command = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-c", "use.cc"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ The Python runner steps through the same calls one at a time (`lenet5_step`), so
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,46 +17,17 @@ from dataclasses import dataclass
 from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
 from tvmcnn.targets import Target
 
-_C_WORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "arena",
-        "hidden",
-        "step",
-        "repeat",
-    ]
+# Words that a parameter may not be called: of C, of C++ (for the header), macros, and what the generated functions use.
+_TAKEN = frozenset(
+    """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval
+    constexpr constinit const_cast continue co_await co_return co_yield decltype default delete do double dynamic_cast
+    else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not
+    not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
+    signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
+    typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
+    NULL errno int32_t int64_t linux unix arena args count hidden repeat result self step
+    """.split()
 )
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
@@ -78,10 +48,11 @@ class Signature:
         def name(tensor: Tensor) -> str:
             word = re.sub(r"\W", "_", tensor.name, flags=re.ASCII)
             word = f"t{word}" if not word or word[0].isdigit() else word
-            word = f"{word}_" if word in _C_WORDS or keyword.iskeyword(word) else word
-            while word in taken:
+            ours = word.startswith(("_", "tvmcnn", "TVMCNN", f"{network.name}_"))
+            word = f"{word}_" if word in _TAKEN or ours else word
+            while word.upper() in taken:  # the macros of their sizes are in capitals
                 word += "_"
-            taken.add(word)
+            taken.add(word.upper())
             return word
 
         inputs = tuple((name(tensor), tensor) for tensor in network.inputs)
