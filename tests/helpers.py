@@ -183,7 +183,7 @@ def assert_within(name: str, found: Array, wanted: Array, bound: Array) -> None:
         pytest.fail(f"{text} {found[first]:.8g}, not {wanted[first]:.8g}")
 
 
-# ---- tolerance -------------------------------------------------------------------------------------------------------
+# ---- tolerance ------------------------------------------------------------------------------------------------------
 
 
 def error_bounds(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:

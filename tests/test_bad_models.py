@@ -70,7 +70,7 @@ def refused(source: Any, *words: str, kind: type[TvmcnnError] = ModelError, **ar
     return text
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_file_that_is_missing(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_weight_longer_than_its_shape(extent: int) -> None:
     refused(long, name)
 
 
-# ---- operators -------------------------------------------------------------------------------------------------------
+# ---- operators ------------------------------------------------------------------------------------------------------
 
 
 def test_unsupported_operators_are_all_listed_at_once() -> None:
@@ -268,7 +268,7 @@ def test_operator_of_another_domain() -> None:
     refused(foreign, "node 'f' (Fancy): operator com.example.Fancy is not supported", kind=UnsupportedError)
 
 
-# ---- weights and shapes ----------------------------------------------------------------------------------------------
+# ---- weights and shapes ---------------------------------------------------------------------------------------------
 
 
 def test_missing_weight() -> None:
@@ -405,7 +405,7 @@ def test_input_without_a_shape() -> None:
     refused(bad, "'x' of the model has no shape")
 
 
-# ---- the file as a whole ---------------------------------------------------------------------------------------------
+# ---- the file as a whole --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("opset", [1, 6, onnx.defs.onnx_opset_version() + 1, 99])
@@ -517,7 +517,7 @@ def test_external_data_of_a_model_that_has_no_folder(tmp_path: Path) -> None:
     refused(data)
 
 
-# ---- the machine and the disk ----------------------------------------------------------------------------------------
+# ---- the machine and the disk ---------------------------------------------------------------------------------------
 
 
 def compile_fails(folder: Path, kind: type[TvmcnnError], *words: str, **arguments: Any) -> None:

@@ -28,7 +28,7 @@ def draw(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-# ---- IDX files --------------------------------------------------------------------------------------------------
+# ---- IDX files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(300,), (3, 4), (2, 3, 5), (0, 28, 28)])
@@ -92,7 +92,7 @@ def test_a_plain_file_goes_before_a_packed_one(tmp_path: Path) -> None:
     assert find_idx(tmp_path, "part") == tmp_path / "part"
 
 
-# ---- MNIST ------------------------------------------------------------------------------------------------------
+# ---- MNIST ----------------------------------------------------------------------------------------------------------
 
 
 def write_mnist(folder: Path, part: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
@@ -135,7 +135,7 @@ def test_check_mnist(tmp_path: Path) -> None:
     check_mnist(tmp_path)
 
 
-# ---- normalisation, picture -------------------------------------------------------------------------------------
+# ---- normalisation, picture -----------------------------------------------------------------------------------------
 
 
 def test_normalisation() -> None:
@@ -172,7 +172,7 @@ def test_picture_shows_where_the_ink_is() -> None:
     assert abs(lines[14].index("9") - 26) <= 1
 
 
-# ---- array files ------------------------------------------------------------------------------------------------
+# ---- array files ----------------------------------------------------------------------------------------------------
 
 
 def test_arrays_round_trip(tmp_path: Path) -> None:

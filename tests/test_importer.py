@@ -88,7 +88,7 @@ def assert_compiles_right(source: onnx.ModelProto, folder: Path, **arguments: An
     return runner
 
 
-# ---- windows ---------------------------------------------------------------------------------------------------------
+# ---- windows --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_depth_of_the_input(depth: int, tmp_path: Path) -> None:
     assert runner.outputs[0].shape == (2, 7, 9, 11)
 
 
-# ---- constants -------------------------------------------------------------------------------------------------------
+# ---- constants ------------------------------------------------------------------------------------------------------
 
 
 def test_add_as_bias_joins_the_convolution(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_statistics_named_like_those_that_import_makes(tmp_path: Path) -> None:
     assert_compiles_right(model(nodes, weights, outputs="z"), tmp_path)
 
 
-# ---- inputs ----------------------------------------------------------------------------------------------------------
+# ---- inputs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ir_version", [3, 8])
@@ -432,7 +432,7 @@ def test_network_prints_itself() -> None:
     assert "pool1 = MaxPool(relu1) kernel_shape=(2, 2) strides=(2, 2)" in text
 
 
-# ---- opsets ----------------------------------------------------------------------------------------------------------
+# ---- opsets ---------------------------------------------------------------------------------------------------------
 
 
 def small_cnn(opset: int) -> onnx.ModelProto:
@@ -525,7 +525,7 @@ def test_ceil_mode(op: str, tmp_path: Path) -> None:
     assert import_model(model([node(op, "x", "y", kernel_shape=[2, 3], strides=[3, 4])])).outputs[0].shape[2:] == (4, 3)
 
 
-# ---- trained models of others ----------------------------------------------------------------------------------------
+# ---- trained models of others ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

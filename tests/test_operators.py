@@ -24,7 +24,7 @@ from tvmcnn.reference import reference
 EDGES = (7, 8, 9, 15, 16, 17, 31, 33)  # around the vectors of 8 and 16 floats
 
 
-# ---- convolutions ----------------------------------------------------------------------------------------------------
+# ---- convolutions ---------------------------------------------------------------------------------------------------
 
 
 def test_conv_at_vector_edges_of_channels(target: str, tmp_path: Path) -> None:
@@ -156,11 +156,74 @@ def test_conv_with_residual(first: bool, target: str, tmp_path: Path) -> None:
     for shape, group in (((1, 17, 5, 6), 1), ((3, 16, 4, 7), 1), ((1, 18, 4, 9), 18), ((1, 6, 5, 7), 2)):
         x = g.input(*shape)
         stem = g.node("Relu", g.conv(x, shape[1], (1, 1)))
-        for residual in (x, stem) if group == 1 else (stem,):
+        other = g.node("Tanh", g.conv(x, shape[1], (1, 1)))
+        for residual in (x, other) if group == 1 else (other,):
             y = g.conv(stem, shape[1], (3, 3), pads=[1, 1, 1, 1], group=group)
             g.output(g.node("Relu", g.node("Add", *((residual, y) if first else (y, residual)))))
     compiled = check(g.model(), tmp_path, target)
     assert not any(step.choice.kernel.anchor.op == "Add" for step in compiled.program.steps)
+
+
+def test_residual_that_is_the_own_input(target: str, tmp_path: Path) -> None:
+    """conv(x) + x by columns, by channels, from few channels, depthwise, and a product: x is read in two ways."""
+    g = Graph()
+    for shape, group in (((1, 1, 40, 30), 1), ((1, 3, 9, 11), 1), ((2, 18, 5, 7), 1), ((1, 17, 6, 9), 17)):
+        x = g.node("Relu", g.input(*shape))
+        y = g.conv(x, shape[1], (3, 3), pads=[1, 1, 1, 1], group=group)
+        g.output(g.node("Add", x, y))
+    f = g.node("Flatten", g.conv(g.input(3, 2, 4, 6), 2, (1, 2)))
+    g.output(g.node("Add", g.node("Gemm", f, g.draw(40, 40)), f))
+    check(g.model(), tmp_path, target)
+
+
+def test_pool_behind_a_residual(target: str, tmp_path: Path) -> None:
+    """The residual has a value for each pixel of the pool's window."""
+    g = Graph()
+    x = g.input(1, 18, 9, 12)
+    for op in ("MaxPool", "AveragePool"):
+        y = g.node("Add", g.conv(x, 17, (2, 3)), g.node("Tanh", g.conv(x, 17, (2, 3))))
+        g.output(g.node(op, y, kernel_shape=[2, 2], strides=[2, 2]))
+    check(g.model(), tmp_path, target)
+
+
+def test_one_memory_under_two_shapes(target: str, tmp_path: Path) -> None:
+    """Both convolutions want their input with the same halo: a copy for one shape is none for the other."""
+    g = Graph()
+    x = g.node("Relu", g.input(1, 2, 6, 10))
+    turned = g.node("Reshape", x, g.constant(np.array([1, 3, 8, 5])))
+    for y in (x, turned):
+        g.output(g.conv(y, 17, (3, 3), pads=[1, 1, 1, 1]))
+    check(g.model(), tmp_path, target)
+
+
+def test_long_rows(target: str, tmp_path: Path) -> None:
+    """What would fill the stack if a whole row were kept: Softmax along 70,001, 5,003 columns, a dilation of 40."""
+    g = Graph()
+    row = g.input(1, 70_001)
+    g.output(g.node("Softmax", row, axis=1))
+    m = g.input(4, 8)
+    g.output(g.node("Gemm", m, g.draw(8, 5_003)))
+    g.output(g.conv(g.input(1, 1, 85, 90), 5, (3, 3), dilations=[40, 40], pads=[40, 40, 40, 40]))
+    check(g.model(), tmp_path, target)
+
+
+def test_gemm_bias_shapes(tmp_path: Path) -> None:
+    """One value a column, in a row or alone; one a row is no bias of the columns, also where rows equal columns."""
+    g = Graph()
+    x = g.input(4, 7)
+    g.output(*(g.node("Gemm", x, g.draw(7, 4), g.draw(*shape)) for shape in ((4,), (1, 4), (1,), (1, 1))))
+    check(g.model(), tmp_path)
+    g = Graph()
+    g.output(g.node("Gemm", g.input(4, 7), g.draw(7, 4), g.draw(4, 1)))
+    with pytest.raises(UnsupportedError, match="4x1; only a bias of 4 values"):
+        tvmcnn.compile(g.model(), output=tmp_path / "net.so")
+
+
+def test_concat_with_a_constant_is_refused(tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.node("Concat", g.input(2, 3), g.draw(2, 4), axis=1))
+    with pytest.raises(UnsupportedError, match=r"Concat.*reads a constant"):
+        tvmcnn.compile(g.model(), output=tmp_path / "net.so")
 
 
 def test_residual_computed_after_the_convolution(tmp_path: Path) -> None:
@@ -182,7 +245,7 @@ def test_same_tensor_twice(tmp_path: Path) -> None:
     check(g.model(), tmp_path)
 
 
-# ---- element-wise ----------------------------------------------------------------------------------------------------
+# ---- element-wise ---------------------------------------------------------------------------------------------------
 
 
 def test_unary(target: str, tmp_path: Path) -> None:
@@ -261,7 +324,7 @@ def test_softmax(tmp_path: Path) -> None:
     check(g.model(), tmp_path)
 
 
-# ---- pools -----------------------------------------------------------------------------------------------------------
+# ---- pools ----------------------------------------------------------------------------------------------------------
 
 POOLS: list[dict[str, Any]] = [
     {"kernel_shape": [2, 3]},
@@ -317,7 +380,7 @@ def test_pool_of_columns(tmp_path: Path) -> None:
     assert any(step.choice.algorithm == "columns" for step in check(g.model(), tmp_path).program.steps)
 
 
-# ---- dense -----------------------------------------------------------------------------------------------------------
+# ---- dense ----------------------------------------------------------------------------------------------------------
 
 
 def test_gemm(target: str, tmp_path: Path) -> None:
@@ -360,7 +423,7 @@ def test_chain_of_dense_layers(target: str, tmp_path: Path) -> None:
     check(g.model(), tmp_path, target)
 
 
-# ---- shape -----------------------------------------------------------------------------------------------------------
+# ---- shape ----------------------------------------------------------------------------------------------------------
 
 
 def test_concat(tmp_path: Path) -> None:
@@ -412,7 +475,7 @@ def test_readers_of_a_reshaped_image(tmp_path: Path) -> None:
     check(g.model(), tmp_path)
 
 
-# ---- the graph -------------------------------------------------------------------------------------------------------
+# ---- the graph ------------------------------------------------------------------------------------------------------
 
 
 def test_dropout_and_identity_vanish(tmp_path: Path) -> None:
@@ -500,7 +563,7 @@ def test_reference_is_a_function_after_compile() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-# ---- random networks -------------------------------------------------------------------------------------------------
+# ---- random networks ------------------------------------------------------------------------------------------------
 
 
 def random_network(seed: int) -> Graph:
@@ -556,7 +619,7 @@ def test_random_network(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check(random_network(seed).model(), tmp_path, use_target(("x86-64-v3", SPLIT)[seed % 2], monkeypatch))
 
 
-# ---- AVX-512, read rather than run -----------------------------------------------------------------------------------
+# ---- AVX-512, read rather than run ----------------------------------------------------------------------------------
 
 SPILLS = 0.05  # of the FMAs; 45 in 84 is what a bad tile has
 
@@ -596,7 +659,7 @@ def test_avx512_code_keeps_its_accumulators_in_registers(build: Any, tmp_path: P
             assert stack <= SPILLS * fmas, text_
 
 
-# ---- the tolerance ---------------------------------------------------------------------------------------------------
+# ---- the tolerance --------------------------------------------------------------------------------------------------
 
 
 def test_the_tolerance_is_tight(tmp_path: Path) -> None:

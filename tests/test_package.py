@@ -58,7 +58,7 @@ def python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
-# ---- the package ------------------------------------------------------------------------------------------------
+# ---- the package ----------------------------------------------------------------------------------------------------
 
 
 def test_package_runs_without_tvmcnn(compiled: Compiled, tmp_path: Path, example: tuple[Array, Array]) -> None:
@@ -179,7 +179,7 @@ def test_package_in_a_folder_that_is_not_there(compiled: Compiled, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-# ---- the header -------------------------------------------------------------------------------------------------
+# ---- the header -----------------------------------------------------------------------------------------------------
 
 PROGRAM = """
 #include "lenet5.h"

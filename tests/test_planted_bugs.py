@@ -37,7 +37,7 @@ class Bug:
     plant: Plant
 
 
-# ---- models: each returns the tensor that the bug makes wrong first --------------------------------------------------
+# ---- models: each returns the tensor that the bug makes wrong first -------------------------------------------------
 
 
 def padded_conv(**attributes: Any) -> Build:
@@ -46,7 +46,7 @@ def padded_conv(**attributes: Any) -> Build:
     def build(g: Graph) -> str:
         channels = attributes.get("channels", 18)
         x = g.node("Relu", g.conv(g.input(1, 3, 9, 12), channels, (1, 1)))
-        y = g.conv(x, attributes.get("maps", 20), (3, 2), pads=[1, 0, 0, 2], group=attributes.get("group", 1))
+        y = g.conv(x, attributes.get("maps", 31), (3, 2), pads=[1, 0, 0, 2], group=attributes.get("group", 1))
         g.output(g.node("Sigmoid", g.node("MaxPool", y, kernel_shape=[3, 3])))
         return y
 
@@ -139,7 +139,7 @@ def two_operands(g: Graph) -> str:
     return y
 
 
-# ---- edits -----------------------------------------------------------------------------------------------------------
+# ---- edits ----------------------------------------------------------------------------------------------------------
 
 
 def attribute(expression: str, **changed: Callable[[Any], Any]) -> Plant:
@@ -299,12 +299,12 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
-    Bug("conv-flipped-pads-grouped", padded_conv(group=2), flipped_pads),
+    Bug("conv-flipped-pads-grouped", padded_conv(maps=20, group=2), flipped_pads),
     Bug("conv-swapped-taps-direct", padded_conv(), packing("direct", swapped(3))),
     Bug("conv-swapped-maps-direct", padded_conv(), packing("direct", swapped(0))),
     Bug("conv-swapped-channels-direct", padded_conv(), packing("direct", swapped(1))),
     Bug("conv-swapped-taps-depthwise", padded_conv(maps=18, group=18), packing("depthwise", swapped(2))),
-    Bug("conv-swapped-taps-grouped", padded_conv(group=2), packing("grouped", swapped(2))),
+    Bug("conv-swapped-taps-grouped", padded_conv(maps=20, group=2), packing("grouped", swapped(2))),
     Bug("conv-swapped-taps-columns", columns_conv, packing("columns", swapped(3))),
     Bug("conv-short-sum-direct", fused("Conv", RELU), short_reduction(conv)),
     Bug("conv-dropped-bias", fused("Conv", RELU), dropped_bias),

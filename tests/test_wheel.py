@@ -91,7 +91,7 @@ def alone(program: str, workplace: Path) -> str:
     return run(sys.executable, "-P", "-E", "-c", ALONE + program, cwd=workplace)
 
 
-# ---- what is in it ----------------------------------------------------------------------------------------------
+# ---- what is in it --------------------------------------------------------------------------------------------------
 
 
 def test_wheel_holds_the_whole_package(names: set[str]) -> None:
@@ -137,7 +137,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert "tvmcnn = tvmcnn.cli:main" in entries
 
 
-# ---- installed --------------------------------------------------------------------------------------------------
+# ---- installed ------------------------------------------------------------------------------------------------------
 
 
 def test_installed_records_are_found(workplace: Path) -> None:

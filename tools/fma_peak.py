@@ -1,5 +1,4 @@
-"""The machine's own limit: GFLOP/s of independent fused multiply-adds on one core, measured in the process that
-asks."""
+"""The machine's own limit: GFLOP/s of independent fused multiply-adds on one core, in the process that asks."""
 
 from __future__ import annotations
 
@@ -12,9 +11,8 @@ from pathlib import Path
 from tvmcnn.codegen.link import c_compiler
 from tvmcnn.targets import Target
 
-CHAINS = (
-    12  # independent accumulators: the latency of 4 cycles times two units, and some to spare; 16 registers hold them
-)
+# Independent accumulators: the latency of 4 cycles times two units, and some to spare; 16 registers hold them.
+CHAINS = 12
 
 _SOURCE = """
 typedef float vector __attribute__((vector_size({bytes})));

@@ -57,7 +57,8 @@ def candidates(step: Step, target: Target) -> Iterator[Any]:
         for vectors in range(1, target.registers):
             for tile in _divisors(rows):
                 if vectors * tile < target.registers and vectors * target.lanes < shape[1] + 8 * target.lanes:
-                    parts = {p for p in (1, 2, 4) if vectors * tile * p < target.registers}
+                    depth = next(iter(step.packed.values()))[1]
+                    parts = {p for p in (1, 2, 4) if vectors * tile * p < target.registers and depth % p == 0}
                     yield from (DenseConfig(vectors * target.lanes, tile, p, u) for p in parts for u in (1, 2))
 
 

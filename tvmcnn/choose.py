@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
-from tvmcnn.fusion import is_per_channel, pool_of
-from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor, round_up
+from tvmcnn.fusion import deinterleaved, is_per_channel, pool_of, window_size
+from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor, round_up
 from tvmcnn.records import Records, kernel_words
 from tvmcnn.targets import Target
 
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
-BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (lab notes: its best tile used both)
+BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
+ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
 
@@ -44,10 +45,16 @@ class _Walk:
             return tensor, have
         if layout == PLAIN and len(tensor.shape) == 2 and tensor.shape[0] == 1:
             return tensor, PLAIN  # a single row's halo lies behind it
-        copy = f"{tensor.name}@{layout}"
+        copy = self.fresh(f"{tensor.name}@{layout}", tensor)
         if copy not in self.stored:
             self.reorder(tensor, have, Tensor(copy, tensor.shape), layout)
         return self.stored[copy]
+
+    def fresh(self, name: str, tensor: Tensor) -> str:
+        """`name` for a copy of `tensor`, marked until no ONNX tensor and no copy in another shape has it."""
+        while name in self.network.tensors or (name in self.stored and self.stored[name][0].shape != tensor.shape):
+            name += "'"
+        return name
 
     def plain(self, tensor: Tensor) -> tuple[Tensor, Layout]:
         """The tensor in plain layout and under its own shape, even if it is stored under one it was reshaped from."""
@@ -89,7 +96,7 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
             continue
         choice = _decide(walk, kernel, is_output)
         if is_output and not choice.writes.plain:
-            inner = Tensor(f"{kernel.output.name}@{choice.writes}", kernel.output.shape)
+            inner = Tensor(walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output), kernel.output.shape)
             walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(kernel, output=inner)))
             walk.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
@@ -133,8 +140,7 @@ def _choice(
     return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
 
 
-# ---- convolutions
-# -------------------------------------------------------------------------------------------------------
+# ---- convolutions ---------------------------------------------------------------------------------------------------
 
 
 def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
@@ -143,6 +149,7 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     group, maps, channels = node["group"], weight.shape[0], image.shape[1]
     pads: Pads = node["pads"]
     covers = group == 1 and weight.shape[2:] == image.shape[2:] and pads == NO_PADS and node["dilations"] == (1, 1)
+    covers = covers and maps <= ROW_LIMIT
     if covers and pool_of(kernel) is None and not residuals:
         return _dense(walk, kernel, is_output)
     if group == 1 and not residuals and _fits_columns(walk, kernel):
@@ -173,16 +180,16 @@ def _image(walk: _Walk, tensor: Tensor, layout: Layout) -> tuple[Tensor, Layout]
 
 def _fits_columns(walk: _Walk, kernel: Kernel) -> bool:
     """True if columns fill the lanes better than channels do, and the image is small enough for the stack."""
-    image, width, lanes = kernel.inputs[0], kernel.output.shape[3], walk.target.lanes
-    maps = kernel.output.shape[1]
-    size = image.shape[1] * (image.shape[2] + 8) * (image.shape[3] + 2 * lanes) * 4
-    return width / round_up(width, lanes) > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
+    _, maps, height, width = kernel.output.shape
+    lanes = round_up(width, walk.target.lanes)
+    rows, phases, pitch = deinterleaved(kernel, height, lanes)
+    size = kernel.inputs[0].shape[1] * rows * phases * pitch * FLOAT
+    return width / lanes > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
 
 
 def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
     """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
-    pool = pool_of(kernel)
-    window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
+    window = math.prod(window_size(kernel))
     vectors = round_up(width, target.lanes) // target.lanes
     budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
     best = max(
@@ -195,8 +202,7 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
 
 def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
     """The tile with the fewest loads an FMA among those that fit the registers and divide the output."""
-    pool = pool_of(kernel)
-    window = pool["kernel_shape"][0] * pool["kernel_shape"][1] if pool is not None else 1
+    window = math.prod(window_size(kernel))
     _, _, height, width = kernel.output.shape
     per_block = BLOCK // target.lanes
     blocks = -(-maps // BLOCK)
@@ -222,13 +228,11 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     ]
     v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
     # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
-    # otherwise keep in registers until the accumulators spill (lab notes: 2.29 against 3.36 µs on LeNet-5's second
-    # layer).
+    # otherwise keep in registers until the accumulators spill (AVX-512: 2.29 against 3.36 µs, LeNet-5's second layer).
     return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
 
 
-# ---- the rest
-# -----------------------------------------------------------------------------------------------------------
+# ---- the rest -------------------------------------------------------------------------------------------------------
 
 
 def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
@@ -245,9 +249,11 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     depth = math.prod(layout.physical(source.shape)) // rows
     config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, walk.target))
     read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
-    # Not with a second tensor in the epilogue, whose rows have no halo to read.
-    alone = len(kernel.inputs) == 1 and not is_output
-    padded = len(kernel.output.shape) == 2 and alone and walk.readers.get(kernel.output.name) == frozenset({"Gemm"})
+    # Rows of whole tiles cost nothing where only matrix products read them, and where a row has several tiles they keep
+    # the accumulators in registers. Not with a second tensor in the epilogue, whose rows have no halo to read.
+    inner = not is_output and walk.readers.get(kernel.output.name) == frozenset({"Gemm"})
+    tiled = maps > config.width and maps % config.width > 0
+    padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and (inner or tiled)
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return _choice(kernel, "dense", read, writes, "dense", (config, tier))
 

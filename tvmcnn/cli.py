@@ -143,8 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- commands
-# -----------------------------------------------------------------------------------------------------------
+# ---- commands -------------------------------------------------------------------------------------------------------
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -300,8 +299,7 @@ def _targets(options: argparse.Namespace) -> int:
     return 0
 
 
-# ---- words and numbers
-# --------------------------------------------------------------------------------------------------
+# ---- words and numbers ----------------------------------------------------------------------------------------------
 
 
 def _progress(options: argparse.Namespace) -> Callable[[str], None]:

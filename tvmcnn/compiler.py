@@ -76,7 +76,7 @@ def compile(  # noqa: A001 (the contract's name)
         raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
 
-    network = import_model(model, input_shapes, batch=batch, name=c_identifier(path.name.split(".")[0]))
+    network = import_model(model, input_shapes, batch=batch, name=c_identifier(path.stem))
     kernels = fuse(network)
     choices = choose(network, kernels, machine, load_records(Path(p) for p in records))
     program = lay_out(network, choices)
@@ -142,5 +142,5 @@ def _stem(model: Model) -> str:
 
 def _why_not(verify: bool, machine: Target) -> str:
     if not verify:
-        return "--no-verify"
+        return "it was turned off (--no-verify)"
     return f"this CPU lacks {', '.join(machine.missing())}, which {machine.name} needs"

@@ -12,9 +12,7 @@ class DirectConfig:
     vectors: int = 2
     rows: int = 1
     columns: int = 1
-    order: str = (
-        "rb rh rw rc"  # reduction loops, outermost first: input block, kernel row, kernel column, input channel
-    )
+    order: str = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
     unroll: int = 4  # input channels in one loop body
 
 

@@ -10,13 +10,36 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tvmcnn.network import ALIGNMENT, Array, Choice, Layout, Network, Place, Program, Shape, Step, Tensor, round_up
+from tvmcnn.errors import UnsupportedError
+from tvmcnn.network import (
+    ALIGNMENT,
+    FLOAT,
+    Array,
+    Choice,
+    Layout,
+    Network,
+    Place,
+    Program,
+    Shape,
+    Step,
+    Tensor,
+    dims,
+    round_up,
+)
 
-FLOAT = 4  # bytes
+INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 
 
 def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
-    """The Program of a network whose kernels are chosen: packed weights, arena offsets, arguments of every call."""
+    """The Program of a network whose kernels are chosen: packed weights, arena offsets, arguments of every call.
+
+    Raises UnsupportedError for a tensor that int32 indices do not reach.
+    """
+    for choice in choices:
+        stored = choice.writes.physical(choice.kernel.output.shape)
+        if math.prod(stored) > INDEX_LIMIT:
+            reason = f"node '{choice.kernel.nodes[-1].name}': its output would be stored as {dims(stored)},"
+            raise UnsupportedError(network.name, [f"{reason} more than {INDEX_LIMIT:,} elements"])
     blob = bytearray()
     offsets: dict[bytes, int] = {}
     packed: list[dict[str, tuple[Place, Shape]]] = []
@@ -39,8 +62,7 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
     return Program(network, tuple(steps), bytes(blob), arena_bytes, places)
 
 
-# ---- packed constants
-# -------------------------------------------------------------------------------------------------
+# ---- packed constants -----------------------------------------------------------------------------------------------
 
 
 def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
@@ -88,8 +110,7 @@ def _columns(choice: Choice, weight: Array) -> Array:
 
 
 def _dense(choice: Choice, weight: Array) -> Array:
-    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows in the order of the input's
-    memory.
+    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows as the input lies in memory.
 
     K' counts the input's padding too; the weights there are zero.
     """
@@ -128,8 +149,7 @@ def window_sizes(choice: Choice) -> Array:
     return np.outer(counts[0], counts[1]).astype(np.float32)
 
 
-# ---- the arena
-# ----------------------------------------------------------------------------------------------------------
+# ---- the arena ------------------------------------------------------------------------------------------------------
 
 
 def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int]:

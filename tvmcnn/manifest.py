@@ -9,8 +9,8 @@ from typing import Any
 
 from tvmcnn.artifact import Manifest
 from tvmcnn.fusion import multiply_accumulates
-from tvmcnn.layout import FLOAT, stored_bytes
-from tvmcnn.network import Network, Program, Step, Tensor
+from tvmcnn.layout import stored_bytes
+from tvmcnn.network import FLOAT, Network, Program, Step, Tensor
 from tvmcnn.targets import Target
 
 

@@ -17,6 +17,7 @@ Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
+FLOAT = 4  # bytes
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
 
 
@@ -227,7 +228,7 @@ class Choice:
     writes: Layout
     rule: str  # names the schedule in schedule/
     config: Any = None  # the rule's frozen dataclass of tile sizes
-    tier: str = "default"  # exact machine, same ISA, nearest shape, or default: computed from registers and shapes
+    tier: str = "default"  # record: measured for this kernel and ISA; default: computed from registers and shapes
 
     @property
     def name(self) -> str:

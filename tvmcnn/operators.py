@@ -229,7 +229,7 @@ def gemm(
     inputs: tuple[Value, ...] = (a, _derived("weight", weight))
     if c is not None:
         bias = _constant("C", c) * np.float32(beta)
-        if bias.size not in (1, weight.shape[1]) or bias.shape[-1:] not in ((), (1,), (weight.shape[1],)):
+        if bias.size != 1 and bias.shape not in ((weight.shape[1],), (1, weight.shape[1])):
             raise Unsupported(f"input C is {dims(c.shape)}; only a bias of {weight.shape[1]} values is supported")
         inputs += (_derived("bias", np.broadcast_to(bias.reshape(-1), (weight.shape[1],))),)
     return Meaning("Gemm", inputs, (a.shape[0], weight.shape[1]))
@@ -250,8 +250,7 @@ def matmul(a: Value, b: Value) -> Meaning:
 
 OPERATORS["MatMul"] = OPERATORS.pop("Matmul")
 
-# ---- element-wise
-# -----------------------------------------------------------------------------------------------------
+# ---- element-wise ---------------------------------------------------------------------------------------------------
 
 
 def _binary(op: str) -> None:
@@ -286,8 +285,8 @@ for _name, _formula in (("Relu", "max(0, x)"), ("Sigmoid", "1 / (1 + e^-x)"), ("
 def clip(x: Value, min: Value | None = None, max: Value | None = None) -> Meaning:  # noqa: A002 (ONNX's names)
     """ONNX Clip with constant bounds; a bound left out is infinite."""
     _floats(x)
-    low = float(_constant("min", min).reshape(())) if min is not None else -math.inf
-    high = float(_constant("max", max).reshape(())) if max is not None else math.inf
+    low = _scalar("min", min) if min is not None else -math.inf
+    high = _scalar("max", max) if max is not None else math.inf
     return Meaning("Clip", (x,), x.shape, {"min": low, "max": high})
 
 
@@ -331,8 +330,7 @@ def softmax(x: Value, *, axis: int = -1) -> Meaning:
     return Meaning("Softmax", (x,), x.shape, {"axis": _axis(axis, len(x.shape))})
 
 
-# ---- shape
-# ------------------------------------------------------------------------------------------------------------
+# ---- shape ----------------------------------------------------------------------------------------------------------
 
 
 @_operator
@@ -372,7 +370,7 @@ def pad(
     shape = tuple(b + s + e for b, s, e in zip(begins, x.shape, ends, strict=True))
     if min(shape, default=1) < 1:
         raise ModelError(f"pads {amounts} crop {dims(x.shape)} to nothing")
-    value = float(_constant("constant_value", constant_value).reshape(())) if constant_value is not None else 0.0
+    value = _scalar("constant_value", constant_value) if constant_value is not None else 0.0
     return Meaning("Pad", (x,), shape, {"begins": tuple(begins), "value": value})
 
 
@@ -422,8 +420,7 @@ def identity(x: Value) -> Meaning:
     return Meaning("Reshape", (x,), x.shape)
 
 
-# ---- checks
-# -----------------------------------------------------------------------------------------------------------
+# ---- checks ---------------------------------------------------------------------------------------------------------
 
 
 def _floats(*values: Value | None) -> None:
@@ -438,6 +435,13 @@ def _constant(role: str, value: Value) -> Array:
     return value.data
 
 
+def _scalar(role: str, value: Value) -> float:
+    data = _constant(role, value)
+    if data.size != 1:
+        raise ModelError(f"its {role} '{value.name}' is {dims(value.shape)}; it must be one value")
+    return float(data.reshape(()))
+
+
 def _derived(name: str, data: Array) -> Value:
     stored = np.ascontiguousarray(data, dtype=np.float32)
     return Value(name, cast(Shape, stored.shape), "float32", stored)
@@ -449,8 +453,7 @@ def _axis(axis: int, rank: int) -> int:
     return axis % rank
 
 
-# ---- the table
-# ----------------------------------------------------------------------------------------------------------
+# ---- the table ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ class ArrayInfo:
 
 @dataclass(frozen=True)
 class KernelProfile:
-    """What one kernel costs: median µs of many calls, its floating-point operations, the bytes that it reads and
-    writes."""
+    """What one kernel costs: median µs of many calls, floating-point operations, bytes read and written."""
 
     name: str
     ops: str
@@ -53,18 +52,35 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     """The runner of a compiled library.
 
     Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
-    instructions that this CPU has. Raises ArtifactError where not, InputError for a `threads` that it cannot have.
+    instructions that this CPU has. Raises ArtifactError where not, TargetError anywhere but on Linux on x86-64,
+    InputError for a `threads` that it cannot have.
     """
+    place = Path(os.path.abspath(path))
+    before = _identity(place)
     manifest = read_manifest(path)
     check_platform()
     if missing := [feature for feature in manifest["target"]["features"] if feature not in cpu_flags()]:
         raise ArtifactError(
-            f"{os.fspath(path)} is made for {manifest['target']['name']};"
-            f" this CPU ({cpu_name()}) lacks {', '.join(missing)}"
+            f"{os.fspath(path)} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
         )
     if threads not in (None, 1):
         raise InputError(f"threads={threads}: libraries run on the caller's thread for now; allowed is 1")
-    return Runner(Path(path).resolve(), manifest)
+    try:
+        runner = Runner(place, manifest)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"{os.fspath(path)} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if _identity(place) != before:
+        raise ArtifactError(f"{os.fspath(path)} was replaced while it was being loaded: load it again")
+    return runner
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or rewritten; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Runner:
@@ -87,7 +103,8 @@ class Runner:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
 
         Inputs are float32 arrays of exactly the compiled shapes: NumPy, or anything with __dlpack__ on the CPU. `out`
-        takes preallocated C-contiguous arrays, which are returned. Raises InputError for what does not fit.
+        takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with each
+        other. Raises InputError for what does not fit.
         """
         # Every Python statement here is time beside a network of 13 µs: the native entry checks types, shapes, strides
         # and alignment itself, and only what it refuses goes the slow way.
@@ -170,6 +187,8 @@ class Runner:
             rng = np.random.default_rng(0)
             arrays = tuple(rng.standard_normal(info.shape, dtype=np.float32) for info in self.inputs)
         kernels = self.manifest["kernels"]
+        if kernel is not None and kernel not in (names := [entry["name"] for entry in kernels]):
+            raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
         count = len(kernels) if kernel is None else 1
         profiles = []
         with _Frame(self, arrays, self._allocate()) as frame:

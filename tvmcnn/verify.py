@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tvmcnn.runner import Runner, load
 UNIT = 2.0**-24  # unit roundoff of float32
 SAFETY = 8.0  # standard deviations that the bound allows
 SQUASHING = ("Softmax", "Sigmoid", "Tanh")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,15 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest and for --json."""
-        worst = max((e.difference / e.scale if e.scale else e.difference for e in self.outputs), default=0.0)
+        errors = [e.difference / e.scale if e.scale else e.difference for e in self.outputs]
+        worst = max(errors, default=0.0) if all(map(math.isfinite, errors)) else None  # JSON has no NaN
         wrong = self.first_wrong.name if self.first_wrong is not None else None
         return {"passed": self.passed, "seed": self.seed, "tensors": len(self.tensors), "error": worst, "wrong": wrong}
 
     def __str__(self) -> str:
         if self.first_wrong is not None:
             return f"the first tensor that differs from NumPy is {self.first_wrong}"
-        worst = self.as_json()["error"]
+        worst = self.as_json()["error"] or 0.0
         agree = f"{len(self.tensors)} tensors and the outputs agree"
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max)"
 
@@ -93,9 +95,10 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     bounds = relative_bounds(network, {**expected, **inputs})
 
     def error(name: str, found: Array) -> TensorError:
-        wanted = expected[name].astype(np.float64)
-        scale = float(np.max(np.abs(wanted), initial=0.0))
-        worst = float(np.max(np.abs(found.astype(np.float64) - wanted), initial=0.0))
+        wanted, ours = expected[name].astype(np.float64), found.astype(np.float64)
+        same = (ours == wanted) | (np.isnan(ours) & np.isnan(wanted))  # infinities too, whose difference is NaN
+        worst = float(np.max(np.abs(ours - wanted), initial=0.0, where=~same))
+        scale = _largest(wanted[np.isfinite(wanted)])
         return TensorError(name, worst, bounds.get(name, SAFETY * UNIT) * scale, scale)
 
     arrays = [inputs[info.name] for info in runner.inputs]
@@ -115,24 +118,51 @@ def seeded_input(shape: Shape, seed: int) -> Array:
 
 
 def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, float]:
-    """The allowed error of each tensor, relative to its largest value.
+    """The allowed error of each tensor, relative to its largest value; `values` are the reference's tensors by name.
 
     Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
     λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
-    Along a path the variances add, so a tensor's bound is λ·u·√(ΣK) over the layers before it. Softmax, Sigmoid and
-    Tanh pass on the absolute error of their input, which may be large beside their small output.
+    Along a path the variances add, each operand's times the square of what its relative error is worth in the output.
     """
     squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
     for node in network.nodes:
-        known = [name for name in node.inputs if name in squares]
-        before = max((squares[name] for name in known), default=0.0)
-        square = before + (SAFETY * UNIT) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
-        if node.op in SQUASHING and known and node.output in values and known[0] in values:
-            inner = float(np.max(np.abs(values[known[0]]), initial=0.0))
-            outer = float(np.max(np.abs(values[node.output]), initial=0.0)) or 1.0
-            square = max(square, before * (2 * inner / outer) ** 2)
-        squares[node.output] = square
+        own = (SAFETY * UNIT) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
+        operands = [values[name] if name in values else network.constants.get(name) for name in node.inputs]
+        passed_on = [
+            squares[name] * _gain(node.op, position, operands, values.get(node.output)) ** 2
+            for position, name in enumerate(node.inputs)
+            if name in squares
+        ]
+        squares[node.output] = own + (sum(passed_on) if node.op in ARITHMETIC else max(passed_on, default=0.0))
     return {name: math.sqrt(square) for name, square in squares.items()}
+
+
+def _gain(op: str, position: int, operands: Sequence[Array | None], output: Array | None) -> float:
+    """How much a relative error of one operand may be worth in the output, both relative to the largest value.
+
+    Layers keep it (1). A sum that cancels, a product of values that are large at different places and a division by
+    small ones enlarge it, and so does what squashes large values into [-1, 1].
+    """
+    if output is None or any(operand is None for operand in operands):
+        return 1.0
+    sizes = [_largest(operand) for operand in operands if operand is not None]
+    result = _largest(output) or 1.0
+    if op in SQUASHING:
+        return max(1.0, 2 * sizes[0] / result)
+    if op in ("Add", "Sub"):
+        return sizes[position] / result
+    if op == "Mul":
+        return math.prod(sizes) / result
+    if op == "Div":
+        a, b = (np.asarray(operand, np.float64) for operand in operands)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            slopes = np.abs(1 / b) if position == 0 else np.abs(a / b**2)
+        return _largest(slopes) * sizes[position] / result
+    return 1.0
+
+
+def _largest(values: Array) -> float:
+    return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
 
 
 def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:

@@ -27,7 +27,7 @@ _TAKEN = frozenset(
     signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
     typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
     NULL errno int32_t int64_t linux unix arena args count hidden repeat result self step
-    """.split()
+    """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 )
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
@@ -225,5 +225,9 @@ def _unpack(signature: Signature) -> str:
             f"  if ({word} == NULL)",
             f'    return tvmcnn_raise("ValueError", "\'{word}\' must be C-contiguous float32 {dims(tensor.shape)}");',
         ]
-    lines.append(f"  void *arena = (void*)(intptr_t)args[{len(words)}].v_int64;")
+    lines += [
+        f"  if (args[{len(words)}].type_index != kTVMFFIInt)",
+        '    return tvmcnn_raise("TypeError", "the arena must be given as its address");',
+        f"  void *arena = (void*)(intptr_t)args[{len(words)}].v_int64;",
+    ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """CPU object code. Kernels are plain C functions on raw pointers: no TVM runtime, no alignment that nobody checks.
 
 A public PrimFunc would assume 64-byte aligned data without a test, and would call TVM for scratch buffers of 1 KB and
-more. A private one on raw pointers does neither, if its buffers are marked to stay on the stack (lab notes, section 4).
+more. A private one on raw pointers does neither, if its buffers are marked to stay on the stack.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.fusion import pool_first, pool_of
-from tvmcnn.network import Channel, Kernel, Node, Pixel, Step
+from tvmcnn.fusion import deinterleaved, pool_first, pool_of, window_size
+from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
@@ -29,7 +29,7 @@ def direct(step: Step, given: Operands) -> te.Tensor:
     node, layout = choice.kernel.anchor, choice.reads[0]
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = choice.kernel.output.shape
-    p, q = _window(choice.kernel)
+    p, q = window_size(choice.kernel)
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
     blocks_per_group = -(-(maps // node["group"]) // lanes)
     rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, block), "rc")
@@ -51,7 +51,7 @@ def depthwise(step: Step, given: Operands) -> te.Tensor:
     node, layout = choice.kernel.anchor, choice.reads[0]
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, _, height, width = choice.kernel.output.shape
-    p, q = _window(choice.kernel)
+    p, q = window_size(choice.kernel)
     blocks, kh, kw, lanes = (int(extent) for extent in weight.shape)
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
@@ -76,12 +76,10 @@ def columns(step: Step, given: Operands) -> te.Tensor:
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = choice.kernel.output.shape
     depth, kh, kw = (int(extent) for extent in weight.shape[:3])
-    p, q = _window(choice.kernel)
+    p, q = window_size(choice.kernel)
     (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
     stored_width = width + choice.writes.halo[3]
-    phases = sw * q
-    rows = (height * p - 1) * sh + (kh - 1) * dh + 1
-    pitch = stored_width + ((q - 1) * sw + (kw - 1) * dw) // phases
+    rows, phases, pitch = deinterleaved(choice.kernel, height, stored_width)
     image = given.shapes[node.inputs[0]]
 
     def pixel(i: Any, c: Any, row: Any, f: Any, j: Any) -> Expr:
@@ -107,7 +105,7 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
     node, layout = choice.kernel.anchor, choice.reads[0]
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = choice.kernel.output.shape
-    p, q = _window(choice.kernel)
+    p, q = window_size(choice.kernel)
     depth, kh, kw = (int(extent) for extent in weight.shape[1:])
     rc, rh, rw = te.reduce_axis((0, depth), "rc"), te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
@@ -118,12 +116,6 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
 
     conv = te.compute((n, maps, height, p, width, q), tap, name="conv")
     return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
-
-
-def _window(kernel: Kernel) -> tuple[int, int]:
-    """Rows and columns of the fused pool's window; 1 x 1 without one."""
-    pool = pool_of(kernel)
-    return pool["kernel_shape"] if pool is not None else (1, 1)
 
 
 def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
@@ -142,7 +134,7 @@ def _finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]
     def element(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
         bias = given.read(kernel.anchor.inputs[2], pixel) if len(kernel.anchor.inputs) > 2 else float32(0.0)
-        p, q = _window(kernel)
+        p, q = window_size(kernel)
         window = [conv(pixel, dy, dz) for dy in range(p) for dz in range(q)]
         if not bias_last:
             window = [apply(before, value + bias, given, pixel) for value in window]

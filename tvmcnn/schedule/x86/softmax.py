@@ -5,7 +5,9 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import SoftmaxConfig
-from tvmcnn.schedule.x86.vectors import vectorize_inner
+from tvmcnn.schedule.x86.vectors import extent, vectorize_inner
+
+ROW_LIMIT = 8192  # elements: a longer row of exponentials would fill the stack, and is computed twice instead
 
 
 def softmax(sch: Schedule, config: SoftmaxConfig, lanes: int) -> None:
@@ -14,7 +16,11 @@ def softmax(sch: Schedule, config: SoftmaxConfig, lanes: int) -> None:
     along = loops.pop(config.axis)
     if loops:
         sch.reorder(*loops, along)
-        for name in ("total", "exponentials", "maximum"):
+    names = ["total", "exponentials", "maximum"]
+    if extent(sch, along) > ROW_LIMIT:
+        sch.compute_inline(sch.get_sblock(names.pop(1)))
+    if loops:
+        for name in names:
             sch.compute_at(sch.get_sblock(name), loops[-1], preserve_unit_loops=True)
     for name in ("maximum", "total"):
         block = sch.get_sblock(name)
