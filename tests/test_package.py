@@ -234,7 +234,7 @@ def test_header_declares_what_the_library_exports(compiled: Compiled) -> None:
 def test_names_that_c_reserves(tmp_path: Path) -> None:
     """Keywords of C and C++, macros, what the generated functions use, names that differ in case or in signs only."""
     names = ["count", "class", "self", "NULL", "int", "_x", "a b", "a_b", "é", "1", "W", "w", "arena", "linux"]
-    names += ["TVMCNN_OK", "net_run", "tvmcnn_data"]
+    names += ["TVMCNN_OK", "net_run", "net_weights", "tvmcnn_data", "x", "x_shape"]
     nodes = [helper.make_node("Relu", [name], [f"y{name}"]) for name in names]
     infos = [
         [helper.make_tensor_value_info(f"{prefix}{name}", 1, [2, i + 3]) for i, name in enumerate(names)]

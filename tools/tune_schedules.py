@@ -24,10 +24,11 @@ import tvm
 from fma_peak import FmaPeak
 
 import tvmcnn
+from tvmcnn.artifact import write_file
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.network import Step
+from tvmcnn.network import Step, divisors
 from tvmcnn.records import kernel_words
 from tvmcnn.targets import Target, resolve, usable_cpus
 
@@ -41,21 +42,21 @@ def candidates(step: Step, target: Target) -> Iterator[Any]:
     config, shape = step.choice.config, step.choice.kernel.output.shape
     if isinstance(config, ColumnsConfig):
         vectors = (shape[3] + step.choice.writes.halo[3]) // target.lanes
-        yield from (ColumnsConfig(m, v) for m in _divisors(shape[1]) for v in _divisors(vectors) if m * v <= 8)
+        yield from (ColumnsConfig(m, v) for m in divisors(shape[1]) for v in divisors(vectors) if m * v <= 8)
     elif isinstance(config, DirectConfig):
         per_block = 16 // target.lanes
         for vectors in {1, per_block, 2 * per_block, 4 * per_block}:
             if vectors > per_block and -(-shape[1] // 16) * per_block % vectors:
                 continue
-            for rows in _divisors(shape[2]):
-                for columns in _divisors(shape[3]):
+            for rows in divisors(shape[2]):
+                for columns in divisors(shape[3]):
                     if 2 <= vectors * rows * columns <= target.registers:
                         for order in ORDERS:
                             yield from (DirectConfig(vectors, rows, columns, order, u) for u in (1, config.unroll))
     elif isinstance(config, DenseConfig):
         rows = shape[0]
         for vectors in range(1, target.registers):
-            for tile in _divisors(rows):
+            for tile in divisors(rows):
                 if vectors * tile < target.registers and vectors * target.lanes < shape[1] + 8 * target.lanes:
                     depth = next(iter(step.packed.values()))[1]
                     parts = {p for p in (1, 2, 4) if vectors * tile * p < target.registers and depth % p == 0}
@@ -74,7 +75,9 @@ def build(model: Path, target: str, folder: Path, entries: list[dict[str, Any]],
     records = folder / f"{name}.jsonl"
     records.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     library = folder / f"{name}.so"
-    return tvmcnn.compile(model, target, library, records=[records], verify=verify, activations=verify)
+    return tvmcnn.compile(
+        model, target, library, records=[records], shipped_records=False, verify=verify, activations=verify
+    )
 
 
 def kernel_time(library: Path, kernel: str, seconds: float) -> float:
@@ -100,6 +103,8 @@ def tune(model: Path, target: str, folder: Path) -> list[dict[str, Any]]:
                 tried[config] = (kernel_time(made.path, step.choice.name, 0.02), made.path)
             except Exception as error:  # a config that the rule cannot apply loses its turn, and is said
                 print(f"  {step.choice.name} {config}: {str(error).splitlines()[0][:90]}", file=sys.stderr)
+        if not tried:
+            continue
         best = sorted(tried, key=lambda config: tried[config][0])[:TOP]
         paths = {None: base.path} | {config: tried[config][1] for config in best}
         times: dict[Any, list[float]] = {config: [] for config in paths}
@@ -158,13 +163,19 @@ def main() -> int:
     except TvmcnnError as error:
         print(f"tune_schedules: {error}", file=sys.stderr)
         return 1
-    options.output.write_text("".join(f"{line}\n" for line in lines))
-    print(f"wrote {len(lines)} records to {options.output}")
+    kept = [line for line in _lines(options.output) if _key(line) not in {_key(new) for new in lines}]
+    write_file(options.output, "".join(f"{line}\n" for line in sorted({*kept, *lines})))
+    print(f"wrote {len(lines)} new records to {options.output}, kept {len(kept)}")
     return 0
 
 
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _key(line: str) -> tuple[str, str, str]:
+    entry = json.loads(line)
+    return entry["kernel"], entry["target"]["isa"], entry["rule"]
 
 
 if __name__ == "__main__":

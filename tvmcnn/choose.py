@@ -14,7 +14,20 @@ from typing import Any
 
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
 from tvmcnn.fusion import deinterleaved, is_per_channel, pool_of, window_size
-from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor, round_up
+from tvmcnn.network import (
+    FLOAT,
+    NO_PADS,
+    PLAIN,
+    Choice,
+    Kernel,
+    Layout,
+    Network,
+    Node,
+    Pads,
+    Tensor,
+    divisors,
+    round_up,
+)
 from tvmcnn.records import Records, kernel_words
 from tvmcnn.targets import Target
 
@@ -193,7 +206,7 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
     vectors = round_up(width, target.lanes) // target.lanes
     budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
     best = max(
-        ((m, v) for m in _divisors(maps) for v in _divisors(vectors) if m * v * window <= budget),
+        ((m, v) for m in divisors(maps) for v in divisors(vectors) if m * v * window <= budget),
         key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
         default=(1, 1),
     )
@@ -206,7 +219,7 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     _, _, height, width = kernel.output.shape
     per_block = BLOCK // target.lanes
     blocks = -(-maps // BLOCK)
-    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in _divisors(blocks)]
+    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in divisors(blocks)]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
         vectors = vectors[:per_block]
     terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
@@ -222,8 +235,8 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     tiles = [
         (v, r, c)
         for v in vectors
-        for r in _divisors(height)
-        for c in _divisors(width)
+        for r in divisors(height)
+        for c in divisors(width)
         if v * r * c * window <= budget and r <= 4
     ]
     v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
@@ -271,7 +284,7 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
         v, r = tile
         return round_up(maps, v * lanes) / maps * ((v + r) / (v * r) + max(0, 8 - v * r) / 16)
 
-    tiles = [(v, r) for r in _divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
+    tiles = [(v, r) for r in divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
     vectors, tile_rows = min(tiles, key=cost)
     parts = 1
     while vectors * tile_rows * parts * 2 <= 8 and depth % (parts * 2) == 0:
@@ -298,8 +311,3 @@ def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
     if same and all(is_per_channel(constant, shape) for constant in constants):
         return _choice(kernel, "elementwise", found, layout, "memory")
     return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")
-
-
-def _divisors(number: int) -> list[int]:
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})

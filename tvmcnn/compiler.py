@@ -56,6 +56,7 @@ def compile(  # noqa: A001 (the contract's name)
     *,
     batch: int | None = None,
     records: Iterable[str | PathLike[str]] = (),
+    shipped_records: bool = True,
     verify: bool = True,
     activations: bool = True,
     report: Callable[[str], None] = lambda line: None,
@@ -63,7 +64,8 @@ def compile(  # noqa: A001 (the contract's name)
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
 
     `input_shapes` and `batch` bind open dimensions or override fixed ones; `records` are files of measured configs that
-    win over the shipped ones; `report` receives one line a kernel. The file appears whole or not at all.
+    win over the shipped ones, which `shipped_records` may leave out; `report` receives one line a kernel. The file
+    appears whole or not at all.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
@@ -78,7 +80,7 @@ def compile(  # noqa: A001 (the contract's name)
 
     network = import_model(model, input_shapes, batch=batch, name=c_identifier(path.stem))
     kernels = fuse(network)
-    choices = choose(network, kernels, machine, load_records(Path(p) for p in records))
+    choices = choose(network, kernels, machine, load_records(map(Path, records), shipped=shipped_records))
     program = lay_out(network, choices)
     for line in (*network.notes, *map(kernel_line, program.steps)):
         report(line)

@@ -26,6 +26,12 @@ def round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
 def dims(shape: Shape) -> str:
     """(1, 6, 28, 28) --> 1x6x28x28"""
     return "x".join(map(str, shape)) or "scalar"

@@ -32,10 +32,10 @@ def schedules_folder() -> Path:
     return SCHEDULES if SCHEDULES.is_dir() else Path(__file__).parent.parent / "schedules"
 
 
-def load_records(extra: Iterable[Path] = ()) -> Records:
-    """The shipped records and those of `extra`, which win. Raises TvmcnnError for a line that is no record."""
+def load_records(extra: Iterable[Path] = (), *, shipped: bool = True) -> Records:
+    """The records of `extra` and, behind them, the shipped ones. Raises TvmcnnError for a line that is no record."""
     configs: dict[tuple[str, str, str], Any] = {}
-    for path in [*sorted(schedules_folder().glob("*.jsonl")), *extra]:
+    for path in [*(sorted(schedules_folder().glob("*.jsonl")) if shipped else ()), *extra]:
         try:
             lines = path.read_text().splitlines()
         except OSError as error:

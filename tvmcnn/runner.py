@@ -55,22 +55,22 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     instructions that this CPU has. Raises ArtifactError where not, TargetError anywhere but on Linux on x86-64,
     InputError for a `threads` that it cannot have.
     """
-    place = Path(os.path.abspath(path))
+    label, place = os.fspath(path), Path(os.path.abspath(path))
     before = _identity(place)
     manifest = read_manifest(path)
     check_platform()
     if missing := [feature for feature in manifest["target"]["features"] if feature not in cpu_flags()]:
         raise ArtifactError(
-            f"{os.fspath(path)} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
+            f"{label} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
         )
     if threads not in (None, 1):
         raise InputError(f"threads={threads}: libraries run on the caller's thread for now; allowed is 1")
     try:
         runner = Runner(place, manifest)
     except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"{os.fspath(path)} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{label} cannot be loaded: {str(error).splitlines()[0]}") from error
     if _identity(place) != before:
-        raise ArtifactError(f"{os.fspath(path)} was replaced while it was being loaded: load it again")
+        raise ArtifactError(f"{label} was replaced while it was being loaded: load it again")
     return runner
 
 

@@ -220,8 +220,8 @@ def _unpack(signature: Signature) -> str:
         shape = ", ".join(map(str, tensor.shape)) or "1"
         const = "const " if position < len(signature.inputs) else ""
         lines += [
-            f"  static const int64_t {word}_shape[] = {{{shape}}};",
-            f"  {const}float *{word} = tvmcnn_data(&args[{position}], {len(tensor.shape)}, {word}_shape);",
+            f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
+            f"  {const}float *{word} = tvmcnn_data(&args[{position}], {len(tensor.shape)}, tvmcnn_shape_{word});",
             f"  if ({word} == NULL)",
             f'    return tvmcnn_raise("ValueError", "\'{word}\' must be C-contiguous float32 {dims(tensor.shape)}");',
         ]

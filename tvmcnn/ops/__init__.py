@@ -1,6 +1,6 @@
 """Declare: a Step becomes a PrimFunc from tensor expressions, one expression an operator, algorithm and layout.
 
-Nothing here names a target, a tile or a thread: that is schedule/'s. Blocks are named on purpose, for the schedules.
+Nothing here names a target, a thread or a loop order: that is schedule/'s. Blocks are named on purpose, for it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import te, tirx
@@ -55,10 +56,7 @@ def row_count(step: Step) -> int:
     shape = step.choice.kernel.output.shape
     if step.choice.kernel.anchor.op == "Conv":
         return shape[0]
-    count = 1
-    for extent in shape[:-1]:
-        count *= extent
-    return count
+    return math.prod(shape[:-1])
 
 
 def unflatten(x: te.Tensor, row: Any, k: Any, depth: int) -> tuple[Any, ...]:
