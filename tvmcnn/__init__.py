@@ -26,6 +26,7 @@ from tvmcnn.runner import Runner, load
 from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
+    from tvmcnn import backend
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
     from tvmcnn.reference import reference
 
@@ -40,6 +41,7 @@ __all__ = [
     "UnsupportedError",
     "VerifyError",
     "__version__",
+    "backend",
     "compile",
     "load",
     "reference",
@@ -49,12 +51,13 @@ _NEEDS_COMPILER = {"compile": "tvmcnn.compiler", "reference": "tvmcnn.reference"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_COMPILER:
+    if name not in (*_NEEDS_COMPILER, "backend"):
         raise AttributeError(f"module 'tvmcnn' has no attribute '{name}'")
     import importlib
 
     try:
-        value = getattr(importlib.import_module(_NEEDS_COMPILER[name]), name)
+        value = importlib.import_module(_NEEDS_COMPILER.get(name, f"tvmcnn.{name}"))
+        value = getattr(value, name) if name in _NEEDS_COMPILER else value
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "tvmcnn":
             raise

@@ -1,0 +1,123 @@
+"""The onnx.backend API: prepare, run_model, run_node, supports_device, is_compatible.
+
+A prepared model is compiled when it first sees inputs of some shapes, and the library is kept for the next time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.base import Backend, BackendRep
+
+from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
+from tvmcnn.errors import InputError, TargetError, UnsupportedError
+from tvmcnn.importer import import_model, open_inputs
+from tvmcnn.network import Array, Shape
+from tvmcnn.runner import Runner, load
+
+
+class TvmcnnRep(BackendRep):
+    """A prepared model: `run(inputs)` compiles it for the inputs' shapes, once for each."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.names = [value.name for value in open_inputs(model)]
+        self.libraries: dict[tuple[Shape, ...], Runner] = {}
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Array, ...]:
+        """The outputs in graph order for inputs in graph order, by name, or a lone array.
+
+        Raises InputError for another number of inputs, and what `compile` raises.
+        """
+        arrays = self._arrays(inputs)
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in self.libraries:
+            with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
+                path = Path(folder) / "network.so"
+                compile(self.model, output=path, input_shapes=dict(zip(self.names, shapes, strict=True)), verify=False)
+                self.libraries[shapes] = load(path)
+        result = self.libraries[shapes](*arrays)
+        return result if isinstance(result, tuple) else (result,)
+
+    def _arrays(self, inputs: Any) -> list[Array]:
+        if isinstance(inputs, Mapping):
+            missing = [name for name in self.names if name not in inputs]
+            values = [inputs[name] for name in self.names if name in inputs]
+            if missing or len(inputs) != len(self.names):
+                raise InputError(f"the inputs given are {', '.join(inputs)}; the model takes {', '.join(self.names)}")
+        else:
+            values = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        if len(values) != len(self.names):
+            raise InputError(f"{len(values)} inputs given; the model takes {len(self.names)}: {', '.join(self.names)}")
+        return [np.asarray(value) for value in values]
+
+
+class TvmcnnBackend(Backend):
+    """tvmcnn behind the API that ONNX's own tests and tools speak; device "CPU"."""
+
+    @classmethod
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
+        """True if every node can be compiled, with open leading dimensions at 1."""
+        try:
+            import_model(model)
+        except UnsupportedError:
+            return False
+        return cls.supports_device(device)
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> TvmcnnRep:
+        """The model, ready to `run`. Raises TargetError for a device other than the CPU."""
+        if not cls.supports_device(device):
+            raise TargetError(f"device '{device}' is not supported; allowed is CPU")
+        return TvmcnnRep(model)
+
+    @classmethod
+    def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Array, ...]:
+        """`prepare`, then `run`."""
+        return cls.prepare(model, device).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: onnx.NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Sequence[tuple[Any, Shape | None]] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Array, ...]:
+        """One node as a model of its own, of the newest opset or that of `opset_version`.
+
+        `outputs_info` gives each output's dtype and shape; without it the shapes are inferred.
+        """
+        names = [name for name in node.input if name]
+        arrays = [np.asarray(v) for v in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
+        given = [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in zip(names, arrays, strict=True)
+        ]
+        infos = outputs_info or [(np.float32, None)] * len(node.output)
+        made = [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+            for name, (dtype, shape) in zip(node.output, infos, strict=True)
+        ]
+        graph = onnx.helper.make_graph([node], node.op_type, given, made)
+        opset = onnx.helper.make_opsetid("", kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
+        model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        return cls.run_model(onnx.shape_inference.infer_shapes(model), arrays, device)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """True for "CPU"."""
+        return device.partition(":")[0] == "CPU"
+
+
+is_compatible = TvmcnnBackend.is_compatible
+prepare = TvmcnnBackend.prepare
+run_model = TvmcnnBackend.run_model
+run_node = TvmcnnBackend.run_node
+supports_device = TvmcnnBackend.supports_device
