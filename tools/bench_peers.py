@@ -9,11 +9,10 @@ do.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import onnxruntime
 from fma_peak import FmaPeak
 
 import tvmcnn
+from tvmcnn import timing
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.network import Array
@@ -74,42 +74,22 @@ def compare(model: Path, name: str, batch: int, target: str, rounds: int) -> Row
     for info in net.outputs:
         binding.bind_output(info.name)
     peak = FmaPeak(resolve(target))
-    times = interleave(
-        [
-            lambda: net(*arrays),
-            lambda: net(*arrays, out=outputs),
-            lambda: session.run(None, feeds),
-            lambda: session.run_with_iobinding(binding),
-        ],
-        rounds,
-        between=peak.measure,
+    peaks: list[float] = []  # measured in the same rounds
+    calls = (
+        lambda: net(*arrays),
+        lambda: net(*arrays, out=outputs),
+        lambda: session.run(None, feeds),
+        lambda: session.run_with_iobinding(binding),
+        lambda: peaks.append(peak.measure()),
     )
-    ours, bound, run, bind, reached = times
+    times = itertools.islice(timing.rounds(calls, 0.005), rounds)
+    ours, bound, run, bind, _ = (float(np.median(samples)) for samples in zip(*times, strict=True))
+    reached = float(np.median(peaks))
     flops = 2 * sum(kernel["macs"] for kernel in net.manifest["kernels"])
     gflops = flops / bound / 1e3
     return Row(
         name, batch, difference, ours, bound, run, bind, run / ours, bind / bound, gflops, reached, gflops / reached
     )
-
-
-def interleave(calls: Sequence[Callable[[], object]], rounds: int, between: Callable[[], float]) -> list[float]:
-    """Median µs of each call over `rounds`, each timed in turn within a round; last the median of `between`."""
-    counts = []
-    for call in calls:
-        call()
-        start = time.perf_counter()
-        call()
-        counts.append(max(1, int(0.005 / max(time.perf_counter() - start, 1e-7))))
-    times: list[list[float]] = [[] for _ in calls]
-    other = []
-    for _ in range(rounds):
-        for call, count, samples in zip(calls, counts, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            samples.append((time.perf_counter() - start) / count * 1e6)
-        other.append(between())
-    return [float(np.median(samples)) for samples in times] + [float(np.median(other))]
 
 
 def _difference(a: Array, b: Array) -> float:

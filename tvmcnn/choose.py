@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
-from tvmcnn.fusion import deinterleaved, is_per_channel, pool_of, window_size
+from tvmcnn.fusion import POOLS, deinterleaved, is_per_channel, pool_of, window_size
 from tvmcnn.network import (
     FLOAT,
     NO_PADS,
@@ -123,7 +123,7 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _conv(walk, kernel, is_output)
     if op == "Gemm":
         return _dense(walk, kernel, is_output)
-    if op in ("MaxPool", "AveragePool", "GlobalAveragePool"):
+    if op in (*POOLS, "GlobalAveragePool"):
         tensor, layout = walk.stored[kernel.inputs[0].name]
         if tensor.shape != kernel.inputs[0].shape:
             tensor, layout = walk.plain(kernel.inputs[0])

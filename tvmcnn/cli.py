@@ -158,11 +158,10 @@ def _demo(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     import tvmcnn
 
-    output = options.output or Path(f"{options.model.stem}.so")
     compiled = tvmcnn.compile(
         options.model,
         options.target,
-        output,
+        options.output,
         dict(options.input_shape),
         batch=options.batch,
         records=options.records,

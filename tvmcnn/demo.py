@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from tvmcnn.digits import Digits, Normalisation, load_mnist
 from tvmcnn.network import Array
 from tvmcnn.reference import reference
 from tvmcnn.runner import Runner, load
+from tvmcnn.timing import rounds
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "lenet5.onnx"
@@ -72,7 +73,9 @@ def run_demo(mnist: Path | None, say: Callable[[str], None]) -> DemoResult:
         say(f"{handwritten_right} of {len(answers)} handwritten digits right ({handwritten_right / len(answers):.2%})")
 
     x = norm.apply(printed.images[:1])
-    ours, numpy_time = latency(lambda: net(x), 0.5), latency(lambda: reference(MODEL, {"input": x}), 0.5)
+    calls = (lambda: net(x), lambda: reference(MODEL, {"input": x}))
+    times = list(itertools.islice(rounds(calls, 0.02), 21))
+    ours, numpy_time = (float(np.median(samples)) for samples in zip(*times, strict=True))
     say(f"\nOne image: {ours:.1f} µs from Python in one native call, {numpy_time / ours:,.0f} times as fast as the")
     say(f"NumPy reference that checked it ({numpy_time:,.0f} µs, written for clarity); 1 thread, {net.target}")
     total = len(handwritten.labels) if handwritten is not None else 0
@@ -98,21 +101,6 @@ def classify(net: Runner, norm: Normalisation, digits: Digits) -> Array:
         net(volumes[i : i + 1], out=scores[i : i + 1])
     best: Array = scores.argmax(axis=1)
     return best
-
-
-def latency(call: Callable[[], object], seconds: float) -> float:
-    """Median µs of a call, over batches that take about `seconds` together."""
-    call()
-    start = time.perf_counter()
-    call()
-    count = max(1, int(seconds / 20 / max(time.perf_counter() - start, 1e-7)))
-    times = []
-    for _ in range(15):
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        times.append((time.perf_counter() - start) / count)
-    return float(np.median(times)) * 1e6
 
 
 def picture(images: Array, answers: Array) -> str:

@@ -9,6 +9,7 @@ from tvmcnn.network import Array, Kernel, Network, Node, Shape, Tensor
 
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "BatchNormalization")
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
+POOLS = ("MaxPool", "AveragePool")  # those with a window
 MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
@@ -77,12 +78,12 @@ def _joins(
 
 
 def _pooled(group: Iterable[Node]) -> bool:
-    return any(node.op in ("MaxPool", "AveragePool") for node in group)
+    return any(node.op in POOLS for node in group)
 
 
 def _tiles(network: Network, group: list[Node], node: Node) -> bool:
     """True for a pool whose windows lie side by side inside the map that the convolution `group` makes."""
-    if node.op not in ("MaxPool", "AveragePool") or group[0].op != "Conv" or _pooled(group):
+    if node.op not in POOLS or group[0].op != "Conv" or _pooled(group):
         return False
     made = {n.output for n in group}
     if any(name in network.tensors and name not in made for n in group[1:] for name in n.inputs):
@@ -128,7 +129,7 @@ def _kernel(network: Network, index: int, group: list[Node]) -> Kernel:
 
 def pool_of(kernel: Kernel) -> Node | None:
     """The pool in the epilogue of a convolution, if there is one."""
-    return next((node for node in kernel.nodes[1:] if node.op in ("MaxPool", "AveragePool")), None)
+    return next((node for node in kernel.nodes[1:] if node.op in POOLS), None)
 
 
 def window_size(kernel: Kernel) -> tuple[int, int]:

@@ -236,7 +236,7 @@ def gemm(
 
 
 @_operator
-def matmul(a: Value, b: Value) -> Meaning:
+def mat_mul(a: Value, b: Value) -> Meaning:
     """ONNX MatMul with a constant matrix: (..., K) by (K, N) --> (..., N)."""
     _floats(a, b)
     if b.data is None or len(b.shape) != 2 or not a.shape:
@@ -247,8 +247,6 @@ def matmul(a: Value, b: Value) -> Meaning:
         raise ModelError(f"A is {dims(a.shape)} and B is {dims(b.shape)}: {a.shape[-1]} ≠ {b.shape[0]}")
     return Meaning("Gemm", (a, _derived("weight", b.data)), (*a.shape[:-1], b.shape[1]))
 
-
-OPERATORS["MatMul"] = OPERATORS.pop("Matmul")
 
 # ---- element-wise ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,26 +63,40 @@ class Bench:
         return "\n".join(lines)
 
 
+def rounds(calls: Sequence[Callable[[], object]], batch: float) -> Iterator[tuple[float, ...]]:
+    """Endless rounds of µs a call: each of `calls` in turn, in batches of about `batch` seconds.
+
+    Taking turns, all of them see the same drift of the machine's speed. Each is called twice before, to warm up.
+    """
+    counts = []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        counts.append(max(1, int(batch / max(time.perf_counter() - start, 1e-7))))
+    while True:
+        spent = []
+        for call, count in zip(calls, counts, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            spent.append((time.perf_counter() - start) / count * 1e6)
+        yield tuple(spent)
+
+
 def bench(net: Runner, seconds: float) -> Bench:
     """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(info.shape, dtype=np.float32) for info in net.inputs]
     outputs = tuple(np.empty(info.shape, np.float32) for info in net.outputs)
-    calls: tuple[Callable[[], object], ...] = (lambda: net(*arrays), lambda: net(*arrays, out=outputs))
-    times: tuple[list[float], ...] = ([], [])
-    for call in calls:
-        call()
-    start = time.perf_counter()
-    calls[1]()
-    count = max(1, int(0.001 / max(time.perf_counter() - start, 1e-7)))  # batches of about 1 ms
-    end = time.perf_counter() + 0.7 * seconds
-    while time.perf_counter() < end or len(times[0]) < 5:
-        for call, samples in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            samples.append((time.perf_counter() - start) / count * 1e6)
-    call_time, bound_time = (Latency(*(float(v) for v in np.percentile(samples, [50, 90, 99]))) for samples in times)
+    end, times = time.perf_counter() + 0.7 * seconds, []
+    for sample in rounds((lambda: net(*arrays), lambda: net(*arrays, out=outputs)), 0.001):
+        times.append(sample)
+        if time.perf_counter() >= end and len(times) >= 5:
+            break
+    call_time, bound_time = (
+        Latency(*(float(v) for v in np.percentile(samples, [50, 90, 99]))) for samples in zip(*times, strict=True)
+    )
     kernels = tuple(net.profile(*arrays, seconds=0.3 * seconds))
     batch = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
     return Bench(net.name, net.target, cpu_name(), net.threads, batch, call_time, bound_time, kernels)

@@ -14,6 +14,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.fusion import POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import unflatten
 from tvmcnn.ops.elementwise import FORMULAS
@@ -30,7 +31,7 @@ def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
         make = ANCHORS.get(node.op)
         if make is not None and node is step.choice.kernel.anchor:
             made[node.output] = make(step, node, shapes[node.output], given)
-        elif node.op in ("MaxPool", "AveragePool"):
+        elif node.op in POOLS:
             made[node.output] = _tiles(node, shapes[node.output], made[node.inputs[0]])
         else:
             made[node.output] = _elementwise(node, shapes[node.output], made, step, given)

@@ -15,18 +15,14 @@ from tvmcnn.schedule.x86.vectors import extent, initialise, unroll, vectorize_in
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     """Tile "out" by rows and by the packed width, compute "dense" inside the tile.
 
-    Blocks: "flat" (m, k), inlined, "dense" (m, tile, part, o | rk), "out" (m, o) with unit or leading axes between.
+    Blocks: "flat" (m, k), inlined, "dense" (m, tile, part, o | rk), "out" (m, o), an image's unit axes behind.
     """
     sums, out = sch.get_sblock("dense"), sch.get_sblock("out")
     sch.compute_inline(sch.get_sblock("flat"))
     sch.set_scope(sums, 0, "local")
 
     # Phase 1: one tile is `rows` rows by one packed width of columns.
-    loops = sch.get_loops(out)
-    if len(loops) == 4 and extent(sch, loops[2]) == extent(sch, loops[3]) == 1:
-        rows, columns = loops[0], loops[1]
-    else:
-        rows, columns = sch.fuse(*loops[:-1]) if len(loops) > 2 else loops[0], loops[-1]
+    rows, columns = sch.get_loops(out)[:2]
     count = extent(sch, columns)
     at = rows_o = rows
     inner = []

@@ -35,9 +35,9 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
 
     # Phase 2: the accumulators of one tile, inside the reduction.
     sch.compute_at(conv, x_o, preserve_unit_loops=True)
-    loops = sch.get_loops(conv)[6:]
-    cb, cy, dy, cx, dx, co = loops[-6 - _reductions(sch, conv) : -_reductions(sch, conv)]
-    reductions = dict(zip(_names(sch, conv), loops[-_reductions(sch, conv) :], strict=True))
+    names = _reductions(sch, conv)
+    cb, cy, dy, cx, dx, co, *reduced = sch.get_loops(conv)[-6 - len(names) :]
+    reductions = dict(zip(names, reduced, strict=True))
     co_v, co_i = sch.split(co, [None, lanes])
     order = [reductions[name] for name in config.order.split() if name in reductions]
     inner = []
@@ -53,11 +53,7 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     initialise(sch, conv, order[0], tile=6)
 
 
-def _names(sch: Schedule, block: object) -> list[str]:
+def _reductions(sch: Schedule, block: object) -> list[str]:
     """The names of the block's reduction axes, as the tensor expression gave them (without TIR's v_ prefix)."""
-    reductions = [axis for axis in sch.get(block).iter_vars if axis.iter_type == axis.CommReduce]
-    return [axis.var.name.removeprefix("v_") for axis in reductions]
-
-
-def _reductions(sch: Schedule, block: object) -> int:
-    return len(_names(sch, block))
+    axes = [axis for axis in sch.get(block).iter_vars if axis.iter_type == axis.CommReduce]
+    return [axis.var.name.removeprefix("v_") for axis in axes]
