@@ -58,7 +58,7 @@ def candidates(step: Step, target: Target) -> Iterator[Any]:
         for vectors in range(1, target.registers):
             for tile in divisors(rows):
                 if vectors * tile < target.registers and vectors * target.lanes < shape[1] + 8 * target.lanes:
-                    depth = next(iter(step.packed.values()))[1]
+                    depth = next(iter(step.packed.values())).shape[1]
                     parts = {p for p in (1, 2, 4) if vectors * tile * p < target.registers and depth % p == 0}
                     yield from (DenseConfig(vectors * target.lanes, tile, p, u) for p in parts for u in (1, 2))
 

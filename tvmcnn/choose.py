@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
-from tvmcnn.fusion import POOLS, deinterleaved, is_per_channel, pool_of, window_size
+from tvmcnn.fusion import ELEMENTWISE, POOLS, deinterleaved, is_anchor, is_per_channel, pool_of, window_size
 from tvmcnn.network import (
     FLOAT,
     NO_PADS,
@@ -34,6 +34,7 @@ from tvmcnn.targets import Target
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
+MOVES = ("Pad", "Transpose", "Reshape", "Concat")  # one stage each, which maps elements: the rule "memory" fits
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
@@ -72,7 +73,7 @@ class _Walk:
     def plain(self, tensor: Tensor) -> tuple[Tensor, Layout]:
         """The tensor in plain layout and under its own shape, even if it is stored under one it was reshaped from."""
         stored, layout = self.want(tensor.name, PLAIN, exact=True)
-        return (stored if stored.shape == tensor.shape else Tensor(stored.name, tensor.shape)), layout
+        return dataclasses.replace(stored, shape=tensor.shape), layout
 
     def reorder(self, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
         node = Node("Reorder", output.name, (tensor.name,), output.name)
@@ -104,7 +105,10 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
         is_output = kernel.output.name in outputs
-        if kernel.anchor.op == "Reshape" and not is_output:
+        if kernel.output.size == 0:
+            walk.stored[kernel.output.name] = (kernel.output, PLAIN)  # nothing to compute, nothing to store
+            continue
+        if kernel.anchor.op == "Reshape" and kernel.inputs and not is_output:
             walk.stored[kernel.output.name] = walk.stored[kernel.anchor.inputs[0]]
             continue
         choice = _decide(walk, kernel, is_output)
@@ -119,26 +123,40 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
 
 def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     op = kernel.anchor.op
-    if op == "Conv":
-        return _conv(walk, kernel, is_output)
-    if op == "Gemm":
-        return _dense(walk, kernel, is_output)
-    if op in (*POOLS, "GlobalAveragePool"):
-        tensor, layout = walk.stored[kernel.inputs[0].name]
-        if tensor.shape != kernel.inputs[0].shape:
-            tensor, layout = walk.plain(kernel.inputs[0])
-        algorithm = "global_pool" if op == "GlobalAveragePool" else "pool"
-        rule = "pool" if layout.block > 1 else "fallback"
-        return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
-    if op == "Concat":
-        return _concat(walk, kernel)
-    if op == "Softmax":
-        axis = kernel.anchor["axis"]
-        config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
-        return _choice(kernel, "softmax", [walk.plain(kernel.inputs[0])], PLAIN, "softmax", (config, "default"))
-    if op in ("Pad", "Transpose", "Reshape"):
-        return _choice(kernel, op.lower(), [walk.plain(kernel.inputs[0])], PLAIN, "memory")
-    return _elementwise(walk, kernel)
+    if is_anchor(walk.network, kernel.anchor):
+        return _conv(walk, kernel, is_output) if op == "Conv" else _dense(walk, kernel, is_output)
+    if op in ELEMENTWISE:
+        return _elementwise(walk, kernel)
+    if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
+        if op in (*POOLS, "GlobalAveragePool") and len(kernel.output.shape) == 4:
+            return _pool(walk, kernel)
+        if op == "Concat":
+            return _concat(walk, kernel)
+        if op == "Softmax":
+            axis = kernel.anchor["axis"]
+            config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
+            return _choice(kernel, "softmax", [walk.plain(kernel.inputs[0])], PLAIN, "softmax", (config, "default"))
+    return _plain(walk, kernel)
+
+
+def _plain(walk: _Walk, kernel: Kernel) -> Choice:
+    """Any operator, rank and dtype."""
+    moves = kernel.anchor.op in MOVES and _all_float32(kernel)
+    read = [walk.plain(tensor) for tensor in kernel.inputs]
+    return _choice(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
+
+
+def _all_float32(kernel: Kernel) -> bool:
+    return all(tensor.dtype == "float32" for tensor in (*kernel.inputs, kernel.output))
+
+
+def _pool(walk: _Walk, kernel: Kernel) -> Choice:
+    tensor, layout = walk.stored[kernel.inputs[0].name]
+    if tensor.shape != kernel.inputs[0].shape:
+        tensor, layout = walk.plain(kernel.inputs[0])
+    algorithm = "global_pool" if kernel.anchor.op == "GlobalAveragePool" else "pool"
+    rule = "pool" if layout.block > 1 else "fallback"
+    return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 
 
 def _choice(
@@ -293,21 +311,32 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
 
 
 def _concat(walk: _Walk, kernel: Kernel) -> Choice:
+    if kernel.constants:
+        return _plain(walk, kernel)
     found = [walk.stored[tensor.name] for tensor in kernel.inputs]
     seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
     whole = seen and kernel.anchor["axis"] == 1 and all(tensor.shape[1] % BLOCK == 0 for tensor, _ in found)
     if whole and all(layout == Layout(BLOCK) for _, layout in found):
         return _choice(kernel, "concat", found, Layout(BLOCK), "memory")
-    return _choice(kernel, "concat", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")
+    return _plain(walk, kernel)
 
 
 def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
-    """In the layout of its operands if they share one and broadcast nothing but channels; else plain."""
+    """In the layout of its operands if they share one and broadcast nothing but pixels and channels; else plain."""
     shape = kernel.output.shape
-    found = [walk.stored[tensor.name] for tensor in kernel.inputs]
-    layout = found[0][1]
+    gates = [tensor for tensor in kernel.inputs if tensor.shape != shape and tensor.shape == (*shape[:2], 1, 1)]
+    full = [walk.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
+    layout = full[0][1] if full else PLAIN
     constants = (walk.network.constants[name] for name in kernel.constants)
-    same = layout.block > 1 and all(have == layout and tensor.shape == shape for tensor, have in found)
+    same = layout.block > 1 and all(have == layout and tensor.shape == shape for tensor, have in full)
     if same and all(is_per_channel(constant, shape) for constant in constants):
-        return _choice(kernel, "elementwise", found, layout, "memory")
-    return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, "memory")
+        read = [_gate(walk, tensor) if tensor in gates else walk.stored[tensor.name] for tensor in kernel.inputs]
+        return _choice(kernel, "elementwise", read, layout, "memory")
+    rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM
+    return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)
+
+
+def _gate(walk: _Walk, tensor: Tensor) -> tuple[Tensor, Layout]:
+    """One value a map, as squeeze-and-excite blocks make them: read in any layout, under its own shape."""
+    stored, layout = walk.stored[tensor.name]
+    return (stored, layout) if stored.shape == tensor.shape else walk.plain(tensor)

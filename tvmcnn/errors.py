@@ -18,10 +18,13 @@ class ModelError(TvmcnnError):
 
 
 class UnsupportedError(ModelError):
-    """The ONNX file is sound but asks for what tvmcnn does not do; `reasons` has one line a node."""
+    """The ONNX file is sound but asks for what tvmcnn does not do; `reasons` has one line a node.
 
-    def __init__(self, model: str, reasons: Iterable[str]) -> None:
-        self.reasons = tuple(reasons)
+    `undecided` names the tensors whose values must be known when the model is compiled and are not.
+    """
+
+    def __init__(self, model: str, reasons: Iterable[str], undecided: Iterable[str] = ()) -> None:
+        self.reasons, self.undecided = tuple(reasons), tuple(undecided)
         count = len(self.reasons)
         head = f"{model} has {count} node{'s' if count != 1 else ''} that tvmcnn cannot compile:"
         super().__init__("\n  ".join([head, *self.reasons]))

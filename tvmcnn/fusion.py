@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from tvmcnn.network import Array, Kernel, Network, Node, Shape, Tensor
+import numpy as np
 
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "BatchNormalization")
+from tvmcnn.network import Array, Kernel, Network, Node, Shape
+
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "BatchNormalization", "Cast")
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
 MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
+
+
+def is_anchor(network: Network, node: Node) -> bool:
+    """True for a convolution of float32 images, or a product of float32 matrices, whose weight and bias are constant.
+
+    These have schedules of their own; all others run in plain layout.
+    """
+    if node.op not in ANCHORS or node.inputs[0] in network.constants or node.attributes.get("transA"):
+        return False
+    tensor = network.tensors[node.output]
+    fixed = all(name in network.constants for name in node.inputs[1:])
+    return fixed and tensor.dtype == "float32" and (len(tensor.shape) == 4 or node.op == "Gemm")
 
 
 def fuse(network: Network) -> tuple[Kernel, ...]:
@@ -57,11 +71,17 @@ def _joins(
     last, anchor = group[-1].output, group[0]
     if last not in node.inputs or readers[last] > 1 or last in outputs:
         return False
+    if anchor.op not in ELEMENTWISE and not is_anchor(network, anchor):
+        return False
     if node.op not in ELEMENTWISE:
         return _tiles(network, group, node)
+    made = network.tensors[node.output]
+    others = [network.tensors[name] for name in node.inputs if name in network.tensors]
+    if any(tensor.dtype != "float32" for tensor in (made, *others, network.tensors[last])):
+        return False
     shape = network.tensors[last].shape
-    if anchor.op not in (*ANCHORS, *ELEMENTWISE) or network.tensors[node.output].shape != shape:
-        return False  # with another shape, the other operand broadcasts the anchor's output to something larger
+    if made.shape != shape:
+        return False  # the other operand broadcasts the anchor's output to something larger
     made_later = {n.output for g in groups[index + 1 :] for n in g}
     channels = len(shape) - 1 if anchor.op == "Gemm" else None
 
@@ -111,11 +131,11 @@ def is_per_channel(constant: Array, shape: Shape, channels: int | None = None) -
 def _kernel(network: Network, index: int, group: list[Node]) -> Kernel:
     inside = {node.output for node in group}
     names = list(dict.fromkeys(name for node in group for name in node.inputs if name not in inside))
-    weight = {group[0].inputs[1]} if group[0].op in ANCHORS else set()
+    weight = {group[0].inputs[1]} if is_anchor(network, group[0]) else set()
     given = {name: network.constants[name] for name in names if name in network.constants}
-    scalars = {
-        name: float(array.reshape(())) for name, array in given.items() if array.size == 1 and name not in weight
-    }
+    single = {name: array for name, array in given.items() if array.size == 1 and array.dtype == np.float32}
+    literal = group[0].op in ELEMENTWISE or weight
+    scalars = {name: float(array.reshape(())) for name, array in single.items() if literal and name not in weight}
     return Kernel(
         name=f"k{index}_{group[0].op.lower()}",
         nodes=tuple(group),
@@ -172,10 +192,15 @@ def pool_first(kernel: Kernel) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
 def multiply_accumulates(network: Network, kernel: Kernel) -> int:
     """Multiply-accumulates of a kernel's convolution or matrix product; 0 for the rest."""
     node = kernel.anchor
-    if node.op not in ANCHORS:
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
-    weight: Tensor | Array = network.constants[node.inputs[1]]
-    output = network.tensors[node.output]
+    x, weight = (
+        network.constants[name].shape if name in network.constants else network.tensors[name].shape
+        for name in node.inputs[:2]
+    )
+    output = network.tensors[node.output].size
     if node.op == "Conv":
-        return output.size * math.prod(weight.shape[1:])
-    return output.size * weight.shape[0]
+        return output * math.prod(weight[1:])
+    if node.op == "ConvTranspose":
+        return math.prod(x) * math.prod(weight[1:])
+    return output * x[0 if node.attributes.get("transA") else -1]

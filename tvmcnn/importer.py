@@ -8,11 +8,13 @@ runs rather than onnxscript's, which only relabels models older than opset 18.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,10 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.fusion import ELEMENTWISE
 from tvmcnn.layout import INDEX_LIMIT
 from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
 from tvmcnn.onnx_file import Model, one_line, read_model
-from tvmcnn.operators import OPERATORS, Unsupported, Value
+from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
@@ -236,7 +237,11 @@ def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tu
 
     def constants() -> None:
         optimizer.fold_constants_ir(
-            model, onnx_shape_inference=True, input_size_limit=FOLD_LIMIT // 4, output_size_limit=FOLD_LIMIT // 4
+            model,
+            onnx_shape_inference=True,
+            input_size_limit=FOLD_LIMIT // 4,
+            output_size_limit=FOLD_LIMIT // 4,
+            should_fold=_makes_no_output,
         )
 
     outputs = [value.name for value in model.graph.outputs]
@@ -250,6 +255,11 @@ def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tu
     made = {value.name for node in model.graph for value in node.outputs}
     lost = {name: folded[name] for name in original if name in folded and name not in made}
     return ir.serde.serialize_model(model), lost
+
+
+def _makes_no_output(node: ir.Node) -> bool | None:
+    """False for a node that makes an output of the graph: an output comes from a kernel, whatever its operands are."""
+    return False if any(value.is_graph_output() for value in node.outputs) else None
 
 
 def _name_outputs(graph: ir.Graph, names: list[str]) -> None:
@@ -268,111 +278,182 @@ def _name_outputs(graph: ir.Graph, names: list[str]) -> None:
 # ---- nodes ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Build:
+    """The Network in the making. float16 tensors are held as float32; those of the graph's interface are cast."""
+
+    proto: onnx.ModelProto
+    label: str
+    constants: dict[str, Array]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    widened: dict[str, str] = field(default_factory=dict)  # float16 input -> its float32 copy
+
+    def value(self, name: str, title: str) -> Value | None:
+        """The operand `name` of a node."""
+        if not name:
+            return None  # ONNX's way to leave out an optional input
+        if name in self.constants:
+            data = self.constants[name]
+            return Value(name, tuple(data.shape), str(data.dtype), data)
+        name = self.widened.get(name, name)
+        if name in self.tensors:
+            return Value(name, self.tensors[name].shape, self.tensors[name].dtype)
+        raise ModelError(f"{self.label}: {title} reads '{name}', which no input, initializer or earlier node gives")
+
+    def add(self, node: onnx.NodeProto, output: str, meaning: Meaning) -> None:
+        """The Node that makes `output`, and the constants that its operator derived."""
+        names = []
+        for operand in meaning.inputs:
+            if operand.data is not None and self.constants.get(operand.name) is not operand.data:
+                names.append(self.keep(f"{output}.{operand.name}", operand.data))
+            else:
+                names.append(operand.name)
+        dtype = meaning.dtype or (meaning.inputs[0].dtype if meaning.inputs else "float32")
+        self.tensors[output] = Tensor(output, meaning.shape, dtype)
+        self.nodes.append(Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes))
+
+    def keep(self, key: str, data: Array) -> str:
+        """A derived constant under a name that no weight of the file's own happens to have."""
+        while key in self.constants:
+            key += "'"
+        self.constants[key] = data
+        return key
+
+    def cast(self, source: Tensor, name: str, dtype: str) -> Tensor:
+        """A copy of `source` in another dtype, made by a node."""
+        self.tensors[name] = Tensor(name, source.shape, dtype)
+        self.nodes.append(Node("Cast", name, (source.name,), name, {"to": dtype}))
+        return self.tensors[name]
+
+
 def _network(
     proto: onnx.ModelProto, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]
 ) -> Network:
     graph = proto.graph
-    constants: dict[str, Array] = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    tensors: dict[str, Tensor] = {}
-    for value in graph.input:
-        element = value.type.tensor_type
-        shape = tuple(d.dim_value for d in element.shape.dim)
-        tensors[value.name] = Tensor(value.name, shape, _dtype(element.elem_type))
-    inputs = tuple(tensors.values())
+    constants: dict[str, Array] = {t.name: _widened(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+    build = _Build(proto, label, constants)
+    inputs = [_tensor(value) for value in graph.input]
+    build.tensors |= {tensor.name: tensor for tensor in inputs}
     reasons = [
-        f"input '{t.name}': its type is {t.dtype}; only float32 is supported" for t in inputs if t.dtype != "float32"
+        f"input '{t.name}': its type is {t.dtype}; supported are {', '.join(('float16', *DTYPES))}"
+        for t in inputs
+        if t.dtype not in ("float16", *DTYPES)
     ]
-    nodes: list[Node] = []
+    for tensor in inputs:
+        if tensor.dtype == "float16":
+            build.widened[tensor.name] = build.cast(tensor, f"{tensor.name}.float32", "float32").name
+    undecided: list[str] = []
     for index, node in enumerate(graph.node):
         title = f"node '{node.name or f'#{index}'}' ({node.op_type})"
         try:
-            nodes.extend(_node(node, title, label, tensors, constants))
+            _node(build, node, title)
         except Unsupported as reason:
             reasons.append(f"{title}: {reason}")
-            _declare_unknown(node, proto, tensors)
+            undecided += [reason.name] if isinstance(reason, Undecided) else []
+            _declare_unknown(build, node)
         except ModelError as error:
             if not reasons:  # what follows an unsupported node has no reliable shape
                 raise
-            raise UnsupportedError(label, reasons) from error
+            raise UnsupportedError(label, reasons, undecided) from error
     if reasons:
-        raise UnsupportedError(label, reasons)
-    outputs = tuple(_output(value.name, label, tensors) for value in graph.output)
+        raise UnsupportedError(label, reasons, undecided)
+    outputs = tuple(_output(build, value) for value in graph.output)
     if through := [tensor.name for tensor in outputs if tensor in inputs]:
         raise UnsupportedError(
             label, [f"output '{name}' is an input itself; put an Identity between" for name in through]
         )
+    if any(t.dtype == "float16" for t in (*inputs, *outputs)) or _has_halves(graph):
+        notes = (*notes, "float16 tensors are computed in float32")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return Network(name, inputs, outputs, tuple(nodes), tensors, constants, dict(folded), metadata, notes)
+    nodes = tuple(build.nodes)
+    return Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
 
 
-def _node(
-    node: onnx.NodeProto, title: str, label: str, tensors: dict[str, Tensor], constants: dict[str, Array]
-) -> list[Node]:
-    """Ask operators.py what one ONNX node means; register its output and its derived constants."""
+def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
+    """Ask operators.py what one ONNX node means; register its outputs and its derived constants."""
     domain = node.domain if node.domain not in ("", "ai.onnx") else ""
-    operator = OPERATORS.get(node.op_type) if not domain else None
-    if operator is None:
+    function = OPERATORS.get(node.op_type) if not domain else None
+    if function is None:
         raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
-    if len([output for output in node.output if output]) != 1:
-        raise Unsupported(f"{len(node.output)} outputs; only the first one of {node.op_type} is supported")
     attributes = {a.name: _attribute(a) for a in node.attribute}
-    operands = [_value(name, title, label, tensors, constants) for name in node.input]
+    operands = [build.value(name, title) for name in node.input]
+    signature = inspect.signature(function)
+    if "outputs_" in signature.parameters:
+        attributes["outputs_"] = len(node.output)
     try:
-        inspect.signature(operator).bind(*operands, **attributes)
+        signature.bind(*operands, **attributes)
     except TypeError as error:
         raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {one_line(error)}") from error
     try:
-        meaning = operator(*operands, **attributes)
+        found = function(*operands, **attributes)
     except ModelError as error:
-        raise ModelError(f"{label}: {title}: {error}") from error
-    moved = meaning.inputs if meaning.op == "Concat" else meaning.inputs[:1]
-    if meaning.op not in ELEMENTWISE and any(operand.data is not None for operand in moved):
-        raise Unsupported("it reads a constant where only a tensor computed at run time is supported")
-    output = node.output[0]
-    names = []
-    for operand in meaning.inputs:
-        if operand.data is not None and constants.get(operand.name) is not operand.data:
-            key = f"{output}.{operand.name}"
-            while key in constants:  # a weight of the file's own that happens to have this name
-                key += "'"
-            constants[key] = operand.data
-            names.append(key)
-        else:
-            names.append(operand.name)
-    tensors[output] = Tensor(output, meaning.shape, "float32")
-    return [Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes)]
+        raise ModelError(f"{build.label}: {title}: {error}") from error
+    meanings = found if isinstance(found, tuple) else (found,)
+    if spare := [name for name in node.output[len(meanings) :] if name]:
+        raise Unsupported(f"its output '{spare[0]}' is not supported; only the first {len(meanings)} of the node are")
+    for output, meaning in zip(node.output, meanings, strict=False):
+        if output:
+            build.add(node, output, meaning)
 
 
-def _value(
-    name: str, title: str, label: str, tensors: Mapping[str, Tensor], constants: Mapping[str, Array]
-) -> Value | None:
-    if not name:
-        return None  # ONNX's way to leave out an optional input
-    if name in constants:
-        data = constants[name]
-        return Value(name, tuple(data.shape), str(data.dtype), data)
-    if name in tensors:
-        return Value(name, tensors[name].shape, tensors[name].dtype, None)
-    raise ModelError(f"{label}: {title} reads '{name}', which no input, initializer or earlier node gives")
-
-
-def _declare_unknown(node: onnx.NodeProto, proto: onnx.ModelProto, tensors: dict[str, Tensor]) -> None:
+def _declare_unknown(build: _Build, node: onnx.NodeProto) -> None:
     """Give the outputs of a refused node their inferred shapes, so that the nodes after it are still judged."""
-    inferred = {value.name: value.type.tensor_type for value in proto.graph.value_info}
+    inferred = {value.name: value for value in build.proto.graph.value_info}
     for name in node.output:
-        element = inferred.get(name)
-        shape = tuple(d.dim_value for d in element.shape.dim) if element is not None else ()
-        tensors[name] = Tensor(name, shape, _dtype(element.elem_type) if element is not None else "float32")
+        tensor = _tensor(inferred[name]) if name in inferred else Tensor(name, ())
+        build.tensors[name] = Tensor(name, tensor.shape, tensor.dtype.replace("float16", "float32"))
 
 
-def _output(name: str, label: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    if name not in tensors:
-        raise ModelError(f"{label}: its output '{name}' is a constant or is never computed")
-    return tensors[name]
+def _output(build: _Build, value: onnx.ValueInfoProto) -> Tensor:
+    """The output, of the type that the graph declares; a constant is copied to it."""
+    if value.name in build.constants and value.name not in build.tensors:
+        data = build.constants[value.name]
+        key = build.keep(f"{value.name}.value", data)
+        build.tensors[value.name] = Tensor(value.name, tuple(data.shape), str(data.dtype))
+        build.nodes.append(Node("Reshape", value.name, (key,), value.name))
+    if value.name not in build.tensors:
+        raise ModelError(f"{build.label}: its output '{value.name}' is never computed")
+    tensor = build.tensors[value.name]
+    if tensor.dtype == "float32" and _dtype(value.type.tensor_type.elem_type) == "float16":
+        return _narrowed(build, tensor)
+    return tensor
+
+
+def _narrowed(build: _Build, tensor: Tensor) -> Tensor:
+    """A float16 output: its node makes a float32 tensor of another name, which is cast at the end."""
+    inner = Tensor(f"{tensor.name}.float32", tensor.shape, "float32")
+    build.tensors[inner.name] = inner
+
+    def renamed(name: str) -> str:
+        return inner.name if name == tensor.name else name
+
+    build.nodes = [
+        dataclasses.replace(node, inputs=tuple(map(renamed, node.inputs)), output=renamed(node.output))
+        for node in build.nodes
+    ]
+    return build.cast(inner, tensor.name, "float16")
+
+
+def _has_halves(graph: onnx.GraphProto) -> bool:
+    half = onnx.TensorProto.FLOAT16
+    values = any(value.type.tensor_type.elem_type == half for value in graph.value_info)
+    return values or any(tensor.data_type == half for tensor in graph.initializer)
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    element = value.type.tensor_type
+    return Tensor(value.name, tuple(d.dim_value for d in element.shape.dim), _dtype(element.elem_type))
 
 
 def _attribute(attribute: onnx.AttributeProto) -> object:
     value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from tvmcnn.errors import UnsupportedError
 from tvmcnn.network import (
     ALIGNMENT,
-    FLOAT,
     Array,
     Choice,
     Layout,
@@ -42,23 +41,26 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
             raise UnsupportedError(network.name, [f"{reason} more than {INDEX_LIMIT:,} elements"])
     blob = bytearray()
     offsets: dict[bytes, int] = {}
-    packed: list[dict[str, tuple[Place, Shape]]] = []
+    packed: list[dict[str, tuple[Place, Tensor]]] = []
     for choice in choices:
         constants = {}
         for name, array in pack(choice, network.constants).items():
-            data = np.ascontiguousarray(array, dtype=np.float32).tobytes()
+            data = np.ascontiguousarray(array).tobytes()
             if data not in offsets:
                 blob.extend(bytes(-len(blob) % ALIGNMENT))
                 offsets[data] = len(blob)
                 blob.extend(data)
-            constants[name] = (Place("weights", offset=offsets[data]), tuple(array.shape))
+            constants[name] = (
+                Place("weights", offset=offsets[data]),
+                Tensor(name, tuple(array.shape), str(array.dtype)),
+            )
         packed.append(constants)
     places, arena_bytes = _places(network, choices)
     steps = []
     for choice, constants in zip(choices, packed, strict=True):
         inputs = tuple(places[source.name][0] for source in choice.sources)
         arguments = (*inputs, *(place for place, _ in constants.values()), places[choice.kernel.output.name][0])
-        steps.append(Step(choice, {name: shape for name, (_, shape) in constants.items()}, arguments))
+        steps.append(Step(choice, {name: stored for name, (_, stored) in constants.items()}, arguments))
     return Program(network, tuple(steps), bytes(blob), arena_bytes, places)
 
 
@@ -70,9 +72,9 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
     kernel, packed = choice.kernel, {}
     for position, name in enumerate(kernel.constants):
         array = constants[name]
-        is_weight = position == 0 and kernel.anchor.op in ("Conv", "Gemm")
+        is_weight = position == 0 and choice.algorithm in WEIGHTS
         packed[name] = WEIGHTS[choice.algorithm](choice, array) if is_weight else _operand(choice, array)
-    if kernel.anchor.op == "AveragePool":
+    if choice.algorithm == "pool" and kernel.anchor.op == "AveragePool":
         packed[f"{kernel.output.name}.divisor"] = window_sizes(choice)
     return packed
 
@@ -81,7 +83,9 @@ def _operand(choice: Choice, array: Array) -> Array:
     """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's
     rank."""
     shape, block = choice.kernel.output.shape, choice.writes.block
-    if choice.algorithm in ("elementwise", "reshape") and choice.writes.plain:
+    if choice.algorithm == "plain":
+        return array
+    if choice.algorithm == "elementwise" and choice.writes.plain:
         return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
     values = array.reshape(-1)
     if choice.algorithm == "dense":
@@ -163,7 +167,7 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
         if tensor.name in outputs:
             places[tensor.name] = (Place("output", outputs[tensor.name]), choice.writes)
         else:
-            size = round_up(math.prod(choice.writes.physical(tensor.shape)) * FLOAT, ALIGNMENT)
+            size = round_up(stored_bytes(tensor, choice.writes), ALIGNMENT)
             waiting.append((size, step, last_read.get(tensor.name, step), tensor, choice.writes))
     taken: list[tuple[int, int, int, int]] = []  # offset, end, first step, last step
     for size, first, last, tensor, layout in sorted(waiting, key=lambda item: -item[0]):
@@ -178,4 +182,4 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:
     """Bytes that a tensor takes in memory, padding included."""
-    return math.prod(layout.physical(tensor.shape)) * FLOAT
+    return math.prod(layout.physical(tensor.shape)) * tensor.item_bytes

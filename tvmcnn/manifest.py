@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from tvmcnn.artifact import Manifest
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import stored_bytes
-from tvmcnn.network import FLOAT, Network, Program, Step, Tensor
+from tvmcnn.network import Network, Program, Step, Tensor
 from tvmcnn.targets import Target
 
 
@@ -54,7 +53,7 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
     choice, place = step.choice, step.arguments[-1]
     tensor = choice.kernel.output
     read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
-    weights = sum(FLOAT * math.prod(shape) for shape in step.packed.values())
+    weights = sum(constant.size * constant.item_bytes for constant in step.packed.values())
     return {
         "name": choice.name,
         "ops": [node.op for node in choice.kernel.nodes],
@@ -72,6 +71,7 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
             "index": place.index,
             "offset": place.offset,
             "shape": list(tensor.shape),
+            "dtype": tensor.dtype,
             "block": choice.writes.block,
             "halo": list(choice.writes.halo),
         },
@@ -83,7 +83,7 @@ def _config(step: Step) -> dict[str, Any]:
 
 
 def _entry(tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "shape": list(tensor.shape)}
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
 
 
 def _seen(network: Network, name: str) -> list[dict[str, Any]]:

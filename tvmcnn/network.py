@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
-FLOAT = 4  # bytes
+FLOAT = 4  # bytes of a float32
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
 
 
@@ -54,15 +54,22 @@ class Tensor:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element; a bool takes one."""
+        return np.dtype(self.dtype).itemsize
+
     def __str__(self) -> str:
-        return f"{self.name} {dims(self.shape)}"
+        kind = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.name} {dims(self.shape)}{kind}"
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator with every attribute explicit: `auto_pad` resolved, defaults filled in, weights constant.
+    """One operator that makes one tensor, with every attribute explicit: `auto_pad` resolved, defaults filled in.
 
-    `op` and the attribute names are ONNX's. `inputs` names tensors or constants of the network.
+    `op` and the attribute names are ONNX's. `inputs` names tensors or constants of the network. An ONNX node with
+    several outputs is as many Nodes.
     """
 
     op: str
@@ -263,7 +270,7 @@ class Step:
     """One call of the compiled chain: the kernel, the shapes it is declared with, and where each argument lives."""
 
     choice: Choice
-    packed: Mapping[str, Shape]  # the packed constants by name, in the order of `arguments`
+    packed: Mapping[str, Tensor]  # the packed constants by ONNX name, in the order of `arguments`
     arguments: tuple[Place, ...]  # inputs, packed constants, output
 
     def __str__(self) -> str:

@@ -42,7 +42,7 @@ def write_package(library: Path, header: str, folder: Path) -> Path:
     if folder.exists() and not (folder / f"{name}.so").is_file():
         raise ToolError(f"{folder} exists and is no package of {name}: move it away or choose another name")
     arrays = (*manifest["inputs"], *manifest["outputs"])
-    shapes = "\n".join(f"{array['name']}: float32 {tuple(array['shape'])}" for array in arrays)
+    shapes = "\n".join(f"{array['name']}: {array['dtype']} {tuple(array['shape'])}" for array in arrays)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             made = Path(temporary) / folder.name

@@ -28,7 +28,13 @@ class ArrayInfo:
 
     name: str
     shape: Shape
-    type: str = "tensor(float)"
+    dtype: str = "float32"
+
+    @property
+    def type(self) -> str:
+        """ONNX's word: tensor(float) for float32, tensor(int64)."""
+        word = {"float32": "float", "float64": "double"}.get(self.dtype, self.dtype)
+        return f"tensor({word})"
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,9 @@ class Runner:
         self.path, self.manifest, self.threads = path, manifest, 1
         self.name: str = manifest["name"]
         self.target: str = manifest["target"]["name"]
-        self.inputs = tuple(ArrayInfo(entry["name"], tuple(entry["shape"])) for entry in manifest["inputs"])
-        self.outputs = tuple(ArrayInfo(entry["name"], tuple(entry["shape"])) for entry in manifest["outputs"])
-        self._output_shapes = [info.shape for info in self.outputs]
+        self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
+        self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
+        self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
         spelling = _spelling(path, manifest)
         self._module = tvm_ffi.load_module(spelling)
         self._native = self._module.get_function(f"{self.name}_run")
@@ -102,9 +108,9 @@ class Runner:
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
 
-        Inputs are float32 arrays of exactly the compiled shapes: NumPy, or anything with __dlpack__ on the CPU. `out`
-        takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with each
-        other. Raises InputError for what does not fit.
+        Inputs are arrays of exactly the compiled shapes and dtypes: NumPy, or anything with __dlpack__ on the CPU.
+        `out` takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with
+        each other. Raises InputError for what does not fit.
         """
         # Every Python statement here is time beside a network of 13 µs: the native entry checks types, shapes, strides
         # and alignment itself, and only what it refuses goes the slow way.
@@ -184,8 +190,7 @@ class Runner:
         Random inputs if none are given.
         """
         if not arrays:
-            rng = np.random.default_rng(0)
-            arrays = tuple(rng.standard_normal(info.shape, dtype=np.float32) for info in self.inputs)
+            arrays = tuple(random_array(info, seed) for seed, info in enumerate(self.inputs))
         kernels = self.manifest["kernels"]
         if kernel is not None and kernel not in (names := [entry["name"] for entry in kernels]):
             raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
@@ -202,7 +207,7 @@ class Runner:
         return profiles
 
     def _allocate(self) -> tuple[Array, ...]:
-        return tuple([np.empty(shape, np.float32) for shape in self._output_shapes])
+        return tuple([np.empty(shape, dtype) for shape, dtype in self._output_arrays])
 
     def _new_arena(self) -> tuple[int, Array]:
         """Another arena for the pool: its 64-byte aligned address, and the array that owns it."""
@@ -287,12 +292,13 @@ class _Frame:
     def hidden(self, index: int, tensors: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
         if not tensors:
             return {}
-        sizes = [int(np.prod(tensor["shape"])) for tensor in tensors]
-        memory = np.empty(sum(sizes), np.float32)
+        infos = [_info(tensor) for tensor in tensors]
+        sizes = [int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize for info in infos]
+        memory = np.empty(sum(sizes), np.uint8)
         opened = self.symbols[f"{self.runner.name}_open"]
         opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
         parts = np.split(memory, np.cumsum(sizes)[:-1])
-        return {t["name"]: part.reshape(t["shape"]) for t, part in zip(tensors, parts, strict=True)}
+        return {i.name: part.copy().view(i.dtype).reshape(i.shape) for i, part in zip(infos, parts, strict=True)}
 
     def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
         """A copy of what a kernel stored, in its logical shape."""
@@ -301,7 +307,8 @@ class _Frame:
         layout, logical = Layout(output["block"], tuple(output["halo"])), tuple(output["shape"])
         size = int(np.prod(layout.physical(logical)))
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
-        stored = self.arena[1][start : start + 4 * size].view(np.float32)
+        dtype = np.dtype(output["dtype"])
+        stored = self.arena[1][start : start + dtype.itemsize * size].view(dtype)
         return np.array(layout.unpack(stored, logical).reshape(shape))
 
     def time(self, index: int, seconds: float) -> float:
@@ -317,8 +324,21 @@ class _Frame:
         return float(np.median([batch(repeat) for _ in range(9)]))
 
 
+def _info(entry: Mapping[str, Any]) -> ArrayInfo:
+    return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+
+def random_array(info: ArrayInfo, seed: int) -> Array:
+    """An array that an input takes: standard normal floats, small integers of either sign, coins."""
+    rng, dtype = np.random.default_rng(seed), np.dtype(info.dtype)
+    values = rng.standard_normal(info.shape, dtype=np.float32)
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    return values > 0 if dtype.kind == "b" else (4 * (np.abs(values) if dtype.kind == "u" else values)).astype(dtype)
+
+
 def _checked_input(value: Any, info: ArrayInfo) -> Array:
-    """`value` as a C-contiguous, aligned float32 array. Raises InputError for a wrong shape, dtype or byte order."""
+    """`value` as a C-contiguous, aligned array. Raises InputError for another shape, dtype or byte order."""
     if isinstance(value, np.ndarray):
         array = value
     elif hasattr(value, "__dlpack__"):
@@ -329,18 +349,18 @@ def _checked_input(value: Any, info: ArrayInfo) -> Array:
     else:
         kind = type(value).__name__
         raise InputError(f"input '{info.name}' is a {kind}; allowed are NumPy arrays and what has __dlpack__")
-    if array.dtype != np.float32:
-        order = "big-endian " if array.dtype.newbyteorder("=") == np.float32 else ""
-        raise InputError(f"input '{info.name}' is {order}{array.dtype.name}; it must be native float32")
+    if array.dtype != info.dtype:
+        order = "big-endian " if array.dtype.newbyteorder("=") == info.dtype else ""
+        raise InputError(f"input '{info.name}' is {order}{array.dtype.name}; it must be native {info.dtype}")
     if array.shape != info.shape:
         raise InputError(f"input '{info.name}' has the shape {array.shape}; the library is compiled for {info.shape}")
     return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _check_output(array: Any, info: ArrayInfo) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != info.shape:
+    if not isinstance(array, np.ndarray) or array.dtype != info.dtype or array.shape != info.shape:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"out= for '{info.name}' is {found}; it must be a native float32 array of {info.shape}")
+        raise InputError(f"out= for '{info.name}' is {found}; it must be a native {info.dtype} array of {info.shape}")
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise InputError(f"out= for '{info.name}' must be C-contiguous, aligned and writeable")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.runner import KernelProfile, Runner
+from tvmcnn.runner import KernelProfile, Runner, random_array
 from tvmcnn.targets import cpu_name
 
 
@@ -86,9 +86,8 @@ def rounds(calls: Sequence[Callable[[], object]], batch: float) -> Iterator[tupl
 
 def bench(net: Runner, seconds: float) -> Bench:
     """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved."""
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(info.shape, dtype=np.float32) for info in net.inputs]
-    outputs = tuple(np.empty(info.shape, np.float32) for info in net.outputs)
+    arrays = [random_array(info, seed) for seed, info in enumerate(net.inputs)]
+    outputs = tuple(np.empty(info.shape, info.dtype) for info in net.outputs)
     end, times = time.perf_counter() + 0.7 * seconds, []
     for sample in rounds((lambda: net(*arrays), lambda: net(*arrays, out=outputs)), 0.001):
         times.append(sample)

@@ -13,10 +13,10 @@ import numpy as np
 
 from tvmcnn.errors import ModelError
 from tvmcnn.importer import import_model
-from tvmcnn.network import Array, Network, Shape
+from tvmcnn.network import Array, Network
 from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
-from tvmcnn.runner import Runner, load
+from tvmcnn.runner import ArrayInfo, Runner, load, random_array
 
 UNIT = 2.0**-24  # unit roundoff of float32
 SAFETY = 8.0  # standard deviations that the bound allows
@@ -85,7 +85,7 @@ def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0)
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
-    inputs = {info.name: seeded_input(info.shape, seed + i) for i, info in enumerate(runner.inputs)}
+    inputs = {info.name: seeded_input(info, seed + i) for i, info in enumerate(runner.inputs)}
     return compare(runner, network, model, inputs, seed)
 
 
@@ -109,12 +109,13 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     return Verdict(tensors, outputs, seed)
 
 
-def seeded_input(shape: Shape, seed: int) -> Array:
-    """Standard normal values with one outlier of ±10 in about 64: near-uniform data would hide a misplaced tap."""
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal(shape, dtype=np.float32)
-    outliers = rng.random(shape) < 1 / 64
-    return np.where(outliers, 10 * np.sign(values), values).astype(np.float32)
+def seeded_input(info: ArrayInfo, seed: int) -> Array:
+    """Random floats with one outlier of ±10 in about 64: near-uniform data would hide a misplaced tap."""
+    values = random_array(info, seed)
+    if values.dtype.kind != "f":
+        return values
+    outliers = np.random.default_rng(seed + 1000).random(info.shape) < 1 / 64
+    return np.where(outliers, 10 * np.sign(values), values).astype(info.dtype)
 
 
 def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, float]:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
 from tvmcnn.targets import Target
 
@@ -29,6 +31,12 @@ _TAKEN = frozenset(
     NULL errno int32_t int64_t linux unix arena args count hidden repeat result self step
     """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 )
+C_TYPES = {
+    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{"float32": "float", "float64": "double", "bool": "bool"},
+    "float16": "uint16_t",  # its bits: C11 has no half precision
+}
+_DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
 
@@ -61,8 +69,9 @@ class Signature:
     @property
     def parameters(self) -> str:
         """const float *input, float *scores, void *arena"""
-        pointers = [f"const float *{name}" for name, _ in self.inputs] + [f"float *{name}" for name, _ in self.outputs]
-        return ", ".join([*pointers, "void *arena"])
+        inputs = [f"const {C_TYPES[tensor.dtype]} *{name}" for name, tensor in self.inputs]
+        outputs = [f"{C_TYPES[tensor.dtype]} *{name}" for name, tensor in self.outputs]
+        return ", ".join([*inputs, *outputs, "void *arena"])
 
     @property
     def arguments(self) -> str:
@@ -75,17 +84,18 @@ def header(program: Program, target: Target) -> str:
     signature = Signature.of(program.network)
     name, upper = signature.name, signature.name.upper()
     shapes = "\n".join(
-        f" *   {word}: float32, {dims(tensor.shape)}, C-contiguous"
+        f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous"
         for word, tensor in (*signature.inputs, *signature.outputs)
     )
     sizes = "\n".join(
-        f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* floats */"
+        f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* elements */"
         for word, tensor in (*signature.inputs, *signature.outputs)
     )
     return f"""/* {name}: a CNN compiled by tvmcnn for {target.name}. */
 #ifndef {upper}_H_
 #define {upper}_H_
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -138,8 +148,8 @@ def source(program: Program, target: Target, with_open: Collection[str]) -> str:
 extern const char {name}_weights[] __attribute__((visibility("hidden"), aligned(64)));
 {prototypes}
 
-#define W(offset) ((float*)({name}_weights + (offset)))
-#define A(offset) ((float*)((char*)arena + (offset)))
+#define W(offset) ((void*)({name}_weights + (offset)))
+#define A(offset) ((void*)((char*)arena + (offset)))
 
 TVMCNN_PUBLIC int32_t {name}_check(void) {{
   __builtin_cpu_init();
@@ -161,7 +171,7 @@ TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, {signature.param
 }}
 
 /* The open variant of a step: writes the tensors that fusion hides, one behind the other, to `hidden`. */
-TVMCNN_PUBLIC int32_t {name}_open(int32_t step, {signature.parameters}, float *hidden) {{
+TVMCNN_PUBLIC int32_t {name}_open(int32_t step, {signature.parameters}, char *hidden) {{
   switch (step) {{
 {open_cases}
     default: return TVMCNN_NO_SUCH_STEP;
@@ -181,7 +191,7 @@ TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void* self, const TVMFFIAny* args, int32_
 
 def _place(place: Place, signature: Signature) -> str:
     if place.space == "input":
-        return f"(float*){signature.inputs[place.index][0]}"
+        return f"(void*){signature.inputs[place.index][0]}"
     if place.space == "output":
         return signature.outputs[place.index][0]
     return f"{'W' if place.space == 'weights' else 'A'}({place.offset})"
@@ -195,13 +205,13 @@ def _open_call(step: Step, signature: Signature) -> str:
     offset, hidden = 0, []
     for tensor in step.choice.kernel.hidden:
         hidden.append(f"hidden + {offset}")
-        offset += tensor.size
+        offset += tensor.size * tensor.item_bytes
     given = [_place(place, signature) for place in step.arguments[:-1]]
     return f"{signature.name}_{step.choice.name}_open({', '.join([*given, *hidden])});"
 
 
 def _pointers(count: int) -> str:
-    return ", ".join(["float*"] * count)
+    return ", ".join(["void*"] * count)
 
 
 def _supports(target: Target) -> str:
@@ -219,11 +229,14 @@ def _unpack(signature: Signature) -> str:
     for position, (word, tensor) in enumerate(words):
         shape = ", ".join(map(str, tensor.shape)) or "1"
         const = "const " if position < len(signature.inputs) else ""
+        wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}"
+        kind = f"{_DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
         lines += [
             f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
-            f"  {const}float *{word} = tvmcnn_data(&args[{position}], {len(tensor.shape)}, tvmcnn_shape_{word});",
+            f"  {const}{C_TYPES[tensor.dtype]} *{word} =",
+            f"      tvmcnn_data(&args[{position}], {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
             f"  if ({word} == NULL)",
-            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be C-contiguous float32 {dims(tensor.shape)}");',
+            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
         ]
     lines += [
         f"  if (args[{len(words)}].type_index != kTVMFFIInt)",

@@ -1,5 +1,8 @@
 """Declare: a Step becomes a PrimFunc from tensor expressions, one expression an operator, algorithm and layout.
 
+Every operator has an expression in plain layout, for any rank and dtype (PLAIN); those that CNNs spend their time in
+have more, in the layouts that suit a CPU's vectors (EXPRESSIONS).
+
 Nothing here names a target, a thread or a loop order: that is schedule/'s. Blocks are named on purpose, for it.
 """
 
@@ -13,6 +16,16 @@ from tvmcnn.network import Step
 from tvmcnn.ops import conv, dense, elementwise, norm, opened, pool, shape
 from tvmcnn.ops.operands import Operands
 
+# Operators in plain layout: (node, the Tensor that it makes, *its operands) --> that tensor, a stage named "out"
+PLAIN: dict[str, Callable[..., te.Tensor]] = {**shape.EXPRESSIONS}
+
+
+def plain(step: Step, given: Operands) -> te.Tensor:
+    """Any operator of PLAIN: operands and output in plain layout, under their ONNX shapes and dtypes."""
+    node, output = step.choice.kernel.anchor, step.choice.kernel.output
+    return PLAIN[node.op](node, output, *(given.tensor(name) for name in node.inputs))
+
+
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "direct": conv.direct,
     "depthwise": conv.depthwise,
@@ -22,17 +35,15 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "pool": pool.pool,
     "global_pool": pool.global_pool,
     "elementwise": elementwise.elementwise,
+    "plain": plain,
     "softmax": norm.softmax,
-    "concat": shape.concat,
-    "pad": shape.pad,
-    "transpose": shape.transpose,
-    "reshape": shape.reshape,
+    "concat": shape.concat_blocks,
     "reorder": shape.reorder,
 }
 
 
 def declare(step: Step) -> tirx.PrimFunc:
-    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all float32 buffers."""
+    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
     return te.create_prim_func([*given.parameters, output])

@@ -21,6 +21,7 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Clip": lambda x, **bounds: _clip(x, bounds["min"], bounds["max"]),
     "Sigmoid": lambda x: float32(1.0) / (float32(1.0) + tirx.exp(float32(0.0) - x)),
     "Tanh": lambda x: tirx.tanh(x),
+    "Cast": lambda x, to: x.astype(to),
     "BatchNormalization": lambda x, scale, shift: x * scale + shift,
 }
 
@@ -55,7 +56,7 @@ def elementwise(step: Step, given: Operands) -> te.Tensor:
         where = indices if layout.plain else output_pixel(layout, *indices)
         operands = [given.read(name, where) for name in nodes[0].inputs]
         first = FORMULAS[nodes[0].op](*operands, **nodes[0].attributes)
-        value = apply(nodes[1:], first, given, where)
+        value = apply(nodes[1:], first, given, where).astype(step.choice.kernel.output.dtype)
         return value if layout.plain else zero_padding(layout, shape, output_pixel(layout, *indices), value)
 
     return te.compute(layout.physical(shape), element, name="out")

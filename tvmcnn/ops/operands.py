@@ -33,10 +33,11 @@ class Operands:
         for i, (tensor, source, layout) in enumerate(
             zip(choice.kernel.inputs, choice.sources, choice.reads, strict=True)
         ):
-            inputs[tensor.name] = te.placeholder(layout.physical(source.shape), "float32", f"x{i}")
+            inputs[tensor.name] = te.placeholder(layout.physical(source.shape), source.dtype, f"x{i}")
             layouts[tensor.name], shapes[tensor.name] = layout, source.shape
         constants = {
-            name: te.placeholder(shape, "float32", f"w{i}") for i, (name, shape) in enumerate(step.packed.items())
+            name: te.placeholder(packed.shape, packed.dtype, f"w{i}")
+            for i, (name, packed) in enumerate(step.packed.items())
         }
         return Operands(inputs, layouts, shapes, constants, choice.kernel.scalars)
 
@@ -44,6 +45,10 @@ class Operands:
     def parameters(self) -> list[te.Tensor]:
         """All placeholders in the order of the step's arguments."""
         return [*self.inputs.values(), *self.constants.values()]
+
+    def tensor(self, name: str) -> te.Tensor:
+        """The operand `name` as it is stored: for expressions in plain layout its ONNX shape and dtype."""
+        return self.inputs[name] if name in self.inputs else self.constants[name]
 
     def knows(self, name: str) -> bool:
         """False for a tensor that the kernel itself computes."""
@@ -57,14 +62,19 @@ class Operands:
         """
         if name in self.scalars:
             return float32(self.scalars[name])
-        stored = self.inputs[name] if name in self.inputs else self.constants[name]
+        stored = self.tensor(name)
         if isinstance(where, Pixel):
             if name in self.inputs:
-                return stored[self.layouts[name].index(where)]
+                return stored[self.layouts[name].index(self._broadcast(name, where))]
             channel = where.channel
             return stored[channel.flat] if len(stored.shape) == 1 else stored[channel.block, channel.lane]
         aligned = where[len(where) - len(stored.shape) :]
         return stored[tuple(0 if int(extent) == 1 else i for extent, i in zip(stored.shape, aligned, strict=True))]
+
+    def _broadcast(self, name: str, pixel: Pixel) -> Pixel:
+        """The pixel of an image that may have one pixel a map, such as the gates of a squeeze-and-excite block."""
+        h, w = self.shapes[name][2:]
+        return Pixel(pixel.n, pixel.channel, 0 if h == 1 else pixel.h, 0 if w == 1 else pixel.w)
 
 
 def float32(value: float) -> Expr:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Channel, Pixel, Step
+from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor
 from tvmcnn.ops.operands import Operands, float32, inside, output_pixel
 
 
-def concat(step: Step, given: Operands) -> te.Tensor:
-    """ONNX Concat along one axis; in NCHW16c along the channels, each part a whole number of blocks."""
-    node, layout = step.choice.kernel.anchor, step.choice.writes
-    axis = node["axis"]
-    parts = [given.inputs[name] for name in node.inputs]
-    shape = layout.physical(step.choice.kernel.output.shape)
+def concat(node: Node, output: Tensor, *parts: te.Tensor) -> te.Tensor:
+    """ONNX Concat along one axis."""
+    return _concat(output.shape, node["axis"], parts)
+
+
+def concat_blocks(step: Step, given: Operands) -> te.Tensor:
+    """ONNX Concat along the channels in NCHW16c, each part a whole number of blocks."""
+    parts = [given.inputs[name] for name in step.choice.kernel.anchor.inputs]
+    return _concat(step.choice.writes.physical(step.choice.kernel.output.shape), 1, parts)
+
+
+def _concat(shape: Shape, axis: int, parts: Sequence[te.Tensor]) -> te.Tensor:
+    """Concat of stored arrays along `axis`; empty parts are left out."""
+    parts = [part for part in parts if int(part.shape[axis])]
 
     def element(*indices: Any) -> Expr:
         value, start = None, sum(int(part.shape[axis]) for part in parts)
@@ -31,48 +39,42 @@ def concat(step: Step, given: Operands) -> te.Tensor:
     return te.compute(shape, element, name="out")
 
 
-def pad(step: Step, given: Operands) -> te.Tensor:
-    """ONNX Pad with a constant value, in plain layout; a negative begin or end crops."""
-    node = step.choice.kernel.anchor
-    x = given.inputs[node.inputs[0]]
-    begins, value = node["begins"], float32(node["value"])
+def pad(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX Pad with a constant value; a negative begin or end crops."""
+    begins, value = node["begins"], tirx.const(node["value"], x.dtype)
 
     def element(*indices: Any) -> Expr:
         source = tuple(i - begin for i, begin in zip(indices, begins, strict=True))
         tests = [
             test
-            for i, extent, begin, size in zip(source, x.shape, begins, step.choice.kernel.output.shape, strict=True)
+            for i, extent, begin, size in zip(source, x.shape, begins, output.shape, strict=True)
             for needed, test in ((begin > 0, i >= 0), (size - begin > int(extent), i < extent))
             if needed
         ]
         return tirx.if_then_else(tirx.all(*tests), x[source], value) if tests else x[source]
 
-    return te.compute(step.choice.kernel.output.shape, element, name="out")
+    return te.compute(output.shape, element, name="out")
 
 
-def transpose(step: Step, given: Operands) -> te.Tensor:
+def transpose(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Transpose: y[i_0, …] = x[…], axis a of y being axis perm[a] of x."""
-    node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
-    x = given.inputs[node.inputs[0]]
     place = {axis: position for position, axis in enumerate(node["perm"])}
-    return te.compute(shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(shape)))], name="out")
+    return te.compute(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], name="out")
 
 
-def reshape(step: Step, given: Operands) -> te.Tensor:
-    """ONNX Reshape, Flatten and Identity where the copy cannot be avoided: the same elements in the same order."""
-    kernel = step.choice.kernel
-    x, size = given.inputs[kernel.anchor.inputs[0]], math.prod(kernel.output.shape)
+def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX Reshape, Flatten, Identity and the like where the copy cannot be avoided: the same elements in order."""
 
     def element(*indices: Any) -> Expr:
         offset, source = tirx.const(0, "int32"), []
-        for i, extent in zip(indices, kernel.output.shape, strict=True):
+        for i, extent in zip(indices, output.shape, strict=True):
             offset = offset * extent + i
         for extent in reversed([int(e) for e in x.shape]):
             source.append(offset % extent)
             offset = offset // extent
         return x[tuple(reversed(source))]
 
-    return te.compute(kernel.output.shape if size else (1,), element, name="out")
+    return te.compute(output.shape, element, name="out")
 
 
 def reorder(step: Step, given: Operands) -> te.Tensor:
@@ -89,3 +91,6 @@ def reorder(step: Step, given: Operands) -> te.Tensor:
         return value if test is None else tirx.if_then_else(test, value, float32(0.0))
 
     return te.compute(layout.physical(shape), element, name="out")
+
+
+EXPRESSIONS = {"Concat": concat, "Pad": pad, "Transpose": transpose, "Reshape": reshape}

@@ -2,6 +2,7 @@
 #ifndef TVMCNN_ENTRY_H_
 #define TVMCNN_ENTRY_H_
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <tvm/ffi/c_api.h>
@@ -18,8 +19,9 @@ static inline int tvmcnn_raise(const char* kind, const char* message) {
   return -1;
 }
 
-/* The data of one float32 CPU tensor of exactly this shape, C-contiguous and aligned to its elements; else NULL. */
-static inline void* tvmcnn_data(const TVMFFIAny* argument, int32_t rank, const int64_t* shape) {
+/* The data of one CPU tensor of exactly this type and shape, C-contiguous and aligned to its elements; else NULL.
+ * A tensor without elements may have no data either: then any address that is not NULL. */
+static inline void* tvmcnn_data(const TVMFFIAny* argument, int code, int bits, int32_t rank, const int64_t* shape) {
   const DLTensor* tensor;
   if (argument->type_index == kTVMFFIDLTensorPtr) {
     tensor = (const DLTensor*)argument->v_ptr;
@@ -29,15 +31,16 @@ static inline void* tvmcnn_data(const TVMFFIAny* argument, int32_t rank, const i
     return NULL;
   }
   if (tensor->device.device_type != kDLCPU || tensor->ndim != rank) return NULL;
-  if (tensor->dtype.code != kDLFloat || tensor->dtype.bits != 32 || tensor->dtype.lanes != 1) return NULL;
+  if (tensor->dtype.code != code || tensor->dtype.bits != bits || tensor->dtype.lanes != 1) return NULL;
   int64_t stride = 1;
   for (int32_t axis = rank - 1; axis >= 0; --axis) {
     if (tensor->shape[axis] != shape[axis]) return NULL;
     if (tensor->strides != NULL && shape[axis] != 1 && tensor->strides[axis] != stride) return NULL;
     stride *= shape[axis];
   }
+  if (stride == 0) return (void*)argument;
   char* data = (char*)tensor->data + tensor->byte_offset;
-  return (uintptr_t)data % sizeof(float) == 0 ? data : NULL;
+  return (uintptr_t)data % (bits / 8) == 0 ? data : NULL;
 }
 
 #endif /* TVMCNN_ENTRY_H_ */

@@ -1,0 +1,49 @@
+"""What each ONNX operator means to tvmcnn: one function a name, whose signature is the ONNX schema.
+
+A function takes the node's inputs as Values (None where optional and left out) and its attributes as keywords with
+ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`. It returns a Meaning: the
+operator, the operands that matter at run time, attributes with nothing left implicit, and the output's shape and dtype;
+for a node with several outputs a tuple of them, for each output is computed by itself. It raises Unsupported for what
+tvmcnn does not do, Undecided (one of these) for an operand that must be constant and is not, and ModelError for what
+contradicts itself. To add an operator, add its function here, then its tensor expression in ops/.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+from tvmcnn.operators import dense, elementwise, norm, shape, windows
+from tvmcnn.operators.words import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
+
+__all__ = ["DTYPES", "OPERATORS", "Meaning", "Meanings", "Schema", "Undecided", "Unsupported", "Value", "schema"]
+
+FAMILIES = (windows, dense, elementwise, norm, shape)  # importing them fills OPERATORS
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it
+    does."""
+
+    name: str
+    attributes: str
+    summary: str
+
+
+def schema(name: str) -> Schema:
+    """The row of the operator `name`, from the signature and docstring of its function."""
+    function = OPERATORS[name]
+    words = []
+    for parameter in inspect.signature(function).parameters.values():
+        default = "" if parameter.default in (inspect.Parameter.empty, None) else f"={parameter.default}"
+        if parameter.name.endswith("_"):
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append(f"{parameter.name}…")
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            words.append(f"[{parameter.name}]" if parameter.default is None else parameter.name)
+        else:
+            words.append(f"{parameter.name}{default}")
+    summary = (function.__doc__ or "").splitlines()[0]
+    return Schema(name, " ".join(words), summary.removeprefix(f"ONNX {name}").strip(" .,:"))
