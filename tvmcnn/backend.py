@@ -1,6 +1,7 @@
 """The onnx.backend API: prepare, run_model, run_node, supports_device, is_compatible.
 
-A prepared model is compiled when it first sees inputs of some shapes, and the library is kept for the next time.
+A prepared model is compiled when it first sees inputs of some shapes, and the library is kept for the next time. Inputs
+whose values decide shapes, such as the `shape` of Reshape, are read then and become constants of the library.
 """
 
 from __future__ import annotations
@@ -22,27 +23,39 @@ from tvmcnn.runner import Runner, load
 
 
 class TvmcnnRep(BackendRep):
-    """A prepared model: `run(inputs)` compiles it for the inputs' shapes, once for each."""
+    """A prepared model: `run(inputs)` compiles it for what decides its shapes, once for each."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.names = [value.name for value in open_inputs(model)]
-        self.libraries: dict[tuple[Shape, ...], Runner] = {}
+        self.deciding: tuple[str, ...] = ()  # inputs whose values decide shapes: constants of the library
+        self.libraries: dict[tuple[Any, ...], Runner] = {}
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Array, ...]:
         """The outputs in graph order for inputs in graph order, by name, or a lone array.
 
         Raises InputError for another number of inputs, and what `compile` raises.
         """
-        arrays = self._arrays(inputs)
-        shapes = tuple(array.shape for array in arrays)
-        if shapes not in self.libraries:
-            with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
-                path = Path(folder) / "network.so"
-                compile(self.model, output=path, input_shapes=dict(zip(self.names, shapes, strict=True)), verify=False)
-                self.libraries[shapes] = load(path)
-        result = self.libraries[shapes](*arrays)
+        arrays = dict(zip(self.names, self._arrays(inputs), strict=True))
+        runner = self.specialised(arrays)
+        result = runner(*(array for name, array in arrays.items() if name not in self.deciding))
         return result if isinstance(result, tuple) else (result,)
+
+    def specialised(self, arrays: Mapping[str, Array]) -> Runner:
+        """The library for inputs of these shapes, and for these very values of those that decide shapes."""
+        while True:
+            values = {name: arrays[name] for name in self.deciding}
+            shapes = {name: array.shape for name, array in arrays.items() if name not in values}
+            key = (*shapes.values(), *((array.shape, array.tobytes()) for array in values.values()))
+            if key not in self.libraries:
+                try:
+                    self.libraries[key] = _compiled(self.model, shapes, values)
+                except UnsupportedError as error:
+                    if not (found := [name for name in arrays if name in error.undecided and name not in values]):
+                        raise
+                    self.deciding += tuple(found)
+                    continue
+            return self.libraries[key]
 
     def _arrays(self, inputs: Any) -> list[Array]:
         if isinstance(inputs, Mapping):
@@ -55,6 +68,13 @@ class TvmcnnRep(BackendRep):
         if len(values) != len(self.names):
             raise InputError(f"{len(values)} inputs given; the model takes {len(self.names)}: {', '.join(self.names)}")
         return [np.asarray(value) for value in values]
+
+
+def _compiled(model: onnx.ModelProto, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Runner:
+    with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
+        path = Path(folder) / "network.so"
+        compile(model, output=path, input_shapes=shapes, input_values=values, verify=False, activations=False)
+        return load(path)
 
 
 class TvmcnnBackend(Backend):

@@ -21,7 +21,7 @@ from tvmcnn.fusion import fuse
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
-from tvmcnn.network import Program, Shape, Step
+from tvmcnn.network import Array, Program, Shape, Step
 from tvmcnn.onnx_file import Model
 from tvmcnn.ops import declare, declare_open
 from tvmcnn.records import load_records
@@ -55,6 +55,7 @@ def compile(  # noqa: A001 (the contract's name)
     input_shapes: Mapping[str, Shape] | None = None,
     *,
     batch: int | None = None,
+    input_values: Mapping[str, Array] | None = None,
     records: Iterable[str | PathLike[str]] = (),
     shipped_records: bool = True,
     verify: bool = True,
@@ -63,7 +64,8 @@ def compile(  # noqa: A001 (the contract's name)
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
 
-    `input_shapes` and `batch` bind open dimensions or override fixed ones; `records` are files of measured configs that
+    `input_shapes` and `batch` bind open dimensions or override fixed ones; `input_values` makes inputs constants, which
+    the library then takes no more (those that decide shapes must be); `records` are files of measured configs that
     win over the shipped ones, which `shipped_records` may leave out; `report` receives one line a kernel. The file
     appears whole or not at all.
 
@@ -78,7 +80,8 @@ def compile(  # noqa: A001 (the contract's name)
         raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
 
-    network = import_model(model, input_shapes, batch=batch, name=c_identifier(path.stem))
+    name = c_identifier(path.stem)
+    network = import_model(model, input_shapes, batch=batch, values=input_values, name=name)
     kernels = fuse(network)
     choices = choose(network, kernels, machine, load_records(map(Path, records), shipped=shipped_records))
     program = lay_out(network, choices)

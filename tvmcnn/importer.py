@@ -50,19 +50,21 @@ def import_model(
     input_shapes: Mapping[str, Shape] | None = None,
     *,
     batch: int | None = None,
+    values: Mapping[str, Array] | None = None,
     name: str | None = None,
 ) -> Network:
     """The Network of an ONNX model, every dimension bound and every constant folded.
 
     `input_shapes` binds open dimensions or overrides fixed ones; `batch` does so for every leading dimension. An open
-    leading dimension that nobody binds becomes 1, and `Network.notes` says so. `name` prefixes the C symbols; the
-    default is the file's stem.
+    leading dimension that nobody binds becomes 1, and `Network.notes` says so. `values` makes inputs constants, which
+    may decide shapes and are inputs no more. `name` prefixes the C symbols; the default is the file's stem.
 
     Raises ModelError for what is no ONNX, is damaged or contradicts itself, UnsupportedError with every node that
     tvmcnn cannot compile.
     """
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     proto = read_model(model)
+    _bind_values(proto, label, values or {})
     notes = _bind_inputs(proto, label, input_shapes or {}, batch)
     _remove_initializers_from_inputs(proto)
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
@@ -88,6 +90,16 @@ def open_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def _bind_values(proto: onnx.ModelProto, label: str, values: Mapping[str, Array]) -> None:
+    """Turn inputs into initializers."""
+    inputs = {value.name: value for value in open_inputs(proto)}
+    for name, array in values.items():
+        if name not in inputs:
+            raise ModelError(f"{label} has no input '{name}'; its inputs are {', '.join(inputs)}")
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+        proto.graph.input.remove(inputs[name])
 
 
 def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape], batch: int | None) -> list[str]:
@@ -124,7 +136,7 @@ def _bound_shape(
 ) -> Shape:
     shown = "x".join(str(extent or symbol or "?") for extent, symbol in zip(found, symbols, strict=True))
     if given is not None:
-        if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 1 for extent in given):
+        if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 0 for extent in given):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
         if batch not in (None, given[0]):
             raise ModelError(f"input '{name}' is given the shape {dims(given)} and the batch {batch}, which contradict")

@@ -56,6 +56,8 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
             )
         packed.append(constants)
     places, arena_bytes = _places(network, choices)
+    empty = (tensor for tensor in network.tensors.values() if tensor.size == 0 and tensor.name not in places)
+    places |= {tensor.name: (Place("arena"), Layout()) for tensor in empty}  # read by kernels, but nothing of it
     steps = []
     for choice, constants in zip(choices, packed, strict=True):
         inputs = tuple(places[source.name][0] for source in choice.sources)
