@@ -202,7 +202,6 @@ def test_unnamed_node_is_found_by_its_place() -> None:
 @pytest.mark.parametrize(
     ("nodes", "constants", "reason"),
     [
-        ([node("MaxPool", "x", "y i", "n", kernel_shape=[2, 3])], {}, "2 outputs; only the first one of MaxPool"),
         ([node("Gemm", "t w", "y", "n", transA=1)], {"w": weight(5, 7)}, "attribute transA=1; only transA=0"),
         ([node("Conv", "s w", "y", "n")], {"w": weight(5, 3, 3)}, "weight is 5x3x3; only convolutions of images"),
         ([node("MatMul", "t t2", "y", "n")], {}, "only a constant matrix at the right"),
@@ -258,7 +257,7 @@ def test_control_flow() -> None:
 
 def test_string_tensors() -> None:
     words = model([node("Identity", "x", "y", "same")], inputs={"x": (TensorProto.STRING, (2, 3))})
-    refused(words, "input 'x': its type is string; only float32", kind=UnsupportedError)
+    refused(words, "input 'x': its type is string; supported are float16, float32", kind=UnsupportedError)
 
 
 def test_operator_of_another_domain() -> None:
@@ -275,16 +274,19 @@ def test_missing_weight() -> None:
     refused(model([node("Conv", "x w", "y", "c")]), "input 'w' of node", "name: c OpType: Conv")
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.float16, np.int32])
-def test_mistyped_weight(dtype: type) -> None:
-    bad = model([node("Conv", "x w", "y", "c")], {"w": weight(5, 3, 3, 2, dtype=dtype)})
-    reason = f"node 'c' (Conv): input 'w' is {np.dtype(dtype)}; only float32 is supported"
-    refused(bad, reason, kind=UnsupportedError)
+def test_mistyped_weight() -> None:
+    def bad(dtype: type) -> onnx.ModelProto:
+        return model([node("Conv", "x w", "y", "c")], {"w": weight(5, 3, 3, 2, dtype=dtype)})
+
+    refused(bad(np.float64), "node 'c' (Conv): input 'x' is float32 and 'w' is float64")
+    for dtype in (np.int8, np.int32):
+        reason = f"node 'c' (Conv): input 'w' is {np.dtype(dtype)}; supported are float32, float64"
+        refused(bad(dtype), reason, kind=UnsupportedError)
 
 
 def test_input_of_another_type() -> None:
-    bad = model([node("Relu", "x", "y", "r")], inputs={"x": (TensorProto.DOUBLE, IMAGE)})
-    refused(bad, "input 'x': its type is float64; only float32 is supported", kind=UnsupportedError)
+    bad = model([node("Relu", "x", "y", "r")], inputs={"x": (TensorProto.BFLOAT16, IMAGE)})
+    refused(bad, "input 'x': its type is bfloat16; supported are float16, float32", kind=UnsupportedError)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +380,6 @@ def test_open_dimension_that_is_not_the_leading_one() -> None:
     [
         ((1, 3, 11), "1x3x11"),
         ((1, 3, 11, 13, 1), "1x3x11x13x1"),
-        ((1, 3, 0, 13), "1x3x0x13"),
         ((1, 3, -2, 13), "1x3x-2x13"),
         ((1, 3, "h", 13), "1x3xhx13"),
         ((1, 3, 2.5, 13), "1x3x2.5x13"),
@@ -441,7 +442,10 @@ def test_graph_without_nodes_or_outputs() -> None:
 def test_output_that_is_never_computed() -> None:
     refused(model([node("Relu", "x", "y", "r")], outputs="y z"), "Graph output 'z'")
     constant = model([node("Relu", "x", "y", "r"), node("Relu", "w", "z", "c")], {"w": weight(2, 3)}, outputs="y z")
-    refused(constant, "its output 'z' is a constant or is never computed")
+    assert [node.output for node in import_model(constant).nodes] == [
+        "y",
+        "z",
+    ]  # by a kernel
 
 
 def test_output_that_is_an_input() -> None:

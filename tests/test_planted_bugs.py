@@ -330,10 +330,10 @@ BUGS = [
     Bug(
         "clip-bound", one("Clip", 3, 17, constants=(np.float32(0), np.float32(0.5))), formula("Clip", lambda x, **b: x)
     ),
-    Bug("transpose-inverted", turned, attribute("transpose", perm=inverted)),
+    Bug("transpose-inverted", turned, attribute("plain", perm=inverted)),
     Bug("concat-order-plain", joined(17), other_order),
     Bug("concat-order-blocked", joined(16), other_order),
-    Bug("pad-value", one("Pad", 3, 7, constants=(np.array([1, 0, 2, 1]),)), attribute("pad", value=lambda v: v + 1)),
+    Bug("pad-value", one("Pad", 3, 7, constants=(np.array([1, 0, 2, 1]),)), attribute("plain", value=lambda v: v + 1)),
 ]
 
 
