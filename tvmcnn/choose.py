@@ -50,12 +50,13 @@ class _Walk:
     records: Records
     readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
     stored: dict[str, tuple[Tensor, Layout]]
+    homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     choices: list[Choice] = field(default_factory=list)
 
     def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:
         """The tensor in a layout that covers `layout`, by a reorder if need be (one for all readers that agree)."""
         tensor, have = self.stored[name]
-        if have == layout or (have.covers(layout) and not exact):
+        if have.like(layout) or (have.covers(layout) and not exact):
             return tensor, have
         if layout == PLAIN and len(tensor.shape) == 2 and tensor.shape[0] == 1:
             return tensor, PLAIN  # a single row's halo lies behind it
@@ -86,7 +87,12 @@ class _Walk:
         return (computed, "default") if found is None else (found, "record")
 
     def add(self, choice: Choice) -> None:
+        """The next kernel, numbered. One that makes a part of a concatenation writes it there."""
         kernel = choice.kernel
+        home = self.homes.get(kernel.output.name)
+        if home is not None and choice.writes == Layout(BLOCK):
+            pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
+            choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
         self.choices.append(dataclasses.replace(choice, kernel=kernel))
         self.stored[kernel.output.name] = (kernel.output, choice.writes)
@@ -101,7 +107,8 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
     for kernel in kernels:
         for tensor in kernel.inputs:
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
-    walk = _Walk(network, target, records, readers, {tensor.name: (tensor, PLAIN) for tensor in network.inputs})
+    stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
+    walk = _Walk(network, target, records, readers, stored, _homes(network, kernels))
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
         is_output = kernel.output.name in outputs
@@ -121,6 +128,30 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
     return tuple(walk.choices)
 
 
+def _homes(network: Network, kernels: Sequence[Kernel]) -> dict[str, tuple[Tensor, int]]:
+    """Where the parts of each concatenation of whole channel blocks belong: by name the whole and the first channel.
+
+    Concat(Concat(a, b), c) is one whole with three parts. A tensor can only lie in one: a second copies it.
+    """
+    fixed = {tensor.name for tensor in (*network.inputs, *network.outputs)}
+    homes: dict[str, tuple[Tensor, int]] = {}
+    for kernel in reversed(kernels):
+        if kernel.anchor.op != "Concat" or kernel.output.name in fixed or not _joins_blocks(kernel):
+            continue
+        whole, channel = homes.get(kernel.output.name, (kernel.output, 0))
+        for name in kernel.anchor.inputs:
+            if name not in homes and name not in fixed:
+                homes[name] = (whole, channel)
+            channel += network.tensors[name].shape[1]
+    return homes
+
+
+def _joins_blocks(kernel: Kernel) -> bool:
+    """True for a Concat of float32 images along their channels, each a whole number of blocks."""
+    images = len(kernel.output.shape) == 4 and kernel.anchor["axis"] == 1 and _all_float32(kernel)
+    return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
+
+
 def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     op = kernel.anchor.op
     if is_anchor(walk.network, kernel.anchor):
@@ -130,8 +161,8 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
         if op in (*POOLS, "GlobalAveragePool") and len(kernel.output.shape) == 4:
             return _pool(walk, kernel)
-        if op == "Concat":
-            return _concat(walk, kernel)
+        if op == "Concat" and _joins_blocks(kernel):
+            return _concat(walk, kernel, is_output)
         if op == "Softmax":
             axis = kernel.anchor["axis"]
             config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
@@ -181,9 +212,10 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     pads: Pads = node["pads"]
     covers = group == 1 and weight.shape[2:] == image.shape[2:] and pads == NO_PADS and node["dilations"] == (1, 1)
     covers = covers and maps <= ROW_LIMIT
-    if covers and pool_of(kernel) is None and not residuals:
+    alone = not residuals and not kernel.prologue
+    if covers and pool_of(kernel) is None and alone:
         return _dense(walk, kernel, is_output)
-    if group == 1 and not residuals and _fits_columns(walk, kernel):
+    if group == 1 and alone and _fits_columns(walk, kernel):
         width = kernel.output.shape[3]
         writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes) - width))
         config = walk.tuned(kernel, "columns", columns_config(kernel, maps, width, walk.target))
@@ -197,7 +229,8 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _choice(kernel, "grouped", read, PLAIN, "fallback")
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
-    read = [_image(walk, image, Layout(block, pads)), *(_image(walk, t, Layout(BLOCK)) for t in residuals)]
+    read = [_image(walk, image, Layout(block, pads))]
+    read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
     computed = direct_config(kernel, maps, min(depth, block), walk.target)
     return _choice(kernel, algorithm, read, Layout(BLOCK), "direct", walk.tuned(kernel, "direct", computed))
 
@@ -310,15 +343,40 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
     return DenseConfig(vectors * lanes, tile_rows, parts, 1)
 
 
-def _concat(walk: _Walk, kernel: Kernel) -> Choice:
-    if kernel.constants:
-        return _plain(walk, kernel)
+def _concat(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
+    """In place where a part was written into the whole; those that were not are moved there."""
     found = [walk.stored[tensor.name] for tensor in kernel.inputs]
+    whole, start = walk.homes.get(kernel.output.name, (kernel.output, 0))
+    there = {choice.kernel.output.name: choice.within for choice in walk.choices if choice.within is not None}
+    if not is_output and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
+        return _in_place(walk, kernel, whole, start)
     seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
-    whole = seen and kernel.anchor["axis"] == 1 and all(tensor.shape[1] % BLOCK == 0 for tensor, _ in found)
-    if whole and all(layout == Layout(BLOCK) for _, layout in found):
+    if seen and all(layout.like(Layout(BLOCK)) for _, layout in found):
         return _choice(kernel, "concat", found, Layout(BLOCK), "memory")
     return _plain(walk, kernel)
+
+
+def _in_place(walk: _Walk, kernel: Kernel, whole: Tensor, start: int) -> Choice:
+    """A view of the whole, each part of which is at its place or is copied to it."""
+    read = []
+    channel = start
+    for name in kernel.anchor.inputs:
+        tensor = walk.network.tensors[name]
+        home = next((c.within for c in walk.choices if c.kernel.output.name == name), None)
+        if home != (whole, channel):
+            source, layout = walk.stored[name]
+            source, layout = (source, layout) if source.shape == tensor.shape else walk.plain(tensor)
+            part = Tensor(walk.fresh(f"{name}@{kernel.output.name}", tensor), tensor.shape)
+            while part.name in walk.stored:  # the same tensor twice in one concatenation
+                part = dataclasses.replace(part, name=f"{part.name}'")
+            walk.homes[part.name] = (whole, channel)
+            walk.reorder(source, layout, part, Layout(BLOCK))
+            name = part.name
+        read.append(walk.stored[name])
+        channel += tensor.shape[1]
+    pitch = whole.shape[1] // BLOCK if whole.shape[0] > 1 and whole != kernel.output else 0
+    sources, layouts = zip(*read, strict=True)
+    return Choice(kernel, "view", sources, layouts, Layout(BLOCK, pitch=pitch), "none", within=(whole, start))
 
 
 def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
@@ -328,10 +386,10 @@ def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
     full = [walk.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
     layout = full[0][1] if full else PLAIN
     constants = (walk.network.constants[name] for name in kernel.constants)
-    same = layout.block > 1 and all(have == layout and tensor.shape == shape for tensor, have in full)
+    same = layout.block > 1 and all(have.like(layout) and tensor.shape == shape for tensor, have in full)
     if same and all(is_per_channel(constant, shape) for constant in constants):
         read = [_gate(walk, tensor) if tensor in gates else walk.stored[tensor.name] for tensor in kernel.inputs]
-        return _choice(kernel, "elementwise", read, layout, "memory")
+        return _choice(kernel, "elementwise", read, Layout(layout.block, layout.halo), "memory")
     rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM
     return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)
 

@@ -87,7 +87,7 @@ def compile(  # noqa: A001 (the contract's name)
     program = lay_out(network, choices)
     for line in (*network.notes, *map(kernel_line, program.steps)):
         report(line)
-    scheduled = {step.choice.name: _scheduled(step, machine) for step in program.steps}
+    scheduled = {step.choice.name: _scheduled(step, machine) for step in program.steps if not step.choice.is_view}
     opened = _open_variants(program, machine) if activations else {}
     image = generate(program, machine, scheduled, opened)
     versions = {"tvmcnn": __version__, "tvm": tvm.__version__}
@@ -121,7 +121,7 @@ def _open_variants(program: Program, machine: Target) -> dict[str, tirx.PrimFunc
     """Unfused functions for the kernels that hide tensors, by kernel name."""
     opened = {}
     for step in program.steps:
-        if step.choice.kernel.hidden:
+        if step.choice.kernel.hidden and not step.choice.is_view:
             plain = dataclasses.replace(step.choice, rule="fallback", config=None)
             opened[step.choice.name] = schedule(declare_open(step), plain, machine.lanes)
     return opened

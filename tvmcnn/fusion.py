@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +15,7 @@ ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "B
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
 MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding
+MIN_PROLOGUE_CHANNELS = 16  # a whole block: with fewer the image is read plain, and its pixels one by one
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
 
@@ -28,91 +31,143 @@ def is_anchor(network: Network, node: Node) -> bool:
     return fixed and tensor.dtype == "float32" and (len(tensor.shape) == 4 or node.op == "Gemm")
 
 
+@dataclass
+class _Group:
+    """A kernel in the making."""
+
+    nodes: list[Node]
+    prologue: list[Node] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def last(self) -> str:
+        """The tensor that the group makes."""
+        return self.nodes[-1].output
+
+    @property
+    def made(self) -> set[str]:
+        return {node.output for node in (*self.prologue, *self.nodes)}
+
+    @property
+    def pooled(self) -> bool:
+        return any(node.op in POOLS for node in self.nodes)
+
+
 def fuse(network: Network) -> tuple[Kernel, ...]:
     """Kernels in execution order; every node is in exactly one.
 
-    Conv, Add(bias), Relu, MaxPool 2x2
-      -->
-    k0_conv: Conv+Add+Relu+MaxPool
+    Conv, Add(bias), Relu, MaxPool 2x2    -->  k0_conv: Conv+Add+Relu+MaxPool
+    BatchNormalization, Relu, Conv 1x1    -->  k0_conv: BatchNormalization+Relu+Conv
 
     A node joins the kernel of its producer if it is that tensor's only reader, if the tensor is no output of the
     network, and if its other operands are there by then: a constant for each channel, or a tensor computed earlier.
-    A pool joins a convolution if its windows tile the map: no two share a pixel, none reaches into padding.
+    A pool joins a convolution if its windows tile the map: no two share a pixel, none reaches into padding. What runs
+    on each element joins the convolution that reads it, as its prologue, if that reads each pixel once and no padding.
     """
-    readers: dict[str, int] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
-    outputs = {tensor.name for tensor in network.outputs}
-    groups: list[list[Node]] = []
-    group_of: dict[str, int] = {}  # tensor -> the group that ends in it
-    for node in network.nodes:
-        ends = [group_of[name] for name in node.inputs if name in group_of]
-        index = next((i for i in ends if _joins(network, groups[i], node, readers, outputs, groups, i)), None)
-        if index is not None:
-            groups[index].append(node)
+    return tuple(_kernel(network, index, group) for index, group in enumerate(_Fusion(network).groups))
+
+
+class _Fusion:
+    """The greedy walk over the nodes."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.outputs = {tensor.name for tensor in network.outputs}
+        self.readers = Counter(name for node in network.nodes for name in node.inputs)
+        self.groups: list[_Group] = []
+        self.ending: dict[str, _Group] = {}  # tensor -> the group that makes it
+        for node in network.nodes:
+            self.add(node)
+
+    def add(self, node: Node) -> None:
+        candidates = [self.ending[name] for name in node.inputs if name in self.ending]
+        group = next((group for group in candidates if self.takes(group, node)), None)
+        before = self.ending.get(node.inputs[0]) if node.inputs else None
+        if group is not None:
+            del self.ending[group.last]
+            group.nodes.append(node)
+        elif before is not None and self.becomes_prologue(before, node):
+            del self.ending[before.last]
+            group = before
+            group.prologue, group.nodes = group.nodes, [node]
         else:
-            groups.append([node])
-            index = len(groups) - 1
-        group_of = {name: i for name, i in group_of.items() if i != index}
-        group_of[node.output] = index
-    return tuple(_kernel(network, index, group) for index, group in enumerate(groups))
+            group = _Group([node])
+            self.groups.append(group)
+        self.ending[node.output] = group
 
+    def ends_here(self, group: _Group, node: Node) -> bool:
+        """True if nobody but `node` wants the tensor that the group makes."""
+        return group.last in node.inputs and self.readers[group.last] == 1 and group.last not in self.outputs
 
-def _joins(
-    network: Network,
-    group: list[Node],
-    node: Node,
-    readers: dict[str, int],
-    outputs: set[str],
-    groups: list[list[Node]],
-    index: int,
-) -> bool:
-    last, anchor = group[-1].output, group[0]
-    if last not in node.inputs or readers[last] > 1 or last in outputs:
-        return False
-    if anchor.op not in ELEMENTWISE and not is_anchor(network, anchor):
-        return False
-    if node.op not in ELEMENTWISE:
-        return _tiles(network, group, node)
-    made = network.tensors[node.output]
-    others = [network.tensors[name] for name in node.inputs if name in network.tensors]
-    if any(tensor.dtype != "float32" for tensor in (made, *others, network.tensors[last])):
-        return False
-    shape = network.tensors[last].shape
-    if made.shape != shape:
-        return False  # the other operand broadcasts the anchor's output to something larger
-    made_later = {n.output for g in groups[index + 1 :] for n in g}
-    channels = len(shape) - 1 if anchor.op == "Gemm" else None
+    def takes(self, group: _Group, node: Node) -> bool:
+        """True if `node` can be the epilogue's next."""
+        network = self.network
+        if not self.ends_here(group, node):
+            return False
+        if group.anchor.op not in ELEMENTWISE and not is_anchor(network, group.anchor):
+            return False
+        if node.op not in ELEMENTWISE:
+            return self.tiles(group, node)
+        made = network.tensors[node.output]
+        others = [network.tensors[name] for name in node.inputs if name in network.tensors]
+        if any(tensor.dtype != "float32" for tensor in (made, *others)):
+            return False
+        if made.shape != network.tensors[group.last].shape:
+            return False  # the other operand broadcasts the anchor's output to something larger
+        return all(name == group.last or self.fits(group, name, made.shape) for name in node.inputs)
 
-    def fits(name: str) -> bool:
-        if name in network.constants:
-            return is_per_channel(network.constants[name], shape, channels)
-        if name == last:
-            return True
+    def fits(self, group: _Group, name: str, shape: Shape) -> bool:
+        """True if the epilogue of `group` can read operand `name` beside a value of `shape`."""
+        if name in self.network.constants:
+            channels = len(shape) - 1 if group.anchor.op == "Gemm" else None
+            return is_per_channel(self.network.constants[name], shape, channels)
+        later = self.groups[self.groups.index(group) + 1 :]
         # The anchor reads its own operand in another layout and at other places than an epilogue would.
-        own = anchor.op in ANCHORS and name in anchor.inputs
-        return network.tensors[name].shape == shape and name not in made_later and not _pooled(group) and not own
+        own = group.anchor.op in ANCHORS and name in {*group.anchor.inputs, *_operands(group.prologue)}
+        there = not any(name in other.made for other in later)
+        return self.network.tensors[name].shape == shape and there and not group.pooled and not own
 
-    return all(fits(name) for name in node.inputs)
+    def tiles(self, group: _Group, node: Node) -> bool:
+        """True for a pool whose windows lie side by side inside the map that the convolution `group` makes."""
+        network = self.network
+        if node.op not in POOLS or group.anchor.op != "Conv" or group.pooled:
+            return False
+        if any(name in network.tensors and name not in group.made for name in _operands(group.nodes[1:])):
+            return False  # a residual is read pixel by pixel, and behind the pool only its windows have coordinates
+        (kh, kw), (h, w) = node["kernel_shape"], network.tensors[node.inputs[0]].shape[2:]
+        oh, ow = network.tensors[node.output].shape[2:]
+        inside = oh * kh <= h and ow * kw <= w
+        tiled = node["strides"] == (kh, kw) and node["dilations"] == (1, 1) and not any(node["pads"])
+        return tiled and inside and kh * kw <= MAX_FUSED_WINDOW
+
+    def becomes_prologue(self, group: _Group, node: Node) -> bool:
+        """True if the convolution `node` can compute what the element-wise `group` makes as it reads it."""
+        network = self.network
+        if node.op != "Conv" or not is_anchor(network, node) or not self.ends_here(group, node):
+            return False
+        shape = network.tensors[group.last].shape
+        once = node["group"] == 1 and set(node["kernel_shape"]) == {1} and not any(node["pads"])
+        if not once or shape[1] < MIN_PROLOGUE_CHANNELS or math.prod(shape[2:]) == 1:
+            return False
+        if group.prologue or any(each.op not in ELEMENTWISE for each in group.nodes):
+            return False
+        given = [network.constants[name] for name in _operands(group.nodes) if name in network.constants]
+        read = [name for name in _operands(group.nodes) if name not in {*group.made, *network.constants}]
+        stored = [network.tensors[name] for name in read]
+        gates = (shape, (*shape[:2], 1, 1))
+        return (
+            bool(stored)
+            and stored[0].shape == shape
+            and all(tensor.shape in gates and tensor.dtype == "float32" for tensor in stored)
+            and all(is_per_channel(constant, shape) for constant in given)
+        )
 
 
-def _pooled(group: Iterable[Node]) -> bool:
-    return any(node.op in POOLS for node in group)
-
-
-def _tiles(network: Network, group: list[Node], node: Node) -> bool:
-    """True for a pool whose windows lie side by side inside the map that the convolution `group` makes."""
-    if node.op not in POOLS or group[0].op != "Conv" or _pooled(group):
-        return False
-    made = {n.output for n in group}
-    if any(name in network.tensors and name not in made for n in group[1:] for name in n.inputs):
-        return False  # a residual is read pixel by pixel, and behind the pool only its windows have coordinates
-    (kh, kw), (h, w) = node["kernel_shape"], network.tensors[node.inputs[0]].shape[2:]
-    oh, ow = network.tensors[node.output].shape[2:]
-    inside = oh * kh <= h and ow * kw <= w
-    tiled = node["strides"] == (kh, kw) and node["dilations"] == (1, 1) and not any(node["pads"])
-    return tiled and inside and kh * kw <= MAX_FUSED_WINDOW
+def _operands(nodes: Iterable[Node]) -> list[str]:
+    return [name for node in nodes for name in node.inputs]
 
 
 def is_per_channel(constant: Array, shape: Shape, channels: int | None = None) -> bool:
@@ -128,20 +183,22 @@ def is_per_channel(constant: Array, shape: Shape, channels: int | None = None) -
     return aligned == wanted
 
 
-def _kernel(network: Network, index: int, group: list[Node]) -> Kernel:
-    inside = {node.output for node in group}
-    names = list(dict.fromkeys(name for node in group for name in node.inputs if name not in inside))
-    weight = {group[0].inputs[1]} if is_anchor(network, group[0]) else set()
+def _kernel(network: Network, index: int, group: _Group) -> Kernel:
+    anchor, made = group.anchor, group.made
+    nodes = (anchor, *group.prologue, *group.nodes[1:])  # the weight first; the image before a residual
+    names = list(dict.fromkeys(name for name in _operands(nodes) if name not in made))
+    weight = {anchor.inputs[1]} if is_anchor(network, anchor) else set()
     given = {name: network.constants[name] for name in names if name in network.constants}
     single = {name: array for name, array in given.items() if array.size == 1 and array.dtype == np.float32}
-    literal = group[0].op in ELEMENTWISE or weight
+    literal = anchor.op in ELEMENTWISE or weight
     scalars = {name: float(array.reshape(())) for name, array in single.items() if literal and name not in weight}
     return Kernel(
-        name=f"k{index}_{group[0].op.lower()}",
-        nodes=tuple(group),
+        name=f"k{index}_{anchor.op.lower()}",
+        nodes=tuple(group.nodes),
+        prologue=tuple(group.prologue),
         inputs=tuple(network.tensors[name] for name in names if name not in given),
-        output=network.tensors[group[-1].output],
-        hidden=tuple(network.tensors[node.output] for node in group[:-1]),
+        output=network.tensors[group.last],
+        hidden=tuple(network.tensors[node.output] for node in (*group.prologue, *group.nodes)[:-1]),
         constants=tuple(name for name in given if name not in scalars),
         scalars=scalars,
     )

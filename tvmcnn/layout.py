@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
                 Tensor(name, tuple(array.shape), str(array.dtype)),
             )
         packed.append(constants)
-    places, arena_bytes = _places(network, choices)
+    places, arena_bytes, lower_bound = _places(network, choices)
     empty = (tensor for tensor in network.tensors.values() if tensor.size == 0 and tensor.name not in places)
     places |= {tensor.name: (Place("arena"), Layout()) for tensor in empty}  # read by kernels, but nothing of it
     steps = []
@@ -63,7 +64,7 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
         inputs = tuple(places[source.name][0] for source in choice.sources)
         arguments = (*inputs, *(place for place, _ in constants.values()), places[choice.kernel.output.name][0])
         steps.append(Step(choice, {name: stored for name, (_, stored) in constants.items()}, arguments))
-    return Program(network, tuple(steps), bytes(blob), arena_bytes, places)
+    return Program(network, tuple(steps), bytes(blob), arena_bytes, lower_bound, places)
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
@@ -72,10 +73,17 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
 def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
     """The constants of a kernel as its tensor expression reads them, by name in the kernel's order."""
     kernel, packed = choice.kernel, {}
-    for position, name in enumerate(kernel.constants):
+    if choice.is_view:
+        return {}
+    early = {name for node in kernel.prologue for name in node.inputs}
+    for name in kernel.constants:
         array = constants[name]
-        is_weight = position == 0 and choice.algorithm in WEIGHTS
-        packed[name] = WEIGHTS[choice.algorithm](choice, array) if is_weight else _operand(choice, array)
+        if choice.algorithm in WEIGHTS and name == kernel.anchor.inputs[1]:
+            packed[name] = WEIGHTS[choice.algorithm](choice, array)
+        elif name in early:
+            packed[name] = _channels(array, choice.reads[0].block)
+        else:
+            packed[name] = _operand(choice, array)
     if choice.algorithm == "pool" and kernel.anchor.op == "AveragePool":
         packed[f"{kernel.output.name}.divisor"] = window_sizes(choice)
     return packed
@@ -89,9 +97,14 @@ def _operand(choice: Choice, array: Array) -> Array:
         return array
     if choice.algorithm == "elementwise" and choice.writes.plain:
         return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
-    values = array.reshape(-1)
     if choice.algorithm == "dense":
-        values = np.pad(values, (0, round_up(values.size, choice.config.width) - values.size))
+        array = np.pad(array.reshape(-1), (0, round_up(array.size, choice.config.width) - array.size))
+    return _channels(array, block)
+
+
+def _channels(array: Array, block: int) -> Array:
+    """One value a channel, in blocks: (C,) --> (⌈C/16⌉, 16), padded with zeros."""
+    values = array.reshape(-1)
     return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
 
 
@@ -158,28 +171,53 @@ def window_sizes(choice: Choice) -> Array:
 # ---- the arena ------------------------------------------------------------------------------------------------------
 
 
-def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int]:
-    """First fit by size: the largest tensors take the lowest offsets that are free while they live."""
+@dataclass
+class _Block:
+    """Memory of the arena: what it must hold, and from the step that first writes it to the last that reads it."""
+
+    size: int
+    first: int
+    last: int
+    offset: int = 0
+
+    def meets(self, other: _Block) -> bool:
+        """True if both are alive at some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int, int]:
+    """Where each tensor lives, the arena's bytes, and their lower bound: the most that is alive at one step.
+
+    First fit by size: the largest blocks take the lowest offsets that are free while they live. A part of a
+    concatenation lies in the whole's block, which lives from the first part written to the last read.
+    """
     places = {tensor.name: (Place("input", i), Layout()) for i, tensor in enumerate(network.inputs)}
     outputs = {tensor.name: i for i, tensor in enumerate(network.outputs)}
     last_read = {source.name: step for step, choice in enumerate(choices) for source in choice.sources}
-    waiting = []
+    blocks: dict[str, _Block] = {}
+    inside: list[tuple[Choice, str, int]] = []  # choices whose outputs are in the arena, the block and offset in it
     for step, choice in enumerate(choices):
         tensor = choice.kernel.output
         if tensor.name in outputs:
             places[tensor.name] = (Place("output", outputs[tensor.name]), choice.writes)
-        else:
-            size = round_up(stored_bytes(tensor, choice.writes), ALIGNMENT)
-            waiting.append((size, step, last_read.get(tensor.name, step), tensor, choice.writes))
-    taken: list[tuple[int, int, int, int]] = []  # offset, end, first step, last step
-    for size, first, last, tensor, layout in sorted(waiting, key=lambda item: -item[0]):
-        offset = 0
-        for low, high, begin, end in sorted(taken):
-            if begin <= last and first <= end and low < offset + size and offset < high:
-                offset = high
-        taken.append((offset, offset + size, first, last))
-        places[tensor.name] = (Place("arena", offset=offset), layout)
-    return places, max((end for _, end, _, _ in taken), default=0)
+            continue
+        whole, channel = choice.within or (tensor, 0)
+        layout = choice.writes if choice.within is None else Layout(choice.writes.block)
+        size = round_up(stored_bytes(whole, layout), ALIGNMENT)
+        block = blocks.setdefault(whole.name, _Block(size, step, step))
+        block.last = max(block.last, last_read.get(tensor.name, step))
+        inside.append((choice, whole.name, channel * math.prod(whole.shape[2:]) * whole.item_bytes if channel else 0))
+    placed: list[_Block] = []
+    for block in sorted(blocks.values(), key=lambda block: -block.size):
+        for other in sorted((other for other in placed if other.meets(block)), key=lambda other: other.offset):
+            if other.offset < block.offset + block.size and block.offset < other.offset + other.size:
+                block.offset = other.offset + other.size
+        placed.append(block)
+    for choice, name, start in inside:
+        places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)
+    alive = [sum(block.size for block in placed if block.first <= step <= block.last) for step in range(len(choices))]
+    peak = max((block.offset + block.size for block in placed), default=0)
+    return places, peak, max(alive, default=0)
 
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:

@@ -25,6 +25,7 @@ def describe(program: Program, machine: Target, versions: Mapping[str, str], *, 
         "inputs": [_entry(tensor) | {"stores": _seen(network, tensor.name)[1:]} for tensor in network.inputs],
         "outputs": [_entry(tensor) for tensor in network.outputs],
         "arena_bytes": program.arena_bytes,
+        "arena_lower_bound": program.arena_lower_bound,
         "weights_bytes": len(program.weights),
         "fallbacks": fallbacks(program),
         "activations": activations,
@@ -56,8 +57,8 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
     weights = sum(constant.size * constant.item_bytes for constant in step.packed.values())
     return {
         "name": choice.name,
-        "ops": [node.op for node in choice.kernel.nodes],
-        "nodes": [node.name for node in choice.kernel.nodes],
+        "ops": [node.op for node in choice.kernel.all_nodes],
+        "nodes": [node.name for node in choice.kernel.all_nodes],
         "algorithm": choice.algorithm,
         "rule": choice.rule,
         "tier": choice.tier,
@@ -74,6 +75,7 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
             "dtype": tensor.dtype,
             "block": choice.writes.block,
             "halo": list(choice.writes.halo),
+            "pitch": choice.writes.pitch,
         },
     }
 

@@ -107,12 +107,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Nodes that run as one compiled function: the anchor first, then its epilogue in order."""
+    """Nodes that run as one compiled function: the anchor first, then its epilogue in order.
+
+    A prologue is applied to the anchor's first operand as it is read: the BatchNormalization and Relu of a DenseNet.
+    """
 
     name: str
     nodes: tuple[Node, ...]
-    inputs: tuple[Tensor, ...]  # the anchor's operands, then those of the epilogue (a residual, say)
+    inputs: tuple[Tensor, ...]  # those of the prologue, the anchor and the epilogue (a residual, say), in this order
     output: Tensor
+    prologue: tuple[Node, ...] = ()
     hidden: tuple[Tensor, ...] = ()  # ONNX tensors that live in registers only
     constants: tuple[str, ...] = ()  # arrays read at run time, the weight first
     scalars: Mapping[str, float] = field(default_factory=dict)  # constants of one value: literals in the code
@@ -123,9 +127,14 @@ class Kernel:
         return self.nodes[0]
 
     @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """The nodes in the order that they compute."""
+        return (*self.prologue, *self.nodes)
+
+    @property
     def ops(self) -> str:
         """Conv+Relu+MaxPool"""
-        return "+".join(node.op for node in self.nodes)
+        return "+".join(node.op for node in self.all_nodes)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.ops} {', '.join(map(str, self.inputs))} -> {self.output}"
@@ -164,6 +173,7 @@ class Layout:
 
     block: int = 1
     halo: Pads = NO_PADS
+    pitch: int = 0  # blocks from one image to the next in a concatenation that this tensor is a part of; 0: its own
 
     @property
     def plain(self) -> bool:
@@ -180,6 +190,17 @@ class Layout:
         n, c, h, w = shape
         rows, columns = h + top + bottom, w + left + right
         return (n, c, rows, columns) if self.block == 1 else (n, -(-c // self.block), rows, columns, self.block)
+
+    def strides(self, shape: Shape) -> Shape | None:
+        """Elements between neighbours along each stored axis, where that is not what C order gives."""
+        if not self.pitch:
+            return None
+        _, _, rows, columns, block = self.physical(shape)
+        return (self.pitch * rows * columns * block, rows * columns * block, columns * block, block, 1)
+
+    def like(self, other: Layout) -> bool:
+        """True if both store a pixel at the same indices; the strides may differ."""
+        return self.block == other.block and self.halo == other.halo
 
     def index(self, pixel: Pixel) -> tuple[Any, ...]:
         """Where an image stores the logical element `pixel`."""
@@ -224,6 +245,7 @@ class Layout:
 
     def __str__(self) -> str:
         name = "plain" if self.block == 1 else f"NCHW{self.block}c"
+        name += f"/{self.pitch}" if self.pitch else ""
         return name if self.halo == NO_PADS else f"{name}+halo{','.join(map(str, self.halo))}"
 
 
@@ -232,7 +254,10 @@ PLAIN = Layout()
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from."""
+    """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from.
+
+    The algorithm "view" has no code: its output is there already, in the memory that other kernels wrote.
+    """
 
     kernel: Kernel
     algorithm: str  # names the tensor expression in ops/
@@ -242,6 +267,12 @@ class Choice:
     rule: str  # names the schedule in schedule/
     config: Any = None  # the rule's frozen dataclass of tile sizes
     tier: str = "default"  # record: measured for this kernel and ISA; default: computed from registers and shapes
+    within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
+
+    @property
+    def is_view(self) -> bool:
+        """True if there is nothing to run."""
+        return self.algorithm == "view"
 
     @property
     def name(self) -> str:
@@ -285,8 +316,10 @@ class Program:
     steps: tuple[Step, ...]
     weights: bytes
     arena_bytes: int
+    arena_lower_bound: int  # bytes alive at one step, at most: no plan needs less
     places: Mapping[str, tuple[Place, Layout]]  # every tensor that some kernel stores
 
     def __str__(self) -> str:
-        head = f"{self.network.name}: weights {len(self.weights)} B, arena {self.arena_bytes} B"
+        arena = f"arena {self.arena_bytes} B (at least {self.arena_lower_bound})"
+        head = f"{self.network.name}: weights {len(self.weights)} B, {arena}"
         return "\n".join([head, *(f"  {step}" for step in self.steps)])

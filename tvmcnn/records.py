@@ -64,6 +64,7 @@ def kernel_words(network: Network, kernel: Kernel) -> str:
     words += [dims(shape) for shape in list(weights.values())[:1]]
     words += _window_words(kernel.anchor)
     words.append("float32")
+    words += [f"{node.op.lower()}+" for node in kernel.prologue]
     words += ["+bias"] if len(kernel.anchor.inputs) > 2 else []
     for node in kernel.nodes[1:]:
         words.append(f"+{node.op.lower()}" + "/".join(_window_words(node)))

@@ -304,11 +304,12 @@ class _Frame:
         """A copy of what a kernel stored, in its logical shape."""
         if output["space"] == "output":
             return np.array(self.outputs[output["index"]].reshape(shape))
-        layout, logical = Layout(output["block"], tuple(output["halo"])), tuple(output["shape"])
-        size = int(np.prod(layout.physical(logical)))
+        layout, logical = Layout(output["block"], tuple(output["halo"]), output["pitch"]), tuple(output["shape"])
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
         dtype = np.dtype(output["dtype"])
-        stored = self.arena[1][start : start + dtype.itemsize * size].view(dtype)
+        strides = layout.strides(logical)
+        steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
+        stored = np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)
         return np.array(layout.unpack(stored, logical).reshape(shape))
 
     def time(self, index: int, seconds: float) -> float:

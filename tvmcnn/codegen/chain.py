@@ -127,14 +127,18 @@ def source(program: Program, target: Target, with_open: Collection[str]) -> str:
     opened = [index for index, step in enumerate(program.steps) if step.choice.name in with_open]
     signature = Signature.of(program.network)
     name = signature.name
-    calls = [f"{name}_{step.choice.name}({_arguments(step, signature)});" for step in program.steps]
+    calls = [_call(step, signature) for step in program.steps]
     cases = "\n".join(
         f"    case {i}:\n      while (repeat-- > 0) {call}\n      return TVMCNN_OK;" for i, call in enumerate(calls)
     )
     open_cases = "\n".join(f"    case {i}: {_open_call(program.steps[i], signature)} return TVMCNN_OK;" for i in opened)
     nulls = " || ".join(f"!{word}" for word in signature.arguments.split(", "))
     prototypes = "\n".join(
-        [f"extern int32_t {name}_{step.choice.name}({_pointers(len(step.arguments))});" for step in program.steps]
+        [
+            f"extern int32_t {name}_{step.choice.name}({_pointers(len(step.arguments))});"
+            for step in program.steps
+            if not step.choice.is_view
+        ]
         + [
             f"extern int32_t {name}_{program.steps[i].choice.name}_open("
             f"{_pointers(len(program.steps[i].arguments) - 1 + len(program.steps[i].choice.kernel.hidden))});"
@@ -195,6 +199,11 @@ def _place(place: Place, signature: Signature) -> str:
     if place.space == "output":
         return signature.outputs[place.index][0]
     return f"{'W' if place.space == 'weights' else 'A'}({place.offset})"
+
+
+def _call(step: Step, signature: Signature) -> str:
+    name = f"{signature.name}_{step.choice.name}"
+    return f"; /* {name}: in place */" if step.choice.is_view else f"{name}({_arguments(step, signature)});"
 
 
 def _arguments(step: Step, signature: Signature) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import tvm_ffi
 from tvm import te, tirx
 
-from tvmcnn.network import Step
-from tvmcnn.ops import conv, dense, elementwise, norm, opened, pool, shape
+from tvmcnn.network import Shape, Step
+from tvmcnn.ops import conv, dense, elementwise, norm, pool, shape
+from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
 
 # Operators in plain layout: (node, the Tensor that it makes, *its operands) --> that tensor, a stage named "out"
@@ -46,10 +48,30 @@ def declare(step: Step) -> tirx.PrimFunc:
     """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
-    return te.create_prim_func([*given.parameters, output])
+    return _with_strides(te.create_prim_func([*given.parameters, output]), step)
 
 
 def declare_open(step: Step) -> tirx.PrimFunc:
     """The open variant of a step: it stores every ONNX tensor that the fused kernel hides, each in plain layout."""
     given = Operands.of(step)
-    return te.create_prim_func([*given.parameters, *opened.hidden_tensors(step, given)])
+    return _with_strides(te.create_prim_func([*given.parameters, *hidden_tensors(step, given)]), step, opened=True)
+
+
+def _with_strides(func: tirx.PrimFunc, step: Step, *, opened: bool = False) -> tirx.PrimFunc:
+    """Give the buffers of tensors that lie inside a concatenation the strides of that: images further apart."""
+    choice = step.choice
+    layouts = dict(enumerate(zip(choice.reads, choice.sources, strict=True)))
+    if not opened:
+        layouts[len(func.params) - 1] = (choice.writes, choice.kernel.output)
+    for position, (layout, tensor) in layouts.items():
+        if (strides := layout.strides(tensor.shape)) is not None:
+            func = _strided(func, position, strides)
+    return func
+
+
+def _strided(func: tirx.PrimFunc, position: int, strides: Shape) -> tirx.PrimFunc:
+    old = func.params[position]
+    new = tirx.decl_buffer(old.shape, old.dtype, old.name, strides=strides)
+    body = tvm_ffi.structural_map(func.body, (tirx.Var, lambda var: new if var.same_as(old) else var), order="post")
+    params = [new if index == position else param for index, param in enumerate(func.params)]
+    return tirx.PrimFunc(params, body, func.ret_type, func.attrs)

@@ -23,11 +23,12 @@ from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 def direct(step: Step, given: Operands) -> te.Tensor:
     """Channels in the lanes. x: NCHW or NCHW{b}c with a halo that holds the pads; y: NCHW16c; weight: OIHW{b}i16o.
 
-    "conv" is (N, M/16, H', p, W', q, 16) with p x q the window of a fused pool (1 x 1 without one).
+    "conv" is (N, M/16, H', p, W', q, 16) with p x q the window of a fused pool (1 x 1 without one). A prologue makes
+    x first, as the stage "prologue" in x's layout.
     """
     choice = step.choice
     node, layout = choice.kernel.anchor, choice.reads[0]
-    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    x, weight = _image(step, given), given.constants[node.inputs[1]]
     n, maps, height, width = choice.kernel.output.shape
     p, q = window_size(choice.kernel)
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
@@ -116,6 +117,20 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
 
     conv = te.compute((n, maps, height, p, width, q), tap, name="conv")
     return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
+
+
+def _image(step: Step, given: Operands) -> te.Tensor:
+    """The image that the convolution reads: as it is stored, or what the prologue makes of it."""
+    kernel, layout = step.choice.kernel, step.choice.reads[0]
+    if not kernel.prologue:
+        return given.inputs[kernel.anchor.inputs[0]]
+    name = kernel.inputs[0].name
+
+    def element(*indices: Any) -> Expr:
+        pixel = output_pixel(layout, *indices)
+        return apply(kernel.prologue, given.read(name, pixel), given, pixel)
+
+    return te.compute(layout.physical(given.shapes[name]), element, name="prologue")
 
 
 def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:

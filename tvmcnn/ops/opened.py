@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm import te, tirx
@@ -27,10 +27,10 @@ def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
     """One tensor for each of `Kernel.hidden`, in order, in its ONNX shape."""
     shapes = {tensor.name: tensor.shape for tensor in step.choice.kernel.hidden}
     made: dict[str, te.Tensor] = {}
-    for node in step.choice.kernel.nodes[:-1]:
+    for node in step.choice.kernel.all_nodes[:-1]:
         make = ANCHORS.get(node.op)
         if make is not None and node is step.choice.kernel.anchor:
-            made[node.output] = make(step, node, shapes[node.output], given)
+            made[node.output] = make(step, node, shapes[node.output], given, made)
         elif node.op in POOLS:
             made[node.output] = _tiles(node, shapes[node.output], made[node.inputs[0]])
         else:
@@ -38,10 +38,10 @@ def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
     return list(made.values())
 
 
-def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands) -> te.Tensor:
+def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     if step.choice.algorithm == "dense":
-        return _dense(step, node, shape, given)
-    x, image, layout = node.inputs[0], given.shapes[node.inputs[0]], step.choice.reads[0]
+        return _dense(step, node, shape, given, made)
+    x, image, layout = node.inputs[0], step.choice.kernel.inputs[0].shape, step.choice.reads[0]
     weight, depth = _weight(step, given.constants[node.inputs[1]]), image[1] // node["group"]
     (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
     rc = te.reduce_axis((0, depth), "rc")
@@ -51,14 +51,15 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands) -> te
         h, w = y * sh + rh * dh - top, z * sw + rw * dw - left
         channel = Channel(o // (shape[1] // node["group"]) * depth + rc, 0, 1)
         inside = tirx.all(h >= 0, h < image[2], w >= 0, w < image[3])
-        source = given.inputs[x][layout.index(Pixel(n, channel, h, w))]
+        pixel = Pixel(n, channel, h, w)
+        source = made[x][n, channel.flat, h, w] if x in made else given.inputs[x][layout.index(pixel)]
         return te.sum(tirx.if_then_else(inside, source, float32(0.0)) * weight(o, rc, rh, rw), axis=[rc, rh, rw])
 
     total = te.compute(shape, tap, name=f"{node.op.lower()}_sum")
     return _add_bias(step, node, shape, given, total)
 
 
-def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands) -> te.Tensor:
+def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     x, packed = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     depth, width = int(packed.shape[1]), int(packed.shape[2])
     rk = te.reduce_axis((0, depth), "rk")

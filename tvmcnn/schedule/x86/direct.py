@@ -11,15 +11,16 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, unroll
+from tvmcnn.schedule.x86.vectors import extent, initialise, unroll, vectorize_inner
 
 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     """Tile "out", compute "conv" inside the tile, keep it in registers.
 
-    Blocks: "conv" (n, ob, y, dy, x, dx, o | reductions), "out" (n, ob, y, x, o).
+    Blocks: "conv" (n, ob, y, dy, x, dx, o | reductions), "out" (n, ob, y, x, o), and "prologue" where there is one.
     """
     conv, out = sch.get_sblock("conv"), sch.get_sblock("out")
+    prologue = [block for block in sch.get_producers(conv) if sch.get(block).name_hint == "prologue"]
     sch.set_scope(conv, 0, "local")
 
     # Phase 1: tile the output. A tile is `vectors` vectors of channels by rows x columns of pixels.
@@ -51,6 +52,10 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     unroll(sch, (*inner, cy, dy, cx, dx, cb, co_v))
     sch.vectorize(co_i)
     initialise(sch, conv, order[0], tile=6)
+    for block in prologue:
+        # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.
+        sch.compute_at(block, x_o, preserve_unit_loops=True)
+        vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
 
 
 def _reductions(sch: Schedule, block: object) -> list[str]:
