@@ -25,6 +25,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
+from tvmcnn.affine import fold_affine
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.layout import INDEX_LIMIT
 from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
@@ -379,7 +380,8 @@ def _network(
         notes = (*notes, "float16 tensors are computed in float32")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     nodes = tuple(build.nodes)
-    return Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
+    network = Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
+    return fold_affine(network)
 
 
 def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
