@@ -18,6 +18,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the texts under tests/golden")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """ONNX conformance, operator by operator, if those tests ran."""
+    found = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for key, value in getattr(report, "user_properties", ())
+        if key == "conformance" and report.when == "call"
+    ]
+    if found:
+        from test_conformance import conformance
+
+        outcomes = [conformance.Outcome(*value) for value in found]
+        terminalreporter.section(f"ONNX conformance: {conformance.share(outcomes)} passed")
+        terminalreporter.write_line("\n".join(conformance.table(outcomes)))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of data and models that do not come with the source: data/mnist, models/mnist-8 and so on."""

@@ -52,7 +52,7 @@ TYPES = {
 }
 
 
-PASSED, FAILED, DECLINED, LEFT_OUT = "passed", "failed", "declined", "left out"
+STATUSES = PASSED, FAILED, DECLINED, LEFT_OUT = "passed", "failed", "declined", "left out"
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,10 @@ def table(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> list[str]:
 
     def row(name: str, mine: Sequence[Outcome], other: Sequence[Outcome]) -> list[object]:
         counts = Counter(o.status for o in mine)
-        cells = [
-            name,
-            *(counts[status] for status in (PASSED, FAILED, DECLINED, LEFT_OUT)),
-            sum(o.kernels for o in mine),
-        ]
-        return [*cells, *([sum(o.status == PASSED for o in other)] if theirs else [])]
+        figures = [*(counts[status] for status in STATUSES), sum(o.kernels for o in mine)]
+        return [name, *figures, *([sum(o.status == PASSED for o in other)] if theirs else [])]
 
-    head = ["operator", PASSED, FAILED, DECLINED, LEFT_OUT, "kernels run", *(["onnxruntime passed"] if theirs else [])]
+    head = ["operator", *STATUSES, "kernels run", *(["onnxruntime passed"] if theirs else [])]
     rows: list[list[object]] = [[*head], ["---", *["---:"] * (len(head) - 1)]]
     for name in sorted({o.operator for o in ours}):
         rows.append(row(name, *([o for o in each if o.operator == name] for each in (ours, theirs))))
@@ -156,8 +152,8 @@ def report(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> str:
         "# ONNX conformance",
         "",
         "Made by `python tools/conformance.py --markdown docs/conformance.md`: ONNX's own single-node cases, run by",
-        f"`onnx.backend.test` of onnx {onnx.__version__} through `tvmcnn.backend`. A passed case ran kernels compiled from",
-        "tvmcnn's own tensor expressions. Left out are strings, sequences, optionals, bfloat16, floats and integers of",
+        f"`onnx.backend.test` of onnx {onnx.__version__} through `tvmcnn.backend`. A passed case ran kernels compiled",
+        "from tvmcnn's own tensor expressions. Left out are strings, sequences, optionals, bfloat16, floats and integers of",
         "8 bits or fewer that NumPy lacks, and training.",
         "",
         f"tvmcnn passes {share(ours)}{f'; onnxruntime passes {share(theirs)}' if theirs else ''}.",
