@@ -128,7 +128,8 @@ def _upsampled(x: Array, weight: Array, *, scale: int) -> Array:
     """ConvTranspose with windows that touch: each pixel becomes scale x scale of them."""
     (batch, _, rows, columns), maps = x.shape, weight.shape[1]
     windows = np.einsum("nchw,cmij->nmhiwj", x, weight, optimize=True)
-    return windows.reshape(batch, maps, rows * scale, columns * scale)
+    image: Array = windows.reshape(batch, maps, rows * scale, columns * scale)
+    return image
 
 
 def _size(x: Array) -> float:
