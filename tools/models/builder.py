@@ -27,6 +27,7 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, Shape] = {}
         self.constants: dict[str, Array] = {}
+        self.sizes: dict[str, float] = {}
 
     def topology(self, output: str) -> Topology:
         """The finished network."""
@@ -40,6 +41,7 @@ class Builder:
             dict(self.weights),
             dict(self.constants),
             OPSET,
+            dict(self.sizes),
         )
 
     # ---- layers with weights ----------------------------------------------------------------------------------------
@@ -54,8 +56,12 @@ class Builder:
         pad: int | None = None,
         group: int = 1,
         bias: bool = False,
+        size: float = 1.0,
     ) -> str:
-        """A square convolution, padded by half the kernel if not told otherwise."""
+        """A square convolution, padded by half the kernel if not told otherwise.
+
+        Here and in `batch_norm`, weights are drawn so that the output has the root mean square `size`.
+        """
         depth, extent, _ = self.shapes[x]
         pad = kernel // 2 if pad is None else pad
         shape = (maps, *(self._extent(x, extent, kernel, stride, pad),) * 2)
@@ -63,7 +69,9 @@ class Builder:
         if bias:
             weights["bias"] = (maps,)
         window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        return self._node("Conv", [x], shape, weights, group=group, dilations=[1, 1], **window)
+        y = self._node("Conv", [x], shape, weights, group=group, dilations=[1, 1], **window)
+        self.sizes[f"{y}.weight"] = size
+        return y
 
     def depthwise(self, x: str, kernel: int, stride: int) -> str:
         """A convolution of each channel by itself."""
@@ -78,10 +86,12 @@ class Builder:
         shape = (maps, *(extent * scale,) * 2)
         return self._node("ConvTranspose", [x], shape, weights, group=1, dilations=[1, 1], **window)
 
-    def batch_norm(self, x: str, epsilon: float = 1e-5) -> str:
+    def batch_norm(self, x: str, epsilon: float = 1e-5, size: float = 1.0) -> str:
         """Batch normalisation with the statistics of training."""
         weights = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), self.shapes[x][:1])
-        return self._node("BatchNormalization", [x], self.shapes[x], weights, epsilon=epsilon, momentum=0.9)
+        y = self._node("BatchNormalization", [x], self.shapes[x], weights, epsilon=epsilon, momentum=0.9)
+        self.sizes[f"{y}.weight"] = size
+        return y
 
     def dense(self, x: str, features: int) -> str:
         """A fully connected layer."""

@@ -10,6 +10,12 @@ from models.topology import Topology
 
 Activation = Callable[[str], str]
 
+# Swish passes half of a small value and all of a large one, and a gate may be all or nothing: weights that know only
+# the one would make a network chaotic for inputs that lead into the other. So the first sees values of both kinds, and
+# the second opens about halfway.
+WIDE = 4.0  # root mean square of what goes into a Swish, hard or not
+NARROW = 0.15  # and into a gate
+
 
 def mobilenet_v1(size: int) -> Topology:
     """Howard et al., MobileNets, 2017, table 1.
@@ -49,7 +55,7 @@ def mobilenet_v2(size: int) -> Topology:
 def mobilenet_v3_large(size: int) -> Topology:
     """Howard et al., Searching for MobileNetV3, 2019, table 1; the last two layers as dense ones, after the pool."""
     b = Builder("mobilenet_v3_large", size)
-    x = b.hard_swish(b.batch_norm(b.conv(b.input, 16, 3, 2), 1e-3))
+    x = b.hard_swish(b.batch_norm(b.conv(b.input, 16, 3, 2), 1e-3, WIDE))
     re, hs = b.relu, b.hard_swish
     table = (  # kernel, expanded size, maps, squeeze and excitation, nonlinearity, stride
         (3, 16, 16, False, re, 1),
@@ -73,7 +79,7 @@ def mobilenet_v3_large(size: int) -> Topology:
         squeeze = _in_steps_of_8(hidden / 4) if squeezed else 0
         gate = (squeeze, b.relu, b.hard_sigmoid)
         x = _inverted_residual(b, x, kernel, hidden, maps, stride, activation, gate, 1e-3)
-    x = b.hard_swish(b.batch_norm(b.conv(x, 960, 1), 1e-3))
+    x = b.hard_swish(b.batch_norm(b.conv(x, 960, 1), 1e-3, WIDE))
     x = b.hard_swish(b.dense(b.flatten(b.global_average_pool(x)), 1280))
     return b.topology(b.dense(x, CLASSES))
 
@@ -81,7 +87,7 @@ def mobilenet_v3_large(size: int) -> Topology:
 def efficientnet_b0(size: int) -> Topology:
     """Tan and Le, EfficientNet, 2019, table 1; Swish as PyTorch exports it, Sigmoid and Mul."""
     b = Builder("efficientnet_b0", size)
-    x = b.swish(b.batch_norm(b.conv(b.input, 32, 3, 2), 1e-3))
+    x = b.swish(b.batch_norm(b.conv(b.input, 32, 3, 2), 1e-3, WIDE))
     table = (  # expansion, kernel, maps, layers, stride
         (1, 3, 16, 1, 1),
         (6, 3, 24, 2, 2),
@@ -97,7 +103,7 @@ def efficientnet_b0(size: int) -> Topology:
             gate = (channels // 4, b.swish, b.sigmoid)  # squeezed to a quarter of the block's input
             step = stride if layer == 0 else 1
             x = _inverted_residual(b, x, kernel, expansion * channels, maps, step, b.swish, gate, 1e-3)
-    x = b.swish(b.batch_norm(b.conv(x, 1280, 1), 1e-3))
+    x = b.swish(b.batch_norm(b.conv(x, 1280, 1), 1e-3, WIDE))
     return b.topology(b.dense(b.flatten(b.global_average_pool(x)), CLASSES))
 
 
@@ -118,9 +124,10 @@ def _inverted_residual(
     and no addition where the shapes differ.
     """
     y = x
+    size = WIDE if activation in (b.swish, b.hard_swish) else 1.0
     if hidden != b.shapes[x][0]:
-        y = activation(b.batch_norm(b.conv(y, hidden, 1), epsilon))
-    y = activation(b.batch_norm(b.depthwise(y, kernel, stride), epsilon))
+        y = activation(b.batch_norm(b.conv(y, hidden, 1), epsilon, size))
+    y = activation(b.batch_norm(b.depthwise(y, kernel, stride), epsilon, size))
     if gate is not None and gate[0]:
         y = _squeeze_and_excite(b, y, *gate)
     y = b.batch_norm(b.conv(y, maps, 1), epsilon)
@@ -129,8 +136,8 @@ def _inverted_residual(
 
 def _squeeze_and_excite(b: Builder, x: str, squeeze: int, activation: Activation, gate: Activation) -> str:
     """Hu et al., Squeeze-and-Excitation Networks, 2017: each channel times a gate that sees the means of all."""
-    y = activation(b.conv(b.global_average_pool(x), squeeze, 1, bias=True))
-    return b.mul(x, gate(b.conv(y, b.shapes[x][0], 1, bias=True)))
+    y = activation(b.conv(b.global_average_pool(x), squeeze, 1, bias=True, size=WIDE))
+    return b.mul(x, gate(b.conv(y, b.shapes[x][0], 1, bias=True, size=NARROW)))
 
 
 def _in_steps_of_8(channels: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ class Topology:
     """One input of N x channels x size x size, nodes in computing order, one output.
 
     `weights` are the shapes of the float tensors still to be drawn; `constants` the tensors that belong to the
-    topology: targets of Reshapes, bounds of Clips.
+    topology: targets of Reshapes, bounds of Clips. `sizes` has the root of E[y²] that the output of the layer or
+    normalisation with this weight shall have, where it is not 1.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Topology:
     weights: Mapping[str, Shape]
     constants: Mapping[str, Array]
     opset: int
+    sizes: Mapping[str, float] = field(default_factory=dict)
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of every tensor, 0 for the open batch. Raises ValueError where the input is too small."""

@@ -65,24 +65,30 @@ class Filler:
             self.values[result] = self._evaluate(node, *(self._value(name) for name in node.input))
 
     def _layer(self, node: onnx.NodeProto) -> Array:
-        """A layer whose weights give its output the size 1, and a small bias."""
+        """A layer whose weights give its output its size, and a small bias."""
         weight = self._draw(node.input[1], self._normal(1.0))
         y = self._evaluate(node, self.values[node.input[0]], self._value(node.input[1]))
-        scale = _rounded(1 / _size(y))
+        size = self._wanted(node)
+        scale = _rounded(size / _size(y))
         weight *= np.float32(scale)
         y *= scale
         if len(node.input) > 2:
-            y += self._draw(node.input[2], self._normal(SMALL)).reshape(-1, *(1,) * (y.ndim - 2))
+            y += self._draw(node.input[2], self._normal(SMALL * size)).reshape(-1, *(1,) * (y.ndim - 2))
         return y
 
     def _draw_statistics(self, node: onnx.NodeProto) -> None:
-        """Scale, shift, mean and variance, so that the output has about the size 1."""
+        """Scale, shift, mean and variance, so that the output has about its size."""
+        wanted = self._wanted(node)
         size = _rounded(_size(self.values[node.input[0]]))
         scale, shift, mean, variance = node.input[1:]
-        self._draw(scale, self._around_one)
-        self._draw(shift, self._normal(SMALL))
+        self._draw(scale, lambda shape: wanted * self._around_one(shape))
+        self._draw(shift, self._normal(SMALL * wanted))
         self._draw(mean, self._normal(SMALL * size))
         self._draw(variance, lambda shape: size**2 * self._around_one(shape))
+
+    def _wanted(self, node: onnx.NodeProto) -> float:
+        """The size that the output of a layer or normalisation shall have."""
+        return self.topology.sizes.get(node.input[1], 1.0)
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
