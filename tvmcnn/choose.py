@@ -44,7 +44,10 @@ Config = Any  # one of the dataclasses of configs.py, or None for a rule without
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOVES = ("Pad", "Transpose", "Reshape", "Concat")  # one stage each, which maps elements: the rule "memory" fits
-ROWS = ("MatMul", "Gemm")  # reductions whose columns lie side by side in plain layout: the rule "rows" fits
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
+# Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
+ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", *BLOCKED_POOLS)
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
@@ -170,7 +173,7 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if op in ELEMENTWISE:
         return _elementwise(walk, kernel)
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
-        if op in (*POOLS, "GlobalAveragePool") and len(kernel.output.shape) == 4:
+        if op in BLOCKED_POOLS and len(kernel.output.shape) == 4:
             return _pool(walk, kernel)
         if op == "Concat" and _joins_blocks(kernel):
             return _concat(walk, kernel, is_output)
@@ -211,7 +214,7 @@ def _pool(walk: _Walk, kernel: Kernel) -> Choice:
     tensor, layout = walk.stored[kernel.inputs[0].name]
     if tensor.shape != kernel.inputs[0].shape:
         tensor, layout = walk.plain(kernel.inputs[0])
-    algorithm = "global_pool" if kernel.anchor.op == "GlobalAveragePool" else "pool"
+    algorithm = "global_pool" if kernel.anchor.op in GLOBAL_POOLS else "pool"
     rule = "pool" if layout.block > 1 else "fallback"
     return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 
