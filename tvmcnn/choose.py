@@ -12,8 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, SoftmaxConfig
-from tvmcnn.fusion import ELEMENTWISE, POOLS, deinterleaved, is_anchor, is_per_channel, pool_of, window_size
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, RowsConfig, SoftmaxConfig
+from tvmcnn.fusion import (
+    ELEMENTWISE,
+    POOLS,
+    deinterleaved,
+    is_anchor,
+    is_per_channel,
+    multiply_accumulates,
+    pool_of,
+    window_size,
+)
 from tvmcnn.network import (
     FLOAT,
     NO_PADS,
@@ -35,7 +44,12 @@ Config = Any  # one of the dataclasses of configs.py, or None for a rule without
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOVES = ("Pad", "Transpose", "Reshape", "Concat")  # one stage each, which maps elements: the rule "memory" fits
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
+# Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
+ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", *BLOCKED_POOLS)
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
+MAX_COLUMNS = 512  # of a row of sums that stays in L1
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
 
@@ -159,7 +173,7 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if op in ELEMENTWISE:
         return _elementwise(walk, kernel)
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
-        if op in (*POOLS, "GlobalAveragePool") and len(kernel.output.shape) == 4:
+        if op in BLOCKED_POOLS and len(kernel.output.shape) == 4:
             return _pool(walk, kernel)
         if op == "Concat" and _joins_blocks(kernel):
             return _concat(walk, kernel, is_output)
@@ -174,7 +188,22 @@ def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
     moves = kernel.anchor.op in MOVES and _all_float32(kernel)
     read = [walk.plain(tensor) for tensor in kernel.inputs]
+    if kernel.anchor.op in ROWS:
+        return _choice(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
     return _choice(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
+
+
+def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
+    """Tiles of up to 512 columns; for a product four rows, or what divides them, and four terms if they divide it."""
+    shape = kernel.output.shape
+    columns = shape[-1] if shape else 1
+    fitting = max(d for d in divisors(columns) if d <= MAX_COLUMNS)
+    columns = fitting if fitting * 4 > min(columns, MAX_COLUMNS) else MAX_COLUMNS  # else the last tile is cut short
+    if kernel.anchor.op not in ("MatMul", "Gemm") or len(shape) < 2:
+        return RowsConfig(1, columns, 1)
+    rows = max(d for d in divisors(shape[-2]) if d <= 4)
+    depth = multiply_accumulates(network, kernel) // kernel.output.size
+    return RowsConfig(rows, columns, 4 if depth % 4 == 0 and depth else 1)
 
 
 def _all_float32(kernel: Kernel) -> bool:
@@ -185,7 +214,7 @@ def _pool(walk: _Walk, kernel: Kernel) -> Choice:
     tensor, layout = walk.stored[kernel.inputs[0].name]
     if tensor.shape != kernel.inputs[0].shape:
         tensor, layout = walk.plain(kernel.inputs[0])
-    algorithm = "global_pool" if kernel.anchor.op == "GlobalAveragePool" else "pool"
+    algorithm = "global_pool" if kernel.anchor.op in GLOBAL_POOLS else "pool"
     rule = "pool" if layout.block > 1 else "fallback"
     return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 

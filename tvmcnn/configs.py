@@ -37,6 +37,15 @@ class DenseConfig:
 
 
 @dataclass(frozen=True)
+class RowsConfig:
+    """The tile of a reduction in plain layout, and how many terms of it go into one pass over the tile."""
+
+    rows: int = 1
+    columns: int = 512
+    unroll: int = 1
+
+
+@dataclass(frozen=True)
 class SoftmaxConfig:
     """Which axis the rows lie along, and whether their elements lie side by side."""
 

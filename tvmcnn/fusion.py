@@ -22,9 +22,9 @@ MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of it
 def is_anchor(network: Network, node: Node) -> bool:
     """True for a convolution of float32 images, or a product of float32 matrices, whose weight and bias are constant.
 
-    These have schedules of their own; all others run in plain layout.
+    These have schedules of their own; all others run in plain layout. A Gemm with attributes is no such product.
     """
-    if node.op not in ANCHORS or node.inputs[0] in network.constants or node.attributes.get("transA"):
+    if node.op not in ANCHORS or node.inputs[0] in network.constants or (node.op == "Gemm" and node.attributes):
         return False
     tensor = network.tensors[node.output]
     fixed = all(name in network.constants for name in node.inputs[1:])

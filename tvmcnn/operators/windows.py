@@ -1,14 +1,17 @@
-"""Operators with sliding windows: convolutions and pools."""
+"""Operators with sliding windows, along any number of spatial axes: convolutions and pools."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Shape, dims
-from tvmcnn.operators.words import Meaning, Unsupported, Value, constant, floats, operator
+from tvmcnn.operators.words import FLOATS, Meaning, Meanings, Value, alike, floats, operator
+
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
 def window_extent(axis: str, size: int, kernel: int, stride: int, begin: int, end: int, dilation: int, up: bool) -> int:
@@ -29,6 +32,26 @@ def window_extent(axis: str, size: int, kernel: int, stride: int, begin: int, en
     return extent
 
 
+@dataclass(frozen=True)
+class _Window:
+    """The attributes of a window, one number a spatial axis; `pads` has the begins, then the ends."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    @property
+    def spans(self) -> list[int]:
+        """Elements from the first tap to the last, both counted."""
+        return [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    def attributes(self, begins: Sequence[int], ends: Sequence[int]) -> dict[str, Any]:
+        """The explicit attributes of a node with these pads."""
+        words = {"kernel_shape": self.kernel, "strides": self.strides, "pads": (*begins, *ends)}
+        return words | {"dilations": self.dilations}
+
+
 def _window(
     x: Value,
     kernel: Sequence[int],
@@ -36,37 +59,53 @@ def _window(
     dilations: Sequence[int] | None,
     pads: Sequence[int] | None,
     strides: Sequence[int] | None,
-    ceil_mode: int = 0,
-) -> tuple[dict[str, Any], Shape]:
-    """The explicit window attributes of an image operator, and its output's height and width."""
-    if len(x.shape) != 4:
-        raise Unsupported(f"its input '{x.name}' is {dims(x.shape)}; only images N x C x H x W are supported")
-    strides, dilations = tuple(strides or (1, 1)), tuple(dilations or (1, 1))
-    begin_end = tuple(pads or (0, 0, 0, 0))
-    if len(kernel) != 2 or len(strides) != 2 or len(dilations) != 2 or len(begin_end) != 4:
-        raise ModelError(f"kernel_shape {list(kernel)}, strides, dilations and pads must be those of two axes")
-    if min(*kernel, *strides, *dilations) < 1 or min(begin_end) < 0:
-        raise ModelError("kernel_shape, strides and dilations must be at least 1 and pads at least 0")
-    sizes = x.shape[2:]
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [
-            max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
-            for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
-        ]
-        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
-        begin_end = (*small, *large) if auto_pad == "SAME_UPPER" else (*large, *small)
-    elif auto_pad == "VALID":
-        begin_end = (0, 0, 0, 0)
-    elif auto_pad != "NOTSET":
-        raise ModelError(f"auto_pad is '{auto_pad}'; allowed are NOTSET, SAME_UPPER, SAME_LOWER, VALID")
-    extents = tuple(
-        window_extent(axis, size, k, s, begin, end, d, bool(ceil_mode))
-        for axis, size, k, s, begin, end, d in zip(
-            "HW", sizes, kernel, strides, begin_end[:2], begin_end[2:], dilations, strict=True
-        )
+) -> _Window:
+    """The window with its defaults filled in; raises ModelError where an attribute does not fit x (N, C, …)."""
+    rank = _spatial(x)
+    window = _Window(
+        tuple(kernel),
+        tuple(strides or (1,) * rank),
+        tuple(dilations or (1,) * rank),
+        tuple(pads or (0,) * 2 * rank) if auto_pad == "NOTSET" else (0,) * 2 * rank,
     )
-    attributes = {"kernel_shape": tuple(kernel), "strides": strides, "pads": begin_end, "dilations": dilations}
-    return attributes, extents
+    counts = (len(window.kernel), len(window.strides), len(window.dilations), len(window.pads))
+    if counts != (rank, rank, rank, 2 * rank):
+        axes = f"{rank} axes, as the input {dims(x.shape)} has"
+        raise ModelError(f"kernel_shape {list(kernel)}, strides, dilations and pads must be those of {axes}")
+    if min(*window.kernel, *window.strides, *window.dilations) < 1 or min(window.pads) < 0:
+        raise ModelError("kernel_shape, strides and dilations must be at least 1 and pads at least 0")
+    if auto_pad not in AUTO_PADS:
+        raise ModelError(f"auto_pad is '{auto_pad}'; allowed are {', '.join(AUTO_PADS)}")
+    return window
+
+
+def _spatial(x: Value) -> int:
+    """The number of spatial axes of x (N, C, …)."""
+    if len(x.shape) < 3:
+        raise ModelError(f"its input '{x.name}' is {dims(x.shape)}; it must be N x C and at least one more axis")
+    return len(x.shape) - 2
+
+
+def _shared(total: int, auto_pad: str) -> tuple[int, int]:
+    """Pads before and after: SAME_UPPER puts the odd one after."""
+    return (total // 2, total - total // 2) if auto_pad == "SAME_UPPER" else (total - total // 2, total // 2)
+
+
+def _slide(x: Value, window: _Window, auto_pad: str, ceil_mode: int = 0) -> tuple[dict[str, Any], Shape]:
+    """The explicit attributes of an operator whose windows slide over x, and the spatial extents of its output."""
+    rank, sizes = _spatial(x), x.shape[2:]
+    begins, ends = window.pads[:rank], window.pads[rank:]
+    if auto_pad.startswith("SAME"):
+        totals = [
+            max((-(-size // stride) - 1) * stride + span - size, 0)
+            for size, stride, span in zip(sizes, window.strides, window.spans, strict=True)
+        ]
+        begins, ends = zip(*(_shared(total, auto_pad) for total in totals), strict=True)
+    up = bool(ceil_mode) and auto_pad == "NOTSET"  # with auto_pad ONNX gives the extents without it
+    names = "DHW"[-rank:] if rank <= 3 else [f"axis{axis}" for axis in range(rank)]
+    along = zip(names, sizes, window.kernel, window.strides, begins, ends, window.dilations, strict=True)
+    extents = tuple(window_extent(*numbers, up) for numbers in along)
+    return window.attributes(begins, ends), extents
 
 
 @operator
@@ -82,34 +121,84 @@ def conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Meaning:
-    """ONNX Conv on images: x (N, C, H, W), w (M, C/group, kH, kW), b (M,)."""
+    """ONNX Conv: x (N, C, …), w (M, C/group, k…), b (M,)."""
     floats(x, w, b)
-    constant("weight", w)
-    if b is not None:
-        constant("bias", b)
-    if len(w.shape) != 4:
-        raise Unsupported(f"its weight is {dims(w.shape)}; only convolutions of images (two axes) are supported")
-    if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
-        raise ModelError(f"kernel_shape is {list(kernel_shape)}, but the weight '{w.name}' is {dims(w.shape)}")
-    attributes, extents = _window(x, w.shape[2:], auto_pad, dilations, pads, strides)
+    window = _window(x, _kernel(x, w, kernel_shape), auto_pad, dilations, pads, strides)
+    attributes, extents = _slide(x, window, auto_pad)
     (n, channels), (maps, depth) = x.shape[:2], w.shape[:2]
     if group < 1 or channels != depth * group or maps % group:
         raise ModelError(
             f"the input has {channels} channels and the weight is {dims(w.shape)}: with group {group} it needs"
             f" {depth}·{group} = {depth * group} channels and a multiple of {group} maps"
         )
+    return Meaning("Conv", _with_bias(x, w, b, maps), (n, maps, *extents), {**attributes, "group": group})
+
+
+def _kernel(x: Value, w: Value, kernel_shape: Sequence[int] | None) -> Sequence[int]:
+    if len(w.shape) != len(x.shape):
+        raise ModelError(f"the weight is {dims(w.shape)} and the input {dims(x.shape)}; both must have as many axes")
+    if kernel_shape is not None and tuple(kernel_shape) != w.shape[2:]:
+        raise ModelError(f"kernel_shape is {list(kernel_shape)}, but the weight '{w.name}' is {dims(w.shape)}")
+    return w.shape[2:]
+
+
+def _with_bias(x: Value, w: Value, b: Value | None, maps: int) -> tuple[Value, ...]:
     if b is not None and b.shape != (maps,):
         raise ModelError(f"the bias is {dims(b.shape)}; the weight makes {maps} maps")
-    inputs = (x, w) if b is None else (x, w, b)
-    return Meaning("Conv", inputs, (n, maps, *extents), {**attributes, "group": group})
+    return (x, w) if b is None else (x, w, b)
 
 
-def _pool(
-    op: str, x: Value, kernel_shape: Sequence[int], ceil_mode: int, extra: dict[str, Any], **window: Any
+@operator
+def conv_transpose(
+    x: Value,
+    w: Value,
+    b: Value | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
 ) -> Meaning:
-    floats(x)
-    attributes, extents = _window(x, kernel_shape, ceil_mode=ceil_mode, **window)
-    return Meaning(op, (x,), (*x.shape[:2], *extents), {**attributes, **extra})
+    """ONNX ConvTranspose: x (N, C, …), w (C, M/group, k…), b (M,).
+
+    size_out = stride·(size_in − 1) + output_padding + dilation·(k − 1) + 1 − pad_begin − pad_end. An output_shape (with
+    or without N and M) is kept, and so is size_in·stride with SAME_*: then the pads follow from it, at least 0.
+    """
+    floats(x, w, b)
+    window = _window(x, _kernel(x, w, kernel_shape), auto_pad, dilations, pads, strides)
+    rank, (n, channels) = _spatial(x), x.shape[:2]
+    maps = w.shape[1] * group
+    if group < 1 or channels != w.shape[0] or channels % group:
+        raise ModelError(
+            f"the input has {channels} channels and the weight is {dims(w.shape)}: with group {group} it needs"
+            f" {w.shape[0]}, a multiple of {group}"
+        )
+    extra = tuple(output_padding or (0,) * rank)
+    if len(extra) != rank or min(extra) < 0:
+        raise ModelError(f"output_padding is {list(extra)}; it must be {rank} numbers, none below 0")
+    full = [
+        stride * (size - 1) + more + span
+        for size, stride, more, span in zip(x.shape[2:], window.strides, extra, window.spans, strict=True)
+    ]
+    begins, ends, extents = window.pads[:rank], window.pads[rank:], tuple(output_shape or ())[-rank:]
+    if len(extents) not in (0, rank):
+        raise ModelError(f"output_shape is {list(extents)}; it must be {rank} numbers")
+    if extents or auto_pad.startswith("SAME"):
+        wanted = extents or [size * stride for size, stride in zip(x.shape[2:], window.strides, strict=True)]
+        shared = [_shared(max(size - out, 0), auto_pad) for size, out in zip(full, wanted, strict=True)]
+        begins, ends = zip(*shared, strict=True)
+    extents = extents or tuple(size - begin - end for size, begin, end in zip(full, begins, ends, strict=True))
+    if min(extents) < 0:
+        raise ModelError(f"pads {[*begins, *ends]} take more than the {dims(tuple(full))} that there is")
+    attributes = {**window.attributes(begins, ends), "group": group}
+    return Meaning("ConvTranspose", _with_bias(x, w, b, maps), (n, maps, *extents), attributes)
+
+
+# ---- pools ----------------------------------------------------------------------------------------------------------
 
 
 @operator
@@ -121,12 +210,24 @@ def max_pool(
     ceil_mode: int = 0,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    storage_order: int = 0,  # orders the Indices output, which is refused
+    storage_order: int = 0,
     strides: Sequence[int] | None = None,
-) -> Meaning:
-    """ONNX MaxPool on images; padding never wins."""
-    window = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
-    return _pool("MaxPool", x, kernel_shape, ceil_mode, {}, **window)
+    outputs_: int = 1,
+) -> Meanings:
+    """ONNX MaxPool; padding never wins. Indices count the elements of all of x, the last axis fastest.
+
+    With storage_order 1 the first spatial axis is the fastest within a map.
+    """
+    alike((*FLOATS, "int8", "uint8"), x)
+    attributes, extents = _slide(x, _window(x, kernel_shape, auto_pad, dilations, pads, strides), auto_pad, ceil_mode)
+    shape = (*x.shape[:2], *extents)
+    largest = Meaning("MaxPool", (x,), shape, attributes)
+    if outputs_ == 1:
+        return largest
+    if storage_order not in (0, 1):
+        raise ModelError(f"storage_order is {storage_order}; allowed are 0 and 1")
+    order = {"storage_order": storage_order}
+    return largest, Meaning("MaxPoolIndices", (x,), shape, {**attributes, **order}, "int64")
 
 
 @operator
@@ -141,15 +242,56 @@ def average_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Meaning:
-    """ONNX AveragePool on images; with count_include_pad the padding counts in the divisor."""
-    window = {"auto_pad": auto_pad, "dilations": dilations, "pads": pads, "strides": strides}
-    return _pool("AveragePool", x, kernel_shape, ceil_mode, {"count_include_pad": bool(count_include_pad)}, **window)
+    """ONNX AveragePool; with count_include_pad the padding counts in the divisor."""
+    floats(x)
+    attributes, extents = _slide(x, _window(x, kernel_shape, auto_pad, dilations, pads, strides), auto_pad, ceil_mode)
+    attributes["count_include_pad"] = bool(count_include_pad)
+    return Meaning("AveragePool", (x,), (*x.shape[:2], *extents), attributes)
+
+
+@operator
+def lp_pool(
+    x: Value,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    p: int = 2,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Meaning:
+    """ONNX LpPool: the p-norm of each window; padding adds nothing."""
+    floats(x)
+    attributes, extents = _slide(x, _window(x, kernel_shape, auto_pad, dilations, pads, strides), auto_pad, ceil_mode)
+    attributes["p"] = _norm(p)
+    return Meaning("LpPool", (x,), (*x.shape[:2], *extents), attributes)
+
+
+def _norm(p: int) -> int:
+    if p < 1:
+        raise ModelError(f"p is {p}; a norm needs at least 1")
+    return p
 
 
 @operator
 def global_average_pool(x: Value) -> Meaning:
-    """ONNX GlobalAveragePool on images: (N, C, H, W) --> (N, C, 1, 1)."""
+    """ONNX GlobalAveragePool: the mean of each map, (N, C, …) --> (N, C, 1…)."""
+    return _global("GlobalAveragePool", x)
+
+
+@operator
+def global_max_pool(x: Value) -> Meaning:
+    """ONNX GlobalMaxPool: the maximum of each map, (N, C, …) --> (N, C, 1…)."""
+    return _global("GlobalMaxPool", x)
+
+
+@operator
+def global_lp_pool(x: Value, *, p: int = 2) -> Meaning:
+    """ONNX GlobalLpPool: the p-norm of each map, (N, C, …) --> (N, C, 1…)."""
+    return _global("GlobalLpPool", x, p=_norm(p))
+
+
+def _global(op: str, x: Value, **attributes: int) -> Meaning:
     floats(x)
-    if len(x.shape) != 4:
-        raise Unsupported(f"its input '{x.name}' is {dims(x.shape)}; only images N x C x H x W are supported")
-    return Meaning("GlobalAveragePool", (x,), (*x.shape[:2], 1, 1))
+    return Meaning(op, (x,), (*x.shape[:2], *(1,) * _spatial(x)), attributes)

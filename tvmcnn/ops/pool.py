@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 from tvm import te, tirx
@@ -10,15 +12,34 @@ from tvm.ir import Expr
 from tvmcnn.network import Pixel, Step
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
-MINUS_INFINITY = float32(float("-inf"))
+
+def lowest(dtype: str) -> Expr:
+    """What loses against every number of `dtype`."""
+    return tirx.const(float("-inf"), dtype) if dtype.startswith("float") else tirx.min_value(dtype)
+
+
 # te.max starts from the lowest finite number, which a window of -inf alone must not return
-maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: MINUS_INFINITY, name="maximum")
+maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda dtype: lowest(str(dtype)), name="maximum")
+
+
+def norm_term(x: Expr, p: int) -> Expr:
+    """|x|^p"""
+    size = tirx.abs(x) if p % 2 else x * x
+    return functools.reduce(operator.mul, [size] * (p if p % 2 else p // 2))
+
+
+def norm_root(total: Expr, p: int) -> Expr:
+    """total^(1/p)"""
+    if p == 1:
+        return total
+    return tirx.sqrt(total) if p == 2 else tirx.power(total, tirx.const(1 / p, total.dtype))
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:
-    """ONNX MaxPool and AveragePool: y[n, c, h, w] = max or mean over i, j of x[n, c, h·s + i·d − p, w·s + j·d − p].
+    """ONNX MaxPool, AveragePool and LpPool: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
+    w·s + j·d − p].
 
-    Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum, whose
+    Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum; a mean's
     divisor is a table: window_sizes of layout.py.
     """
     choice = step.choice
@@ -29,45 +50,56 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     top, left = node["pads"][:2]
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
     is_max = node.op == "MaxPool"
-    neutral = MINUS_INFINITY if is_max else float32(0.0)
+    neutral = lowest("float32") if is_max else float32(0.0)
     edges = _edges(node.attributes, (height, width), shape[2:])
 
     def tap(*indices: Any) -> Expr:
         n, channel, y, z = output_pixel(layout, *indices)
         h, w = y * sh + rh * dh - top, z * sw + rw * dw - left
         value = given.read(name, Pixel(n, channel, h, w))
+        value = norm_term(value, node["p"]) if node.op == "LpPool" else value
         tests = [test for needed, test in zip(edges, (h >= 0, w >= 0, h < height, w < width), strict=True) if needed]
         value = tirx.if_then_else(tirx.all(*tests), value, neutral) if tests else value
         return maximum(value, axis=[rh, rw]) if is_max else te.sum(value, axis=[rh, rw])
 
     window = te.compute(layout.physical(shape), tap, name="pool")
-    divisor = None if is_max else given.constants[f"{choice.kernel.output.name}.divisor"]
+    divisor = None if node.op != "AveragePool" else given.constants[f"{choice.kernel.output.name}.divisor"]
 
     def finish(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
         value = window[indices] if divisor is None else window[indices] / divisor[pixel.h, pixel.w]
+        value = norm_root(value, node["p"]) if node.op == "LpPool" else value
         return zero_padding(layout, shape, pixel, value)
 
     return te.compute(layout.physical(shape), finish, name="out")
 
 
 def global_pool(step: Step, given: Operands) -> te.Tensor:
-    """ONNX GlobalAveragePool: y[n, c] = Σ_{h,w} x[n, c, h, w] / (H·W)."""
+    """ONNX GlobalAveragePool, GlobalMaxPool and GlobalLpPool: the mean, maximum or p-norm of each map."""
     choice = step.choice
-    name, shape, layout = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.writes
+    node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.writes
+    name = node.inputs[0]
     height, width = given.shapes[name][2:]
     rh, rw = te.reduce_axis((0, height), "rh"), te.reduce_axis((0, width), "rw")
 
-    def total(*indices: Any) -> Expr:
+    def term(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
-        return te.sum(given.read(name, Pixel(pixel.n, pixel.channel, rh, rw)), axis=[rh, rw])
+        value = given.read(name, Pixel(pixel.n, pixel.channel, rh, rw))
+        if node.op == "GlobalMaxPool":
+            return maximum(value, axis=[rh, rw])
+        return te.sum(norm_term(value, node["p"]) if node.op == "GlobalLpPool" else value, axis=[rh, rw])
 
-    sums = te.compute(layout.physical(shape), total, name="pool")
-    return te.compute(
-        layout.physical(shape),
-        lambda *i: zero_padding(layout, shape, output_pixel(layout, *i), sums[i] / float32(height * width)),
-        name="out",
-    )
+    window = te.compute(layout.physical(shape), term, name="pool")
+
+    def finish(*indices: Any) -> Expr:
+        value = window[indices]
+        if node.op == "GlobalAveragePool":
+            value = value / float32(height * width)
+        elif node.op == "GlobalLpPool":
+            value = norm_root(value, node["p"])
+        return zero_padding(layout, shape, output_pixel(layout, *indices), value)
+
+    return te.compute(layout.physical(shape), finish, name="out")
 
 
 def _edges(window: Any, sizes: tuple[int, ...], extents: tuple[int, ...]) -> tuple[bool, bool, bool, bool]:

@@ -13,6 +13,7 @@ from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.pool import pool
+from tvmcnn.schedule.x86.rows import rows
 from tvmcnn.schedule.x86.softmax import softmax
 
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
@@ -22,5 +23,6 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "pool": pool,
     "softmax": softmax,
     "memory": memory,
+    "rows": rows,
     "fallback": fallback,
 }
