@@ -34,7 +34,10 @@ from tvmcnn.targets import Target
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
-MOVES = ("Pad", "Transpose", "Reshape", "Concat")  # one stage each, which maps elements: the rule "memory" fits
+MOVES = (  # one stage each, which maps elements: the rule "memory" fits
+    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "Pad", "Range"),
+    *("Reshape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
+)
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
@@ -198,7 +201,7 @@ def _choice(
     rule: str,
     config: tuple[Config, str] = (None, "default"),
 ) -> Choice:
-    tensors, layouts = zip(*read, strict=True)
+    tensors, layouts = tuple(tensor for tensor, _ in read), tuple(layout for _, layout in read)
     return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
 
 

@@ -139,7 +139,7 @@ def _bound_shape(
     if given is not None:
         if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 0 for extent in given):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
-        if batch not in (None, given[0]):
+        if len(given) and batch not in (None, given[0]):
             raise ModelError(f"input '{name}' is given the shape {dims(given)} and the batch {batch}, which contradict")
         if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
             notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
@@ -363,7 +363,8 @@ def _network(
             _node(build, node, title)
         except Unsupported as reason:
             reasons.append(f"{title}: {reason}")
-            undecided += [reason.name] if isinstance(reason, Undecided) else []
+            if isinstance(reason, Undecided):  # named as the user knows it, not as the copy that float16 is widened to
+                undecided += [next((n for n, copy in build.widened.items() if copy == reason.name), reason.name)]
             _declare_unknown(build, node)
         except ModelError as error:
             if not reasons:  # what follows an unsupported node has no reliable shape
