@@ -21,7 +21,7 @@ def fold_affine(network: Network) -> Network:
     y = Conv(x, w, b), z = Add(y, t)                                -->  z = Conv(x, w, b + t)
     y = Conv(x, w, b), z = BatchNormalization(y, s, t)              -->  z = Conv(x, w·s, b·s + t)
 
-    Only where nothing else wants y. Sub and Div fold likewise. The product is formed in float64 and rounded once. An Add
+    Only where nothing else wants y. Sub and Div fold likewise. The product is formed in float64, rounded once. An Add
     behind a convolution without a bias stays: it costs the same as an epilogue, and y can still be looked at.
     """
     readers = Counter(name for node in network.nodes for name in node.inputs)

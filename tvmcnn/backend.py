@@ -74,7 +74,7 @@ def _compiled(model: onnx.ModelProto, shapes: Mapping[str, Shape], values: Mappi
     with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
         path = Path(folder) / "network.so"
         compile(model, output=path, input_shapes=shapes, input_values=values, verify=False, activations=False)
-        return load(path)
+        return load(path).programs[0]
 
 
 class TvmcnnBackend(Backend):

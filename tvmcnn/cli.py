@@ -20,11 +20,12 @@ from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import read_manifest, write_file
 from tvmcnn.errors import InputError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
-from tvmcnn.runner import Runner, load
+from tvmcnn.runner import load
 from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
     from tvmcnn.compiler import Compiled
+    from tvmcnn.runner import Net
 
 EMITS = ("header", "package", "tir", "asm", "c")
 
@@ -84,7 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_input_shape,
         help="bind open dimensions or override fixed ones; may be repeated",
     )
-    build.add_argument("--batch", type=_positive, metavar="N", help="the leading dimension of every input (default: 1)")
+    build.add_argument(
+        "--batch",
+        type=_batches,
+        metavar="N[,N…]",
+        help="the leading dimension of every input (default: 1); several make one library that takes any batch",
+    )
     build.add_argument(
         "--records",
         action="append",
@@ -175,7 +181,7 @@ def _compile(options: argparse.Namespace) -> int:
         manifest = read_manifest(compiled.path)
         _print_json({"written": written, "bytes": size, "fallbacks": compiled.fallbacks, "manifest": manifest})
     else:
-        count = len(compiled.program.steps)
+        count = sum(len(program.steps) for program in compiled.programs)
         print(
             f"{count} kernels, {compiled.fallbacks} of them by the fallback rule;"
             f" wrote {', '.join(written)} ({size:,} bytes)"
@@ -221,12 +227,7 @@ def _run(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from tvmcnn.timing import bench
 
-    net = load(options.library, threads=options.threads)
-    if options.batch is not None and net.inputs[0].shape[:1] != (options.batch,):
-        raise InputError(
-            f"{options.library} is compiled for {net.inputs[0].shape}: compile it with --batch {options.batch}"
-        )
-    result = bench(net, options.seconds)
+    result = bench(load(options.library, threads=options.threads), options.seconds, options.batch)
     if options.json:
         _print_json(result.as_json())
     else:
@@ -237,16 +238,19 @@ def _bench(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from tvmcnn.verify import verify_library
 
-    verdict = verify_library(options.library, options.model, options.seed)
+    verdicts = verify_library(options.library, options.model, options.seed)
+    passed = all(verdict.passed for verdict in verdicts)
     if options.json:
-        _print_json(verdict.as_json())
-    else:
+        entries = [verdict.as_json() for verdict in verdicts]
+        _print_json(entries[0] if len(entries) == 1 else {"passed": passed, "batches": entries})
+        return 0 if passed else 1
+    for verdict in verdicts:
         for error in verdict.tensors:
             print(f"{'ok   ' if error.passed else 'WRONG'} {error}")
         print(verdict)
-    if not verdict.passed and not options.json:
+    if not passed:
         raise VerifyError(f"{options.library} does not agree with {options.model}")
-    return 0 if verdict.passed else 1
+    return 0
 
 
 def _ops(options: argparse.Namespace) -> int:
@@ -333,7 +337,7 @@ def _top(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[str
     return found
 
 
-def _fact(net: Runner, key: str, default: str) -> tuple[float, ...]:
+def _fact(net: Net, key: str, default: str) -> tuple[float, ...]:
     text = net.manifest["metadata"].get(key, default)
     try:
         return _floats(text)
@@ -391,6 +395,11 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
     return int(text)
+
+
+def _batches(text: str) -> int | tuple[int, ...]:
+    sizes = tuple(_positive(word) for word in text.split(","))
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def _positive(text: str) -> int:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
 from tvmcnn.digits import Digits, Normalisation, load_mnist
 from tvmcnn.network import Array
 from tvmcnn.reference import reference
-from tvmcnn.runner import Runner, load
+from tvmcnn.runner import load
 from tvmcnn.timing import rounds
+
+if TYPE_CHECKING:
+    from tvmcnn.runner import Net
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "lenet5.onnx"
@@ -93,7 +96,7 @@ def _record(facts: Mapping[str, str]) -> str:
     )
 
 
-def classify(net: Runner, norm: Normalisation, digits: Digits) -> Array:
+def classify(net: Net, norm: Normalisation, digits: Digits) -> Array:
     """The digit with the highest score for each image, (count,)."""
     volumes = norm.apply(digits.images)
     scores = np.empty((len(volumes), 10), np.float32)

@@ -5,9 +5,12 @@ Nothing is allocated at run time: the arena is the caller's, and a kernel's own 
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -30,8 +33,37 @@ from tvmcnn.network import (
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 
 
-def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
-    """The Program of a network whose kernels are chosen: packed weights, arena offsets, arguments of every call.
+class Weights:
+    """The packed weights of a library in a temporary file: equal ones once, each at the start of a cache line.
+
+    On disk because a network may have hundreds of megabytes: nothing but the constant at hand is in memory twice.
+    """
+
+    def __init__(self) -> None:
+        self.file = tempfile.NamedTemporaryFile(prefix="tvmcnn-weights-")  # noqa: SIM115 (open as long as we live)
+        self.bytes = 0
+        self.offsets: dict[bytes, int] = {}  # by SHA-256
+
+    def add(self, array: Array) -> int:
+        """The offset of `array`, which is written if it is new."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(data).digest()
+        if digest not in self.offsets:
+            self.file.write(bytes(-self.bytes % ALIGNMENT))
+            self.offsets[digest] = round_up(self.bytes, ALIGNMENT)
+            self.file.write(data)
+            self.bytes = self.offsets[digest] + data.nbytes
+        return self.offsets[digest]
+
+    @property
+    def path(self) -> Path:
+        """The file, with everything written."""
+        self.file.flush()
+        return Path(self.file.name)
+
+
+def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Program:
+    """The Program of a network whose kernels are chosen: arena offsets, arguments of every call. Fills `weights`.
 
     Raises UnsupportedError for a tensor that int32 indices do not reach.
     """
@@ -40,53 +72,39 @@ def lay_out(network: Network, choices: Sequence[Choice]) -> Program:
         if math.prod(stored) > INDEX_LIMIT:
             reason = f"node '{choice.kernel.nodes[-1].name}': its output would be stored as {dims(stored)},"
             raise UnsupportedError(network.name, [f"{reason} more than {INDEX_LIMIT:,} elements"])
-    blob = bytearray()
-    offsets: dict[bytes, int] = {}
-    packed: list[dict[str, tuple[Place, Tensor]]] = []
-    for choice in choices:
-        constants = {}
-        for name, array in pack(choice, network.constants).items():
-            data = np.ascontiguousarray(array).tobytes()
-            if data not in offsets:
-                blob.extend(bytes(-len(blob) % ALIGNMENT))
-                offsets[data] = len(blob)
-                blob.extend(data)
-            constants[name] = (
-                Place("weights", offset=offsets[data]),
-                Tensor(name, tuple(array.shape), str(array.dtype)),
-            )
-        packed.append(constants)
     places, arena_bytes, lower_bound = _places(network, choices)
     empty = (tensor for tensor in network.tensors.values() if tensor.size == 0 and tensor.name not in places)
     places |= {tensor.name: (Place("arena"), Layout()) for tensor in empty}  # read by kernels, but nothing of it
     steps = []
-    for choice, constants in zip(choices, packed, strict=True):
-        inputs = tuple(places[source.name][0] for source in choice.sources)
-        arguments = (*inputs, *(place for place, _ in constants.values()), places[choice.kernel.output.name][0])
-        steps.append(Step(choice, {name: stored for name, (_, stored) in constants.items()}, arguments))
-    return Program(network, tuple(steps), bytes(blob), arena_bytes, lower_bound, places)
+    for choice in choices:
+        packed, arguments = {}, [places[source.name][0] for source in choice.sources]
+        for name, array in pack(choice, network.constants):
+            packed[name] = Tensor(name, tuple(array.shape), str(array.dtype))
+            arguments.append(Place("weights", offset=weights.add(array)))
+        arguments.append(places[choice.kernel.output.name][0])
+        steps.append(Step(choice, packed, tuple(arguments)))
+    return Program(network, tuple(steps), arena_bytes, lower_bound, places)
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
 
 
-def pack(choice: Choice, constants: Mapping[str, Array]) -> dict[str, Array]:
-    """The constants of a kernel as its tensor expression reads them, by name in the kernel's order."""
-    kernel, packed = choice.kernel, {}
+def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The constants of a kernel as its tensor expression reads them, one by one with their names, in its order."""
+    kernel = choice.kernel
     if choice.is_view:
-        return {}
+        return
     early = {name for node in kernel.prologue for name in node.inputs}
     for name in kernel.constants:
         array = constants[name]
         if choice.algorithm in WEIGHTS and name == kernel.anchor.inputs[1]:
-            packed[name] = WEIGHTS[choice.algorithm](choice, array)
+            yield name, WEIGHTS[choice.algorithm](choice, array)
         elif name in early:
-            packed[name] = _channels(array, choice.reads[0].block)
+            yield name, _channels(array, choice.reads[0].block)
         else:
-            packed[name] = _operand(choice, array)
+            yield name, _operand(choice, array)
     if choice.algorithm == "pool" and kernel.anchor.op == "AveragePool":
-        packed[f"{kernel.output.name}.divisor"] = window_sizes(choice)
-    return packed
+        yield f"{kernel.output.name}.divisor", window_sizes(choice)
 
 
 def _operand(choice: Choice, array: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvmcnn.artifact import Manifest
@@ -13,23 +13,36 @@ from tvmcnn.network import Network, Program, Step, Tensor
 from tvmcnn.targets import Target
 
 
-def describe(program: Program, machine: Target, versions: Mapping[str, str], *, activations: bool) -> Manifest:
-    """The manifest of a program: everything that the runner needs, and everything that was decided on the way."""
-    network = program.network
+def describe(
+    programs: Sequence[Program], machine: Target, versions: Mapping[str, str], weights_bytes: int, *, activations: bool
+) -> Manifest:
+    """The manifest of a library: everything that the runner needs, and everything that was decided on the way.
+
+    The first program's entries are the library's own; what differs in those of other batches is in "specialisations".
+    """
+    network = programs[0].network
     return {
-        "name": network.name,
         "versions": dict(versions),
         "target": {"name": machine.name, "features": list(machine.features)},
         "precision": "float32",
         "threads": 1,
+        "weights_bytes": weights_bytes,
+        "activations": activations,
+        "metadata": dict(network.metadata),
+        **_program(programs[0]),
+        "specialisations": [_program(program) for program in programs[1:]],
+    }
+
+
+def _program(program: Program) -> Manifest:
+    network = program.network
+    return {
+        "name": network.name,
         "inputs": [_entry(tensor) | {"stores": _seen(network, tensor.name)[1:]} for tensor in network.inputs],
         "outputs": [_entry(tensor) for tensor in network.outputs],
         "arena_bytes": program.arena_bytes,
         "arena_lower_bound": program.arena_lower_bound,
-        "weights_bytes": len(program.weights),
         "fallbacks": fallbacks(program),
-        "activations": activations,
-        "metadata": dict(network.metadata),
         "folded": dict(network.folded),
         "notes": list(network.notes),
         "kernels": [_kernel(network, step) for step in program.steps],

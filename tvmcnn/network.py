@@ -310,16 +310,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """The network laid out: the steps in order, the packed weights, and the plan of the arena."""
+    """The network laid out: the steps in order and the plan of the arena."""
 
     network: Network
     steps: tuple[Step, ...]
-    weights: bytes
     arena_bytes: int
     arena_lower_bound: int  # bytes alive at one step, at most: no plan needs less
     places: Mapping[str, tuple[Place, Layout]]  # every tensor that some kernel stores
 
     def __str__(self) -> str:
         arena = f"arena {self.arena_bytes} B (at least {self.arena_lower_bound})"
-        head = f"{self.network.name}: weights {len(self.weights)} B, {arena}"
+        head = f"{self.network.name}: {arena}"
         return "\n".join([head, *(f"  {step}" for step in self.steps)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from tvmcnn.artifact import read_manifest
 from tvmcnn.errors import ToolError
 
-RUNNER = ("runner", "artifact", "network", "targets", "errors")  # all that loading a library takes
+RUNNER = ("runner", "batches", "artifact", "network", "targets", "errors")  # all that loading a library takes
 
 _INIT = '''"""{name}: a CNN compiled by tvmcnn {version} for {target}.
 
@@ -53,7 +53,7 @@ def write_package(library: Path, header: str, folder: Path) -> Path:
             (made / "__init__.py").write_text(init)
             for module in RUNNER:
                 text = (Path(__file__).parent / f"{module}.py").read_text()
-                (made / f"{module}.py").write_text(re.sub(r"^from tvmcnn\.", "from .", text, flags=re.MULTILINE))
+                (made / f"{module}.py").write_text(re.sub(r"^( *)from tvmcnn\.", r"\1from .", text, flags=re.MULTILINE))
             if folder.exists():
                 folder.rename(Path(temporary) / "old")
             made.rename(folder)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tvm_ffi
@@ -20,6 +20,11 @@ from tvmcnn.artifact import Manifest, read_manifest
 from tvmcnn.errors import ArtifactError, InputError
 from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
 from tvmcnn.targets import check_platform, cpu_flags, cpu_name
+
+if TYPE_CHECKING:
+    from tvmcnn.batches import BatchedRunner
+
+    Net: TypeAlias = "Runner | BatchedRunner"
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class KernelProfile:
         return self.flops / self.microseconds / 1e3
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
-    """The runner of a compiled library.
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Net:
+    """The runner of a compiled library; a BatchedRunner if it was compiled for several batch sizes.
 
     Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
     instructions that this CPU has. Raises ArtifactError where not, TargetError anywhere but on Linux on x86-64,
@@ -72,7 +77,12 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     if threads not in (None, 1):
         raise InputError(f"threads={threads}: libraries run on the caller's thread for now; allowed is 1")
     try:
-        runner = Runner(place, manifest)
+        if manifest["specialisations"]:
+            from tvmcnn.batches import BatchedRunner
+
+            runner: Net = BatchedRunner(place, manifest)
+        else:
+            runner = Runner(place, manifest)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(f"{label} cannot be loaded: {str(error).splitlines()[0]}") from error
     if _identity(place) != before:
@@ -94,6 +104,7 @@ class Runner:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest, self.threads = path, manifest, 1
+        self.programs = (self,)
         self.name: str = manifest["name"]
         self.target: str = manifest["target"]["name"]
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
@@ -134,15 +145,7 @@ class Runner:
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""
-        expected = [info.name for info in self.inputs]
-        if set(feeds) != set(expected):
-            raise InputError(f"the inputs given are {_names(feeds)}; {self.name} takes {_names(expected)}")
-        known = [info.name for info in self.outputs]
-        if unknown := [name for name in output_names or () if name not in known]:
-            raise InputError(f"{self.name} has no output '{unknown[0]}'; it has {_names(known)}")
-        result = self(*(feeds[name] for name in expected))
-        by_name = dict(zip(known, result if isinstance(result, tuple) else (result,), strict=True))
-        return [by_name[name] for name in output_names or known]
+        return named_outputs(self, output_names, feeds)
 
     def get_inputs(self) -> list[ArrayInfo]:
         """Names and shapes of the inputs, as onnxruntime gives them."""
@@ -222,9 +225,9 @@ class Runner:
 
     def _addresses(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> list[_Address]:
         self._check_counts(arrays, outputs)
-        given = [_checked_input(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
+        given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
         for array, info in zip(outputs, self.outputs, strict=True):
-            _check_output(array, info)
+            check_output(array, info)
         return [_Address(array) for array in (*given, *outputs)]
 
     def _check_counts(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> None:
@@ -239,6 +242,19 @@ class Runner:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
         return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
+
+
+def named_outputs(net: Net, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+    """The named outputs of `net` (None: all) for inputs by name."""
+    expected = [info.name for info in net.inputs]
+    if set(feeds) != set(expected):
+        raise InputError(f"the inputs given are {_names(feeds)}; {net.name} takes {_names(expected)}")
+    known = [info.name for info in net.outputs]
+    if unknown := [name for name in output_names or () if name not in known]:
+        raise InputError(f"{net.name} has no output '{unknown[0]}'; it has {_names(known)}")
+    result = net(*(feeds[name] for name in expected))
+    by_name = dict(zip(known, result if isinstance(result, tuple) else (result,), strict=True))
+    return [by_name[name] for name in output_names or known]
 
 
 _loaded: dict[Path, dict[tuple[int, int], str]] = {}  # by path the files loaded from it: (device, inode) -> hash
@@ -338,7 +354,7 @@ def random_array(info: ArrayInfo, seed: int) -> Array:
     return values > 0 if dtype.kind == "b" else (4 * (np.abs(values) if dtype.kind == "u" else values)).astype(dtype)
 
 
-def _checked_input(value: Any, info: ArrayInfo) -> Array:
+def checked_array(value: Any, info: ArrayInfo) -> Array:
     """`value` as a C-contiguous, aligned array. Raises InputError for another shape, dtype or byte order."""
     if isinstance(value, np.ndarray):
         array = value
@@ -358,7 +374,8 @@ def _checked_input(value: Any, info: ArrayInfo) -> Array:
     return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
 
-def _check_output(array: Any, info: ArrayInfo) -> None:
+def check_output(array: Any, info: ArrayInfo) -> None:
+    """Raise InputError unless `array` can take an output as it is."""
     if not isinstance(array, np.ndarray) or array.dtype != info.dtype or array.shape != info.shape:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"out= for '{info.name}' is {found}; it must be a native {info.dtype} array of {info.shape}")

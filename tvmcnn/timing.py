@@ -6,12 +6,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvmcnn.runner import KernelProfile, Runner, random_array
+from tvmcnn.errors import InputError
+from tvmcnn.runner import ArrayInfo, KernelProfile, random_array
 from tvmcnn.targets import cpu_name
+
+if TYPE_CHECKING:
+    from tvmcnn.runner import Net
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Bench:
             rate = self.batch / figure.median * 1e6
             spread = f"p90 {figure.p90:.1f}, p99 {figure.p99:.1f}"
             lines.append(f"{name:<14} median {figure.median:>9.1f} µs, {spread}; {rate:,.0f} a second")
+        if not self.kernels:
+            return "\n".join([*lines, "no profile: this batch runs in parts of several sizes"])
         lines.append(
             f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}"
         )
@@ -84,10 +90,18 @@ def rounds(calls: Sequence[Callable[[], object]], batch: float) -> Iterator[tupl
         yield tuple(spent)
 
 
-def bench(net: Runner, seconds: float) -> Bench:
-    """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved."""
-    arrays = [random_array(info, seed) for seed, info in enumerate(net.inputs)]
-    outputs = tuple(np.empty(info.shape, info.dtype) for info in net.outputs)
+def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
+    """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved.
+
+    `batch` is one that the library takes, by default the first. Raises InputError for another.
+    """
+    first = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
+    batch = batch or first
+    if batch != first and len(net.programs) == 1:
+        raise InputError(f"{net.path} is compiled for {net.inputs[0].shape}: compile it with --batch {batch}")
+    given, made = ([_at_batch(info, batch, first) for info in infos] for infos in (net.inputs, net.outputs))
+    arrays = [random_array(info, seed) for seed, info in enumerate(given)]
+    outputs = tuple(np.empty(info.shape, info.dtype) for info in made)
     end, times = time.perf_counter() + 0.7 * seconds, []
     for sample in rounds((lambda: net(*arrays), lambda: net(*arrays, out=outputs)), 0.001):
         times.append(sample)
@@ -96,6 +110,10 @@ def bench(net: Runner, seconds: float) -> Bench:
     call_time, bound_time = (
         Latency(*(float(v) for v in np.percentile(samples, [50, 90, 99]))) for samples in zip(*times, strict=True)
     )
-    kernels = tuple(net.profile(*arrays, seconds=0.3 * seconds))
-    batch = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
+    known = batch == first or batch in {program.inputs[0].shape[0] for program in net.programs}
+    kernels = tuple(net.profile(*arrays, seconds=0.3 * seconds)) if known else ()
     return Bench(net.name, net.target, cpu_name(), net.threads, batch, call_time, bound_time, kernels)
+
+
+def _at_batch(info: ArrayInfo, batch: int, first: int) -> ArrayInfo:
+    return ArrayInfo(info.name, (info.shape[0] * batch // first, *info.shape[1:]), info.dtype) if info.shape else info

@@ -77,9 +77,16 @@ class Verdict:
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max)"
 
 
-def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0) -> Verdict:
-    """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers."""
-    runner = load(Path(library).resolve())
+def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0) -> tuple[Verdict, ...]:
+    """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
+
+    One verdict for each batch size that the library has.
+    """
+    programs = load(Path(library).resolve()).programs
+    return tuple(_verify_program(runner, library, model, seed) for runner in programs)
+
+
+def _verify_program(runner: Runner, library: str | os.PathLike[str], model: Model, seed: int) -> Verdict:
     network = import_model(model, {info.name: info.shape for info in runner.inputs})
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (runner.outputs, network.outputs))
     if ours != theirs:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tvm import tirx
@@ -19,18 +20,39 @@ from tvmcnn.targets import Target
 Functions = Mapping[str, tirx.PrimFunc]  # by kernel name
 
 
-def generate(program: Program, machine: Target, kernels: Functions, opened: Functions) -> bytes:
-    """The ELF image of a program: `kernels` by LLVM, their open variants too, the chain by the C compiler, linked.
+@dataclass(frozen=True)
+class Scheduled:
+    """A program and the scheduled functions of its kernels, by name, with the open variants of some."""
+
+    program: Program
+    kernels: Functions
+    opened: Functions
+
+    @property
+    def functions(self) -> Functions:
+        """All of them by C symbol."""
+        name = self.program.network.name
+        named = {f"{name}_{kernel}": func for kernel, func in self.kernels.items()}
+        return named | {f"{name}_{kernel}_open": func for kernel, func in self.opened.items()}
+
+
+def generate(scheduled: Sequence[Scheduled], machine: Target, weights: Path) -> bytes:
+    """The ELF image of programs that share the file `weights`: kernels by LLVM, chains by the C compiler, linked.
 
     Raises ToolError where the C compiler is missing or fails, or where there is no room for the compiler's own files.
     """
-    name = program.network.name
-    functions = {f"{name}_{kernel}": func for kernel, func in kernels.items()}
-    functions |= {f"{name}_{kernel}_open": func for kernel, func in opened.items()}
+    name = scheduled[0].program.network.name
+    functions = {symbol: func for each in scheduled for symbol, func in each.functions.items()}
     with scratch_folder() as folder:
-        objects = folder / "kernels.o"
-        compile_kernels(functions, machine).write_to_file(str(objects))
-        return link(folder, name, chain.source(program, machine, opened), program.weights, [objects]).read_bytes()
+        objects = []
+        if functions:
+            objects = [folder / "kernels.o"]
+            compile_kernels(functions, machine).write_to_file(str(objects[0]))
+        sources = {
+            each.program.network.name: chain.source(each.program, machine, each.opened, f"{name}_weights")
+            for each in scheduled
+        }
+        return link(folder, name, sources, weights, objects).read_bytes()
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm_ffi
 
+from tvmcnn.codegen.chain import exports
 from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
@@ -31,27 +32,32 @@ def c_compiler() -> list[str]:
     raise ToolError("no C compiler found (looked for $CC, cc, gcc, clang): install one, on Debian by 'apt install gcc'")
 
 
-def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence[Path]) -> Path:
-    """folder/{name}.so from the chain's C source, the weights and the kernels' objects. All paths lie in `folder`.
+def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, objects: Sequence[Path]) -> Path:
+    """folder/{name}.so from the C sources of the chains by program, the weights and the kernels' objects in `folder`.
 
     The library exports the network's own symbols and nothing else, needs no library but libc and libm, and is the same
     byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
     """
     compiler = c_compiler()
-    (folder / "chain.c").write_text(source)
-    (folder / "weights.bin").write_bytes(weights or b"\0")
+    for program, source in sources.items():
+        (folder / f"{program}.c").write_text(source)
+    if weights.stat().st_size:
+        (folder / "weights.bin").symlink_to(weights)
+    else:
+        (folder / "weights.bin").write_bytes(bytes(1))
     (folder / "weights.s").write_text(
         f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
         f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
     )
     (folder / "exports.map").write_text(
-        f"{{ global: {name}_check; {name}_run; {name}_step; {name}_open; __tvm_ffi_{name}_run; local: *; }};\n"
+        f"{{ global: {'; '.join(symbol for program in sources for symbol in exports(program))}; local: *; }};\n"
     )
+    chains = [f"{program}.c" for program in sources]
     include = Path(tvm_ffi.libinfo.find_include_path())
     includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
     _run(
-        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", "chain.c", *includes],
+        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes],
         folder,
     )
     _run([*compiler, "-c", "weights.s"], folder)
@@ -64,8 +70,8 @@ def link(folder: Path, name: str, source: str, weights: bytes, objects: Sequence
         "-Wl,--build-id=none",
         "-Wl,--as-needed",
     ]
-    names = sorted(path.name for path in objects)
-    _run([*compiler, *flags, "-o", output, "chain.o", "weights.o", *names, "-lm"], folder)
+    names = [*(f"{program}.o" for program in sources), "weights.o", *sorted(path.name for path in objects)]
+    _run([*compiler, *flags, "-o", output, *names, "-lm"], folder)
     return folder / output
 
 
