@@ -35,8 +35,8 @@ Config = Any  # one of the dataclasses of configs.py, or None for a rule without
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOVES = (  # one stage each, which maps elements: the rule "memory" fits
-    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "Pad", "Range"),
-    *("Reshape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
+    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
+    *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
 )
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
@@ -175,9 +175,8 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
 
 def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
-    moves = kernel.anchor.op in MOVES and _all_float32(kernel)
     read = [walk.plain(tensor) for tensor in kernel.inputs]
-    return _choice(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
+    return _choice(kernel, "plain", read, PLAIN, "memory" if kernel.anchor.op in MOVES else "fallback")
 
 
 def _all_float32(kernel: Kernel) -> bool:

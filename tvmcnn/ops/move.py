@@ -93,16 +93,19 @@ class _Axis:
         place, count = index - self.before, self.high - self.low
         if not self.bordered:
             return place + self.low
+        past, reach = count - 1, max(self.before, self.after)
         if mode == "edge" or count == 1:
-            place = tirx.max(tirx.min(place, count - 1), 0)
+            under, over = 0, past
         elif mode == "wrap":
-            place = tirx.floormod(place, count)
-        elif max(self.before, self.after) < count:
-            after = tirx.Select(place >= count, 2 * (count - 1) - place, place) if self.after else place
-            place = tirx.Select(place < 0, -place, after) if self.before else after
-        else:  # reflected more than once
-            place = tirx.floormod(place, 2 * (count - 1))
-            place = tirx.Select(place >= count, 2 * (count - 1) - place, place)
+            place = place if reach <= count else tirx.floormod(place, count)
+            under, over = place + count, place - count
+        else:
+            place = place if reach < count else tirx.floormod(place, 2 * past)  # reflected more than once
+            under, over = -place, 2 * past - place
+        if self.after:
+            place = tirx.if_then_else(place > past, over, place)
+        if self.before:
+            place = tirx.if_then_else(place < 0, under, place)
         return place + self.low
 
 

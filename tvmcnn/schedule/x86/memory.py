@@ -8,15 +8,18 @@ from tvmcnn.schedule.x86.vectors import vectorize_inner
 
 
 def memory(sch: Schedule, config: None, lanes: int) -> None:
-    """Vectorise the one block, "out", along the axes that it says to be a run of neighbours; without it the last axis.
+    """Vectorise the innermost axis of the one block, "out"; one that only moves elements says so by its "run".
 
-    Where there is no run a border or a seam crosses the last axis, or a stride: that loop is cut at its tests, and
-    LLVM makes vectors of what is left.
+    That is how many of its last axes are neighbours on both sides: they become one loop, of which LLVM makes a memcpy
+    or vectors. Where there is no such axis, a border, a seam or a stride crosses the last one: it is cut at its tests.
     """
     block = sch.get_sblock("out")
-    loops = sch.get_loops(block)
-    run = int(sch.get(block).annotations.get("run", 1))
-    if loops and run:  # a scalar has none
-        vectorize_inner(sch, sch.fuse(*loops[-run:]) if run > 1 else loops[-1], lanes)
-    elif loops:
+    loops, run = sch.get_loops(block), sch.get(block).annotations.get("run")
+    if not loops:
+        return  # a scalar
+    if run is None:
+        vectorize_inner(sch, loops[-1], lanes)
+    elif int(run) > 1:
+        sch.fuse(*loops[-int(run) :])
+    elif int(run) == 0:
         sch.annotate(loops[-1], "pragma_loop_partition_hint", True)
