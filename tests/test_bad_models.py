@@ -174,7 +174,7 @@ def test_unsupported_operators_are_all_listed_at_once() -> None:
         node("Conv", "x w", "c", "first"),
         node("LRN", "c", "l", "norm", size=3),
         node("Relu", "l", "r", "middle"),
-        node("Pad", "r p", "q", "mirror", mode="reflect"),
+        node("RandomNormalLike", "r", "q", "noise"),
         node("Resize", "q  s", "u", "up"),
         node("MaxPool", "u", "y", "good", kernel_shape=[3, 2]),
     ]
@@ -187,7 +187,7 @@ def test_unsupported_operators_are_all_listed_at_once() -> None:
         import_model(model(nodes, constants))
     assert caught.value.reasons == (
         "node 'norm' (LRN): operator LRN is not supported",
-        "node 'mirror' (Pad): attribute mode='reflect'; only 'constant' is supported",
+        "node 'noise' (RandomNormalLike): operator RandomNormalLike is not supported",
         "node 'up' (Resize): operator Resize is not supported",
     )
     assert str(caught.value).splitlines()[0] == "the model has 3 nodes that tvmcnn cannot compile:"

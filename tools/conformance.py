@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx.backend.base import Backend
 from onnx.backend.test import BackendTest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 
 from tvmcnn.backend import TvmcnnBackend, TvmcnnRep
 from tvmcnn.errors import UnsupportedError
+from tvmcnn.runner import Runner
 
 # The operators of a CNN compiler; the others that tvmcnn has are beside the figure.
 OPERATORS = """
@@ -84,14 +84,19 @@ def cases(only: str = "") -> Iterator[tuple[str, TestCase]]:
         warnings.simplefilter("ignore")  # the cases compute overflows on purpose
         found = load_model_tests(kind="node")
     for case in found:
-        nodes = case.model.graph.node
+        nodes = _graph(case).node
         if len(nodes) == 1 and nodes[0].op_type in OPERATORS and re.search(only, nodes[0].op_type):
             yield nodes[0].op_type, case
 
 
+def _graph(case: TestCase) -> onnx.GraphProto:
+    assert case.model is not None
+    return case.model.graph
+
+
 def left_out(case: TestCase) -> str:
     """Why a case is not counted, or ""."""
-    graph = case.model.graph
+    graph = _graph(case)
     for value in (*graph.input, *graph.output):
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
@@ -103,14 +108,14 @@ def left_out(case: TestCase) -> str:
 
 
 @functools.cache
-def _tests(backend: type[Backend]) -> type[unittest.TestCase]:
+def _tests(backend: Any) -> Any:
+    """The test case class of a backend, with a method for each case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tests: type[unittest.TestCase] = BackendTest(backend, __name__).test_cases["OnnxBackendNodeModelTest"]
-    return tests
+        return BackendTest(backend, __name__).test_cases["OnnxBackendNodeModelTest"]
 
 
-def outcome(operator: str, case: TestCase, backend: type[Backend] = Counting) -> Outcome:
+def outcome(operator: str, case: TestCase, backend: Any = Counting) -> Outcome:
     """Run one case by the runner of `onnx.backend.test`."""
     if reason := left_out(case):
         return Outcome(operator, case.name, LEFT_OUT, reason)
@@ -126,8 +131,8 @@ def outcome(operator: str, case: TestCase, backend: type[Backend] = Counting) ->
     except Exception as error:  # whatever a backend raises
         reason = " ".join(str(error).split()) or type(error).__name__
         return Outcome(operator, case.name, DECLINED if "NOT_IMPLEMENTED" in reason else FAILED, reason)
-    runners = Counting.last.libraries.values() if Counting.last is not None else ()
-    return Outcome(operator, case.name, PASSED, "", sum(len(runner.manifest["kernels"]) for runner in runners))
+    libraries: dict[Any, Runner] = Counting.last.libraries if Counting.last is not None else {}
+    return Outcome(operator, case.name, PASSED, "", sum(len(net.manifest["kernels"]) for net in libraries.values()))
 
 
 def table(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> list[str]:
@@ -153,8 +158,8 @@ def report(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> str:
         "",
         "Made by `python tools/conformance.py --markdown docs/conformance.md`: ONNX's own single-node cases, run by",
         f"`onnx.backend.test` of onnx {onnx.__version__} through `tvmcnn.backend`. A passed case ran kernels compiled",
-        "from tvmcnn's own tensor expressions. Left out are strings, sequences, optionals, bfloat16, floats and integers of",
-        "8 bits or fewer that NumPy lacks, and training.",
+        "from tvmcnn's own tensor expressions. Left out are strings, sequences, optionals, bfloat16, types of fewer",
+        "bits that NumPy lacks, and training.",
         "",
         f"tvmcnn passes {share(ours)}{f'; onnxruntime passes {share(theirs)}' if theirs else ''}.",
         "",

@@ -43,11 +43,14 @@ from tvmcnn.targets import Target
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
-MOVES = ("Pad", "Transpose", "Reshape", "Concat")  # one stage each, which maps elements: the rule "memory" fits
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", *BLOCKED_POOLS)
+MOVES = (  # one stage each, which maps elements: the rule "memory" fits
+    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
+    *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
+)
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
@@ -186,11 +189,10 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
 
 def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
-    moves = kernel.anchor.op in MOVES and _all_float32(kernel)
     read = [walk.plain(tensor) for tensor in kernel.inputs]
     if kernel.anchor.op in ROWS:
         return _choice(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
-    return _choice(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
+    return _choice(kernel, "plain", read, PLAIN, "memory" if kernel.anchor.op in MOVES else "fallback")
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
@@ -227,7 +229,7 @@ def _choice(
     rule: str,
     config: tuple[Config, str] = (None, "default"),
 ) -> Choice:
-    tensors, layouts = zip(*read, strict=True)
+    tensors, layouts = tuple(tensor for tensor, _ in read), tuple(layout for _, layout in read)
     return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
 
 

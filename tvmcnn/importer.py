@@ -363,7 +363,8 @@ def _network(
             _node(build, node, title)
         except Unsupported as reason:
             reasons.append(f"{title}: {reason}")
-            undecided += [reason.name] if isinstance(reason, Undecided) else []
+            if isinstance(reason, Undecided):  # named as the user knows it, not as the copy that float16 is widened to
+                undecided += [next((n for n, copy in build.widened.items() if copy == reason.name), reason.name)]
             _declare_unknown(build, node)
         except ModelError as error:
             if not reasons:  # what follows an unsupported node has no reliable shape

@@ -104,7 +104,7 @@ def _slide(x: Value, window: _Window, auto_pad: str, ceil_mode: int = 0) -> tupl
     up = bool(ceil_mode) and auto_pad == "NOTSET"  # with auto_pad ONNX gives the extents without it
     names = "DHW"[-rank:] if rank <= 3 else [f"axis{axis}" for axis in range(rank)]
     along = zip(names, sizes, window.kernel, window.strides, begins, ends, window.dilations, strict=True)
-    extents = tuple(window_extent(*numbers, up) for numbers in along)
+    extents = tuple(window_extent(name, i, k, s, b, e, d, up) for name, i, k, s, b, e, d in along)
     return window.attributes(begins, ends), extents
 
 

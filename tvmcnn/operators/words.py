@@ -125,6 +125,14 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
+def axes_of(axes: Sequence[int], rank: int) -> list[int]:
+    """The axes counted from the front; raises ModelError where there is none, or where one is named twice."""
+    found = [axis_of(axis, rank) for axis in axes]
+    if len(set(found)) < len(found):
+        raise ModelError(f"axes {list(axes)} name an axis twice")
+    return found
+
+
 def broadcast(*values: Value) -> Shape:
     """The shape that NumPy broadcasts the operands to; raises ModelError where there is none."""
     try:

@@ -14,12 +14,19 @@ import tvm_ffi
 from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
-from tvmcnn.ops import conv, dense, elementwise, matmul, norm, pool, shape, windows
+from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, shape, windows
 from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
 
 # Operators in plain layout: (node, the Tensor that it makes, *its operands) --> that tensor, a stage named "out"
-PLAIN: dict[str, Callable[..., te.Tensor]] = {**shape.EXPRESSIONS, **matmul.EXPRESSIONS, **windows.EXPRESSIONS}
+PLAIN: dict[str, Callable[..., te.Tensor]] = {
+    **shape.EXPRESSIONS,
+    **move.EXPRESSIONS,
+    **gather.EXPRESSIONS,
+    **fill.EXPRESSIONS,
+    **matmul.EXPRESSIONS,
+    **windows.EXPRESSIONS,
+}
 
 
 def plain(step: Step, given: Operands) -> te.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
@@ -68,4 +69,4 @@ def _scaled(value: Expr, factor: float) -> Expr:
     return (tirx.const(factor, "float64") * value.astype("float64")).astype(dtype)
 
 
-EXPRESSIONS = {"MatMul": matmul, "Gemm": gemm}
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {"MatMul": matmul, "Gemm": gemm}

@@ -82,6 +82,18 @@ def float32(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
+def literal(value: float, dtype: str) -> Expr:
+    """A literal of any dtype; a uint64 that int64 does not reach is written as the int64 of the same bits."""
+    if dtype == "uint64" and value >= 2**63:
+        return tirx.reinterpret(dtype, tirx.const(value - 2**64, "int64"))
+    return tirx.const(value, dtype)
+
+
+def extents(tensor: te.Tensor) -> Shape:
+    """The stored shape as numbers."""
+    return tuple(int(extent) for extent in tensor.shape)
+
+
 def output_pixel(layout: Layout, *indices: Any) -> Pixel:
     """The logical coordinates that a store to `indices` of an image in `layout` writes; inside the halo they are
     outside the image.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor
-from tvmcnn.ops.operands import Operands, float32, inside, output_pixel
+from tvmcnn.ops.move import moved
+from tvmcnn.ops.operands import Operands, extents, float32, inside, output_pixel
 
 
 def concat(node: Node, output: Tensor, *parts: te.Tensor) -> te.Tensor:
@@ -36,45 +37,20 @@ def _concat(shape: Shape, axis: int, parts: Sequence[te.Tensor]) -> te.Tensor:
             value = own if value is None else tirx.if_then_else(indices[axis] < end, own, value)
         return value
 
-    return te.compute(shape, element, name="out")
-
-
-def pad(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
-    """ONNX Pad with a constant value; a negative begin or end crops."""
-    begins, value = node["begins"], tirx.const(node["value"], x.dtype)
-
-    def element(*indices: Any) -> Expr:
-        source = tuple(i - begin for i, begin in zip(indices, begins, strict=True))
-        tests = [
-            test
-            for i, extent, begin, size in zip(source, x.shape, begins, output.shape, strict=True)
-            for needed, test in ((begin > 0, i >= 0), (size - begin > int(extent), i < extent))
-            if needed
-        ]
-        return tirx.if_then_else(tirx.all(*tests), x[source], value) if tests else x[source]
-
-    return te.compute(output.shape, element, name="out")
+    return moved(shape, element, len(shape) - 1 - axis)
 
 
 def transpose(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Transpose: y[i_0, …] = x[…], axis a of y being axis perm[a] of x."""
-    place = {axis: position for position, axis in enumerate(node["perm"])}
-    return te.compute(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], name="out")
+    perm = node["perm"]
+    place = {axis: position for position, axis in enumerate(perm)}
+    run = next((i for i, axis in enumerate(reversed(perm)) if axis != len(perm) - 1 - i), len(perm))
+    return moved(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], run)
 
 
 def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Reshape, Flatten, Identity and the like where the copy cannot be avoided: the same elements in order."""
-
-    def element(*indices: Any) -> Expr:
-        offset, source = tirx.const(0, "int32"), []
-        for i, extent in zip(indices, output.shape, strict=True):
-            offset = offset * extent + i
-        for extent in reversed([int(e) for e in x.shape]):
-            source.append(offset % extent)
-            offset = offset // extent
-        return x[tuple(reversed(source))]
-
-    return te.compute(output.shape, element, name="out")
+    return moved(extents(x), lambda *i: x[i], len(x.shape))
 
 
 def reorder(step: Step, given: Operands) -> te.Tensor:
@@ -93,4 +69,4 @@ def reorder(step: Step, given: Operands) -> te.Tensor:
     return te.compute(layout.physical(shape), element, name="out")
 
 
-EXPRESSIONS = {"Concat": concat, "Pad": pad, "Transpose": transpose, "Reshape": reshape}
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {"Concat": concat, "Transpose": transpose, "Reshape": reshape}

@@ -7,6 +7,7 @@ each one number a spatial axis.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
@@ -245,7 +246,7 @@ def _biased(sums: Any, shape: Shape, bias: te.Tensor | None) -> te.Tensor:
     return te.compute(shape, lambda *i: read(*i) if bias is None else read(*i) + bias[i[1]], name="out")
 
 
-EXPRESSIONS = {
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "MaxPool": max_pool,

@@ -1,0 +1,185 @@
+"""Operators that put elements elsewhere: parts, borders, repetitions, blocks of pixels.
+
+The stage "out" need not have the output's shape, only its elements in order: where a factored shape saves a division,
+it has that. Its annotation "run" counts the last axes that may be walked as one: along them neighbours of the output
+are neighbours of the operand, or one and the same element. 0 means not even the last axis is such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.network import Node, Tensor
+from tvmcnn.ops.operands import extents, literal
+
+
+def moved(shape: Sequence[int], element: Callable[..., Expr], run: int) -> te.Tensor:
+    """The stage "out" with its annotation."""
+    return te.compute(tuple(shape), element, name="out", attrs={"run": run})
+
+
+def slice_(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX Slice, a part of Split, Gather of one index: y[i_0, …] = x[start_0 + step_0·i_0, …]."""
+    starts, steps, sizes = node["starts"], node["steps"], node["sizes"]
+    run = 0
+    for size, step, extent in reversed(list(zip(sizes, steps, extents(x), strict=True))):
+        if step != 1:
+            break
+        run += 1
+        if size < extent:
+            break
+
+    def element(*indices: Any) -> Expr:
+        return x[tuple(start + step * i for start, step, i in zip(starts, steps, indices, strict=True))]
+
+    return moved(sizes, element, run)
+
+
+# ---- borders --------------------------------------------------------------------------------------------------------
+
+
+def pad(node: Node, output: Tensor, x: te.Tensor, *value: te.Tensor) -> te.Tensor:
+    """ONNX Pad; a negative begin or end crops before the border is filled.
+
+    constant: the value. edge: the nearest element. reflect: x[−i] = x[i], without repeating the edge. wrap: x[i mod n].
+    """
+    begins, mode = node["begins"], node["mode"]
+    axes = [_Axis(*bounds) for bounds in zip(extents(x), begins, output.shape, strict=True)]
+    run = 0
+    for axis in reversed(axes):
+        if axis.bordered:
+            break
+        run += 1
+        if axis.size < axis.extent:
+            break
+    fill = value[0][(0,) * len(value[0].shape)] if value else literal(node["value"], x.dtype)
+    if mode == "constant" and 0 in extents(x):
+        return moved(output.shape, lambda *indices: fill, len(axes))
+
+    def element(*indices: Any) -> Expr:
+        if mode != "constant":
+            return x[tuple(axis.source(i, mode) for axis, i in zip(axes, indices, strict=True))]
+        inner = x[tuple(i - axis.begin for axis, i in zip(axes, indices, strict=True))]
+        tests = [test for axis, i in zip(axes, indices, strict=True) for test in axis.tests(i)]
+        return tirx.if_then_else(tirx.all(*tests), inner, fill) if tests else inner
+
+    return moved(output.shape, element, run)
+
+
+class _Axis:
+    """One axis of a Pad: operand index = output index − begin, inside [low, high)."""
+
+    def __init__(self, extent: int, begin: int, size: int) -> None:
+        self.extent, self.begin, self.size = extent, begin, size
+        end = size - begin - extent
+        self.low, self.high = max(0, -begin), extent + min(0, end)
+        self.before, self.after = max(0, begin), max(0, end)
+
+    @property
+    def bordered(self) -> bool:
+        return self.before > 0 or self.after > 0
+
+    def tests(self, index: Any) -> list[Expr]:
+        """That output index `index` is no border."""
+        before = [index >= self.before] if self.before else []
+        return before + ([index < self.size - self.after] if self.after else [])
+
+    def source(self, index: Any, mode: str) -> Any:
+        """The operand index that output index `index` repeats."""
+        place, count = index - self.before, self.high - self.low
+        if not self.bordered:
+            return place + self.low
+        past, reach = count - 1, max(self.before, self.after)
+        if mode == "edge" or count == 1:
+            under, over = 0, past
+        elif mode == "wrap":
+            place = place if reach <= count else tirx.floormod(place, count)
+            under, over = place + count, place - count
+        else:
+            place = place if reach < count else tirx.floormod(place, 2 * past)  # reflected more than once
+            under, over = -place, 2 * past - place
+        if self.after:
+            place = tirx.if_then_else(place > past, over, place)
+        if self.before:
+            place = tirx.if_then_else(place < 0, under, place)
+        return place + self.low
+
+
+# ---- repetitions ----------------------------------------------------------------------------------------------------
+
+
+def expand(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX Expand: NumPy's broadcast."""
+    given = (1,) * (len(output.shape) - len(x.shape)) + extents(x)
+    first = len(output.shape) - len(x.shape)
+    return _repeated(
+        x,
+        [
+            (size, axis - first if extent == size else None)
+            for axis, (extent, size) in enumerate(zip(given, output.shape, strict=True))
+        ],
+    )
+
+
+def tile(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX Tile: y[r_0, i_0, r_1, i_1, …] = x[i_0, i_1, …], r_a < repeats[a]."""
+    factors: list[tuple[int, int | None]] = []
+    for axis, (count, extent) in enumerate(zip(node["repeats"], extents(x), strict=True)):
+        factors += [(count, None), (extent, axis)]
+    return _repeated(x, factors)
+
+
+def _repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tensor:
+    """The output's extents from the outside in, each with the axis of `x` that it walks, or None where it repeats."""
+    wide = [(size, axis) for size, axis in factors if size != 1]
+    run = next((i for i, f in enumerate(reversed(wide)) if (f[1] is None) != (wide[-1][1] is None)), len(wide))
+
+    def element(*indices: Any) -> Expr:
+        source = {axis: i for (_, axis), i in zip(wide, indices, strict=True)}
+        return x[tuple(source.get(axis, 0) for axis in range(len(x.shape)))]
+
+    return moved([size for size, _ in wide], element, run)
+
+
+# ---- channels and pixels --------------------------------------------------------------------------------------------
+
+
+def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX DepthToSpace: y[n, c, h, i, w, j] = x[n, (i, j, c) or (c, i, j), h, w], by mode DCR or CRD."""
+    b, (n, c, height, width) = node["blocksize"], output.shape
+
+    def element(n: Any, c_: Any, h: Any, i: Any, w: Any, j: Any) -> Expr:
+        return x[n, _channel(node, c, c_, i, j), h, w]
+
+    return moved((n, c, height // b, b, width // b, b), element, 0)
+
+
+def space_to_depth(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX SpaceToDepth: y[n, (i, j, c) or (c, i, j), h, w] = x[n, c, h·b + i, w·b + j], by mode DCR or CRD."""
+    b, (n, _, height, width) = node["blocksize"], output.shape
+    c = int(x.shape[1])
+    if node["mode"] == "DCR":
+        shape = (n, b, b, c, height, width)
+        return moved(shape, lambda n, i, j, c, h, w: x[n, c, h * b + i, w * b + j], 0)
+    shape = (n, c, b, b, height, width)
+    return moved(shape, lambda n, c, i, j, h, w: x[n, c, h * b + i, w * b + j], 0)
+
+
+def _channel(node: Node, channels: int, c: Any, i: Any, j: Any) -> Any:
+    """The channel of DepthToSpace's operand that holds pixel (i, j) of channel c."""
+    b = node["blocksize"]
+    return (i * b + j) * channels + c if node["mode"] == "DCR" else (c * b + i) * b + j
+
+
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
+    "Slice": slice_,
+    "Pad": pad,
+    "Expand": expand,
+    "Tile": tile,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+}
