@@ -139,7 +139,9 @@ def _compiled(path: Path, folder: Path, batch: int, *, again: bool) -> tuple[Run
             start = time.perf_counter()
             tvmcnn.compile(path, output=library, batch=batch, verify=False)
             seconds.append(time.perf_counter() - start)
-    return tvmcnn.load(library).programs[0], seconds[0], seconds[-1]
+    net = tvmcnn.load(library)
+    assert isinstance(net, Runner), "one batch, one program"
+    return net, seconds[0], seconds[-1]
 
 
 def _figures(net: Runner) -> dict[str, Any]:
