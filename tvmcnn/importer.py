@@ -139,7 +139,7 @@ def _bound_shape(
     if given is not None:
         if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 0 for extent in given):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
-        if given and batch not in (None, given[0]):
+        if len(given) and batch not in (None, given[0]):
             raise ModelError(f"input '{name}' is given the shape {dims(given)} and the batch {batch}, which contradict")
         if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
             notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
