@@ -62,6 +62,10 @@ def softmax(g: Graph) -> str:
     return g.node("Softmax", g.node("Softmax", g.input(3, 5, 17), axis=2), axis=1)
 
 
+def rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(3, 6, 8), g.input(8, 34))
+
+
 def fallback(g: Graph) -> str:
     return g.node("GlobalAveragePool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
 
@@ -77,6 +81,7 @@ RULES = {
     "pool": "pool",
     "memory": "memory",
     "softmax": "softmax",
+    "rows": "rows",
     "fallback": "fallback",
 }
 

@@ -178,14 +178,14 @@ def swapped(axis: int) -> Callable[[Any], Any]:
 
 
 def flipped_pads(patch: pytest.MonkeyPatch) -> None:
-    real = operators.windows._window
+    real = operators.windows._slide
 
     def edited(*given: Any, **named: Any) -> Any:
         attributes, extents = real(*given, **named)
         top, left, bottom, right = attributes["pads"]
         return {**attributes, "pads": (bottom, right, top, left)}, extents
 
-    patch.setattr(operators.windows, "_window", edited)
+    patch.setattr(operators.windows, "_slide", edited)
 
 
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
