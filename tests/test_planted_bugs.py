@@ -157,7 +157,7 @@ def attribute(expression: str, **changed: Callable[[Any], Any]) -> Plant:
 
 
 def formula(op: str, edited: Callable[..., Any]) -> Plant:
-    return lambda patch: patch.setitem(elementwise.FORMULAS, op, edited)
+    return lambda patch: patch.setitem(formulas.FORMULAS, op, edited)
 
 
 def packing(algorithm: str, edit: Callable[[Any], Any]) -> Plant:
@@ -355,7 +355,7 @@ def test_a_caught_bug_leaves_the_old_library(tmp_path: Path, monkeypatch: pytest
     fused("Gemm", RELU)(g)
     path = tvmcnn.compile(g.model(), target="x86-64-v3", output=tmp_path / "net.so").path
     before = path.read_bytes()
-    monkeypatch.setitem(elementwise.FORMULAS, "Relu", lambda x: x)
+    monkeypatch.setitem(formulas.FORMULAS, "Relu", lambda x: x)
     with pytest.raises(VerifyError):
         tvmcnn.compile(g.model(), target="x86-64-v3", output=path)
     assert path.read_bytes() == before

@@ -46,7 +46,7 @@ BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best t
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
-ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", *BLOCKED_POOLS)
+ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
 MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
@@ -175,24 +175,32 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _conv(walk, kernel, is_output) if op == "Conv" else _dense(walk, kernel, is_output)
     if op in ELEMENTWISE:
         return _elementwise(walk, kernel)
+    if op in ("Softmax", "LogSoftmax"):
+        axis = kernel.anchor["axis"]
+        config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
+        read = [walk.plain(tensor) for tensor in kernel.inputs]
+        return _choice(kernel, "softmax", read, PLAIN, "softmax", (config, "default"))
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
         if op in BLOCKED_POOLS and len(kernel.output.shape) == 4:
             return _pool(walk, kernel)
         if op == "Concat" and _joins_blocks(kernel):
             return _concat(walk, kernel, is_output)
-        if op == "Softmax":
-            axis = kernel.anchor["axis"]
-            config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
-            return _choice(kernel, "softmax", [walk.plain(kernel.inputs[0])], PLAIN, "softmax", (config, "default"))
     return _plain(walk, kernel)
 
 
 def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
     read = [walk.plain(tensor) for tensor in kernel.inputs]
-    if kernel.anchor.op in ROWS:
+    if kernel.anchor.op in ROWS or _keeps_last(walk.network, kernel):
         return _choice(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
     return _choice(kernel, "plain", read, PLAIN, "memory" if kernel.anchor.op in MOVES else "fallback")
+
+
+def _keeps_last(network: Network, kernel: Kernel) -> bool:
+    """True for a reduction along axes other than the last, whose columns then lie side by side."""
+    node = kernel.anchor
+    given = (*kernel.inputs, *(Tensor(name, network.constants[name].shape) for name in kernel.constants))
+    return "axes" in node.attributes and len(given[0].shape) - 1 not in node["axes"] and bool(kernel.output.shape)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

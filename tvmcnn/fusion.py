@@ -11,7 +11,14 @@ import numpy as np
 
 from tvmcnn.network import Array, Kernel, Network, Node, Shape
 
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "Tanh", "BatchNormalization", "Cast")
+ELEMENTWISE = frozenset(
+    """
+    Add Sub Mul Div Mod Pow Sum Mean Max Min Relu Clip LeakyRelu PRelu ThresholdedRelu Elu Celu Selu Sigmoid HardSigmoid
+    HardSwish Swish Softplus Softsign Mish Gelu Erf Exp Log Sqrt Reciprocal Abs Neg Sign Floor Ceil Round Sin Cos Tan
+    Asin Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Less LessOrEqual Greater GreaterOrEqual Equal And Or Xor Not
+    BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift IsNaN IsInf Where Cast BatchNormalization
+    """.split()  # noqa: SIM905 (sixty quoted words read worse)
+)
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
 MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding

@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
-from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, shape, windows
+from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, reduce, shape, windows
 from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
 
@@ -26,6 +26,8 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **fill.EXPRESSIONS,
     **matmul.EXPRESSIONS,
     **windows.EXPRESSIONS,
+    **reduce.EXPRESSIONS,
+    **norm.EXPRESSIONS,
 }
 
 

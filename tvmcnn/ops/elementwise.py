@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import te
 from tvm.ir import Expr
 
 from tvmcnn.network import Node, Step
-from tvmcnn.ops.operands import Operands, Where, float32, output_pixel, zero_padding
-
-FORMULAS: dict[str, Callable[..., Expr]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: a / b,
-    # 0 first: x86's vmaxps returns its second operand when one is NaN, so NaN passes as in ONNX's reference
-    "Relu": lambda x: tirx.max(float32(0.0), x),
-    "Clip": lambda x, **bounds: _clip(x, bounds["min"], bounds["max"]),
-    "Sigmoid": lambda x: float32(1.0) / (float32(1.0) + tirx.exp(float32(0.0) - x)),
-    "Tanh": lambda x: tirx.tanh(x),
-    "Cast": lambda x, to: x.astype(to),
-    "BatchNormalization": lambda x, scale, shift: x * scale + shift,
-}
-
-
-def _clip(x: Expr, low: float, high: float) -> Expr:
-    if low > float("-inf"):
-        x = tirx.max(float32(low), x)
-    return tirx.min(float32(high), x) if high < float("inf") else x
+from tvmcnn.ops.formulas import FORMULAS
+from tvmcnn.ops.operands import Operands, Where, output_pixel, zero_padding
 
 
 def apply(nodes: Sequence[Node], value: Expr, given: Operands, where: Where) -> Expr:
-    """Run `value` through a chain of element-wise nodes, the other operands read at the same coordinates.
-
-    ONNX Add, Sub, Mul, Div, Relu max(0, x), Clip min(max(x, low), high), Sigmoid 1/(1+e^−x), Tanh, BatchNormalization
-    x·scale + shift.
-    """
+    """Run `value` through a chain of element-wise nodes, the other operands read at the same coordinates."""
     for node in nodes:
         operands = [given.read(name, where) if given.knows(name) else value for name in node.inputs]
         value = FORMULAS[node.op](*operands, **node.attributes)

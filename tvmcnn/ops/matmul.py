@@ -9,6 +9,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Node, Shape, Tensor
+from tvmcnn.ops.operands import dtype_of
 
 
 def matmul(node: Node, output: Tensor, a: te.Tensor, b: te.Tensor) -> te.Tensor:
@@ -63,7 +64,7 @@ def _aligned(tensor: te.Tensor, indices: tuple[Any, ...]) -> tuple[Any, ...]:
 def _scaled(value: Expr, factor: float) -> Expr:
     if factor == 1.0:
         return value
-    dtype = str(value.dtype)
+    dtype = dtype_of(value)
     if dtype.startswith("float"):
         return tirx.const(factor, dtype) * value
     return (tirx.const(factor, "float64") * value.astype("float64")).astype(dtype)

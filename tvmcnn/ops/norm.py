@@ -1,33 +1,196 @@
-"""Normalisations that reduce along an axis."""
+"""Normalisations, in plain layout.
+
+A stage marked "at" belongs to each position of that many leading axes of the output: the schedule computes it there.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Step
-from tvmcnn.ops.operands import Operands
+from tvmcnn.network import Node, Step, Tensor
+from tvmcnn.ops.formulas import of
+from tvmcnn.ops.operands import Operands, extents
+
+Indices = tuple[Any, ...]
 
 
 def softmax(step: Step, given: Operands) -> te.Tensor:
-    """ONNX Softmax along one axis: y = e^(x − max x) / Σ e^(x − max x), in plain layout.
+    """ONNX Softmax e^(x − max x) / Σ e^(x − max x) and LogSoftmax (x − max x) − ln Σ e^(x − max x) along one axis.
 
     Subtracting the maximum keeps every exponent at or below 0, so that nothing overflows.
     """
     node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
-    x, axis = given.inputs[node.inputs[0]], node["axis"]
+    x, axis = given.tensor(node.inputs[0]), node["axis"]
     rest = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def along(tensor: te.Tensor, reduce: Any, name: str) -> te.Tensor:
         rk = te.reduce_axis((0, shape[axis]), "rk")
         return te.compute(rest, lambda *i: reduce(tensor[(*i[:axis], rk, *i[axis + 1 :])], axis=[rk]), name=name)
 
-    def of_row(tensor: te.Tensor, i: tuple[Any, ...]) -> Expr:
+    def of_row(tensor: te.Tensor, i: Indices) -> Expr:
         return tensor[(*i[:axis], 0, *i[axis + 1 :])]
 
     top = along(x, te.max, "maximum")
     exponentials = te.compute(shape, lambda *i: tirx.exp(x[i] - of_row(top, i)), name="exponentials")
     total = along(exponentials, te.sum, "total")
-    return te.compute(shape, lambda *i: exponentials[i] / of_row(total, i), name="out")
+
+    def element(*i: Any) -> Expr:
+        if node.op == "LogSoftmax":
+            return x[i] - of_row(top, i) - tirx.log(of_row(total, i))
+        return exponentials[i] / of_row(total, i)
+
+    return te.compute(shape, element, name="out")
+
+
+class _Statistics:
+    """Mean and variance of x over all axes but the first `leading`: stages "total" and "squares".
+
+    The squares are of x − mean: the mean of x² less the square of the mean would cancel.
+    """
+
+    def __init__(self, x: te.Tensor, leading: int) -> None:
+        self.leading, shape = leading, extents(x)
+        self.count = math.prod(shape[leading:])
+
+        def along(value: Callable[[Indices, Indices], Expr], name: str) -> te.Tensor:
+            rk = [te.reduce_axis((0, extent), f"rk{a}") for a, extent in enumerate(shape[leading:])]
+            stage = (*shape[:leading], *([] if leading else [1]))
+            return te.compute(
+                stage,
+                lambda *i: te.sum(value(i[:leading], (*i[:leading], *rk)), axis=rk) if rk else value(i, i[:leading]),
+                name=name,
+                attrs={"at": leading},
+            )
+
+        self.total = along(lambda i, place: x[place], "total")
+        self.squares = along(lambda i, place: (x[place] - self.mean(i)) * (x[place] - self.mean(i)), "squares")
+
+    def mean(self, i: Indices) -> Expr:
+        return self._read(self.total, i)
+
+    def inverse(self, i: Indices, epsilon: float) -> Expr:
+        """1/√(variance + ε)"""
+        variance = self._read(self.squares, i)
+        return of(variance, 1) / tirx.sqrt(variance + of(variance, epsilon))
+
+    def _read(self, stage: te.Tensor, i: Indices) -> Expr:
+        value = stage[i[: self.leading] or (0,)]
+        return value / of(value, self.count)
+
+
+def instance_normalization(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, b: te.Tensor) -> te.Tensor:
+    """ONNX InstanceNormalization: y[n, c, …] = (x − mean)/√(var + ε)·scale[c] + b[c], statistics of each map."""
+    statistics = _Statistics(x, 2)
+
+    def element(*i: Any) -> Expr:
+        return (x[i] - statistics.mean(i)) * statistics.inverse(i, node["epsilon"]) * scale[i[1]] + b[i[1]]
+
+    return te.compute(output.shape, element, name="out")
+
+
+def group_normalization(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, b: te.Tensor) -> te.Tensor:
+    """ONNX GroupNormalization: y[n, c, …] = (x − mean)/√(var + ε)·scale[c] + b[c], statistics of each group of maps.
+
+    Stages are of shape (N, G, C/G, …): the same elements in the same order.
+    """
+    groups, shape = node["num_groups"], output.shape
+    depth = shape[1] // groups
+    split = (shape[0], groups, depth, *shape[2:])
+
+    def joined(i: Indices) -> Indices:
+        return (i[0], i[1] * depth + i[2], *i[3:])
+
+    view = te.compute(split, lambda *i: x[joined(i)], name="view")
+    statistics = _Statistics(view, 2)
+
+    def element(*i: Any) -> Expr:
+        c = i[1] * depth + i[2]
+        return (x[joined(i)] - statistics.mean(i)) * statistics.inverse(i, node["epsilon"]) * scale[c] + b[c]
+
+    return te.compute(split, element, name="out")
+
+
+def layer_normalization(
+    node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, b: te.Tensor | None = None
+) -> te.Tensor:
+    """ONNX LayerNormalization: y = (x − mean)/√(var + ε)·scale + b, statistics over the axes from `axis` on."""
+    statistics = _Statistics(x, node["axis"])
+
+    def element(*i: Any) -> Expr:
+        normal = (x[i] - statistics.mean(i)) * statistics.inverse(i, node["epsilon"])
+        scaled = normal * scale[_aligned(scale, i)]
+        return scaled if b is None else scaled + b[_aligned(b, i)]
+
+    return te.compute(output.shape, element, name="out")
+
+
+def _aligned(tensor: te.Tensor, indices: Indices) -> Indices:
+    """The indices of `tensor` under those of the output that it broadcasts to."""
+    own = indices[len(indices) - len(tensor.shape) :]
+    return tuple(0 if int(extent) == 1 else i for extent, i in zip(tensor.shape, own, strict=True))
+
+
+def layer_statistics(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """The outputs Mean and InvStdDev of ONNX LayerNormalization, the axes from `axis` on of extent 1."""
+    statistics = _Statistics(x, node["axis"])
+    if node.op == "LayerNormalizationMean":
+        return te.compute(output.shape, lambda *i: statistics.mean(i), name="out")
+    return te.compute(output.shape, lambda *i: statistics.inverse(i, node["epsilon"]), name="out")
+
+
+def batch_normalization(node: Node, output: Tensor, x: te.Tensor, *statistics: te.Tensor) -> te.Tensor:
+    """ONNX BatchNormalization with statistics that arrive at run time: (x − mean)·scale/√(var + ε) + b."""
+
+    def element(*i: Any) -> Expr:
+        channel = i[1] if len(i) > 1 else 0
+        scale, b, mean, var = (tensor[channel] for tensor in statistics)
+        return (x[i] - mean) * (scale / tirx.sqrt(var + of(var, node["epsilon"]))) + b
+
+    return te.compute(output.shape, element, name="out")
+
+
+def lrn(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX LRN: y[n, c, …] = x[n, c, …] / (bias + alpha/size · Σ_k x[n, c − ⌊(size − 1)/2⌋ + k, …]²)^beta, k < size.
+
+    Channels outside the tensor add 0.
+    """
+    size, channels = node["size"], output.shape[1]
+    rk = te.reduce_axis((0, size), "rk")
+
+    def square(*i: Any) -> Expr:
+        c = i[1] - (size - 1) // 2 + rk
+        value = x[(i[0], c, *i[2:])]
+        inside = tirx.all(c >= 0, c < channels)
+        return te.sum(tirx.if_then_else(inside, value * value, of(value, 0)), axis=[rk])
+
+    sums = te.compute(output.shape, square, name="squares")
+
+    def element(*i: Any) -> Expr:
+        base = of(sums[i], node["bias"]) + of(sums[i], node["alpha"] / size) * sums[i]
+        return x[i] / _power(base, node["beta"])
+
+    return te.compute(output.shape, element, name="out")
+
+
+def _power(base: Expr, exponent: float) -> Expr:
+    """base^exponent. LRN's usual 0.75 is two square roots, which are vector instructions; libm's pow is not."""
+    root = tirx.sqrt(base)
+    if exponent == 0.75:
+        return root * tirx.sqrt(root)
+    return root if exponent == 0.5 else tirx.power(base, of(base, exponent))
+
+
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
+    "InstanceNormalization": instance_normalization,
+    "GroupNormalization": group_normalization,
+    "LayerNormalization": layer_normalization,
+    "LayerNormalizationMean": layer_statistics,
+    "LayerNormalizationInvStdDev": layer_statistics,
+    "BatchNormalizationAtRunTime": batch_normalization,
+    "LRN": lrn,
+}

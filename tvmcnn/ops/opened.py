@@ -17,7 +17,7 @@ from tvm.ir import Expr
 from tvmcnn.fusion import POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import unflatten
-from tvmcnn.ops.elementwise import FORMULAS
+from tvmcnn.ops.formulas import FORMULAS
 from tvmcnn.ops.operands import Operands, float32
 
 Weight = Callable[[Any, Any, Any, Any], Expr]

@@ -82,6 +82,11 @@ def float32(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
+def dtype_of(value: Expr) -> str:
+    """The dtype of an expression, an element of a tensor among them."""
+    return str(value.dtype if isinstance(value, te.tensor.TensorSlice) else value.ty)
+
+
 def literal(value: float, dtype: str) -> Expr:
     """A literal of any dtype; a uint64 that int64 does not reach is written as the int64 of the same bits."""
     if dtype == "uint64" and value >= 2**63:

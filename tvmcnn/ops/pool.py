@@ -10,7 +10,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Pixel, Step
-from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, dtype_of, float32, output_pixel, zero_padding
 
 
 def lowest(dtype: str) -> Expr:
@@ -32,7 +32,7 @@ def norm_root(total: Expr, p: int) -> Expr:
     """total^(1/p)"""
     if p == 1:
         return total
-    return tirx.sqrt(total) if p == 2 else tirx.power(total, tirx.const(1 / p, total.dtype))
+    return tirx.sqrt(total) if p == 2 else tirx.power(total, tirx.const(1 / p, dtype_of(total)))
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:

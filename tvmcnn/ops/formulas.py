@@ -1,0 +1,214 @@
+"""What the element-wise operators compute from one element of each operand, in that element's dtype."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.ir import Expr
+
+from tvmcnn.ops.operands import dtype_of, literal
+
+Select = tirx.Select  # both sides are computed: a vector needs no branch
+
+
+def is_float(x: Expr) -> bool:
+    """True if `x` is of a floating-point dtype."""
+    return dtype_of(x).startswith("float")
+
+
+def of(x: Expr, value: float) -> Expr:
+    """A literal of the dtype of `x`."""
+    return literal(value, dtype_of(x))
+
+
+def relu(x: Expr) -> Expr:
+    """max(0, x). 0 first: x86's vmaxps returns its second operand when one is NaN, so that NaN passes as in NumPy."""
+    return tirx.max(of(x, 0), x)
+
+
+def clip(x: Expr, *bounds: Expr, min: float | None, max: float | None, arriving: tuple[str, ...] = ()) -> Expr:  # noqa: A002
+    """min(max(x, low), high), each bound a literal, an operand or infinite."""
+    given = dict(zip(arriving, bounds, strict=True))
+    low = given.get("min", None if min is None else of(x, min))
+    high = given.get("max", None if max is None else of(x, max))
+    x = x if low is None else tirx.max(low, x)
+    return x if high is None else tirx.min(high, x)
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1 / (1 + e^−x): for large −x the exponential is infinite and the quotient 0, as it should be."""
+    return of(x, 1) / (of(x, 1) + tirx.exp(of(x, 0) - x))
+
+
+def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
+    """max(0, min(1, alpha·x + beta))"""
+    return tirx.max(of(x, 0), tirx.min(of(x, 1), of(x, alpha) * x + of(x, beta)))
+
+
+def softplus(x: Expr) -> Expr:
+    """ln(1 + e^x) = max(0, x) + ln(1 + e^−|x|), whose exponential never overflows."""
+    return tirx.max(of(x, 0), x) + tirx.log1p(tirx.exp(of(x, 0) - tirx.abs(x)))
+
+
+def mish(x: Expr) -> Expr:
+    """x·tanh(ln(1 + e^x)) = x·n/(n + 2), n = e^x·(e^x + 2): one exponential. From 20 on the factor is 1 in float32; in
+    float64 from 40, where n is still far from overflow.
+    """
+    power = tirx.exp(tirx.min(x, of(x, 40)))
+    n = power * (power + of(x, 2))
+    return x * (n / (n + of(x, 2)))
+
+
+def gelu(x: Expr, approximate: str) -> Expr:
+    """x·Φ(x), Φ the normal distribution, or its approximation by tanh."""
+    if approximate == "none":
+        inner = tirx.erf(x * of(x, math.sqrt(0.5)))
+    else:
+        inner = tirx.tanh(of(x, math.sqrt(2 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
+    return of(x, 0.5) * x * (of(x, 1) + inner)
+
+
+def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:
+    """gamma·x where x ≥ 0, else gamma·alpha·(e^(x/width) − 1). The exponent is cut at 0: what is not taken must not
+    overflow.
+    """
+    below = tirx.exp(tirx.min(x, of(x, 0)) * of(x, 1 / width)) - of(x, 1)
+    above = x if gamma == 1.0 else of(x, gamma) * x
+    return Select(x >= of(x, 0), above, of(x, gamma * alpha) * below)
+
+
+def sign(x: Expr) -> Expr:
+    """−1, 0 or 1; NaN stays."""
+    positive = Select(x > of(x, 0), of(x, 1), Select(x.equal(of(x, 0)), of(x, 0), x if is_float(x) else of(x, 1)))
+    return positive if dtype_of(x).startswith("uint") else Select(x < of(x, 0), of(x, -1), positive)
+
+
+def divide(a: Expr, b: Expr) -> Expr:
+    """a / b. The quotient of integers is cut at 0; by 0 it is 0, where x86's idiv would stop the process."""
+    if is_float(a):
+        return a / b
+    quotient = Select(b.equal(of(b, 0)), of(a, 0), tirx.truncdiv(a, _divisor(b)))
+    return quotient if dtype_of(a).startswith("uint") else Select(b.equal(of(b, -1)), of(a, 0) - a, quotient)
+
+
+def modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
+    """The remainder of a / b with the sign of a (fmod) or of b; of integers by 0 it is 0."""
+    if is_float(a):
+        return tirx.fmod(a, b)
+    divided = tirx.truncmod(a, _divisor(b)) if fmod else tirx.floormod(a, _divisor(b))
+    return Select(b.equal(of(b, 0)), of(a, 0), divided)
+
+
+def _divisor(b: Expr) -> Expr:
+    """The divisor, or 1 where x86 would trap: 0, and −1 under the least integer."""
+    traps = b.equal(of(b, 0))
+    if not dtype_of(b).startswith("uint"):
+        traps = tirx.any(traps, b.equal(of(b, -1)))
+    return Select(traps, of(b, 1), b)
+
+
+def power(x: Expr, y: Expr) -> Expr:
+    """x^y in the dtype of x, by libm's pow: of float32 operands in float32, of others in float64."""
+    dtype = "float32" if {dtype_of(x), dtype_of(y)} == {"float32"} else "float64"
+    return tirx.power(x.astype(dtype), y.astype(dtype)).astype(dtype_of(x))
+
+
+def _extreme(choose: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr]:
+    def extreme(*given: Expr) -> Expr:
+        return functools.reduce(
+            lambda a, b: Select(tirx.isnan(a), a, choose(a, b)) if is_float(a) else choose(a, b), given
+        )
+
+    return extreme
+
+
+def shifted(x: Expr, y: Expr, left: bool) -> Expr:
+    """x shifted by y bits; x86 takes the amount modulo 32, ONNX does not."""
+    bits = int(dtype_of(x).removeprefix("uint"))
+    amount = tirx.min(y, of(y, bits - 1))
+    moved = tirx.shift_left(x, amount) if left else tirx.shift_right(x, amount)
+    return Select(y < of(y, bits), moved, of(x, 0))
+
+
+def is_infinite(x: Expr, negative: bool, positive: bool) -> Expr:
+    """True for an infinity of a sign that counts."""
+    tests = [x.equal(of(x, math.inf))] if positive else []
+    tests += [x.equal(of(x, -math.inf))] if negative else []
+    return tirx.any(*tests) if tests else tirx.const(False, "bool")
+
+
+def cast(x: Expr, to: str) -> Expr:
+    """`x` in another dtype: to integers without the fraction, to bool whether it is other than 0."""
+    if to == "bool":
+        return tirx.Not(x.equal(of(x, 0)))
+    return x.astype("uint8").astype(to) if dtype_of(x) == "bool" else x.astype(to)
+
+
+def sums(*given: Expr) -> Expr:
+    """The sum from left to right."""
+    return functools.reduce(lambda a, b: a + b, given)
+
+
+FORMULAS: dict[str, Callable[..., Expr]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": divide,
+    "Mod": modulo,
+    "Pow": power,
+    "Sum": sums,
+    "Mean": lambda *given: sums(*given) / of(given[0], len(given)),
+    "Max": _extreme(tirx.max),
+    "Min": _extreme(tirx.min),
+    "Relu": relu,
+    "Clip": clip,
+    "LeakyRelu": lambda x, alpha: Select(x >= of(x, 0), x, of(x, alpha) * x),
+    "PRelu": lambda x, slope: Select(x >= of(x, 0), x, slope * x),
+    "ThresholdedRelu": lambda x, alpha: Select(x > of(x, alpha), x, of(x, 0)),
+    "Elu": elu,
+    "Celu": lambda x, alpha: elu(x, alpha, width=alpha),
+    "Selu": elu,
+    "Sigmoid": sigmoid,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": lambda x: x * hard_sigmoid(x, 1 / 6, 0.5),
+    "Swish": lambda x, alpha: x * sigmoid(of(x, alpha) * x),
+    "Softplus": softplus,
+    "Softsign": lambda x: x / (of(x, 1) + tirx.abs(x)),
+    "Mish": mish,
+    "Gelu": gelu,
+    "Erf": tirx.erf,
+    "Exp": tirx.exp,
+    "Log": tirx.log,
+    "Sqrt": tirx.sqrt,
+    "Reciprocal": lambda x: of(x, 1) / x,
+    "Abs": lambda x: x if dtype_of(x).startswith("uint") else tirx.abs(x),
+    "Neg": lambda x: of(x, -1) * x if is_float(x) else of(x, 0) - x,  # 0 − 0 is 0, and −0 is wanted
+    "Sign": sign,
+    "Floor": tirx.floor,
+    "Ceil": tirx.ceil,
+    "Round": tirx.nearbyint,
+    **{name.capitalize(): getattr(tirx, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan")},
+    **{name.capitalize(): getattr(tirx, name) for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
+    "Less": lambda a, b: a < b,
+    "LessOrEqual": lambda a, b: a <= b,
+    "Greater": lambda a, b: a > b,
+    "GreaterOrEqual": lambda a, b: a >= b,
+    "Equal": lambda a, b: a.equal(b),
+    "And": tirx.all,
+    "Or": tirx.any,
+    "Xor": lambda a, b: tirx.Not(a.equal(b)),
+    "Not": tirx.Not,
+    "BitwiseAnd": tirx.bitwise_and,
+    "BitwiseOr": tirx.bitwise_or,
+    "BitwiseXor": tirx.bitwise_xor,
+    "BitwiseNot": tirx.bitwise_not,
+    "BitShift": shifted,
+    "IsNaN": tirx.isnan,
+    "IsInf": is_infinite,
+    "Where": Select,
+    "Cast": cast,
+    "BatchNormalization": lambda x, scale, shift: x * scale + shift,
+}
