@@ -22,7 +22,7 @@ import tvmcnn
 from tvmcnn import layout, operators, ops
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Choice, Network, Step
-from tvmcnn.ops import conv, dense, elementwise, norm, operands, pool, shape
+from tvmcnn.ops import conv, dense, elementwise, formulas, norm, operands, pool, shape
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Build = Callable[[Graph], str]

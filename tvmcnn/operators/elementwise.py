@@ -193,8 +193,6 @@ def pow_(x: Value, y: Value) -> Meaning:
 def mod(a: Value, b: Value, *, fmod: int = 0) -> Meaning:
     """ONNX Mod: the remainder of a / b, with the sign of b, or with fmod=1 that of a; of integers by 0 it is 0."""
     alike(NUMBERS, a, b)
-    if not fmod and a.dtype in FLOATS:
-        raise ModelError(f"fmod is 0 and the operands are {a.dtype}; floats need fmod=1")
     return Meaning("Mod", (a, b), broadcast(a, b), {"fmod": bool(fmod)})
 
 

@@ -24,6 +24,11 @@ def of(x: Expr, value: float) -> Expr:
     return literal(value, dtype_of(x))
 
 
+def equal(a: Expr, b: Expr) -> Expr:
+    """a = b; of bools as uint8, because TVM compares them as floats, which LLVM refuses."""
+    return a.astype("uint8").equal(b.astype("uint8")) if dtype_of(a) == "bool" else a.equal(b)
+
+
 def relu(x: Expr) -> Expr:
     """max(0, x). 0 first: x86's vmaxps returns its second operand when one is NaN, so that NaN passes as in NumPy."""
     return tirx.max(of(x, 0), x)
@@ -94,12 +99,28 @@ def divide(a: Expr, b: Expr) -> Expr:
     return quotient if dtype_of(a).startswith("uint") else Select(b.equal(of(b, -1)), of(a, 0) - a, quotient)
 
 
+def libm(name: str) -> Callable[..., Expr]:
+    """A function of the C library, for which TVM has no code of its own."""
+
+    def call(*given: Expr) -> Expr:
+        dtype = dtype_of(given[0])
+        return tirx.call_pure_extern(dtype, f"{name}f" if dtype == "float32" else name, *given)
+
+    return call
+
+
 def modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
     """The remainder of a / b with the sign of a (fmod) or of b; of integers by 0 it is 0."""
     if is_float(a):
-        return tirx.fmod(a, b)
+        rest = libm("fmod")(a, b)
+        return rest if fmod else Select(equal(rest < of(a, 0), b < of(b, 0)), rest, _moved_up(rest, b))
     divided = tirx.truncmod(a, _divisor(b)) if fmod else tirx.floormod(a, _divisor(b))
     return Select(b.equal(of(b, 0)), of(a, 0), divided)
+
+
+def _moved_up(rest: Expr, b: Expr) -> Expr:
+    """A remainder of the wrong sign by one b; 0 has none."""
+    return Select(rest.equal(of(rest, 0)), rest, rest + b)
 
 
 def _divisor(b: Expr) -> Expr:
@@ -191,15 +212,16 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Ceil": tirx.ceil,
     "Round": tirx.nearbyint,
     **{name.capitalize(): getattr(tirx, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan")},
-    **{name.capitalize(): getattr(tirx, name) for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
+    **{name.capitalize(): getattr(tirx, name) for name in ("tanh", "asinh", "acosh", "atanh")},
+    **{name.capitalize(): libm(name) for name in ("sinh", "cosh")},
     "Less": lambda a, b: a < b,
     "LessOrEqual": lambda a, b: a <= b,
     "Greater": lambda a, b: a > b,
     "GreaterOrEqual": lambda a, b: a >= b,
-    "Equal": lambda a, b: a.equal(b),
+    "Equal": equal,
     "And": tirx.all,
     "Or": tirx.any,
-    "Xor": lambda a, b: tirx.Not(a.equal(b)),
+    "Xor": lambda a, b: tirx.Not(equal(a, b)),
     "Not": tirx.Not,
     "BitwiseAnd": tirx.bitwise_and,
     "BitwiseOr": tirx.bitwise_or,
