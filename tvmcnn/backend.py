@@ -128,7 +128,10 @@ class TvmcnnBackend(Backend):
         graph = onnx.helper.make_graph([node], node.op_type, given, made)
         opset = onnx.helper.make_opsetid("", kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
         model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
-        return cls.run_model(onnx.shape_inference.infer_shapes(model), arrays, device)
+        model = onnx.shape_inference.infer_shapes(model)
+        for value in model.graph.output:  # of unknown shape where an operand decides it: import finds it anew
+            value.type.tensor_type.shape.SetInParent()
+        return cls.run_model(model, arrays, device)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

@@ -77,10 +77,10 @@ def gelu(x: Expr, approximate: str) -> Expr:
 
 
 def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:
-    """gamma·x where x ≥ 0, else gamma·alpha·(e^(x/width) − 1). The exponent is cut at 0: what is not taken must not
-    overflow.
+    """gamma·x where x ≥ 0, else gamma·alpha·(e^(x/width) − 1). The exponent is cut at 0, as what is not taken must
+    not overflow; NaN passes.
     """
-    below = tirx.exp(tirx.min(x, of(x, 0)) * of(x, 1 / width)) - of(x, 1)
+    below = tirx.exp(tirx.min(of(x, 0), x) * of(x, 1 / width)) - of(x, 1)
     above = x if gamma == 1.0 else of(x, gamma) * x
     return Select(x >= of(x, 0), above, of(x, gamma * alpha) * below)
 
