@@ -53,6 +53,7 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
 )
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
+MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
 
@@ -183,6 +184,9 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
         if op in BLOCKED_POOLS and len(kernel.output.shape) == 4:
             return _pool(walk, kernel)
+        if op == "Resize" and walk.stored[kernel.inputs[0].name][1].block > 1 and _resizes_maps(kernel):
+            layout = Layout(BLOCK)
+            return _choice(kernel, "resize", [_image(walk, kernel.inputs[0], layout)], layout, "memory")
         if op == "Concat" and _joins_blocks(kernel):
             return _concat(walk, kernel, is_output)
     return _plain(walk, kernel)
@@ -193,7 +197,8 @@ def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     read = [walk.plain(tensor) for tensor in kernel.inputs]
     if kernel.anchor.op in ROWS or _keeps_last(walk.network, kernel):
         return _choice(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
-    return _choice(kernel, "plain", read, PLAIN, "memory" if kernel.anchor.op in MOVES else "fallback")
+    moves = kernel.anchor.op in MOVES or "factors" in kernel.anchor.attributes
+    return _choice(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
 
 
 def _keeps_last(network: Network, kernel: Kernel) -> bool:
@@ -214,6 +219,14 @@ def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
     rows = max(d for d in divisors(shape[-2]) if d <= 4)
     depth = multiply_accumulates(network, kernel) // kernel.output.size
     return RowsConfig(rows, columns, 4 if depth % 4 == 0 and depth else 1)
+
+
+def _resizes_maps(kernel: Kernel) -> bool:
+    """True for a Resize of rows and columns, with so few taps that all fit one expression."""
+    node, shape = kernel.anchor, kernel.output.shape
+    if len(shape) != 4 or shape[:2] != kernel.inputs[0].shape[:2]:
+        return False
+    return "factors" in node.attributes or (set(node["axes"]) <= {2, 3} and node["taps"] <= MAX_TAPS)
 
 
 def _all_float32(kernel: Kernel) -> bool:

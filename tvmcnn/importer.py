@@ -195,7 +195,30 @@ def _convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
         reason = one_line(error)
         raise ModelError(f"{label}: opset {opset} cannot be converted to {OPSET}: {reason}") from error
     proto.CopyFrom(converted)
+    if opset < 11:
+        _keep_upsampling(proto, label)
     return [f"opset {opset} converted to {OPSET}"]
+
+
+def _keep_upsampling(proto: onnx.ModelProto, label: str) -> None:
+    """Say in each Resize that it was an Upsample, or a Resize of opset 10: the converter leaves that out.
+
+    Upsample(x, scales)    -->  Resize(x, , scales, coordinate_transformation_mode=asymmetric, nearest_mode=floor)
+
+    Scales below 1 took the next pixel, not the one before, as ONNX's cases of opset 10 show.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant" and n.attribute}
+    for node in proto.graph.node:
+        if node.op_type != "Resize":
+            continue
+        scales = onnx.numpy_helper.to_array(constants[node.input[2]]) if node.input[2] in constants else np.ones(1)
+        if scales.size and scales.min() < 1 < scales.max():
+            reason = f"its scales {scales.tolist()} shrink and enlarge at once, which opset 10 does not define"
+            raise UnsupportedError(label, [f"node '{node.name}' (Resize): {reason}"])
+        nearest = "ceil" if scales.size and scales.min() < 1 else "floor"
+        given = (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", nearest))
+        node.attribute.extend(onnx.helper.make_attribute(*pair) for pair in given)
 
 
 def _drop_valid(proto: onnx.ModelProto) -> None:

@@ -111,7 +111,7 @@ def _operand(choice: Choice, array: Array) -> Array:
     """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's
     rank."""
     shape, block = choice.kernel.output.shape, choice.writes.block
-    if choice.algorithm == "plain":
+    if choice.algorithm in ("plain", "resize"):
         return array
     if choice.algorithm == "elementwise" and choice.writes.plain:
         return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)

@@ -13,12 +13,23 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-from tvmcnn.operators import dense, elementwise, fill, gather, move, norm, reduce, shape, windows
+from tvmcnn.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
 from tvmcnn.operators.words import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = ["DTYPES", "OPERATORS", "Meaning", "Meanings", "Schema", "Undecided", "Unsupported", "Value", "schema"]
 
-FAMILIES = (windows, dense, elementwise, norm, reduce, shape, move, gather, fill)  # importing them fills OPERATORS
+FAMILIES = (
+    windows,
+    dense,
+    elementwise,
+    norm,
+    reduce,
+    resize,
+    shape,
+    move,
+    gather,
+    fill,
+)  # importing them fills OPERATORS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
-from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, reduce, shape, windows
+from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, reduce, resize, shape, windows
 from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
 
@@ -27,6 +27,7 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **matmul.EXPRESSIONS,
     **windows.EXPRESSIONS,
     **reduce.EXPRESSIONS,
+    **resize.EXPRESSIONS,
     **norm.EXPRESSIONS,
 }
 
@@ -47,6 +48,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "global_pool": pool.global_pool,
     "elementwise": elementwise.elementwise,
     "plain": plain,
+    "resize": resize.resize_blocks,
     "softmax": norm.softmax,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,

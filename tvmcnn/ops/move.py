@@ -116,7 +116,7 @@ def expand(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Expand: NumPy's broadcast."""
     given = (1,) * (len(output.shape) - len(x.shape)) + extents(x)
     first = len(output.shape) - len(x.shape)
-    return _repeated(
+    return repeated(
         x,
         [
             (size, axis - first if extent == size else None)
@@ -130,10 +130,10 @@ def tile(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     factors: list[tuple[int, int | None]] = []
     for axis, (count, extent) in enumerate(zip(node["repeats"], extents(x), strict=True)):
         factors += [(count, None), (extent, axis)]
-    return _repeated(x, factors)
+    return repeated(x, factors)
 
 
-def _repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tensor:
+def repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tensor:
     """The output's extents from the outside in, each with the axis of `x` that it walks, or None where it repeats."""
     wide = [(size, axis) for size, axis in factors if size != 1]
     run = next((i for i, f in enumerate(reversed(wide)) if (f[1] is None) != (wide[-1][1] is None)), len(wide))
