@@ -23,9 +23,12 @@ from tvmcnn.errors import InputError, ModelError, UnsupportedError
 from tvmcnn.reference_ops import Array, lookup
 
 TYPE_OF_RESULT = {"Cast", "Constant", "ConstantOfShape"}
-"""Operators whose output type is that of the array they return; the others have the type of their first input."""
+"""Operators whose float output has the type of the array they return."""
 
-OUTPUTS_MADE = {"Dropout": 2}
+TYPE_OF_INPUT = {"Where": 1, "CastLike": 1, "OneHot": 2}
+"""Which input's type a float output has, where that is not the first's."""
+
+OUTPUTS_MADE = {"Dropout": 2, "MaxPool": 2, "LayerNormalization": 3, "Split": 1 << 20}
 """How many outputs are made, where that is not one."""
 
 
@@ -126,6 +129,8 @@ def _evaluate(
         raise ModelError(f"{label}: {_describe(node)} reads {missing}, which nothing before it makes.")
     arguments = [values[name] if name else None for name in node.input]
     attributes = {attribute.name: _attribute(attribute, label, node) for attribute in node.attribute}
+    if node.op_type == "Split" and len(node.input) < 2 and "split" not in attributes:
+        attributes.setdefault("num_outputs", len(node.output))
     try:
         inspect.signature(function).bind(*arguments, **attributes)
     except TypeError as error:
@@ -138,14 +143,16 @@ def _evaluate(
         shapes = [None if argument is None else argument.shape for argument in arguments]
         raise ModelError(f"{label}: {_describe(node)} fails on inputs of shapes {shapes}: {error}") from error
 
-    results = answer if isinstance(answer, tuple) else (answer,)
+    results = answer if isinstance(answer, tuple | list) else (answer,)
     made = []
-    for name, result in zip(node.output, results, strict=False):
+    for place, (name, result) in enumerate(zip(node.output, results, strict=False)):
         if not name:
             continue
         value, dtype = _widen(np.asarray(result))
         if dtype == np.float64 and node.op_type not in TYPE_OF_RESULT:
-            dtype = types[node.input[0]]
+            dtype = types[node.input[TYPE_OF_INPUT.get(node.op_type, 0)]]
+        if node.op_type == "LayerNormalization" and place:
+            dtype = np.dtype(np.float32)  # the statistics are of the type that stash_type names
         values[name] = value if dtype.kind == "f" else value.astype(dtype)
         types[name] = dtype
         made.append(name)

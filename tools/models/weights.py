@@ -8,7 +8,6 @@ Good Init, 2015), and a batch normalisation gets statistics near those of its in
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -119,23 +118,11 @@ class Filler:
 
     def _evaluate(self, node: onnx.NodeProto, *inputs: Array) -> Array:
         """The node's first output."""
-        if node.op_type == "Sum":
-            return np.asarray(functools.reduce(np.add, inputs))
         attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "ConvTranspose":
-            return _upsampled(*inputs, scale=attributes["strides"][0])
         function = lookup(node.op_type, self.topology.opset)
         assert function is not None, f"the reference has no {node.op_type}"
         result = function(*inputs, **attributes)
         return np.asarray(result[0] if isinstance(result, tuple) else result)
-
-
-def _upsampled(x: Array, weight: Array, *, scale: int) -> Array:
-    """ConvTranspose with windows that touch: each pixel becomes scale x scale of them."""
-    (batch, _, rows, columns), maps = x.shape, weight.shape[1]
-    windows = np.einsum("nchw,cmij->nmhiwj", x, weight, optimize=True)
-    image: Array = windows.reshape(batch, maps, rows * scale, columns * scale)
-    return image
 
 
 def _size(x: Array) -> float:

@@ -198,8 +198,8 @@ def mod(a: Value, b: Value, *, fmod: int = 0) -> Meaning:
 
 @operator
 def bit_shift(x: Value, y: Value, *, direction: str) -> Meaning:
-    """ONNX BitShift: x · 2^y (LEFT) or ⌊x / 2^y⌋ (RIGHT); 0 where y is all bits or more."""
-    alike(UNSIGNED, x, y)
+    """ONNX BitShift: x · 2^y (LEFT) or ⌊x / 2^y⌋ (RIGHT); where y is all bits or more, or negative, 0 or −1."""
+    alike(INTEGERS, x, y)
     if direction not in ("LEFT", "RIGHT"):
         raise ModelError(f"direction is '{direction}'; allowed are LEFT and RIGHT")
     return Meaning("BitShift", (x, y), broadcast(x, y), {"left": direction == "LEFT"})

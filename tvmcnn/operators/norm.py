@@ -103,8 +103,8 @@ def layer_normalization(
     operands = (x, scale) if b is None else (x, scale, b)
     return (
         Meaning("LayerNormalization", operands, x.shape, attributes),
-        Meaning("LayerNormalizationMean", (x,), rows, attributes),
-        Meaning("LayerNormalizationInvStdDev", (x,), rows, attributes),
+        Meaning("LayerNormalizationMean", (x,), rows, attributes, "float32"),
+        Meaning("LayerNormalizationInvStdDev", (x,), rows, attributes, "float32"),
     )
 
 

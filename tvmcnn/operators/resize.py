@@ -50,7 +50,7 @@ COORDINATES: dict[str, Callable[[_Axis, Array], Array]] = {
     "half_pixel": lambda a, x: a.back(x + 0.5) - 0.5,
     "half_pixel_symmetric": lambda a, x: a.back(x + 0.5) - 0.5 + a.extent / 2 * (1 - a.size / a.length),
     "pytorch_half_pixel": lambda a, x: a.back(x + 0.5) - 0.5 if a.size > 1 else 0 * x,
-    "align_corners": lambda a, x: x * (a.extent - 1) / (a.length - 1) if a.size > 1 else 0 * x,
+    "align_corners": lambda a, x: x * (a.extent - 1) / (a.size - 1) if a.size > 1 else 0 * x,
     "asymmetric": lambda a, x: a.back(x),
     "tf_half_pixel_for_nn": lambda a, x: a.back(x + 0.5),
     "tf_crop_and_resize": lambda a, x: (

@@ -147,11 +147,17 @@ def _extreme(choose: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr]:
 
 
 def shifted(x: Expr, y: Expr, left: bool) -> Expr:
-    """x shifted by y bits; x86 takes the amount modulo 32, ONNX does not."""
-    bits = int(dtype_of(x).removeprefix("uint"))
-    amount = tirx.min(y, of(y, bits - 1))
-    moved = tirx.shift_left(x, amount) if left else tirx.shift_right(x, amount)
-    return Select(y < of(y, bits), moved, of(x, 0))
+    """x shifted by y bits. By all of them or more, or by a negative number, leaves the sign alone: 0 or −1; x86 takes
+    the amount modulo 32.
+    """
+    dtype = dtype_of(x)
+    bits = int(dtype.lstrip("uint"))
+    amount = tirx.min(y.astype(f"uint{bits}"), literal(bits - 1, f"uint{bits}")).astype(dtype)
+    inside = tirx.all(y >= of(y, 0), y < of(y, bits))
+    if left:
+        return Select(inside, tirx.shift_left(x, amount), of(x, 0))
+    sign = of(x, 0) if dtype.startswith("uint") else Select(x < of(x, 0), of(x, -1), of(x, 0))
+    return Select(inside, tirx.shift_right(x, amount), sign)
 
 
 def is_infinite(x: Expr, negative: bool, positive: bool) -> Expr:

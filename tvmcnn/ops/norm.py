@@ -138,9 +138,12 @@ def _aligned(tensor: te.Tensor, indices: Indices) -> Indices:
 def layer_statistics(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """The outputs Mean and InvStdDev of ONNX LayerNormalization, the axes from `axis` on of extent 1."""
     statistics = _Statistics(x, node["axis"])
-    if node.op == "LayerNormalizationMean":
-        return te.compute(output.shape, lambda *i: statistics.mean(i), name="out")
-    return te.compute(output.shape, lambda *i: statistics.inverse(i, node["epsilon"]), name="out")
+
+    def element(*i: Any) -> Expr:
+        is_mean = node.op == "LayerNormalizationMean"
+        return (statistics.mean(i) if is_mean else statistics.inverse(i, node["epsilon"])).astype(output.dtype)
+
+    return te.compute(output.shape, element, name="out")
 
 
 def batch_normalization(node: Node, output: Tensor, x: te.Tensor, *statistics: te.Tensor) -> te.Tensor:

@@ -1,0 +1,182 @@
+"""Resize and Upsample: the compiled library and the reference against onnxruntime, in every mode and every opset."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import Graph
+from onnx import TensorProto, helper, numpy_helper
+
+import tvmcnn
+from tvmcnn import operators
+from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.reference import reference
+
+Array = np.ndarray[Any, Any]
+U = 2.0**-24
+SHAPE = (2, 3, 5, 7)
+SIZES = ([2, 3, 11, 9], [2, 3, 4, 13], [2, 3, 10, 14])
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+
+
+def model(op: str, opset: int, inputs: list[Array | None], shape: tuple[int, ...] = SHAPE, **attributes: Any) -> Any:
+    """One node whose operands but the first are constants; None leaves one out."""
+    names = [f"c{i}" if array is not None else "" for i, array in enumerate(inputs)]
+    constants = [numpy_helper.from_array(a, n) for a, n in zip(inputs, names, strict=True) if a is not None]
+    node = helper.make_node(op, ["x", *names], ["y"], **attributes)
+    infos = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", [None] * len(shape)))
+    ]
+    graph = helper.make_graph([node], "g", infos[:1], infos[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def drawn(*shape: int) -> Array:
+    rng = np.random.default_rng(7)
+    return (rng.standard_normal(shape) * np.where(rng.random(shape) < 1 / 16, 30, 1)).astype(np.float32)
+
+
+def agree(proto: onnx.ModelProto, shape: tuple[int, ...] = SHAPE) -> None:
+    """All three within the roundings of at most 16 taps a pixel and axis of the largest element."""
+    x = drawn(*shape)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"x": x})[0]
+    (ours,) = tvmcnn.backend.run_model(proto, [x])
+    exact = reference(proto, {"x": x})["y"]
+    assert ours.shape == wanted.shape == exact.shape
+    bound = 64 * U * np.abs(x).max()
+    assert np.abs(ours - exact).max() <= bound, "the reference"
+    assert np.abs(ours - wanted).max() <= bound, "onnxruntime"
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("coordinates", [*COORDINATES, "half_pixel_symmetric"])
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_interpolation(mode: str, coordinates: str, sizes: list[int]) -> None:
+    cubic = {"cubic_coeff_a": -0.5, "exclude_outside": int(sizes[2] == 4)} if mode == "cubic" else {}
+    operands = [None, None, np.array(sizes)]
+    agree(model("Resize", 19, operands, mode=mode, coordinate_transformation_mode=coordinates, **cubic))
+
+
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_nearest(coordinates: str, rounding: str) -> None:
+    for sizes in SIZES:
+        attributes = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        agree(model("Resize", 13, [None, None, np.array(sizes)], **attributes))
+
+
+@pytest.mark.parametrize("scales", [(2, 3), (1.6, 2.3), (0.6, 0.7), (1, 0.5)], ids=str)
+def test_scales(scales: tuple[float, float]) -> None:
+    """Scales like 0.6, by which a whole coordinate is reached only as float32 rounds."""
+    given = np.array([1, 1, *scales], np.float32)
+    for mode, coordinates in itertools.product(("nearest", "linear"), ("asymmetric", "half_pixel")):
+        agree(model("Resize", 13, [None, given], mode=mode, coordinate_transformation_mode=coordinates))
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_antialias(mode: str) -> None:
+    agree(model("Resize", 18, [None, None, np.array([2, 3, 3, 4])], mode=mode, antialias=1))
+
+
+def test_crop(tmp_path: Path) -> None:
+    """Outside the input the value is extrapolated."""
+    roi = np.array([0, 0, 0.3, -0.4, 1, 1, 1.2, 0.7], np.float32)
+    attributes = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.5}
+    for mode in ("nearest", "linear"):
+        agree(model("Resize", 13, [roi, None, np.array([2, 3, 6, 8])], mode=mode, **attributes))
+
+
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+def test_axes_and_aspect_ratio(policy: str) -> None:
+    for axes in ([2, 3], [3, 2]):
+        attributes = {"axes": axes, "keep_aspect_ratio_policy": policy, "mode": "linear"}
+        agree(model("Resize", 18, [None, None, np.array([8, 9])], **attributes))
+
+
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 7), ("Upsample", 9), ("Resize", 10)])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_before_opset_11(op: str, opset: int, mode: str) -> None:
+    """Place i of the output lies at i / scale there."""
+    for scales in ([1, 1, 2, 3], [1, 1, 1.6, 2.3], *([[1, 1, 0.6, 0.7]] if op == "Resize" else [])):
+        given = np.array(scales, np.float32)
+        more = {"scales": given.tolist()} if opset == 7 else {}
+        agree(model(op, opset, [] if opset == 7 else [given], mode=mode, **more))
+
+
+@pytest.mark.parametrize("shape", [(9,), (4, 7), (2, 3, 5), (2, 3, 4, 5, 6)], ids=str)
+def test_other_ranks(shape: tuple[int, ...]) -> None:
+    sizes = np.array([*shape[:-2], *(extent * 2 - 1 for extent in shape[-2:])])
+    if len(shape) > 1:  # which onnxruntime does not interpolate
+        agree(model("Resize", 13, [None, None, sizes], shape, mode="linear"), shape)
+    agree(model("Resize", 13, [None, None, sizes], shape), shape)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"mode": "linear"},
+        {"mode": "cubic"},
+        {"mode": "nearest"},
+        {"mode": "nearest", "coordinate_transformation_mode": "align_corners"},
+    ],
+    ids=str,
+)
+def test_between_convolutions(attributes: dict[str, str], tmp_path: Path) -> None:
+    """In blocks of channels, 17 of which leave padding lanes; nothing is reordered."""
+    g = Graph(opset=13)
+    x = g.conv(g.input(2, 16, 5, 7), 17, (1, 1))
+    y = g.node("Resize", x, "", g.constant(np.array([1, 1, 2, 3], np.float32)), **attributes)
+    g.output(g.conv(y, 16, (3, 2)))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so")
+    assert compiled.verdict is not None and compiled.verdict.passed
+    (step,) = [step for step in compiled.program.steps if step.choice.kernel.anchor.op == "Resize"]
+    assert (step.choice.algorithm, step.choice.writes.block) == ("resize", 16)
+
+
+def test_whole_factors_need_no_table(tmp_path: Path) -> None:
+    network = tvmcnn.importer.import_model(model("Resize", 13, [None, np.array([1, 1, 2, 3], np.float32)]))
+    assert network.nodes[0].attributes["factors"] == (1, 1, 2, 3)
+    assert not network.constants
+
+
+@pytest.mark.parametrize(
+    ("operands", "attributes", "sentence"),
+    [
+        ([None, np.array([1, 1, 0, 2], np.float32)], {}, "its scales are [1.0, 1.0, 0.0, 2.0]; they must be above 0"),
+        ([None, np.array([1, 2], np.float32)], {}, "2 scales or sizes and 0 bounds of roi for 4 axes"),
+        ([None, None, None], {}, "its scales and sizes are both given or both left out; it must have one of them"),
+        (
+            [None, None, np.array(SIZES[0])],
+            {"mode": "lanczos"},
+            "mode is 'lanczos'; allowed are nearest, linear, cubic",
+        ),
+    ],
+)
+def test_mistakes(operands: list[Array | None], attributes: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        tvmcnn.importer.import_model(model("Resize", 13, operands, **attributes))
+    assert sentence in str(caught.value)
+
+
+def test_shrinking_and_enlarging_at_opset_10_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="shrink and enlarge at once"):
+        tvmcnn.importer.import_model(model("Resize", 10, [np.array([1, 1, 2, 0.5], np.float32)]))
+
+
+def test_a_wrong_table_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a pixel to the right."""
+    proto = model("Resize", 13, [None, None, np.array(SIZES[1])], mode="linear")
+    agree(proto)
+    right = operators.resize.COORDINATES["half_pixel"]
+    monkeypatch.setitem(operators.resize.COORDINATES, "half_pixel", lambda axis, x: right(axis, x) + 0.5)
+    with pytest.raises(AssertionError, match="the reference"):
+        agree(proto)
