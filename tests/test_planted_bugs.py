@@ -22,7 +22,7 @@ import tvmcnn
 from tvmcnn import layout, operators, ops
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Choice, Network, Step
-from tvmcnn.ops import conv, dense, elementwise, formulas, norm, operands, pool, shape
+from tvmcnn.ops import conv, dense, elementwise, formulas, norm, operands, pool, resize, shape
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Build = Callable[[Graph], str]
@@ -188,6 +188,27 @@ def flipped_pads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(operators.windows, "_slide", edited)
 
 
+def resized(mode: str) -> Callable[[Graph], str]:
+    """Of blocks of channels, between two convolutions."""
+
+    def build(g: Graph) -> str:
+        x = g.conv(g.input(1, 16, 5, 7), 31, (1, 1))
+        sizes = g.constant(np.array([1, 31, 9, 13]))
+        y = g.conv(g.node("Resize", x, "", "", sizes, mode=mode), 4, (1, 1), bias=False)
+        g.output(y)
+        return g.nodes[1].output[0]
+
+    return build
+
+
+def shifted_taps(patch: pytest.MonkeyPatch) -> None:
+    """Every tap of a Resize is the pixel before."""
+    real = resize._weighted
+    patch.setattr(
+        resize, "_weighted", lambda tables, read: real(tables, lambda *i: read(*(tirx.max(k - 1, 0) for k in i)))
+    )
+
+
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
     """The fused expression reads 0 where the bias is: the second constant, after the weight."""
     real = operands.Operands.read
@@ -294,6 +315,8 @@ MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 BUGS = [
+    Bug("resize-shifted-taps", resized("linear"), shifted_taps),
+    Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
     Bug("conv-flipped-pads-grouped", padded_conv(maps=20, group=2), flipped_pads),

@@ -4,7 +4,8 @@
                                    [--markdown table.md] [--json table.json]
 
 The networks are those of make_models.py and, where TVMCNN_TEST_DATA names a folder that holds models/, the trained ones
-there. Each runs on random, negative and outlier-spiked inputs; max |difference| may be 1e-4 of max |output|. Compile
+there. Each runs on random, negative and outlier-spiked inputs; max |difference| may be 1e-4 of max |output|. An output
+of which onnxruntime itself is farther than that from the NumPy reference, in float64, is compared with that. Compile
 times are of the first batch, with an empty cache and then again. Exit status 1 if a network fails; its row says why.
 """
 
@@ -88,7 +89,7 @@ def check(name: str, size: int, batches: Sequence[int], folder: Path, *, numpy: 
             net, cold, cached = _compiled(path, folder, batch, again=first)
             if first:
                 row = dataclasses.replace(row, cold_seconds=cold, cached_seconds=cached, **_figures(net))
-            differences = [_difference_of(net, session, feeds) for feeds in inputs(net, batch)]
+            differences = [_difference_of(net, session, model, feeds) for feeds in inputs(net, batch)]
             row = dataclasses.replace(row, differences={**row.differences, batch: float(np.max(differences))})
             if first and numpy:
                 row = dataclasses.replace(row, numpy_difference=_numpy_difference(net, model, batch))
@@ -154,9 +155,23 @@ def _figures(net: Runner) -> dict[str, Any]:
     }
 
 
-def _difference_of(net: Runner, session: onnxruntime.InferenceSession, feeds: dict[str, Array]) -> float:
+def _difference_of(
+    net: Runner, session: onnxruntime.InferenceSession, model: onnx.ModelProto, feeds: dict[str, Array]
+) -> float:
+    """The difference to onnxruntime; of an output that onnxruntime itself gets wrong, that to NumPy.
+
+    Its Sigmoid is off by 1e-7 however small the result: yunet's scores of 1e-5 are 1 % off, and tvmcnn's 2e-6.
+    """
     names = [info.name for info in net.outputs]
-    return difference(net.run(None, feeds), session.run(names, feeds))
+    ours, theirs = net.run(None, feeds), session.run(names, feeds)
+    if difference(ours, theirs) <= TOLERANCE:
+        return difference(ours, theirs)
+    exact = reference(model, feeds)
+    judged = [
+        exact[name] if difference([wrong], [exact[name]]) > TOLERANCE else wrong
+        for name, wrong in zip(names, theirs, strict=True)
+    ]
+    return difference(ours, judged)
 
 
 def _numpy_difference(net: Runner, model: onnx.ModelProto, batch: int) -> float:
