@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -28,6 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5  # of the largest output
 A, B = (2, 3, 7, 9), (2, 5, 7, 9)  # the two inputs of the model
 JOINED, POOLED = (2, 8, 7, 9), (2, 8, 1, 1)  # its two outputs
+
+
+def with_trailer(image: bytes, manifest: artifact.Manifest) -> bytes:
+    """An artifact as `artifact.sealed` writes it."""
+    return image + artifact.trailer(manifest | {"sha256": hashlib.sha256(image).hexdigest()}, len(image))
 
 
 def two_in_two_out() -> onnx.ModelProto:
@@ -220,7 +226,7 @@ def test_newer_format_is_said_to_be_newer(
     *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
     with monkeypatch.context() as patch:
         patch.setattr(artifact, "FORMAT", 2)
-        newer = artifact.with_trailer(library[:image_size], net.manifest)
+        newer = with_trailer(library[:image_size], net.manifest)
     (tmp_path / "newer.so").write_bytes(newer)
     assert re.search(r"has format 2; this tvmcnn reads up to 1: update tvmcnn", refusal(tmp_path / "newer.so"))
 
@@ -228,7 +234,7 @@ def test_newer_format_is_said_to_be_newer(
 def test_trailer_written_again_is_accepted(library: bytes, net: tvmcnn.Runner, tmp_path: Path, x: Array) -> None:
     """The control of the tests above: the same steps without damage load and run."""
     *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
-    (tmp_path / "again.so").write_bytes(artifact.with_trailer(library[:image_size], net.manifest))
+    (tmp_path / "again.so").write_bytes(with_trailer(library[:image_size], net.manifest))
     assert tvmcnn.load(tmp_path / "again.so")(x).tobytes() == net(x).tobytes()
 
 
@@ -582,7 +588,7 @@ def test_library_written_over_in_place_is_refused(tmp_path: Path, library: bytes
     *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
     # Bytes behind the last section, so that the test itself does not pull mapped code away from under the process.
     with path.open("r+b") as file:
-        file.write(artifact.with_trailer(library[:image_size] + bytes(8), net.manifest))
+        file.write(with_trailer(library[:image_size] + bytes(8), net.manifest))
     assert "written over in place" in refusal(path)
 
 

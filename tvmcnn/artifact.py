@@ -16,49 +16,79 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tvmcnn.errors import ArtifactError, ToolError
 
 MAGIC = b"tvmcnn\r\n"  # \r\n: a transfer that rewrites line ends damages it
 FORMAT = 1
 FOOTER = struct.Struct("<8sIIQQ32s")
+CHUNK = 1 << 20  # bytes read at a time
 
 Manifest = dict[str, Any]
 
 
-def with_trailer(image: bytes, manifest: Manifest) -> bytes:
-    """The artifact of an ELF image and its manifest, whose "sha256" entry is filled in here."""
-    complete = {**manifest, "sha256": hashlib.sha256(image).hexdigest()}
-    text = json.dumps(complete, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-    return image + text + FOOTER.pack(MAGIC, FORMAT, 0, len(image), len(text), hashlib.sha256(text).digest())
+def sealed(image: Path, manifest: Manifest, target: Path) -> None:
+    """Write the artifact of an ELF image and its manifest, whose "sha256" entry is filled in here, to `target`.
+
+    Part by part: a network may have half a gigabyte of weights. Raises OSError.
+    """
+    whole = hashlib.sha256()
+    with image.open("rb") as source, target.open("wb") as file:
+        while part := source.read(CHUNK):
+            whole.update(part)
+            file.write(part)
+        size = file.tell()
+        file.write(trailer(manifest | {"sha256": whole.hexdigest()}, size))
+
+
+def trailer(manifest: Manifest, size: int) -> bytes:
+    """The manifest and the footer behind an ELF image of `size` bytes."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return text + FOOTER.pack(MAGIC, FORMAT, 0, size, len(text), hashlib.sha256(text).digest())
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The checked manifest of a library. Raises ArtifactError unless every byte of the file is as it was written.
 
-    Nothing of the file is executed or mapped as code.
+    Nothing of the file is executed, or mapped as code.
     """
     label = os.fspath(path)
     if Path(path).suffix != ".so":  # tvm-ffi picks its loader by the suffix
         raise ArtifactError(f"{label} is not a library of tvmcnn: its name must end in .so")
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return _checked(file, label)
     except OSError as error:
         raise ArtifactError(f"cannot read {label}: {error.strerror}") from error
-    if data[:4] != b"\x7fELF":
+
+
+def _checked(file: BinaryIO, label: str) -> Manifest:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(4) != b"\x7fELF":
         raise ArtifactError(f"{label} is not a library of tvmcnn: it is no ELF file")
-    magic, version, zero, image_size, text_size, digest = FOOTER.unpack(data[-FOOTER.size :].rjust(FOOTER.size, b"\0"))
+    file.seek(max(0, size - FOOTER.size))
+    footer = file.read(FOOTER.size).rjust(FOOTER.size, b"\0")
+    magic, version, zero, image_size, text_size, digest = FOOTER.unpack(footer)
     if magic != MAGIC:
         raise ArtifactError(f"{label} is not a library of tvmcnn, or it is truncated: its trailer is missing")
     if version > FORMAT:
         raise ArtifactError(f"{label} has format {version}; this tvmcnn reads up to {FORMAT}: update tvmcnn")
-    image, text = data[:image_size], data[image_size : image_size + text_size]
-    whole = image_size + text_size + FOOTER.size == len(data) and version == FORMAT and zero == 0
+    whole = image_size + text_size + FOOTER.size == size and version == FORMAT and zero == 0
+    text = b""
+    if whole:
+        file.seek(image_size)
+        text = file.read(text_size)
     if not whole or hashlib.sha256(text).digest() != digest:
         raise ArtifactError(f"{label} is damaged: its manifest does not match its hash")
     manifest: Manifest = json.loads(text)
-    if hashlib.sha256(image).hexdigest() != manifest["sha256"]:
+    file.seek(0)
+    image, left = hashlib.sha256(), image_size
+    while left and (part := file.read(min(CHUNK, left))):
+        image.update(part)
+        left -= len(part)
+    if image.hexdigest() != manifest["sha256"]:
         raise ArtifactError(f"{label} is damaged: its code and weights do not match their hash")
     return manifest
 

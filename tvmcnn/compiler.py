@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-
-import tvm
-from tvm import tirx
+from typing import Any
 
 from tvmcnn import artifact
+from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.choose import choose
-from tvmcnn.codegen import Scheduled, chain, generate, scratch_folder
-from tvmcnn.codegen.cpu import compile_kernels
+from tvmcnn.codegen import Functions, Progress, chain, compile_functions, generate, no_room, scratch_folder
 from tvmcnn.codegen.link import c_compiler
+from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
-from tvmcnn.network import Array, Program, Shape, Step, dims
-from tvmcnn.onnx_file import Model
-from tvmcnn.ops import declare, declare_open
+from tvmcnn.network import Array, Program, Shape, dims
+from tvmcnn.onnx_file import Model, model_digest
 from tvmcnn.records import load_records
-from tvmcnn.schedule import schedule
-from tvmcnn.targets import Target, resolve
+from tvmcnn.targets import Target, resolve, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
@@ -71,13 +69,17 @@ def compile(  # noqa: A001 (the contract's name)
     verify: bool = True,
     activations: bool = True,
     report: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda doing, done, total: None,
+    jobs: int | None = None,
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
 
     `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
     must be); `records` are files of measured configs that win over the shipped ones, which `shipped_records` may leave
-    out; `report` receives one line a kernel. The file appears whole or not at all.
+    out; `report` receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the
+    processes that compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at
+    all.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
@@ -96,23 +98,31 @@ def compile(  # noqa: A001 (the contract's name)
             report(line)
         programs.append(program)
     _check_batches(programs, [size for size, _ in batches])
-    scheduled = [_scheduled(program, machine, activations) for program in programs]
-    image = generate(scheduled, machine, weights.path)
-    versions = {"tvmcnn": __version__, "tvm": tvm.__version__}
+    cache = Cache.default()
+    functions = Functions.of(programs, machine, activations=activations)
+    objects = _compiled(functions, cache, jobs or usable_cpus(), progress)
+    versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
     manifest = describe(programs, machine, versions, weights.bytes, activations=activations)
-    verdicts = _verified(image, manifest, model) if verify and not machine.missing() else ()
-    for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=False):
-        entry["verification"] = verdict.as_json()
-    artifact.write_file(path, artifact.with_trailer(image, manifest))
+    with scratch_folder() as folder:
+        image = generate(functions, objects, weights.path, folder)
+        kept = False
+        verdicts: tuple[Verdict, ...] = ()
+        if verify and not machine.missing():
+            progress("verifying against NumPy", 0, 1)
+            verdicts, kept = _verified(image, manifest, model, cache)
+        for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=False):
+            entry["verification"] = verdict.as_json()
+        with artifact.written_whole(path) as target_path:
+            artifact.sealed(image, manifest, target_path)
 
     for verdict in verdicts:
-        report(str(verdict))
+        report(f"{verdict}{', when the same library was compiled before' if kept else ''}")
     if not verdicts:
         report(f"not verified: {_why_not(verify, machine)}")
     code = {
-        "tir": lambda: "\n\n".join(f"# {k}\n{f.script()}" for each in scheduled for k, f in each.kernels.items()),
-        "asm": lambda: compile_kernels(_merged(scheduled), machine).inspect_source("asm"),
-        "c": lambda: "\n".join(chain.source(s.program, machine, s.opened, f"{name}_weights") for s in scheduled),
+        "tir": lambda: _tir(programs, machine),
+        "asm": lambda: _assembly(programs, machine),
+        "c": lambda: "\n".join(functions.sources().values()),
     }
     return Compiled(path, tuple(programs), machine, verdicts, chain.header(programs, machine), code)
 
@@ -152,52 +162,71 @@ def _check_batches(programs: Sequence[Program], batches: Sequence[int | None]) -
                     )
 
 
-def _scheduled(program: Program, machine: Target, activations: bool) -> Scheduled:
-    """Every kernel of a program declared and scheduled, those that hide tensors also unfused."""
-    steps = [step for step in program.steps if not step.choice.is_view]
-    hiding = [step for step in steps if step.choice.kernel.hidden and activations]
-    kernels = {step.choice.name: _kernel(step, machine) for step in steps}
-    return Scheduled(program, kernels, {step.choice.name: _open_variant(step, machine) for step in hiding})
-
-
-def _merged(scheduled: Sequence[Scheduled]) -> dict[str, tirx.PrimFunc]:
-    """The kernels of all programs by name; those of further batches after their program's."""
-    first, *others = scheduled
-    return {**first.kernels, **{f"{s.program.network.name}_{k}": f for s in others for k, f in s.kernels.items()}}
-
-
-def _kernel(step: Step, machine: Target) -> tirx.PrimFunc:
-    """Declare and schedule one kernel. A record of somebody else's may not fit: then the user hears of the record."""
+def _compiled(functions: Functions, cache: Cache, processes: int, progress: Progress) -> dict[str, bytes]:
+    """The objects of all functions. A record of somebody else's may not fit: then the user hears of the record."""
     try:
-        return schedule(declare(step), step.choice, machine.lanes)
-    except Exception as error:
-        if step.choice.tier != "record":
-            raise
-        config = " ".join(f"{key}={value}" for key, value in dataclasses.asdict(step.choice.config).items())
-        raise TvmcnnError(
-            f"the record of {step.choice.kernel} does not fit it: rule {step.choice.rule}, {config}"
-        ) from error
+        return compile_functions(functions, cache, processes, progress)
+    except JobError as error:
+        choices = {
+            symbols.kernels[step.choice.name]: step.choice
+            for program, symbols in zip(functions.programs, functions.symbols, strict=True)
+            for step in program.steps
+            if step.choice.name in symbols.kernels
+        }
+        choice = choices.get(error.symbol)
+        cause = error.__cause__ or error
+        if choice is None or choice.tier != "record":
+            raise cause from cause.__cause__
+        config = " ".join(f"{key}={value}" for key, value in asdict(choice.config).items())
+        raise TvmcnnError(f"the record of {choice.kernel} does not fit it: rule {choice.rule}, {config}") from cause
 
 
-def _open_variant(step: Step, machine: Target) -> tirx.PrimFunc:
-    """An unfused function, which stores the tensors that the kernel hides."""
-    plain = dataclasses.replace(step.choice, rule="fallback", config=None)
-    return schedule(declare_open(step), plain, machine.lanes)
+def _tir(programs: Sequence[Program], machine: Target) -> str:
+    """The scheduled TVMScript of every kernel."""
+    from tvmcnn.codegen.kernels import scheduled
+
+    steps = [step for program in programs for step in program.steps if not step.choice.is_view]
+    return "\n\n".join(f"# {step.choice.name}\n{scheduled(step, machine).script()}" for step in steps)
 
 
-def _verified(image: bytes, manifest: artifact.Manifest, model: Model) -> tuple[Verdict, ...]:
-    """The verdicts on the programs of an image. It is loaded from a file of its own, since a loaded file stays mapped.
+def _assembly(programs: Sequence[Program], machine: Target) -> str:
+    """The assembly of every kernel, each under its name; those of further batches after their program's."""
+    from tvmcnn.codegen.cpu import compile_kernels
+    from tvmcnn.codegen.kernels import scheduled
 
-    Raises VerifyError if one disagrees with NumPy.
+    named: dict[str, Any] = {}
+    for index, program in enumerate(programs):
+        prefix = f"{program.network.name}_" if index else ""
+        steps = [step for step in program.steps if not step.choice.is_view]
+        named |= {f"{prefix}{step.choice.name}": scheduled(step, machine) for step in steps}
+    text: str = compile_kernels(named, machine).inspect_source("asm")
+    return text
+
+
+def _verified(image: Path, manifest: artifact.Manifest, model: Model, cache: Cache) -> tuple[tuple[Verdict, ...], bool]:
+    """The verdicts on the programs of an image, and whether they were kept from the last time that it was made.
+
+    A verdict holds for the same image and manifest, the same model, and the same code that judges. The image is loaded
+    from a file of its own, since a loaded file stays mapped. Raises VerifyError if one disagrees with NumPy.
     """
-    with scratch_folder() as folder:
-        trial = folder / "trial.so"
-        trial.write_bytes(artifact.with_trailer(image, manifest))
-        verdicts = verify_library(trial, model)
+    judges = sources_digest("verify.py", "bounds.py", "reference.py", "reference_ops", "runner.py", "importer.py")
+    described = json.dumps(manifest, sort_keys=True)
+    key = digest_of(["verdict", file_digest(image), described, model_digest(model), judges, version("numpy")])
+    known = cache.get(key)
+    if known is not None:
+        return tuple(Verdict.from_json(entry) for entry in json.loads(known)), True
+    trial = image.with_name("trial.so")
+    try:
+        artifact.sealed(image, manifest, trial)
+    except OSError as error:
+        raise no_room(error) from error
+    verdicts = verify_library(trial, model)
+    trial.unlink()
     for verdict in verdicts:
         if not verdict.passed:
             raise VerifyError(f"{manifest['name']} is not written: {verdict}")
-    return verdicts
+    cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
+    return verdicts, False
 
 
 def _stem(model: Model) -> str:

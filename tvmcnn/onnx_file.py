@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from tvmcnn.cache import digest_of, file_digest
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, dims
 
@@ -52,6 +53,19 @@ def read_model(model: Model) -> onnx.ModelProto:
     for tensor in proto.graph.initializer:
         _check_size(tensor, label)
     return proto
+
+
+def model_digest(model: Model) -> str:
+    """The SHA-256 of a model, the data in other files included."""
+    if isinstance(model, onnx.ModelProto):
+        return digest_of([model.SerializeToString(deterministic=True)])
+    if isinstance(model, bytes):
+        return digest_of([model])
+    path = Path(model)
+    parts = [file_digest(path)]
+    proto = onnx.load(str(path), load_external_data=False)
+    places = {entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"}
+    return digest_of([*parts, *(file_digest(path.parent / place) for place in sorted(places))])
 
 
 def read_tensor(path: Path) -> Array:

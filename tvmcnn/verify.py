@@ -58,6 +58,12 @@ class Verdict:
         """The first tensor in computing order that exceeds its bound."""
         return next((error for error in (*self.tensors, *self.outputs) if not error.passed), None)
 
+    @staticmethod
+    def from_json(entry: dict[str, Any]) -> Verdict:
+        """The verdict that `dataclasses.asdict` made `entry` of."""
+        tensors, outputs = (tuple(TensorError(**error) for error in entry[name]) for name in ("tensors", "outputs"))
+        return Verdict(tensors, outputs, entry["seed"])
+
     def as_json(self) -> dict[str, Any]:
         """For the manifest and for --json."""
         errors = [e.difference / e.scale if e.scale else e.difference for e in self.outputs]

@@ -1,67 +1,95 @@
-"""Generate: scheduled PrimFuncs become object code, and object code one shared library with a C ABI."""
+"""Generate: the steps of programs become object code, and object code one shared library with a C ABI."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm import tirx
-
+from tvmcnn.cache import Cache
 from tvmcnn.codegen import chain
-from tvmcnn.codegen.cpu import compile_kernels
+from tvmcnn.codegen.jobs import Job, Symbols, jobs_of
 from tvmcnn.codegen.link import link
+from tvmcnn.codegen.workers import build
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Program
 from tvmcnn.targets import Target
 
-Functions = Mapping[str, tirx.PrimFunc]  # by kernel name
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)
-class Scheduled:
-    """A program and the scheduled functions of its kernels, by name, with the open variants of some."""
+class Functions:
+    """The C functions of some programs: their symbols, program by program, and the jobs that make them."""
 
-    program: Program
-    kernels: Functions
-    opened: Functions
+    programs: tuple[Program, ...]
+    symbols: tuple[Symbols, ...]
+    jobs: Mapping[str, Job]
+    machine: Target
 
-    @property
-    def functions(self) -> Functions:
-        """All of them by C symbol."""
-        name = self.program.network.name
-        named = {f"{name}_{kernel}": func for kernel, func in self.kernels.items()}
-        return named | {f"{name}_{kernel}_open": func for kernel, func in self.opened.items()}
+    @staticmethod
+    def of(programs: Sequence[Program], machine: Target, *, activations: bool) -> Functions:
+        """Every function once, whatever the number of kernels and programs that call it."""
+        found = [jobs_of(program, machine, activations=activations) for program in programs]
+        jobs = {symbol: job for _, each in found for symbol, job in each.items()}
+        return Functions(tuple(programs), tuple(symbols for symbols, _ in found), jobs, machine)
+
+    def sources(self) -> dict[str, str]:
+        """The C of each program's chain, by its name."""
+        weights = f"{self.programs[0].network.name}_weights"
+        pairs = zip(self.programs, self.symbols, strict=True)
+        return {p.network.name: chain.source(p, self.machine, symbols, weights) for p, symbols in pairs}
 
 
-def generate(scheduled: Sequence[Scheduled], machine: Target, weights: Path) -> bytes:
-    """The ELF image of programs that share the file `weights`: kernels by LLVM, chains by the C compiler, linked.
+def compile_functions(functions: Functions, cache: Cache, processes: int, progress: Progress) -> dict[str, bytes]:
+    """The object code of every function by symbol: from the cache, or compiled and put there.
+
+    Raises JobError for one that fails.
+    """
+    total = len(functions.jobs)
+    found = {symbol: cache.get(job.key) for symbol, job in functions.jobs.items()}
+    objects = {symbol: data for symbol, data in found.items() if data is not None}
+    missing = {symbol: job for symbol, job in functions.jobs.items() if symbol not in objects}
+    progress("compiling kernels", len(objects), total)
+
+    def done(symbol: str, data: bytes) -> None:
+        objects[symbol] = data
+        cache.put(missing[symbol].key, data)
+        progress("compiling kernels", len(objects), total)
+
+    if missing:
+        build(missing, processes, done)
+        cache.prune()
+    return objects
+
+
+def generate(functions: Functions, objects: Mapping[str, bytes], weights: Path, folder: Path) -> Path:
+    """The ELF image of programs that share the file `weights`, in `folder`: their objects and chains, linked.
 
     Raises ToolError where the C compiler is missing or fails, or where there is no room for the compiler's own files.
     """
-    name = scheduled[0].program.network.name
-    functions = {symbol: func for each in scheduled for symbol, func in each.functions.items()}
-    with scratch_folder() as folder:
-        objects = []
-        if functions:
-            objects = [folder / "kernels.o"]
-            compile_kernels(functions, machine).write_to_file(str(objects[0]))
-        sources = {
-            each.program.network.name: chain.source(each.program, machine, each.opened, f"{name}_weights")
-            for each in scheduled
-        }
-        return link(folder, name, sources, weights, objects).read_bytes()
+    try:
+        for symbol, data in objects.items():
+            (folder / f"{symbol}.o").write_bytes(data)
+        paths = [folder / f"{symbol}.o" for symbol in sorted(objects)]
+        return link(folder, functions.programs[0].network.name, functions.sources(), weights, paths)
+    except OSError as error:
+        raise no_room(error) from error
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A private folder for the compiler's own files, gone at the end. Raises ToolError where there is no room."""
     try:
-        with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
-            yield Path(folder)
+        temporary = tempfile.TemporaryDirectory(prefix="tvmcnn-")
     except OSError as error:
-        raise ToolError(
-            f"cannot write the compiler's own files ($TMPDIR names their place): {error.strerror}"
-        ) from error
+        raise no_room(error) from error
+    with temporary as folder:
+        yield Path(folder)
+
+
+def no_room(error: OSError) -> ToolError:
+    """The sentence for a failure to write the compiler's own files."""
+    return ToolError(f"cannot write the compiler's own files ($TMPDIR names their place): {error.strerror}")
