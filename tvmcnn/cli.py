@@ -20,6 +20,7 @@ from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import read_manifest, write_file
 from tvmcnn.errors import InputError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
+from tvmcnn.progress import bar
 from tvmcnn.runner import load
 from tvmcnn.version import __version__
 
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--exact", action="store_true", help="no algorithm but direct sums of products (always so for now)"
     )
+    build.add_argument("--jobs", type=_positive, metavar="N", help="processes that compile (default: one a CPU)")
     build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     build.add_argument("--no-activations", action="store_true", help="leave out what shows tensors that fusion hides")
     build.add_argument(
@@ -145,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument(
         "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
     )
+    cache = command("cache", _cache, "show what is kept of earlier compiles, or drop it")
+    cache.add_argument("--clear", action="store_true", help="drop everything")
     command("targets", _targets, "list the targets and what this machine resolves to")
     return parser
 
@@ -164,17 +168,20 @@ def _demo(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     import tvmcnn
 
-    compiled = tvmcnn.compile(
-        options.model,
-        options.target,
-        options.output,
-        dict(options.input_shape),
-        batch=options.batch,
-        records=options.records,
-        verify=not options.no_verify,
-        activations=not options.no_activations,
-        report=_progress(options),
-    )
+    with bar() as progress:
+        compiled = tvmcnn.compile(
+            options.model,
+            options.target,
+            options.output,
+            dict(options.input_shape),
+            batch=options.batch,
+            records=options.records,
+            verify=not options.no_verify,
+            activations=not options.no_activations,
+            report=_progress(options),
+            progress=progress,
+            jobs=options.jobs,
+        )
     written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
     size = compiled.path.stat().st_size
     if options.json:
@@ -284,6 +291,24 @@ def _check(options: argparse.Namespace) -> int:
     else:
         print(f"{options.check}: every node is supported ({count} after folding)")
     return 1 if reasons else 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from tvmcnn.cache import LIMIT, Cache
+
+    cache = Cache.default()
+    dropped = cache.clear() if options.clear else 0
+    entries = cache.entries()
+    size = sum(size for _, size, _ in entries)
+    folder = None if cache.folder is None else str(cache.folder)
+    if options.json:
+        _print_json({"folder": folder, "entries": len(entries), "bytes": size, "limit": LIMIT, "dropped": dropped})
+    elif folder is None:
+        print("the cache is off (TVMCNN_CACHE=off)")
+    else:
+        cleared = f"{dropped} entries dropped; " if options.clear else ""
+        print(f"{cleared}{folder}: {len(entries)} entries, {size:,} bytes of at most {LIMIT:,}")
+    return 0
 
 
 def _targets(options: argparse.Namespace) -> int:

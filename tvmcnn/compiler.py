@@ -13,7 +13,7 @@ from typing import Any
 from tvmcnn import artifact
 from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.choose import choose
-from tvmcnn.codegen import Functions, Progress, chain, compile_functions, generate, no_room, scratch_folder
+from tvmcnn.codegen import Functions, chain, compile_functions, generate, no_room, scratch_folder
 from tvmcnn.codegen.link import c_compiler
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
@@ -23,6 +23,7 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Array, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest
+from tvmcnn.progress import Progress, silent
 from tvmcnn.records import load_records
 from tvmcnn.targets import Target, resolve, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
@@ -69,7 +70,7 @@ def compile(  # noqa: A001 (the contract's name)
     verify: bool = True,
     activations: bool = True,
     report: Callable[[str], None] = lambda line: None,
-    progress: Progress = lambda doing, done, total: None,
+    progress: Progress = silent,
     jobs: int | None = None,
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
@@ -108,8 +109,9 @@ def compile(  # noqa: A001 (the contract's name)
         kept = False
         verdicts: tuple[Verdict, ...] = ()
         if verify and not machine.missing():
-            progress("verifying against NumPy", 0, 1)
+            progress("verifying against NumPy", 0, 0)
             verdicts, kept = _verified(image, manifest, model, cache)
+            progress("verifying against NumPy", 1, 1)
         for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=False):
             entry["verification"] = verdict.as_json()
         with artifact.written_whole(path) as target_path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from tvmcnn.codegen.link import link
 from tvmcnn.codegen.workers import build
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Program
+from tvmcnn.progress import Progress
 from tvmcnn.targets import Target
-
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""The progress bar of long work, for a person at a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+PATIENCE = 1.0  # seconds before a bar appears
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much (0: who knows)
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    """No bar."""
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Progress]:
+    """A bar on standard error that appears after a second and leaves no trace; none where that is no terminal."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Display
+    except ImportError:
+        yield silent
+        return
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    display = Display(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+    began = time.monotonic()
+
+    def show(doing: str, done: int, total: int) -> None:
+        task = next((task.id for task in display.tasks if task.description == doing), None)
+        if task is None:
+            for old in display.task_ids:
+                display.remove_task(old)
+            task = display.add_task(doing, total=total or None)
+        display.update(task, completed=done)
+        if done >= total > 0:
+            display.stop()  # before anybody prints
+        elif time.monotonic() - began > PATIENCE or not total:
+            display.start()
+
+    try:
+        yield show
+    finally:
+        display.stop()
