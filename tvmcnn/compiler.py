@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def compile(  # noqa: A001 (the contract's name)
     """
     machine = resolve(target)
     c_compiler()  # missing, it is better said now than after the work
+    if find_spec("tvm") is None:  # which is imported only when there is something to compile
+        raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
     path = _output_path(model, output)
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
 
@@ -169,6 +172,9 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
     try:
         return compile_functions(functions, cache, processes, progress)
     except JobError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            raise no_room(cause) from cause
         choices = {
             symbols.kernels[step.choice.name]: step.choice
             for program, symbols in zip(functions.programs, functions.symbols, strict=True)
@@ -176,7 +182,6 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
             if step.choice.name in symbols.kernels
         }
         choice = choices.get(error.symbol)
-        cause = error.__cause__ or error
         if choice is None or choice.tier != "record":
             raise cause from cause.__cause__
         config = " ".join(f"{key}={value}" for key, value in asdict(choice.config).items())

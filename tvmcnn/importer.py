@@ -13,7 +13,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,9 @@ from tvmcnn.affine import fold_affine
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.layout import INDEX_LIMIT
 from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
-from tvmcnn.onnx_file import Model, one_line, read_model
+from tvmcnn.onnx_file import Model, Opened, one_line, read_model
 from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
+from tvmcnn.wire import LARGE
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
@@ -64,18 +65,19 @@ def import_model(
     tvmcnn cannot compile.
     """
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
-    proto = read_model(model)
-    _bind_values(proto, label, values or {})
-    notes = _bind_inputs(proto, label, input_shapes or {}, batch)
+    opened = read_model(model)
+    proto, weights = opened.proto, opened.weights
+    _bind_values(proto, label, values or {}, weights)
+    notes = _bind_inputs(proto, label, input_shapes or {}, batch, weights)
     _remove_initializers_from_inputs(proto)
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     notes += _convert_opset(proto, label)
     _drop_valid(proto)
-    _refuse_bombs(proto, label)
-    proto, folded = _fold(proto, label, original)
+    _refuse_bombs(proto, label, weights)
+    proto, weights, folded = _fold(proto, label, original, weights)
     proto = _infer_shapes(proto, label)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
-    return _network(proto, label, c_identifier(stem), folded, tuple(notes))
+    return _network(Opened(proto, weights), label, c_identifier(stem), folded, tuple(notes))
 
 
 def c_identifier(text: str) -> str:
@@ -84,18 +86,18 @@ def c_identifier(text: str) -> str:
     return name if not name[0].isdigit() else f"model_{name}"
 
 
-def open_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The graph inputs that a user must feed: those that no initializer gives a value."""
-    given = {tensor.name for tensor in proto.graph.initializer}
+def open_inputs(proto: onnx.ModelProto, weights: Collection[str] = ()) -> list[onnx.ValueInfoProto]:
+    """The graph inputs that a user must feed: those that neither an initializer nor one of `weights` gives a value."""
+    given = {*weights, *(tensor.name for tensor in proto.graph.initializer)}
     return [value for value in proto.graph.input if value.name not in given]
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 
-def _bind_values(proto: onnx.ModelProto, label: str, values: Mapping[str, Array]) -> None:
+def _bind_values(proto: onnx.ModelProto, label: str, values: Mapping[str, Array], weights: Collection[str]) -> None:
     """Turn inputs into initializers."""
-    inputs = {value.name: value for value in open_inputs(proto)}
+    inputs = {value.name: value for value in open_inputs(proto, weights)}
     for name, array in values.items():
         if name not in inputs:
             raise ModelError(f"{label} has no input '{name}'; its inputs are {', '.join(inputs)}")
@@ -103,9 +105,15 @@ def _bind_values(proto: onnx.ModelProto, label: str, values: Mapping[str, Array]
         proto.graph.input.remove(inputs[name])
 
 
-def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape], batch: int | None) -> list[str]:
+def _bind_inputs(
+    proto: onnx.ModelProto,
+    label: str,
+    shapes: Mapping[str, Shape],
+    batch: int | None,
+    weights: Mapping[str, Array],
+) -> list[str]:
     """Write a number into every dimension of the inputs and forget all shapes that were inferred from older ones."""
-    inputs = {value.name: value for value in open_inputs(proto)}
+    inputs = {value.name: value for value in open_inputs(proto, weights)}
     if batch is not None and batch < 1:
         raise ModelError(f"the batch is {batch}; it must be at least 1")
     if unknown := sorted(set(shapes) - set(inputs)):
@@ -120,6 +128,10 @@ def _bind_inputs(proto: onnx.ModelProto, label: str, shapes: Mapping[str, Shape]
             raise ModelError(f"input '{name}' of {label} would be {dims(wanted)}, more than {INDEX_LIMIT:,} elements")
         for extent in wanted:
             dimensions.add().dim_value = extent
+    for value in proto.graph.input:
+        if value.name in weights:  # an old file may say anything of the shape of what it also initializes
+            code = onnx.helper.np_dtype_to_tensor_dtype(weights[value.name].dtype)
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, code, weights[value.name].shape))
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -233,17 +245,18 @@ def _drop_valid(proto: onnx.ModelProto) -> None:
             node.attribute.extend(kept)
 
 
-def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
+def _refuse_bombs(proto: onnx.ModelProto, label: str, weights: Mapping[str, Array]) -> None:
     """Refuse a constant larger than FOLD_LIMIT before anything folds: the optimizer computes it, then sees its size."""
-    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
-    known = set(initializers)
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in proto.graph.initializer}
+    sizes |= {name: array.nbytes for name, array in weights.items()}
+    known = set(sizes)
     graph = _infer_shapes(proto, label, values=False).graph
     inferred = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     for node in proto.graph.node:
         if not known.issuperset(name for name in node.input if name):
             continue
         known.update(node.output)
-        given = sum(len(initializers[name].raw_data) for name in node.input if name in initializers)
+        given = sum(sizes.get(name, 0) for name in node.input)
         for name in node.output:
             shape = tuple(d.dim_value for d in inferred[name].shape.dim) if name in inferred else ()
             if 4 * math.prod(shape) > max(FOLD_LIMIT, given):  # a large weight may still be reshaped or transposed
@@ -253,12 +266,16 @@ def _refuse_bombs(proto: onnx.ModelProto, label: str) -> None:
                 )
 
 
-def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+def _fold(
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array]
+) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, str]]:
     """Fold what is constant, then BatchNorm and Pad into Conv, then fold again; say where each lost tensor went.
 
-    `original` maps the tensors of the user's file to the operators that make them; only those can be lost.
+    `original` maps the tensors of the user's file to the operators that make them; only those can be lost. The large
+    `weights` are initializers here, and inputs again behind it.
     """
     model = ir.serde.deserialize_model(proto)
+    _put_back(model.graph, weights)
     folded: dict[str, str] = {}
 
     def run(step: Callable[[], object], reason: str) -> None:
@@ -290,7 +307,29 @@ def _fold(proto: onnx.ModelProto, label: str, original: Mapping[str, str]) -> tu
     _name_outputs(model.graph, outputs)
     made = {value.name for node in model.graph for value in node.outputs}
     lost = {name: folded[name] for name in original if name in folded and name not in made}
-    return ir.serde.serialize_model(model), lost
+    large = _take_out(model.graph)
+    return ir.serde.serialize_model(model), large, lost
+
+
+def _put_back(graph: ir.Graph, weights: Mapping[str, Array]) -> None:
+    """Make initializers of the inputs that stand for large weights."""
+    for value in [value for value in graph.inputs if value.name in weights]:
+        graph.inputs.remove(value)
+        value.const_value = ir.Tensor(weights[value.name], name=value.name)
+        graph.register_initializer(value)
+
+
+def _take_out(graph: ir.Graph) -> dict[str, Array]:
+    """The large initializers, as inputs from now on."""
+    taken = {}
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes >= LARGE:
+            taken[name] = value.const_value.numpy()
+            value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+            del graph.initializers[name]
+            value.const_value = None
+            graph.inputs.append(value)
+    return taken
 
 
 def _makes_no_output(node: ir.Node) -> bool | None:
@@ -363,13 +402,13 @@ class _Build:
         return self.tensors[name]
 
 
-def _network(
-    proto: onnx.ModelProto, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]
-) -> Network:
-    graph = proto.graph
+def _network(opened: Opened, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]) -> Network:
+    proto, graph = opened.proto, opened.proto.graph
     constants: dict[str, Array] = {t.name: _widened(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+    halves = _has_halves(graph) or any(array.dtype == np.float16 for array in opened.weights.values())
+    constants |= {key: _widened(array) for key, array in opened.weights.items()}
     build = _Build(proto, label, constants)
-    inputs = [_tensor(value) for value in graph.input]
+    inputs = [_tensor(value) for value in graph.input if value.name not in opened.weights]
     build.tensors |= {tensor.name: tensor for tensor in inputs}
     reasons = [
         f"input '{t.name}': its type is {t.dtype}; supported are {', '.join(('float16', *DTYPES))}"
@@ -400,7 +439,7 @@ def _network(
         raise UnsupportedError(
             label, [f"output '{name}' is an input itself; put an Identity between" for name in through]
         )
-    if any(t.dtype == "float16" for t in (*inputs, *outputs)) or _has_halves(graph):
+    if any(t.dtype == "float16" for t in (*inputs, *outputs)) or halves:
         notes = (*notes, "float16 tensors are computed in float32")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     nodes = tuple(build.nodes)

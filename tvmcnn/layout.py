@@ -154,7 +154,8 @@ def _dense(choice: Choice, weight: Array) -> Array:
     source, layout, width = choice.sources[0], choice.reads[0], choice.config.width
     rows = weight.reshape(weight.shape[0], -1) if choice.kernel.anchor.op == "Conv" else weight.T
     stored = layout.pack(rows.reshape(-1, *row_shape(source.shape, rows.shape[1]))).reshape(rows.shape[0], -1)
-    stored = np.pad(stored, ((0, -stored.shape[0] % width), (0, 0)))
+    if spare := -stored.shape[0] % width:
+        stored = np.pad(stored, ((0, spare), (0, 0)))
     return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
 
 

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from tvmcnn.cache import digest_of, file_digest
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, dims
+from tvmcnn.wire import LARGE, MalformedError, without_large_weights
 
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 LINE_LIMIT = 400  # characters of another library's error
 
 
-def read_model(model: Model) -> onnx.ModelProto:
-    """The checked ModelProto of a path, of bytes, or of a proto (copied, so that the caller's stays as it was).
+@dataclass(frozen=True)
+class Opened:
+    """A checked model: the proto without its large weights, which are inputs there, and these by name."""
+
+    proto: onnx.ModelProto
+    weights: Mapping[str, Array]
+
+
+def read_model(model: Model) -> Opened:
+    """The checked model of a path, of bytes, or of a proto (copied, so that the caller's stays as it was).
 
     Raises ModelError naming the file where it is missing, empty, truncated or no ONNX.
     """
+    folder: Path | None = None
     if isinstance(model, onnx.ModelProto):
         proto, label = onnx.ModelProto(), "the model"
         proto.CopyFrom(model)
+        weights = _taken_out(proto)
     elif isinstance(model, bytes):
-        proto, label = _parse(model, "the model"), "the model"
+        label = "the model"
+        proto, weights = _parse(memoryview(model), label)
     else:
-        label = os.fspath(model)
+        label, folder = os.fspath(model), Path(model).parent
         try:
-            data = Path(label).read_bytes()
-        except OSError as error:
-            raise ModelError(f"cannot read {label}: {error.strerror}") from error
-        proto = _parse(data, label)
-        try:
-            onnx.external_data_helper.load_external_data_for_model(proto, str(Path(label).parent))
-        except Exception as error:
-            raise ModelError(f"{label}: its external data cannot be loaded: {one_line(error)}") from error
+            with open(label, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {label}: {getattr(error, 'strerror', error)}") from error
+        proto, weights = _parse(memoryview(data), label)
+    weights |= _external(proto, folder, label)
+    _check(proto, label)
+    return Opened(proto, weights)
+
+
+def _check(proto: onnx.ModelProto, label: str) -> None:
     if not proto.graph.node:
         raise ModelError(f"{label} is not an ONNX model: it holds no nodes")
     if not proto.graph.output:
@@ -52,7 +73,86 @@ def read_model(model: Model) -> onnx.ModelProto:
         raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
     for tensor in proto.graph.initializer:
         _check_size(tensor, label)
-    return proto
+
+
+def _taken_out(proto: onnx.ModelProto) -> dict[str, Array]:
+    """The large initializers, as inputs from now on."""
+    found = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in proto.graph.initializer
+        if len(tensor.raw_data) >= LARGE and _fits(tensor) and tensor.name
+    }
+    _lend(proto, found)
+    return found
+
+
+def _lend(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Make inputs of the initializers that are in `weights`."""
+    inputs = {value.name for value in proto.graph.input}
+    for place in reversed(range(len(proto.graph.initializer))):
+        tensor = proto.graph.initializer[place]
+        if tensor.name in weights:
+            if tensor.name not in inputs:
+                info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                proto.graph.input.append(info)
+            del proto.graph.initializer[place]
+
+
+def _external(proto: onnx.ModelProto, folder: Path | None, label: str) -> dict[str, Array]:
+    """The initializers whose data are in other files, all inside the model's folder: the large ones as views of these.
+
+    The small ones go into the proto, as do the tensors in attributes.
+    """
+    large: dict[str, Array] = {}
+    values = [attribute.t for node in proto.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    for tensor in (*proto.graph.initializer, *values):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        try:
+            data = _external_bytes(tensor, folder)
+        except (OSError, ValueError) as error:
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            raise ModelError(f"{label}: its external data cannot be loaded: '{tensor.name}': {reason}") from error
+        array = _viewed(tensor, data)
+        if array is not None and array.nbytes >= LARGE and any(tensor is t for t in proto.graph.initializer):
+            large[tensor.name] = array
+            continue
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.raw_data = bytes(data)
+    _lend(proto, large)
+    return large
+
+
+def _external_bytes(tensor: onnx.TensorProto, folder: Path | None) -> memoryview:
+    """The bytes of a tensor in another file. Raises ValueError for a place outside `folder`, OSError as the system."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise ValueError(f"it is in the file '{location}', and a model that is no file has no folder for it")
+    path = folder / location
+    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
+    if not inside or not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the place '{location}' is outside the model's folder")
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = int(entries.get("offset", 0))
+        length = int(entries.get("length", max(size - begin, 0)))
+        if begin < 0 or length < 0 or begin + length > size:
+            raise ValueError(f"bytes {begin} to {begin + length} of '{location}', which has {size}")
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    return memoryview(whole)[begin : begin + length]
+
+
+def _viewed(tensor: onnx.TensorProto, data: memoryview) -> Array | None:
+    """The bytes as an array; None where they are not as long as the shape says."""
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        return np.frombuffer(data, dtype).reshape(tuple(tensor.dims)) if dtype.kind in "iufb" else None
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def model_digest(model: Model) -> str:
@@ -77,9 +177,13 @@ def read_tensor(path: Path) -> Array:
     return array
 
 
-def _parse(data: bytes, label: str) -> onnx.ModelProto:
+def _parse(data: memoryview, label: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
     try:
-        return onnx.load_model_from_string(data)
+        text, weights = without_large_weights(data)
+    except MalformedError:
+        text, weights = bytes(data), {}
+    try:
+        return onnx.load_model_from_string(text), weights
     except Exception as error:
         raise ModelError(f"{label} is not an ONNX model or is truncated ({len(data)} bytes do not parse)") from error
 
@@ -98,14 +202,17 @@ def _check_text(message: Any, label: str) -> None:
 
 def _check_size(tensor: onnx.TensorProto, label: str) -> None:
     """Refuse an initializer whose data is not as long as its shape says."""
-    try:
-        fits = min(tensor.dims, default=0) >= 0 and onnx.numpy_helper.to_array(tensor).shape == tuple(tensor.dims)
-    except Exception:  # NumPy's and onnx's errors for a length that does not fit, a type that does not exist
-        fits = False
-    if not fits:
+    if not _fits(tensor):
         raise ModelError(
             f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}"
         )
+
+
+def _fits(tensor: onnx.TensorProto) -> bool:
+    try:
+        return min(tensor.dims, default=0) >= 0 and onnx.numpy_helper.to_array(tensor).shape == tuple(tensor.dims)
+    except Exception:  # NumPy's and onnx's errors for a length that does not fit, a type that does not exist
+        return False
 
 
 def one_line(error: Exception) -> str:

@@ -51,10 +51,13 @@ def reference(
         raise ModelError(f"{label} has sparse initializers; only dense ones can be evaluated.")
     functions = _functions(graph, opset, label)
 
-    values: dict[str, Array] = {}  # every tensor so far, floats as float64
+    values: dict[
+        str, Array
+    ] = {}  # every tensor so far, floats as float64; initializers as they are, until they are used
     types: dict[str, np.dtype[Any]] = {}  # the ONNX type of each
     for tensor in graph.initializer:
-        values[tensor.name], types[tensor.name] = _widen(_array(tensor, label, tensor.name))
+        values[tensor.name] = _array(tensor, label, tensor.name)
+        types[tensor.name] = values[tensor.name].dtype
     made = []
     for name, given in _checked_inputs(graph, inputs, label).items():
         values[name], _ = _widen(given)
@@ -127,7 +130,7 @@ def _evaluate(
     missing = [name for name in node.input if name and name not in values]
     if missing:
         raise ModelError(f"{label}: {_describe(node)} reads {missing}, which nothing before it makes.")
-    arguments = [values[name] if name else None for name in node.input]
+    arguments = [_widen(values[name])[0] if name else None for name in node.input]
     attributes = {attribute.name: _attribute(attribute, label, node) for attribute in node.attribute}
     if node.op_type == "Split" and len(node.input) < 2 and "split" not in attributes:
         attributes.setdefault("num_outputs", len(node.output))
@@ -203,7 +206,7 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
 
 def _widen(array: Array) -> tuple[Array, np.dtype[Any]]:
     """The array as it is computed with, floats as float64, and the type that it came in."""
-    return (array.astype(np.float64) if array.dtype.kind == "f" else array), array.dtype
+    return (array.astype(np.float64, copy=False) if array.dtype.kind == "f" else array), array.dtype
 
 
 def _array(tensor: onnx.TensorProto, label: str, where: str) -> Array:

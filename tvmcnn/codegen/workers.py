@@ -6,6 +6,7 @@ threads that a fork would lose, and multiprocessing would run the caller's scrip
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import queue
 import subprocess
@@ -73,8 +74,9 @@ def _side_by_side(jobs: Mapping[str, Job], processes: int, done: Done) -> None:
             thread.join()
         for worker in workers:
             for pipe in (worker.stdin, worker.stdout):
-                if pipe is not None:
-                    pipe.close()
+                with contextlib.suppress(OSError):  # of one that died with a job half sent
+                    if pipe is not None:
+                        pipe.close()
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -118,6 +120,8 @@ def serve() -> None:
         answer: Any
         try:
             answer = object_code(job)
+        except OSError as error:
+            answer = error
         except Exception as error:  # some of TVM's cannot be pickled
             answer = RuntimeError(f"{type(error).__name__}: {error}")
         _send(target, answer)

@@ -40,7 +40,8 @@ def gemm(
     if b.data is None or not per_column or transA or a.dtype != "float32" or depth == 0:
         attributes = {"alpha": alpha, "beta": beta, "transA": bool(transA), "transB": bool(transB)}
         return Meaning("Gemm", (a, b) if c is None else (a, b, c), (m, n), attributes)
-    weight = (b.data.T if transB else b.data) * np.float32(alpha)
+    weight = b.data.T if transB else b.data
+    weight = weight if alpha == 1.0 else weight * np.float32(alpha)
     return Meaning("Gemm", (a, derived("weight", weight), *_bias(bias, beta, n)), (m, n))
 
 

@@ -113,8 +113,8 @@ def scalar(role: str, value: Value) -> float:
 
 
 def derived(name: str, data: Array, dtype: str = "float32") -> Value:
-    """A new constant, such as a transposed weight."""
-    stored = np.ascontiguousarray(data, dtype=dtype)
+    """A new constant, such as a transposed weight: a view of the old one where it can be."""
+    stored = np.asarray(data, dtype=dtype)
     return Value(name, cast(Shape, stored.shape), dtype, stored)
 
 
