@@ -460,6 +460,83 @@ def test_constant_that_would_fill_the_memory(maker: str) -> None:
     assert time.monotonic() - start < 2
 
 
+def test_constants_that_grow_behind_one_another() -> None:
+    """The shape of an Expand that only folding finds, and many constants that are each within the limit."""
+    chain = [
+        node("Shape", "x", "s0", "s0"),
+        node("Mul", "s0 k", "s", "s"),
+        node("Expand", "one s", "e", "bomb"),
+        node("Add", "x e", "y", "y"),
+    ]
+    constants = {"k": np.array([100, 100, 100, 100]), "one": np.float32(1)}
+    start = time.monotonic()
+    refused(model(chain, constants), "node 'bomb' (Expand) makes a constant of 100x300x1100x1300", "64 MB")
+    assert time.monotonic() - start < 2
+    many = [
+        n
+        for i in range(40)
+        for n in (node("Expand", "one s", f"e{i}", f"e{i}"), node("ReduceSum", f"e{i}", f"r{i}", f"r{i}"))
+    ]
+    total = node("Sum", " ".join(["x", *(f"r{i}" for i in range(40))]), "y", "total")
+    constants = {"s": np.array([15_000_000]), "one": np.float32(1)}
+    refused(model([*many, total], constants), "makes a constant of 15000000", "1024 MB of all constants")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "shape", "words"),
+    [
+        ([node("Relu", "x", "y", "y")], {}, (10**6, 10**6), "input 'x' of the model would be 1000000x1000000"),
+        ([node("Expand", "x s", "y", "e")], {"s": [10**6, 10**6]}, (1, 1), "stored as 1000000x1000000, more than"),
+        (
+            [node("Reshape", "x a", "p", "p"), node("Reshape", "x b", "q", "q"), node("Mul", "p q", "y", "outer")],
+            {"a": [10**6, 1], "b": [1, 10**6]},
+            (10**6,),
+            "node 'outer': its output would be stored as 1000000x1000000",
+        ),
+        ([node("Pad", "x p", "y", "e")], {"p": [0, 0, 2**40, 2**40]}, (3, 5), "more than 2,147,483,647 elements"),
+        (
+            [node("Resize", "x   s", "y", "e")],
+            {"s": [10**6, 10**6]},
+            (3, 5),
+            "its output would be 1000000x1000000, more than",
+        ),
+    ],
+    ids=["input", "Expand", "Mul", "Pad", "Resize"],
+)
+def test_tensor_of_a_million_million_elements(
+    nodes: list[NodeProto], constants: dict[str, list[int]], shape: tuple[int, ...], words: str, tmp_path: Path
+) -> None:
+    arrays = {name: np.array(values) for name, values in constants.items()}
+    huge = model(nodes, arrays, inputs={"x": (TensorProto.FLOAT, shape)})
+    start = time.monotonic()
+    with pytest.raises(TvmcnnError) as caught:
+        tvmcnn.compile(huge, output=tmp_path / "x.so")
+    assert words in str(caught.value)
+    assert time.monotonic() - start < 2
+
+
+def test_initializer_of_a_million_million_elements() -> None:
+    bad = model([node("Add", "x w", "y", "y")], {"w": weight(3)})
+    bad.graph.initializer[0].dims[:] = [10**6, 10**6]
+    refused(bad, "TensorProto (tensor name: w) raw_data size (12 bytes) is too small for the declared shape")
+
+
+@pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"])
+def test_quantised_networks(op: str) -> None:
+    schema = onnx.defs.get_schema(op)
+    names = [f"x{i}" for i in range(schema.min_input)]
+    inputs = dict.fromkeys(names, (TensorProto.UINT8 if "Quant" not in op[:8] else TensorProto.FLOAT, (1, 3, 5, 7)))
+    quantised = model([node(op, " ".join(names), "y", "q")], inputs=inputs)
+    words = f"node 'q' ({op}): operator {op}: quantised networks are not supported yet, only float ones"
+    refused(quantised, words, kind=UnsupportedError)
+
+
+def test_too_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvmcnn.importer.NODE_LIMIT", 2)
+    nodes = [node("Relu", "x", "a", "a"), node("Relu", "a", "b", "b"), node("Relu", "b", "y", "y")]
+    refused(model(nodes), "the model has 3 nodes; allowed are 2")
+
+
 def external(folder: Path, location: str, **entries: str) -> Path:
     """A model whose weight lies in another file, written into `folder`."""
     bad = model([node("Conv", "x w", "y", "c")], {"w": weight(5, 3, 3, 2)})

@@ -661,6 +661,17 @@ def test_ops_check(shell: Shell) -> None:
     assert json.loads(shell.succeeds("ops --check {m} --json").out)["unsupported"] == []
 
 
+def test_operators_page_is_the_committed_one(shell: Shell) -> None:
+    page = Path(__file__).parent.parent / "docs" / "operators.md"
+    made = shell.succeeds("ops --markdown").out
+    assert made == page.read_text(), "run: tvmcnn ops --markdown > docs/operators.md"
+    assert made.count("\n| ") == len(tvmcnn.operators.OPERATORS) + 1
+
+
+def test_ops_check_takes_shapes(shell: Shell) -> None:
+    assert "wants" not in shell.succeeds("ops --check {m} --input-shape input:2x1x32x32").out
+
+
 def test_ops_check_lists_reasons(shell: Shell) -> None:
     done = shell("ops --check {s}/odd.onnx")
     assert done.status == 1

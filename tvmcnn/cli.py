@@ -144,6 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the random input (default: 0)")
 
     ops = command("ops", _ops, "list the supported operators, or what a model needs beyond them")
+    ops.add_argument("--markdown", action="store_true", help="the table as docs/operators.md has it")
+    ops.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        type=_input_shape,
+        metavar="NAME:1x1x32x32",
+        help="with --check: binds open dimensions of an input, or overrides fixed ones",
+    )
     ops.add_argument(
         "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
     )
@@ -261,12 +270,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _ops(options: argparse.Namespace) -> int:
-    from tvmcnn.operators import OPERATORS, schema
+    from tvmcnn.operators import OPERATORS, operators_page, schema
 
     if options.check is not None:
         return _check(options)
     rows = [schema(name) for name in sorted(OPERATORS)]
-    if options.json:
+    if options.markdown:
+        print(operators_page(rows))
+    elif options.json:
         _print_json([dataclasses.asdict(row) for row in rows])
     else:
         print("\n".join(f"{row.name:<20} {row.attributes:<72} {row.summary}".rstrip() for row in rows))
@@ -279,7 +290,7 @@ def _check(options: argparse.Namespace) -> int:
 
     reasons: tuple[str, ...] = ()
     try:
-        network = import_model(options.check)
+        network = import_model(options.check, dict(options.input_shape))
         count = len(network.nodes)
     except UnsupportedError as error:
         reasons, count = error.reasons, 0

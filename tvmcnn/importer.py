@@ -27,14 +27,17 @@ from onnxscript.rewriter.rules import common as rules
 
 from tvmcnn.affine import fold_affine
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.layout import INDEX_LIMIT
-from tvmcnn.network import Array, Network, Node, Shape, Tensor, dims
+from tvmcnn.network import INDEX_LIMIT, Array, Network, Node, Shape, Tensor, dims
 from tvmcnn.onnx_file import Model, Opened, one_line, read_model
 from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 from tvmcnn.wire import LARGE
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
+FOLD_TOTAL = 1 << 30  # and of all of them
+NODE_LIMIT = 100_000  # 30,000 take six seconds; published CNNs have a thousand
+
+QUANTISED = re.compile("^(Dynamic)?(Quantize|Dequantize)|^QLinear|Integer$")
 
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"
@@ -67,6 +70,8 @@ def import_model(
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     opened = read_model(model)
     proto, weights = opened.proto, opened.weights
+    if len(proto.graph.node) > NODE_LIMIT:
+        raise ModelError(f"{label} has {len(proto.graph.node):,} nodes; allowed are {NODE_LIMIT:,}")
     _bind_values(proto, label, values or {}, weights)
     notes = _bind_inputs(proto, label, input_shapes or {}, batch, weights)
     _remove_initializers_from_inputs(proto)
@@ -262,7 +267,7 @@ def _refuse_bombs(proto: onnx.ModelProto, label: str, weights: Mapping[str, Arra
             if 4 * math.prod(shape) > max(FOLD_LIMIT, given):  # a large weight may still be reshaped or transposed
                 raise ModelError(
                     f"{label}: node '{node.name or name}' ({node.op_type}) makes a constant of {dims(shape)}:"
-                    f" allowed are {FOLD_LIMIT >> 20} MB"
+                    f" allowed are {FOLD_LIMIT >> 20} MB, and {FOLD_TOTAL >> 20} MB of all constants"
                 )
 
 
@@ -274,14 +279,19 @@ def _fold(
     `original` maps the tensors of the user's file to the operators that make them; only those can be lost. The large
     `weights` are initializers here, and inputs again behind it.
     """
-    model = ir.serde.deserialize_model(proto)
-    _put_back(model.graph, weights)
+    try:
+        model = ir.serde.deserialize_model(proto)
+        _put_back(model.graph, weights)
+    except Exception as error:
+        raise ModelError(f"{label} cannot be read: {one_line(error.__cause__ or error)}") from error
     folded: dict[str, str] = {}
 
     def run(step: Callable[[], object], reason: str) -> None:
         try:
             step()
             passes.RemoveUnusedNodesPass()(model)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"{label} cannot be simplified ({reason}): {one_line(error)}") from error
         left = {value.name for node in model.graph for value in node.outputs}
@@ -294,10 +304,10 @@ def _fold(
             onnx_shape_inference=True,
             input_size_limit=FOLD_LIMIT // 4,
             output_size_limit=FOLD_LIMIT // 4,
-            should_fold=_makes_no_output,
+            should_fold=budget.allows,
         )
 
-    outputs = [value.name for value in model.graph.outputs]
+    outputs, budget = [value.name for value in model.graph.outputs], _Budget(label)
     run(constants, _CONSTANT)
     for _ in range(2):  # a Conv that a Pad has just gone into is a new node: its BatchNorm goes in the second time
         run(lambda: rewriter.rewrite(model, list(_REWRITES)), "folded into the weights of the node beside it")
@@ -332,9 +342,38 @@ def _take_out(graph: ir.Graph) -> dict[str, Array]:
     return taken
 
 
-def _makes_no_output(node: ir.Node) -> bool | None:
-    """False for a node that makes an output of the graph: an output comes from a kernel, whatever its operands are."""
-    return False if any(value.is_graph_output() for value in node.outputs) else None
+# Operators that make much of little, as a value says that folding may have made; if inference cannot tell how much,
+# they stay, and the importer tells.
+_GROWING = ("ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+
+
+@dataclass
+class _Budget:
+    """What folding may still make. An output of the graph comes from a kernel, whatever its operands are."""
+
+    label: str
+    left: int = FOLD_TOTAL
+
+    def allows(self, node: ir.Node) -> bool | None:
+        """False to keep a node, None to let the optimizer decide. Raises ModelError for too large a constant."""
+        if any(value.is_graph_output() for value in node.outputs):
+            return False
+        given = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
+        for value in node.outputs:
+            shape = [extent if isinstance(extent, int) else None for extent in value.shape or (None,)]
+            if None in shape:
+                if node.op_type in _GROWING:
+                    return False
+                continue
+            size = 4 * math.prod(extent for extent in shape if extent is not None)
+            self.left -= max(0, size - given)  # a reshaped weight is no more than it was
+            if size > max(FOLD_LIMIT, given) or self.left < 0:
+                found = dims(tuple(extent for extent in shape if extent is not None))
+                raise ModelError(
+                    f"{self.label}: node '{node.name or value.name}' ({node.op_type}) makes a constant of {found}:"
+                    f" allowed are {FOLD_LIMIT >> 20} MB, and {FOLD_TOTAL >> 20} MB of all constants"
+                )
+        return None
 
 
 def _name_outputs(graph: ir.Graph, names: list[str]) -> None:
@@ -451,6 +490,8 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     """Ask operators.py what one ONNX node means; register its outputs and its derived constants."""
     domain = node.domain if node.domain not in ("", "ai.onnx") else ""
     function = OPERATORS.get(node.op_type) if not domain else None
+    if function is None and QUANTISED.search(node.op_type):
+        raise Unsupported(f"operator {node.op_type}: quantised networks are not supported yet, only float ones")
     if function is None:
         raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
     attributes = {a.name: _attribute(a) for a in node.attribute}

@@ -17,6 +17,7 @@ import numpy as np
 from tvmcnn.errors import UnsupportedError
 from tvmcnn.network import (
     ALIGNMENT,
+    INDEX_LIMIT,
     Array,
     Choice,
     Layout,
@@ -29,8 +30,6 @@ from tvmcnn.network import (
     dims,
     round_up,
 )
-
-INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 
 
 class Weights:

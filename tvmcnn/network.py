@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
 FLOAT = 4  # bytes of a float32
+INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
 
 

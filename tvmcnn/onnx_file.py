@@ -215,7 +215,7 @@ def _fits(tensor: onnx.TensorProto) -> bool:
         return False
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The text of an error in one line: onnx's checker names the node in its second line."""
     text = " ".join(str(error).split()).rstrip(".")
     return (text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]} ...") or type(error).__name__

@@ -11,12 +11,24 @@ contradicts itself. To add an operator, add its function here, then its tensor e
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvmcnn.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
 from tvmcnn.operators.words import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
-__all__ = ["DTYPES", "OPERATORS", "Meaning", "Meanings", "Schema", "Undecided", "Unsupported", "Value", "schema"]
+__all__ = [
+    "DTYPES",
+    "OPERATORS",
+    "Meaning",
+    "Meanings",
+    "Schema",
+    "Undecided",
+    "Unsupported",
+    "Value",
+    "operators_page",
+    "schema",
+]
 
 FAMILIES = (
     windows,
@@ -57,4 +69,19 @@ def schema(name: str) -> Schema:
         else:
             words.append(f"{parameter.name}{default}")
     summary = (function.__doc__ or "").splitlines()[0]
-    return Schema(name, " ".join(words), summary.removeprefix(f"ONNX {name}").strip(" .,:"))
+    return Schema(name, " ".join(words), summary.removeprefix(f"ONNX {name}").strip(" .,:;"))
+
+
+def operators_page(rows: Sequence[Schema]) -> str:
+    """The table as docs/operators.md has it."""
+    head = f"""# Operators
+
+Made by `tvmcnn ops --markdown`. These {len(rows)} operators of ONNX compile, of opset 7 and later; `tvmcnn ops --check
+MODEL` lists every node of a model that does not, with the reason. An operand in brackets may be left out; an attribute
+is followed by its default. Tensors are float32, float64, integers of 8 to 64 bits or bool, as far as ONNX allows; float16
+is computed in float32, which compile says. Operands that decide shapes must be constant. Upsample becomes Resize.
+
+| operator | operands and attributes | meaning |
+|---|---|---|"""
+    lines = (f"| {row.name} | `{row.attributes}` | {row.summary.replace('|', chr(92) + '|')} |" for row in rows)
+    return "\n".join([head, *lines])

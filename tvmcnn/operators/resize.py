@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmcnn.errors import ModelError
-from tvmcnn.network import Array, Shape, dims
+from tvmcnn.network import INDEX_LIMIT, Array, Shape, dims
 from tvmcnn.operators.shape import view
 from tvmcnn.operators.words import DTYPES, FLOATS, Meaning, Value, axes_of, constant, derived, operator, typed
 
@@ -100,6 +100,8 @@ def resize(
     shape: Shape = tuple(resized[a].size if a in resized else extent for a, extent in enumerate(x.shape))
     if 0 in x.shape and 0 not in shape:
         raise ModelError(f"{dims(x.shape)} has no elements to make {dims(shape)} of")
+    if math.prod(shape) > INDEX_LIMIT:
+        raise ModelError(f"its output would be {dims(shape)}, more than {INDEX_LIMIT:,} elements")
     tables: dict[int, _Table] = {}
     for axis in sorted(resized):
         if resized[axis].length == resized[axis].extent and not crops:
