@@ -76,10 +76,12 @@ def operators_page(rows: Sequence[Schema]) -> str:
     """The table as docs/operators.md has it."""
     head = f"""# Operators
 
-Made by `tvmcnn ops --markdown`. These {len(rows)} operators of ONNX compile, of opset 7 and later; `tvmcnn ops --check
-MODEL` lists every node of a model that does not, with the reason. An operand in brackets may be left out; an attribute
-is followed by its default. Tensors are float32, float64, integers of 8 to 64 bits or bool, as far as ONNX allows; float16
-is computed in float32, which compile says. Operands that decide shapes must be constant. Upsample becomes Resize.
+Made by `tvmcnn ops --markdown`. These {len(rows)} operators of ONNX compile, of opset 7 and later; Upsample becomes
+Resize. `tvmcnn ops --check MODEL` lists every node of a model that does not compile, with the reason.
+
+An operand in brackets may be left out; an attribute is followed by its default. Tensors are float32, float64, integers
+of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, which compile says. Operands that decide
+shapes must be constant.
 
 | operator | operands and attributes | meaning |
 |---|---|---|"""
