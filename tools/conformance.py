@@ -45,6 +45,13 @@ OPERATORS = """
     Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape
 """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 
+# Counted cases that do not pass, each with its reason.
+REMAINING = dict.fromkeys(
+    ("test_resize_downsample_scales_linear_align_corners", "test_resize_downsample_scales_cubic_align_corners"),
+    "the case takes 0.6·4 = 2.4 or 0.8·4 = 3.2 for length_resized; ONNX's text, onnxruntime and tvmcnn take the size of"
+    " the output, 2 or 3",
+)
+
 _T = onnx.TensorProto
 TYPES = {
     *(_T.FLOAT16, _T.FLOAT, _T.DOUBLE, _T.BOOL, _T.INT8, _T.INT16, _T.INT32, _T.INT64),
@@ -169,7 +176,9 @@ def report(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> str:
         "",
     ]
     remaining = [o for o in ours if o.status in (FAILED, DECLINED)]
-    lines += [f"- `{o.case}` ({o.operator}) {o.status}: {o.reason[:300]}" for o in remaining] or ["None."]
+    lines += [
+        f"- `{o.case}` ({o.operator}) {o.status}: {REMAINING.get(o.case, o.reason[:300])}" for o in remaining
+    ] or ["None."]
     return "\n".join(lines) + "\n"
 
 

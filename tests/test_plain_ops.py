@@ -1,0 +1,309 @@
+"""Windows, matrix products and movements in plain layout, of any rank and dtype, against the reference: what the
+blocked expressions of test_operators.py leave to these.
+
+Weights arrive at run time; what moves elements must agree bit for bit, what sums them within the error of the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import tvmcnn
+from tvmcnn.network import Node, Tensor
+from tvmcnn.ops import PLAIN
+from tvmcnn.reference import reference
+
+Array = np.ndarray[Any, Any]
+U = 2.0**-24
+UNIT = {np.dtype(np.float32): U, np.dtype(np.float64): 2.0**-53}
+
+
+def drawn(*shape: int, dtype: str = "float32", seed: int = 0) -> Array:
+    """Normal numbers, one in sixteen thirty times as large; integers of a few digits."""
+    rng = np.random.default_rng([seed, *shape])
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if not dtype.startswith("float"):
+        return rng.integers(0 if dtype.startswith("u") else -99, 99, shape).astype(dtype)
+    return (rng.standard_normal(shape) * np.where(rng.random(shape) < 1 / 16, 30, 1)).astype(dtype)
+
+
+def ints(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def model(op: str, arrays: list[Array | None], outputs: int, opset: int, **attributes: Any) -> onnx.ModelProto:
+    """One node, every operand an input of the graph."""
+    names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
+    made = [f"y{i}" for i in range(outputs)]
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in zip(names, arrays, strict=True)
+        if array is not None
+    ]
+    results = [helper.make_tensor_value_info(name, 1, [None]) for name in made]
+    graph = helper.make_graph([helper.make_node(op, names, made, **attributes)], "one", infos, results)
+    opsets = [helper.make_opsetid("", opset)]
+    inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    for value, dtype in zip(inferred.graph.output, _dtypes(op, arrays, outputs), strict=True):
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return inferred
+
+
+def _dtypes(op: str, arrays: list[Array | None], outputs: int) -> list[Any]:
+    first = arrays[0].dtype if arrays[0] is not None else np.float32
+    if op == "MaxPool":
+        return [first, np.int64][:outputs]
+    if op == "OneHot":
+        return [arrays[2].dtype]  # type: ignore[union-attr]
+    return [first, np.bool_] if op == "Dropout" else [first] * outputs
+
+
+def agree(op: str, *arrays: Array | None, outputs: int = 1, opset: int = 20, terms: int = 0, **attributes: Any) -> None:
+    """The compiled node against the reference. A sum of `terms` products may be off by γ·Σ|a·b|, which the same node
+    gives on absolute values.
+    """
+    proto = model(op, list(arrays), outputs, opset, **attributes)
+    given = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
+    found = tvmcnn.backend.run_model(proto, list(given.values()))
+    wanted = reference(proto, given)
+    sizes = reference(proto, {name: np.abs(array) for name, array in given.items()}) if terms else {}
+    for ours, (name, theirs) in zip(found, wanted.items(), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
+        if not terms or theirs.dtype.kind != "f":
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+            continue
+        bound = (terms + 16) * UNIT[theirs.dtype] * np.abs(sizes[name].astype(np.float64)) + 1e-300
+        assert np.all(np.abs(ours.astype(np.float64) - theirs) <= bound), name
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ((2, 3, 17), (5, 3, 4), {"strides": [2], "pads": [1, 2]}),
+        ((2, 6, 31), (9, 2, 3), {"group": 3, "dilations": [3], "auto_pad": "SAME_UPPER"}),
+        ((1, 4, 9, 7), (6, 2, 3, 2), {"group": 2, "strides": [2, 1], "pads": [1, 0, 0, 1], "dilations": [1, 2]}),
+        ((2, 5, 8, 33), (5, 1, 2, 3), {"group": 5, "auto_pad": "SAME_LOWER", "strides": [1, 2]}),
+        ((1, 3, 5, 6, 7), (4, 3, 2, 3, 1), {"strides": [1, 2, 3], "pads": [1, 0, 2, 0, 1, 0]}),
+        ((2, 4, 4, 5, 6), (6, 2, 3, 2, 2), {"group": 2, "dilations": [1, 2, 1]}),
+    ],
+    ids=str,
+)
+def test_conv(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    agree("Conv", drawn(*x), drawn(*w, seed=1), drawn(w[0]), terms=math.prod(w[1:]), **attributes)
+
+
+def test_conv_of_doubles() -> None:
+    agree("Conv", drawn(1, 3, 9, 8, dtype="float64"), drawn(4, 3, 2, 3, dtype="float64"), terms=18, pads=[1, 1, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ((2, 3, 9), (3, 4, 5), {"strides": [3], "pads": [1, 2], "output_padding": [1]}),
+        ((1, 4, 5, 7), (4, 3, 2, 2), {"strides": [2, 2]}),
+        ((2, 6, 5, 4), (6, 2, 3, 4), {"group": 3, "strides": [2, 3], "pads": [1, 0, 2, 1]}),
+        ((1, 2, 6, 5), (2, 3, 3, 3), {"dilations": [2, 3], "pads": [2, 1, 0, 3]}),
+        ((1, 2, 5, 4), (2, 3, 3, 2), {"strides": [2, 3], "dilations": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ((1, 2, 5, 4), (2, 3, 4, 3), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+        ((1, 3, 4, 5), (3, 2, 3, 3), {"strides": [3, 2], "output_shape": [13, 12]}),
+        ((1, 2, 3, 4, 5), (2, 3, 2, 3, 2), {"strides": [2, 1, 3]}),
+    ],
+    ids=str,
+)
+def test_conv_transpose(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    bias = drawn(w[1] * attributes.get("group", 1))
+    agree("ConvTranspose", drawn(*x), drawn(*w, seed=1), bias, terms=w[0] * math.prod(w[2:]), **attributes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint8"])
+def test_max_pool(dtype: str) -> None:
+    for shape, attributes in (
+        ((2, 3, 17), {"kernel_shape": [4], "strides": [3], "pads": [1, 2]}),
+        ((1, 3, 9, 11), {"kernel_shape": [3, 2], "dilations": [2, 3], "ceil_mode": 1, "strides": [2, 2]}),
+        ((2, 2, 5, 6, 7), {"kernel_shape": [2, 3, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2, 3]}),
+    ):
+        agree("MaxPool", drawn(*shape, dtype=dtype), **attributes)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_max_pool_indices(order: int) -> None:
+    """Of equal maxima the first; negative values, which padding must not beat."""
+    x = -np.abs(np.round(drawn(2, 3, 7, 9)))
+    attributes = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "storage_order": order}
+    agree("MaxPool", x, outputs=2, **attributes)
+
+
+def test_average_and_lp_pools() -> None:
+    x, y, z = drawn(2, 3, 17), drawn(1, 3, 9, 11), drawn(2, 2, 5, 6, 7)
+    for counted in (0, 1):
+        agree("AveragePool", x, terms=4, kernel_shape=[4], strides=[3], pads=[1, 2], count_include_pad=counted)
+        attributes = {"kernel_shape": [3, 2], "ceil_mode": 1, "strides": [2, 3], "pads": [1, 0, 1, 1]}
+        agree("AveragePool", y, terms=6, dilations=[2, 1], count_include_pad=counted, **attributes)
+        agree("AveragePool", z, terms=12, kernel_shape=[2, 3, 2], auto_pad="SAME_LOWER", count_include_pad=counted)
+    for p in (1, 2, 3):
+        agree("LpPool", x, terms=64, kernel_shape=[4], strides=[2], p=p)
+        agree("LpPool", y, terms=64, kernel_shape=[3, 2], pads=[1, 1, 0, 0], dilations=[1, 2], p=p)
+        agree("GlobalLpPool", z, terms=256, p=p)
+    for op in ("GlobalAveragePool", "GlobalMaxPool"):
+        for tensor in (x, y, z):
+            agree(op, tensor, terms=256)
+
+
+# ---- matrices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((7,), (7,)),
+        ((5, 7), (7,)),
+        ((7,), (7, 9)),
+        ((5, 7), (7, 33)),
+        ((3, 5, 7), (7, 9)),
+        ((2, 1, 5, 7), (3, 7, 4)),
+        ((5, 7), (2, 3, 7, 4)),
+        ((6, 512), (512, 640)),
+        ((1, 16), (16, 17)),
+    ],
+    ids=str,
+)
+def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    agree("MatMul", drawn(*a), drawn(*b, seed=1), terms=a[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "int64", "uint32"])
+def test_matmul_of_other_dtypes(dtype: str) -> None:
+    agree("MatMul", drawn(5, 7, dtype=dtype), drawn(7, 9, dtype=dtype, seed=1), terms=7)
+
+
+@pytest.mark.parametrize("turned", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+def test_gemm(turned: tuple[int, int]) -> None:
+    a, b = drawn(5, 7), drawn(7, 18, seed=1)
+    a, b = a.T.copy() if turned[0] else a, b.T.copy() if turned[1] else b
+    for c in ((5, 18), (18,), (5, 1), ()):
+        agree("Gemm", a, b, drawn(*c), terms=8, transA=turned[0], transB=turned[1], alpha=0.5, beta=1.5)
+    agree("Gemm", a, b, terms=8, transA=turned[0], transB=turned[1])
+
+
+# ---- movements ------------------------------------------------------------------------------------------------------
+
+X = (2, 3, 5, 7)
+MOVEMENTS: list[tuple[str, list[Array], dict[str, Any]]] = [
+    ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+    ("Transpose", [], {"perm": [3, 0, 1, 2]}),
+    ("Transpose", [], {}),
+    ("Slice", [ints(1, 6), ints(9, 0), ints(2, 3), ints(2, -2)], {}),
+    ("Slice", [ints(-4), ints(-1), ints(-2)], {}),
+    ("Pad", [ints(0, 1, 0, 2, 0, 0, 3, 1)], {}),
+    ("Pad", [ints(0, -1, 2, 0, 0, 0, -1, 3)], {}),
+    ("Pad", [ints(0, 0, 2, 6, 1, 1, 4, 0)], {"mode": "reflect"}),
+    ("Pad", [ints(0, 0, 2, 9, 1, 1, 4, 0)], {"mode": "edge"}),
+    ("Pad", [ints(0, 0, 2, 5, 1, 1, 4, 0)], {"mode": "wrap"}),
+    ("Reshape", [ints(0, -1, 7)], {}),
+    ("Flatten", [], {"axis": 2}),
+    ("Unsqueeze", [ints(0, -1)], {}),
+    ("Expand", [ints(4, 1, 3, 1, 1)], {}),
+    ("Tile", [ints(1, 2, 1, 3)], {}),
+    ("Gather", [ints(2, -1, 0)], {"axis": 3}),
+    ("Gather", [ints(1, 0, -2, 1).reshape(2, 2)], {"axis": 1}),
+    ("GatherElements", [np.random.default_rng(2).integers(-5, 5, (2, 3, 4, 7))], {"axis": 2}),
+    ("GatherND", [ints(1, 2, 0, -1, 1, 2).reshape(3, 2)], {}),
+    ("GatherND", [ints(2, 0, 1, 4).reshape(2, 1, 2)], {"batch_dims": 1}),
+    ("Concat", [drawn(2, 4, 5, 7, seed=3), drawn(2, 1, 5, 7, seed=4)], {"axis": 1}),
+    ("Concat", [drawn(2, 3, 5, 9, seed=3)], {"axis": -1}),
+    ("Identity", [], {}),
+    ("Trilu", [np.array(1)], {"upper": 0}),
+]
+
+
+@pytest.mark.parametrize(("op", "more", "attributes"), MOVEMENTS, ids=[f"{m[0]}-{i}" for i, m in enumerate(MOVEMENTS)])
+def test_movement(op: str, more: list[Array], attributes: dict[str, Any]) -> None:
+    for dtype in ("float32", "int64", "bool") if op not in ("Concat", "Trilu") else ("float32",):
+        x = drawn(*X, dtype=dtype)
+        if op == "Expand":
+            x = x[:, :, :1]
+        agree(op, x, *more, **attributes)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_and_space(mode: str) -> None:
+    agree("DepthToSpace", drawn(2, 12, 5, 3), blocksize=2, mode=mode)
+    agree("DepthToSpace", drawn(1, 18, 4, 5), blocksize=3, mode=mode)
+    agree("SpaceToDepth", drawn(2, 3, 6, 9), blocksize=3)
+
+
+def test_split_and_dropout() -> None:
+    agree("Split", drawn(2, 7, 3), ints(1, 4, 2), outputs=3, axis=1)
+    agree("Split", drawn(2, 7, 3), outputs=3, axis=1, num_outputs=3)
+    agree("Split", drawn(6, 5), outputs=2, opset=12)
+    agree("Dropout", drawn(3, 5), outputs=2)
+    agree("Squeeze", drawn(2, 1, 5, 1), ints(1))
+
+
+def test_indices() -> None:
+    indices = np.array([[3, -1], [0, 9]])
+    agree("OneHot", indices, ints(5), np.array([-2, 7], np.float32), axis=1)
+    agree("ReverseSequence", drawn(5, 3, 7), ints(4, 1, 5), time_axis=0, batch_axis=1)
+
+
+def test_nothing_and_one() -> None:
+    """Tensors without elements and without axes."""
+    agree("Concat", drawn(2, 0, 3), drawn(2, 4, 3), axis=1)
+    agree("Transpose", drawn(3, 0, 5))
+    agree("MatMul", drawn(3, 0), drawn(0, 5), terms=1)
+    agree("Identity", drawn())
+    agree("Unsqueeze", drawn(), ints(0))
+
+
+# ---- planted bugs ---------------------------------------------------------------------------------------------------
+
+
+def shifted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The expression on its first operand with the last axis one further, the end taken twice."""
+    from tvm import te, tirx
+
+    def wrong(node: Node, output: Tensor, x: Any, *rest: Any) -> Any:
+        last = x.shape[-1] - 1
+        moved = te.compute(x.shape, lambda *i: x[(*i[:-1], tirx.min(i[-1] + 1, last))], name="moved")
+        return function(node, output, moved, *rest)
+
+    return wrong
+
+
+@pytest.mark.parametrize("op", ["Transpose", "Slice", "Pad", "Gather", "Tile", "GatherElements"])
+def test_a_shifted_movement_is_caught(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = next((o, more, attributes) for o, more, attributes in MOVEMENTS if o == op)
+    monkeypatch.setitem(PLAIN, op, shifted(PLAIN[op]))
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        test_movement(*given)
+
+
+@pytest.mark.parametrize(
+    ("op", "arrays", "attributes"),
+    [
+        ("Conv", [drawn(1, 2, 9), drawn(3, 2, 4)], {}),
+        ("ConvTranspose", [drawn(1, 2, 9), drawn(2, 3, 4)], {}),
+        ("MaxPool", [drawn(1, 2, 9)], {"kernel_shape": [3]}),
+        ("LpPool", [drawn(1, 2, 9)], {"kernel_shape": [3]}),
+        ("MatMul", [drawn(3, 9), drawn(9, 5)], {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_shifted_window_is_caught(
+    op: str, arrays: list[Array], attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree(op, *arrays, terms=64, **attributes)
+    monkeypatch.setitem(PLAIN, op, shifted(PLAIN[op]))
+    with pytest.raises(AssertionError):
+        agree(op, *arrays, terms=64, **attributes)
