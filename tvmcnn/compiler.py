@@ -85,11 +85,8 @@ def compile(  # noqa: A001 (the contract's name)
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
-    machine = resolve(target)
-    c_compiler()  # missing, it is better said now than after the work
-    if find_spec("tvm") is None:  # which is imported only when there is something to compile
-        raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
-    path = _output_path(model, output)
+    machine, path = resolve(target), _output_path(model, output)
+    _check_tools()
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
 
     configs = load_records(map(Path, records), shipped=shipped_records)
@@ -109,27 +106,26 @@ def compile(  # noqa: A001 (the contract's name)
     manifest = describe(programs, machine, versions, weights.bytes, activations=activations)
     with scratch_folder() as folder:
         image = generate(functions, objects, weights.path, folder)
-        kept = False
-        verdicts: tuple[Verdict, ...] = ()
-        if verify and not machine.missing():
-            progress("verifying against NumPy", 0, 0)
-            verdicts, kept = _verified(image, manifest, model, cache)
-            progress("verifying against NumPy", 1, 1)
-        for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=False):
-            entry["verification"] = verdict.as_json()
+        if why_not := _why_not(verify, machine):
+            verdicts: tuple[Verdict, ...] = ()
+            report(f"not verified: {why_not}")
+        else:
+            verdicts = _verified(image, manifest, model, cache, report, progress)
         with artifact.written_whole(path) as target_path:
             artifact.sealed(image, manifest, target_path)
-
-    for verdict in verdicts:
-        report(f"{verdict}{', when the same library was compiled before' if kept else ''}")
-    if not verdicts:
-        report(f"not verified: {_why_not(verify, machine)}")
     code = {
         "tir": lambda: _tir(programs, machine),
         "asm": lambda: _assembly(programs, machine),
         "c": lambda: "\n".join(functions.sources().values()),
     }
     return Compiled(path, tuple(programs), machine, verdicts, chain.header(programs, machine), code)
+
+
+def _check_tools() -> None:
+    """Raise ToolError for what is missing: it is better said now than after the work."""
+    c_compiler()
+    if find_spec("tvm") is None:  # which is imported only when there is something to compile
+        raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
 
 
 def _output_path(model: Model, output: str | PathLike[str] | None) -> Path:
@@ -210,18 +206,44 @@ def _assembly(programs: Sequence[Program], machine: Target) -> str:
     return text
 
 
-def _verified(image: Path, manifest: artifact.Manifest, model: Model, cache: Cache) -> tuple[tuple[Verdict, ...], bool]:
-    """The verdicts on the programs of an image, and whether they were kept from the last time that it was made.
+def _verified(
+    image: Path,
+    manifest: artifact.Manifest,
+    model: Model,
+    cache: Cache,
+    report: Callable[[str], None],
+    progress: Progress,
+) -> tuple[Verdict, ...]:
+    """The verdicts on the programs of an image, which go into its manifest.
 
-    A verdict holds for the same image and manifest, the same model, and the same code that judges. The image is loaded
-    from a file of its own, since a loaded file stays mapped. Raises VerifyError if one disagrees with NumPy.
+    A verdict holds for the same image and manifest, the same model and the same judge; what the cache has is not
+    computed again. Raises VerifyError if a program disagrees with NumPy.
     """
-    judges = sources_digest("verify.py", "bounds.py", "reference.py", "reference_ops", "runner.py", "importer.py")
-    described = json.dumps(manifest, sort_keys=True)
-    key = digest_of(["verdict", file_digest(image), described, model_digest(model), judges, version("numpy")])
-    known = cache.get(key)
-    if known is not None:
-        return tuple(Verdict.from_json(entry) for entry in json.loads(known)), True
+    key = digest_of(
+        ["verdict", file_digest(image), json.dumps(manifest, sort_keys=True), model_digest(model), _judge()]
+    )
+    kept = cache.get(key)
+    if kept is not None:
+        verdicts = tuple(Verdict.from_json(entry) for entry in json.loads(kept))
+    else:
+        progress("verifying against NumPy", 0, 0)
+        verdicts = _judged(image, manifest, model)
+        progress("verifying against NumPy", 1, 1)
+        cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
+    for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=True):
+        entry["verification"] = verdict.as_json()
+        report(f"{verdict}{', when the same library was compiled before' if kept is not None else ''}")
+    return verdicts
+
+
+def _judge() -> str:
+    """Who judges: the reference, the bounds, and what runs the library."""
+    ours = sources_digest("verify.py", "bounds.py", "reference.py", "reference_ops", "runner.py", "importer.py")
+    return f"{ours}, numpy {version('numpy')}"
+
+
+def _judged(image: Path, manifest: artifact.Manifest, model: Model) -> tuple[Verdict, ...]:
+    """The library compared with NumPy, from a file of its own: a loaded file stays mapped."""
     trial = image.with_name("trial.so")
     try:
         artifact.sealed(image, manifest, trial)
@@ -232,8 +254,7 @@ def _verified(image: Path, manifest: artifact.Manifest, model: Model, cache: Cac
     for verdict in verdicts:
         if not verdict.passed:
             raise VerifyError(f"{manifest['name']} is not written: {verdict}")
-    cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
-    return verdicts, False
+    return verdicts
 
 
 def _stem(model: Model) -> str:
@@ -241,6 +262,9 @@ def _stem(model: Model) -> str:
 
 
 def _why_not(verify: bool, machine: Target) -> str:
+    """Why there is no verification; empty if there is one."""
     if not verify:
         return "it was turned off (--no-verify)"
-    return f"this CPU lacks {', '.join(machine.missing())}, which {machine.name} needs"
+    if missing := machine.missing():
+        return f"this CPU lacks {', '.join(missing)}, which {machine.name} needs"
+    return ""
