@@ -22,7 +22,7 @@ from mutate import mutate_fields
 import tvmcnn
 
 PROGRAM = Path(__file__).parent / "mutate.py"
-COUNT = 450  # of each model and kind: 3,600 in all
+COUNT = 450  # of each model and kind: 3,600 in all, of which 70 % still parse
 
 
 def vision() -> onnx.ModelProto:
@@ -112,8 +112,8 @@ def test_mutated_models_are_imported_or_refused(name: str, kind: str, tmp_path: 
             assert "\n" not in each["text"], each
     accepted = sum("accepted" in each for each in found)
     assert 0 < accepted < COUNT
-    if kind == "fields":
-        assert sum(each["parses"] for each in found) >= COUNT // 2
+    parsing = sum(each["parses"] for each in found)
+    assert parsing >= (COUNT if kind == "fields" else COUNT // 4)  # together more than half
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet5"])
