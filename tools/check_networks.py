@@ -46,12 +46,12 @@ KINDS: Mapping[str, Callable[[np.random.Generator, Shape], Array]] = {
 PAGE = """# Networks
 
 Made by `python tools/check_networks.py --markdown docs/networks.md`. Each network runs on random, negative and
-outlier-spiked inputs beside onnxruntime; the difference is the largest, relative to the largest output. Compile times are
-without verification, with an empty cache and then again. The arena holds all intermediate tensors; no plan needs less than
-the largest set that is alive at once. Weights are drawn, but those of the last five networks, which are trained.
+outlier-spiked inputs beside onnxruntime; the difference is the largest, relative to the largest output. Compile times
+are without verification, with an empty cache and then again. The arena holds all intermediate tensors; no plan needs
+less than the largest set that is alive at once. The weights are drawn; those of the last five networks are trained.
 
-onnxruntime's Sigmoid is off by 1e-7 however small its result: of yunet's scores, around 1e-5, it is 1 % from NumPy's float64,
-and tvmcnn 6e-6. Where onnxruntime itself is wrong by more than 1e-4, the difference is that to NumPy.
+onnxruntime's Sigmoid is off by 1e-7 however small its result: of yunet's scores, around 1e-5, it is 1 % from NumPy's
+float64, and tvmcnn 6e-6. Where onnxruntime itself is wrong by more than 1e-4, the difference is that to NumPy.
 
 """
 CACHE = "TVMCNN_CACHE"  # the variable that names the folder of compiled kernels
@@ -64,6 +64,7 @@ class Row:
     name: str
     reason: str = ""  # why it failed, in one sentence
     input: str = ""
+    operators: str = ""
     nodes: int = 0
     kernels: int = 0
     differences: dict[int, float] = field(default_factory=dict)  # to onnxruntime
@@ -92,7 +93,8 @@ def check(name: str, size: int, batches: Sequence[int], folder: Path, *, numpy: 
     try:
         path = trained()[name] if name in TRAINED else _written(name, size, folder)
         model = onnx.load(str(path))
-        row = dataclasses.replace(row, nodes=len(model.graph.node))
+        operators = ", ".join(sorted({node.op_type for node in model.graph.node}))
+        row = dataclasses.replace(row, operators=operators, nodes=len(model.graph.node))
         session = open_session(path)
         leading = session.get_inputs()[0].shape[0]
         for batch in [leading] if isinstance(leading, int) else batches:
@@ -228,7 +230,7 @@ def markdown(rows: Sequence[Row], batches: Sequence[int]) -> str:
     with_numpy = any(row.numpy_difference is not None for row in rows)
     heads = ["network", "input", "nodes → kernels", *(f"difference, batch {batch}" for batch in batches)]
     heads += ["to NumPy"] if with_numpy else []
-    heads += ["compile", "again", "library", "arena", "largest live set"]
+    heads += ["compile", "again", "library", "arena", "largest live set", "operators"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in rows:
         cells = [row.name, row.input, f"{row.nodes} → {row.kernels}"]
@@ -240,7 +242,7 @@ def markdown(rows: Sequence[Row], batches: Sequence[int]) -> str:
         cells += found + [""] * (len(batches) - len(found))
         cells += ["" if row.numpy_difference is None else f"{row.numpy_difference:.1e}"] if with_numpy else []
         cells += [f"{row.cold_seconds:.1f} s", f"{row.cached_seconds:.1f} s", f"{row.library_bytes / 1e6:.1f} MB"]
-        cells += [_megabytes(row.arena_bytes), _megabytes(row.arena_lower_bound)]
+        cells += [_megabytes(row.arena_bytes), _megabytes(row.arena_lower_bound), row.operators]
         lines.append(f"| {' | '.join(cells)} |")
     versions = f"tvmcnn {tvmcnn.__version__} for {resolve('native')} and onnxruntime {onnxruntime.__version__}"
     return "\n".join([*lines, "", f"{versions} on {cpu_name()}, {usable_cpus()} cores."]) + "\n"

@@ -9,11 +9,11 @@ import hashlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tvmcnn.arena import Block, lower_bound, plan
 from tvmcnn.errors import UnsupportedError
 from tvmcnn.network import (
     ALIGNMENT,
@@ -71,7 +71,7 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
         if math.prod(stored) > INDEX_LIMIT:
             reason = f"node '{choice.kernel.nodes[-1].name}': its output would be stored as {dims(stored)},"
             raise UnsupportedError(network.name, [f"{reason} more than {INDEX_LIMIT:,} elements"])
-    places, arena_bytes, lower_bound = _places(network, choices)
+    places, arena_bytes, least = _places(network, choices)
     empty = (tensor for tensor in network.tensors.values() if tensor.size == 0 and tensor.name not in places)
     places |= {tensor.name: (Place("arena"), Layout()) for tensor in empty}  # read by kernels, but nothing of it
     steps = []
@@ -82,7 +82,7 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
             arguments.append(Place("weights", offset=weights.add(array)))
         arguments.append(places[choice.kernel.output.name][0])
         steps.append(Step(choice, packed, tuple(arguments)))
-    return Program(network, tuple(steps), arena_bytes, lower_bound, places)
+    return Program(network, tuple(steps), arena_bytes, least, places)
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
@@ -189,30 +189,15 @@ def window_sizes(choice: Choice) -> Array:
 # ---- the arena ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Block:
-    """Memory of the arena: what it must hold, and from the step that first writes it to the last that reads it."""
-
-    size: int
-    first: int
-    last: int
-    offset: int = 0
-
-    def meets(self, other: _Block) -> bool:
-        """True if both are alive at some step."""
-        return self.first <= other.last and other.first <= self.last
-
-
 def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int, int]:
-    """Where each tensor lives, the arena's bytes, and their lower bound: the most that is alive at one step.
+    """Where each tensor lives, the arena's bytes, and their lower bound.
 
-    First fit by size: the largest blocks take the lowest offsets that are free while they live. A part of a
-    concatenation lies in the whole's block, which lives from the first part written to the last read.
+    A part of a concatenation lies in the whole's block, which lives from the first part written to the last read.
     """
     places = {tensor.name: (Place("input", i), Layout()) for i, tensor in enumerate(network.inputs)}
     outputs = {tensor.name: i for i, tensor in enumerate(network.outputs)}
     last_read = {source.name: step for step, choice in enumerate(choices) for source in choice.sources}
-    blocks: dict[str, _Block] = {}
+    blocks: dict[str, Block] = {}
     inside: list[tuple[Choice, str, int]] = []  # choices whose outputs are in the arena, the block and offset in it
     for step, choice in enumerate(choices):
         tensor = choice.kernel.output
@@ -222,20 +207,13 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
         whole, channel = choice.within or (tensor, 0)
         layout = choice.writes if choice.within is None else Layout(choice.writes.block)
         size = round_up(stored_bytes(whole, layout), ALIGNMENT)
-        block = blocks.setdefault(whole.name, _Block(size, step, step))
+        block = blocks.setdefault(whole.name, Block(size, step, step))
         block.last = max(block.last, last_read.get(tensor.name, step))
         inside.append((choice, whole.name, channel * math.prod(whole.shape[2:]) * whole.item_bytes if channel else 0))
-    placed: list[_Block] = []
-    for block in sorted(blocks.values(), key=lambda block: -block.size):
-        for other in sorted((other for other in placed if other.meets(block)), key=lambda other: other.offset):
-            if other.offset < block.offset + block.size and block.offset < other.offset + other.size:
-                block.offset = other.offset + other.size
-        placed.append(block)
+    arena_bytes = plan(list(blocks.values()))
     for choice, name, start in inside:
         places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)
-    alive = [sum(block.size for block in placed if block.first <= step <= block.last) for step in range(len(choices))]
-    peak = max((block.offset + block.size for block in placed), default=0)
-    return places, peak, max(alive, default=0)
+    return places, arena_bytes, lower_bound(list(blocks.values()))
 
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:
