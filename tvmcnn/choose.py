@@ -278,7 +278,9 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         algorithm, depth = "direct", channels // group
     else:
         read = [_image(walk, image, Layout(1, pads)), *(walk.plain(tensor) for tensor in residuals)]
-        return _choice(kernel, "grouped", read, PLAIN, "fallback")
+        if pool_of(kernel) is not None:
+            return _choice(kernel, "grouped", read, PLAIN, "fallback")
+        return _choice(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
     read = [_image(walk, image, Layout(block, pads))]

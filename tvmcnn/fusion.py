@@ -21,7 +21,7 @@ ELEMENTWISE = frozenset(
 )
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
-MONOTONE = ("Relu", "Clip", "Sigmoid", "Tanh")  # never decreasing, also after rounding
+MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = 16  # a whole block: with fewer the image is read plain, and its pixels one by one
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
@@ -239,9 +239,9 @@ def pool_first(kernel: Kernel) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
 
     Conv, Add(bias), Relu, MaxPool 2x2 --> Conv, MaxPool 2x2, Add(bias), Relu    (a quarter of the adds, the same bits)
 
-    Rounding never reverses an order, so max(f(a), f(b)) = f(max(a, b)) exactly where f never decreases (libm's e^x and
-    tanh keep to that on 390,000 neighbouring floats tried). Adding a constant of the channel is such an f; adding
-    another tensor differs from pixel to pixel of a window.
+    Rounding never reverses an order, so max(f(a), f(b)) = f(max(a, b)) exactly where f never decreases. Adding a
+    constant of the channel is such an f; adding another tensor differs from pixel to pixel of a window, and polynomials
+    such as those of Sigmoid and Tanh may fall by a bit between neighbours.
     """
     pool, epilogue = pool_of(kernel), kernel.nodes[1:]
     if pool is None:

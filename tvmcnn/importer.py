@@ -30,6 +30,7 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import INDEX_LIMIT, Array, Network, Node, Shape, Tensor, dims
 from tvmcnn.onnx_file import Model, Opened, one_line, read_model
 from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
+from tvmcnn.transposed import split_transposed
 from tvmcnn.wire import LARGE
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
@@ -483,7 +484,7 @@ def _network(opened: Opened, label: str, name: str, folded: Mapping[str, str], n
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     nodes = tuple(build.nodes)
     network = Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
-    return fold_affine(network)
+    return fold_affine(split_transposed(network))
 
 
 def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:

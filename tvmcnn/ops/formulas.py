@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.ir import Expr
 
+from tvmcnn.ops.functions import exp, tanh
 from tvmcnn.ops.operands import dtype_of, literal
 
 Select = tirx.Select  # both sides are computed: a vector needs no branch
@@ -45,7 +46,7 @@ def clip(x: Expr, *bounds: Expr, min: float | None, max: float | None, arriving:
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e^−x): for large −x the exponential is infinite and the quotient 0, as it should be."""
-    return of(x, 1) / (of(x, 1) + tirx.exp(of(x, 0) - x))
+    return of(x, 1) / (of(x, 1) + exp(of(x, 0) - x))
 
 
 def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
@@ -55,14 +56,14 @@ def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
 
 def softplus(x: Expr) -> Expr:
     """ln(1 + e^x) = max(0, x) + ln(1 + e^−|x|), whose exponential never overflows."""
-    return tirx.max(of(x, 0), x) + tirx.log1p(tirx.exp(of(x, 0) - tirx.abs(x)))
+    return tirx.max(of(x, 0), x) + tirx.log1p(exp(of(x, 0) - tirx.abs(x)))
 
 
 def mish(x: Expr) -> Expr:
     """x·tanh(ln(1 + e^x)) = x·n/(n + 2), n = e^x·(e^x + 2): one exponential. From 20 on the factor is 1 in float32; in
     float64 from 40, where n is still far from overflow.
     """
-    power = tirx.exp(tirx.min(x, of(x, 40)))
+    power = exp(tirx.min(x, of(x, 40)))
     n = power * (power + of(x, 2))
     return x * (n / (n + of(x, 2)))
 
@@ -72,7 +73,7 @@ def gelu(x: Expr, approximate: str) -> Expr:
     if approximate == "none":
         inner = tirx.erf(x * of(x, math.sqrt(0.5)))
     else:
-        inner = tirx.tanh(of(x, math.sqrt(2 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
+        inner = tanh(of(x, math.sqrt(2 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
     return of(x, 0.5) * x * (of(x, 1) + inner)
 
 
@@ -80,7 +81,7 @@ def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:
     """gamma·x where x ≥ 0, else gamma·alpha·(e^(x/width) − 1). The exponent is cut at 0, as what is not taken must
     not overflow; NaN passes.
     """
-    below = tirx.exp(tirx.min(of(x, 0), x) * of(x, 1 / width)) - of(x, 1)
+    below = exp(tirx.min(of(x, 0), x) * of(x, 1 / width)) - of(x, 1)
     above = x if gamma == 1.0 else of(x, gamma) * x
     return Select(x >= of(x, 0), above, of(x, gamma * alpha) * below)
 
@@ -207,7 +208,7 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Mish": mish,
     "Gelu": gelu,
     "Erf": tirx.erf,
-    "Exp": tirx.exp,
+    "Exp": exp,
     "Log": tirx.log,
     "Sqrt": tirx.sqrt,
     "Reciprocal": lambda x: of(x, 1) / x,
@@ -218,7 +219,8 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Ceil": tirx.ceil,
     "Round": tirx.nearbyint,
     **{name.capitalize(): getattr(tirx, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan")},
-    **{name.capitalize(): getattr(tirx, name) for name in ("tanh", "asinh", "acosh", "atanh")},
+    "Tanh": tanh,
+    **{name.capitalize(): getattr(tirx, name) for name in ("asinh", "acosh", "atanh")},
     **{name.capitalize(): libm(name) for name in ("sinh", "cosh")},
     "Less": lambda a, b: a < b,
     "LessOrEqual": lambda a, b: a <= b,

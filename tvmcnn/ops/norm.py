@@ -14,6 +14,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Step, Tensor
 from tvmcnn.ops.formulas import of
+from tvmcnn.ops.functions import exp
 from tvmcnn.ops.operands import Operands, extents
 
 Indices = tuple[Any, ...]
@@ -36,7 +37,7 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
         return tensor[(*i[:axis], 0, *i[axis + 1 :])]
 
     top = along(x, te.max, "maximum")
-    exponentials = te.compute(shape, lambda *i: tirx.exp(x[i] - of_row(top, i)), name="exponentials")
+    exponentials = te.compute(shape, lambda *i: exp(x[i] - of_row(top, i)), name="exponentials")
     total = along(exponentials, te.sum, "total")
 
     def element(*i: Any) -> Expr:

@@ -13,6 +13,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Tensor
 from tvmcnn.ops.formulas import divide, is_float, of
+from tvmcnn.ops.functions import exp
 from tvmcnn.ops.operands import dtype_of, extents, literal
 from tvmcnn.ops.pool import maximum
 
@@ -109,7 +110,7 @@ def log_sum_exp(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
     total = te.compute(
         output.shape,
-        lambda *i: again.combine(te.sum, tirx.exp(again.read(i).astype(dtype) - shift(i))),
+        lambda *i: again.combine(te.sum, exp(again.read(i).astype(dtype) - shift(i))),
         name="total",
     )
     return te.compute(output.shape, lambda *i: (shift(i) + tirx.log(total[i])).astype(output.dtype), name="out")
