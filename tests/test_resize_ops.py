@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def agree(proto: onnx.ModelProto, shape: tuple[int, ...] = SHAPE) -> None:
     exact = reference(proto, {"x": x})["y"]
     assert ours.shape == wanted.shape == exact.shape
     bound = 64 * U * np.abs(x).max()
+    if not ours.size:
+        return
     assert np.abs(ours - exact).max() <= bound, "the reference"
     assert np.abs(ours - wanted).max() <= bound, "onnxruntime"
 
@@ -93,6 +96,45 @@ def test_crop(tmp_path: Path) -> None:
     attributes = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.5}
     for mode in ("nearest", "linear"):
         agree(model("Resize", 13, [roi, None, np.array([2, 3, 6, 8])], mode=mode, **attributes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rounding", "attributes", "operands"),
+    [
+        ((6, 11), "round_prefer_floor", {"coordinate_transformation_mode": "tf_crop_and_resize"}, (0.05, 0.66, 6)),
+        ((7, 11), "round_prefer_floor", {"coordinate_transformation_mode": "tf_crop_and_resize"}, (0.05, 0.95, 20)),
+        ((9, 11), "ceil", {"coordinate_transformation_mode": "half_pixel_symmetric"}, (0.5,)),
+        ((6, 3), "ceil", {"coordinate_transformation_mode": "half_pixel_symmetric"}, (0.6,)),
+    ],
+    ids=str,
+)
+def test_ties(shape: tuple[int, int], rounding: str, attributes: dict[str, str], operands: tuple[float, ...]) -> None:
+    """Coordinates halfway or whole only as float32 rounds: in float64 another pixel would be the nearest."""
+    roi, scales, sizes = None, None, None
+    if len(operands) == 3:
+        begin, end, size = operands
+        roi, sizes = np.array([0, begin, 1, end], np.float32), np.array([shape[0] + 4, size], np.int64)
+    else:
+        scales = np.array([2.5, *operands], np.float32)
+    agree(model("Resize", 19, [roi, scales, sizes], shape, nearest_mode=rounding, **attributes), shape)
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "align_corners"])
+def test_nothing_left(coordinates: str) -> None:
+    """One row by half is none."""
+    scales = np.array([3, 0.5], np.float32)
+    agree(model("Resize", 13, [None, scales], (3, 1), coordinate_transformation_mode=coordinates), (3, 1))
+
+
+def test_taps_all_outside() -> None:
+    """A crop far outside, no tap of which counts, is extrapolated without a word of a division by 0."""
+    attributes = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.5}
+    roi = np.array([0, 0, 1, 3], np.float32)
+    proto = model("Resize", 13, [roi, None, np.array([4, 11])], (3, 7), mode="cubic", exclude_outside=1, **attributes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = tvmcnn.importer.import_model(proto)
+    assert all(np.isfinite(array).all() for array in network.constants.values())
 
 
 @pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])

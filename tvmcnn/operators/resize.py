@@ -44,20 +44,32 @@ class _Axis:
         found: Array = (x.astype(np.float32) / np.float32(self.scale)).astype(np.float64)
         return found
 
+    def crop(self, x: Array) -> Array:
+        """The coordinate of position x in the part, in float32 for the same reason."""
+        begin, end, reach = np.float32(self.begin), np.float32(self.end), np.float32(self.extent - 1)
+        if self.size > 1:
+            found = begin * reach + x.astype(np.float32) * (end - begin) * reach / np.float32(self.size - 1)
+        else:
+            found = np.float32(0.5) * (begin + end) * reach + 0 * x.astype(np.float32)
+        return np.asarray(found, np.float64)
+
+    def centred(self, x: Array) -> Array:
+        """The coordinate of position x where what the cut took is taken from both ends, in float32 too."""
+        extent = np.float32(self.extent)
+        length = self.size if self.scale is None else np.float32(self.scale) * extent
+        shift = extent / 2 * (1 - np.float32(self.size) / np.float32(length))
+        return np.asarray(shift + self.back(x + 0.5).astype(np.float32) - np.float32(0.5), np.float64)
+
 
 # Coordinate in the input of output position x
 COORDINATES: dict[str, Callable[[_Axis, Array], Array]] = {
     "half_pixel": lambda a, x: a.back(x + 0.5) - 0.5,
-    "half_pixel_symmetric": lambda a, x: a.back(x + 0.5) - 0.5 + a.extent / 2 * (1 - a.size / a.length),
+    "half_pixel_symmetric": _Axis.centred,
     "pytorch_half_pixel": lambda a, x: a.back(x + 0.5) - 0.5 if a.size > 1 else 0 * x,
     "align_corners": lambda a, x: x * (a.extent - 1) / (a.size - 1) if a.size > 1 else 0 * x,
     "asymmetric": lambda a, x: a.back(x),
     "tf_half_pixel_for_nn": lambda a, x: a.back(x + 0.5),
-    "tf_crop_and_resize": lambda a, x: (
-        (a.begin + x * (a.end - a.begin) / (a.size - 1)) * (a.extent - 1)
-        if a.size > 1
-        else 0 * x + (a.begin + a.end) / 2 * (a.extent - 1)
-    ),
+    "tf_crop_and_resize": _Axis.crop,
 }
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
@@ -116,7 +128,8 @@ def resize(
             indices, weights = _taps(at, kernel, 1 if mode == "linear" else 2, scale)
             if exclude_outside:
                 weights = np.where((indices < 0) | (indices >= x.shape[axis]), 0, weights)
-            weights = weights / weights.sum(axis=1, keepdims=True)
+            total = weights.sum(axis=1, keepdims=True)
+            weights = weights / np.where(total == 0, 1, total)  # 0 where every tap is outside, as of a crop
         inside = (at >= 0) & (at <= x.shape[axis] - 1) if crops else np.ones(len(at), bool)
         indices = np.clip(indices, 0, max(x.shape[axis] - 1, 0)).astype(np.int32)
         tables[axis] = _Table(indices, weights, inside)

@@ -13,7 +13,7 @@ from tvmcnn.reference_ops.registry import Array, Ints, op
 def _source(size: int, length: int, scale: float, transform: str, roi: tuple[float, float]) -> Array:
     """Where each of `size` output places lies on an input axis of `length`, by coordinate_transformation_mode.
 
-    Divided by a scale in float32, as onnxruntime does: 3 / 0.6 is 5 then, and not 4.99999990.
+    In float32 as onnxruntime does: 3 / 0.6 is 5 then, and not 4.99999990, and a place halfway stays halfway.
     """
     i = np.arange(size, dtype=np.float64)
     single = np.float32(scale)
@@ -23,20 +23,23 @@ def _source(size: int, length: int, scale: float, transform: str, roi: tuple[flo
     if transform == "half_pixel" or (transform == "pytorch_half_pixel" and size > 1):
         return halves - 0.5
     if transform == "half_pixel_symmetric":
-        return length / 2 * (1 - size / (scale * length)) + halves - 0.5
+        whole = np.float32(size) / (single * np.float32(length))
+        moved = np.float32(length) / 2 * (1 - whole) + halves.astype(np.float32)
+        return (moved - np.float32(0.5)).astype(np.float64)
     if transform == "align_corners" and size > 1:
         return i * (length - 1) / (size - 1)
     if transform in ("pytorch_half_pixel", "align_corners"):
-        return np.zeros(1)
+        return np.zeros(size)
     if transform == "asymmetric":
         return i * length / size if scale == size / length else (i.astype(np.float32) / single).astype(np.float64)
     if transform == "tf_half_pixel_for_nn":
         return halves
     if transform == "tf_crop_and_resize":
-        start, end = roi
-        if size == 1:
-            return np.array([0.5 * (start + end) * (length - 1)])
-        return start * (length - 1) + i * (end - start) * (length - 1) / (size - 1)
+        (start, end), last = np.float32(roi), np.float32(length - 1)
+        if size <= 1:
+            return np.full(size, np.float32(0.5) * (start + end) * last, np.float64)
+        steps = i.astype(np.float32) * (end - start) * last / np.float32(size - 1)
+        return (start * last + steps).astype(np.float64)
     raise ValueError(f"coordinate_transformation_mode {transform!r}")
 
 
