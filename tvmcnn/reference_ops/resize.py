@@ -35,11 +35,11 @@ def _source(size: int, length: int, scale: float, transform: str, roi: tuple[flo
     if transform == "tf_half_pixel_for_nn":
         return halves
     if transform == "tf_crop_and_resize":
-        (start, end), last = np.float32(roi), np.float32(length - 1)
+        start, end, last = np.float32(roi[0]), np.float32(roi[1]), np.float32(length - 1)
         if size <= 1:
-            return np.full(size, np.float32(0.5) * (start + end) * last, np.float64)
+            return np.full(size, float(np.float32(0.5) * (start + end) * last))
         steps = i.astype(np.float32) * (end - start) * last / np.float32(size - 1)
-        return (start * last + steps).astype(np.float64)
+        return np.asarray(start * last + steps, np.float64)
     raise ValueError(f"coordinate_transformation_mode {transform!r}")
 
 
