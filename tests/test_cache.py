@@ -5,6 +5,7 @@ shows in the library.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -249,10 +250,59 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("TVMCNN_CACHE", str(tmp_path / "file"))
-    g = Graph()
+    monkeypatch.setenv("TVMCNN_CACHE", str(tmp_path / "file" / "cache"))
+    g, lines = Graph(), list[str]()
     g.output(g.node("Relu", g.input(2, 3)))
-    assert tvmcnn.compile(g.model(), output=tmp_path / "net.so").path.exists()
+    assert tvmcnn.compile(g.model(), output=tmp_path / "net.so", report=lines.append).path.exists()
+    said = [line for line in lines if line.startswith("nothing of this compile is kept")]
+    assert said == [f"nothing of this compile is kept for the next: {tmp_path / 'file'}: File exists"]
+
+
+def test_a_folder_that_others_may_fill_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its object code would run as the user."""
+    cache = Cache(tmp_path / "new" / "cache")
+    old = os.umask(0)
+    try:
+        assert cache.obstacle() == ""
+    finally:
+        os.umask(old)
+    assert cache.folder is not None and cache.folder.stat().st_mode & 0o777 == 0o700
+    cache.folder.chmod(0o770)
+    assert "may be written by others" in cache.obstacle()
+    cache.folder.chmod(0o700)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in cache.obstacle()
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    """TVMCNN_CACHE may name a folder that holds more than the cache, such as a home with a folder db."""
+    theirs = [tmp_path / "db" / "data", tmp_path / "ab" / ("f" * 61), tmp_path / "go" / ("0" * 62)]
+    for path in theirs:
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+    cache = Cache(tmp_path)
+    cache.put("ab" * 32, bytes(100))
+    left, young = (tmp_path / "ab" / f"{caches.NEW}{name}" for name in ("left", "young"))
+    for path in (left, young):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    assert cache.clear() == 1
+    assert all(path.exists() for path in (*theirs, young))
+    assert not left.exists()
+
+
+def test_a_folder_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be marked as used or dropped is no failure. By monkeypatch, because root may write everywhere."""
+
+    def denied(*given: Any, **named: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    cache = Cache(tmp_path)
+    cache.put("ab" * 32, b"code")
+    for place in ("os.utime", "pathlib.Path.unlink"):
+        monkeypatch.setattr(place, denied)
+    assert cache.get("ab" * 32) == b"code"
+    assert cache.clear() == 0
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -263,6 +313,9 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert Cache.default().folder == tmp_path / "tvmcnn"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert Cache.default().folder == Path.home() / ".cache" / "tvmcnn"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a container's user without a name
+    assert Cache.default().folder is None
 
 
 # ---- workers --------------------------------------------------------------------------------------------------------
@@ -286,18 +339,29 @@ def test_a_job_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(workers.JobError) as caught:
             workers.build(todo, processes, lambda symbol, data: None)
         assert caught.value.symbol == bad
+        assert isinstance(caught.value.__cause__, KeyError)
         assert "no such rule" in str(caught.value.__cause__)
 
 
+def start(text: str) -> Callable[[], subprocess.Popen[bytes]]:
+    """What starts a process of that Python text in a worker's place."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[path for path in sys.path if path]}; {text}"]
+    return lambda: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_what_a_worker_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM may write to file descriptor 1, past Python."""
+    edit = "from tvmcnn.codegen import kernels, workers; import os"
+    noisy = "kernels.object_code = lambda job: os.write(1, b'LLVM says') and print('TVM too') or job.symbol.encode()"
+    monkeypatch.setattr(workers, "_start", start(f"{edit}; {noisy}; workers.serve()"))
+    found: dict[str, bytes] = {}
+    workers.build(todo := many(), 2, found.__setitem__)
+    assert found == {symbol: symbol.encode() for symbol in todo}
+
+
 def test_a_worker_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        workers,
-        "_start",
-        lambda: subprocess.Popen(
-            [sys.executable, "-c", "import os; os.abort()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ),
-    )
-    with pytest.raises(ToolError, match="a compiler process ended"):
+    monkeypatch.setattr(workers, "_start", start("import os; os.abort()"))
+    with pytest.raises(ToolError, match=r"a compiler process ended \(status -6\)"):
         workers.build(many(), 2, lambda symbol, data: None)
 
 

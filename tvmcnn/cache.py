@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT = 2 << 30  # bytes; the entries that were used longest ago go first
 DIGEST = 32  # bytes of SHA-256
+NEW = "new-"  # what an entry is called while it is written
+STALE = 24 * 3600  # seconds after which nobody writes it any more
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:
@@ -57,8 +61,31 @@ class Cache:
             return Cache(None)
         if named:
             return Cache(Path(named))
-        home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-        return Cache(Path(home) / "tvmcnn")
+        try:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        except RuntimeError:  # no $HOME, and a user that the system does not know: containers have such
+            return Cache(None)
+        return Cache(home / "tvmcnn")
+
+    def obstacle(self) -> str:
+        """Makes the folder, the user's alone, if it is missing; returns why nothing can be kept in it, empty if it can.
+
+        Object code from there runs as the user, so that nobody else may have put it there.
+        """
+        if self.folder is None:
+            return ""
+        try:
+            if not self.folder.is_dir():
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(mode=0o700, exist_ok=True)
+            status = self.folder.stat()
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        if status.st_uid != os.geteuid():
+            return f"{self.folder} belongs to another user"
+        if status.st_mode & 0o022:
+            return f"{self.folder} may be written by others (chmod 700 mends it)"
+        return "" if os.access(self.folder, os.W_OK | os.X_OK) else f"{self.folder} may not be written"
 
     def get(self, key: str) -> bytes | None:
         """The entry, if it is there and undamaged."""
@@ -67,9 +94,10 @@ class Cache:
         path = self._path(self.folder, key)
         try:
             data = path.read_bytes()
-            os.utime(path)  # used now
         except OSError:
             return None
+        with contextlib.suppress(OSError):  # pruned just now, or a folder that may only be read
+            os.utime(path)  # used now
         body = data[DIGEST:]
         return body if hashlib.sha256(body).digest() == data[:DIGEST] else None
 
@@ -80,7 +108,7 @@ class Cache:
         path = self._path(self.folder, key)
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=NEW, dir=path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(hashlib.sha256(data).digest() + data)
@@ -93,27 +121,37 @@ class Cache:
         """Drop the entries that were used longest ago until no more than `limit` bytes are left."""
         entries = sorted(self.entries(), key=lambda entry: entry[0])
         excess = sum(size for _, size, _ in entries) - limit
+        for used, _, path in self._files(f"{NEW}.*"):  # of a process that was killed as it wrote
+            if used < time.time() - STALE:
+                _drop(path)
         for _, size, path in entries:
             if excess <= 0:
                 return
-            path.unlink(missing_ok=True)
+            _drop(path)
             excess -= size
 
     def entries(self) -> list[tuple[float, int, Path]]:
-        """(time of the last use, bytes, file) of each entry."""
-        found = []
-        for path in self.folder.glob("??/*") if self.folder is not None else ():
-            with contextlib.suppress(OSError):  # another process may have dropped it just now
-                status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        return found
+        """(time of the last use, bytes, file) of each entry. Other files that the folder may hold are none of ours."""
+        return list(self._files(f"[0-9a-f]{{{2 * DIGEST - 2}}}"))
+
+    def _files(self, pattern: str) -> Iterator[tuple[float, int, Path]]:
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/*") if self.folder is not None else ():
+            if re.fullmatch(pattern, path.name):
+                with contextlib.suppress(OSError):  # another process may have dropped it just now
+                    status = path.stat()
+                    yield status.st_mtime, status.st_size, path
 
     def clear(self) -> int:
         """Drop every entry; returns how many there were."""
-        entries = self.entries()
+        count = len(self.entries())
         self.prune(limit=-1)
-        return len(entries)
+        return count - len(self.entries())
 
     @staticmethod
     def _path(folder: Path, key: str) -> Path:
         return folder / key[:2] / key[2:]
+
+
+def _drop(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone, or not ours to drop
+        path.unlink()

@@ -26,7 +26,7 @@ from tvmcnn.network import Array, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import load_records
-from tvmcnn.targets import Target, resolve, usable_cpus
+from tvmcnn.targets import Target, cpu_name, resolve, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
@@ -99,7 +99,7 @@ def compile(  # noqa: A001 (the contract's name)
             report(line)
         programs.append(program)
     _check_batches(programs, [size for size, _ in batches])
-    cache = Cache.default()
+    cache = _cache(report)
     functions = Functions.of(programs, machine, activations=activations)
     objects = _compiled(functions, cache, jobs or usable_cpus(), progress)
     versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
@@ -119,6 +119,15 @@ def compile(  # noqa: A001 (the contract's name)
         "c": lambda: "\n".join(functions.sources().values()),
     }
     return Compiled(path, tuple(programs), machine, verdicts, chain.header(programs, machine), code)
+
+
+def _cache(report: Callable[[str], None]) -> Cache:
+    """The user's cache, or none, which is said."""
+    cache = Cache.default()
+    if not (obstacle := cache.obstacle()):
+        return cache
+    report(f"nothing of this compile is kept for the next: {obstacle}")
+    return Cache(None)
 
 
 def _check_tools() -> None:
@@ -237,9 +246,8 @@ def _verified(
 
 
 def _judge() -> str:
-    """Who judges: the reference, the bounds, and what runs the library."""
-    ours = sources_digest("verify.py", "bounds.py", "reference.py", "reference_ops", "runner.py", "importer.py")
-    return f"{ours}, numpy {version('numpy')}"
+    """Who judges: the CPU that runs the library, and all of ours, as the reference, bounds and runner reach far."""
+    return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
 
 
 def _judged(image: Path, manifest: artifact.Manifest, model: Model) -> tuple[Verdict, ...]:

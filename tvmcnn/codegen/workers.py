@@ -7,6 +7,7 @@ threads that a fork would lose, and multiprocessing would run the caller's scrip
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import queue
 import subprocess
@@ -97,19 +98,22 @@ def _feed(worker: subprocess.Popen[bytes], waiting: Any, answers: Any) -> None:
         try:
             _send(worker.stdin, job)
             answers.put((symbol, _receive(worker.stdout)))
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-            status = worker.poll()
+        except (OSError, EOFError):
+            status = worker.wait()  # its pipes are closed: it has ended, or is about to
             text = (
                 f"a compiler process ended (status {status}) at {symbol}: is there enough memory? --jobs 1 needs least"
             )
             answers.put((symbol, ToolError(text)))
             return
+        except Exception as error:  # not to be waited for in vain
+            answers.put((symbol, error))
+            return
 
 
 def serve() -> None:
     """A worker: compile what standard input gives until it ends."""
-    source, target = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # what TVM prints must not get between the answers
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what TVM and LLVM print, from Python or C++, must not get between the answers
     from tvmcnn.codegen.kernels import object_code
 
     while True:
@@ -120,11 +124,17 @@ def serve() -> None:
         answer: Any
         try:
             answer = object_code(job)
-        except OSError as error:
-            answer = error
-        except Exception as error:  # some of TVM's cannot be pickled
-            answer = RuntimeError(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            answer = _portable(error)
         _send(target, answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself if it can be pickled, else one with its text: some of TVM's cannot."""
+    with contextlib.suppress(Exception):
+        if str(pickle.loads(pickle.dumps(error))) == str(error):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _send(pipe: IO[bytes], value: Any) -> None:
