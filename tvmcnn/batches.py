@@ -5,7 +5,7 @@ Each size has kernels of its own, chosen for it; the weights are shared where th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ def parts(batch: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 class BatchedRunner:
     """A network compiled for several batch sizes; it takes any batch. What it shows is that of the smallest size."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest, self.threads = path, manifest, 1
-        runners = [Runner(path, manifest | entry) for entry in ({}, *manifest["specialisations"])]
+    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
+        self.path, self.manifest, self.threads = path, manifest, threads
+        runners = [Runner(path, manifest | entry, threads) for entry in ({}, *manifest["specialisations"])]
         self.programs = tuple(sorted(runners, key=lambda runner: runner.inputs[0].shape[0]))
         self.name, self.target = self.programs[0].name, self.programs[0].target
         self.sizes = {runner.inputs[0].shape[0]: runner for runner in self.programs}
@@ -69,6 +69,14 @@ class BatchedRunner:
                     part[:] = whole[: len(part)]
             start += count
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
+        """`Runner.bind` for a batch of any size; one that is no compiled size runs in parts, checked each time."""
+        batch = self._checked(arrays)[0].shape[0]
+        if batch in self.sizes:
+            return self.sizes[batch].bind(*arrays, out=out)
+        outputs = self._outputs(batch, out)
+        return lambda: self(*arrays, out=outputs)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""

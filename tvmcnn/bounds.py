@@ -10,6 +10,7 @@ import numpy as np
 
 from tvmcnn.fusion import ELEMENTWISE
 from tvmcnn.network import Array, Network, Shape
+from tvmcnn.winograd import error_growth
 
 UNIT = 2.0**-24  # unit roundoff of float32
 SAFETY = 8.0  # standard deviations that the bound allows
@@ -35,8 +36,12 @@ STEEPEST = {"Sigmoid": 0.25, "HardSwish": 1.5, "Selu": 1.76, "Softmax": 2.0, "Lo
 SLOPE = 1.2  # of the other activations: Gelu and Erf have 1.13
 
 
-def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, float]:
+def relative_bounds(
+    network: Network, values: Mapping[str, Array], tiles: Mapping[str, int] | None = None
+) -> dict[str, float]:
     """The allowed error of each tensor, relative to its largest value; `values` are the reference's tensors by name.
+
+    `tiles` has the tile of each node that Winograd convolves, whose errors are larger by `winograd.error_growth`.
 
     Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
     λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
@@ -44,7 +49,8 @@ def relative_bounds(network: Network, values: Mapping[str, Array]) -> dict[str, 
     """
     squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
     for node in network.nodes:
-        own = (SAFETY * UNIT) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
+        growth = error_growth(tiles[node.output]) if tiles and node.output in tiles else 1.0
+        own = (SAFETY * UNIT * growth) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
         operands = [values[name] if name in values else network.constants.get(name) for name in node.inputs]
         passed_on = [
             squares[name] * _gain(node.op, position, operands, values.get(node.output)) ** 2

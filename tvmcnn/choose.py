@@ -12,16 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, RowsConfig, SoftmaxConfig
+from tvmcnn.configs import SoftmaxConfig, WinogradConfig
+from tvmcnn.defaults import (
+    BLOCK,
+    columns_config,
+    dense_config,
+    direct_config,
+    rows_config,
+    winograd_config,
+    winograd_scratch,
+)
 from tvmcnn.fusion import (
     ELEMENTWISE,
     POOLS,
     deinterleaved,
     is_anchor,
     is_per_channel,
-    multiply_accumulates,
     pool_of,
-    window_size,
 )
 from tvmcnn.network import (
     FLOAT,
@@ -34,15 +41,15 @@ from tvmcnn.network import (
     Node,
     Pads,
     Tensor,
-    divisors,
     round_up,
 )
 from tvmcnn.records import Records, kernel_words
 from tvmcnn.targets import Target
+from tvmcnn.tasks import tasks
+from tvmcnn.winograd import halo
 
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
-BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
@@ -52,7 +59,6 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
 )
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
-MAX_COLUMNS = 512  # of a row of sums that stays in L1
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
 
@@ -66,6 +72,7 @@ class _Walk:
     network: Network
     target: Target
     records: Records
+    exact: bool  # direct convolution only
     readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
     stored: dict[str, tuple[Tensor, Layout]]
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
@@ -112,13 +119,17 @@ class _Walk:
             pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
             choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
-        self.choices.append(dataclasses.replace(choice, kernel=kernel))
+        choice = dataclasses.replace(choice, kernel=kernel, tasks=tasks(self.network, choice, self.target))
+        self.choices.append(choice)
         self.stored[kernel.output.name] = (kernel.output, choice.writes)
 
 
-def choose(network: Network, kernels: Sequence[Kernel], target: Target, records: Records) -> tuple[Choice, ...]:
+def choose(
+    network: Network, kernels: Sequence[Kernel], target: Target, records: Records, *, exact: bool = False
+) -> tuple[Choice, ...]:
     """The kernels in the order they run, reorders among them, each with every decision made.
 
+    `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
     readers: dict[str, frozenset[str]] = {}
@@ -126,7 +137,7 @@ def choose(network: Network, kernels: Sequence[Kernel], target: Target, records:
         for tensor in kernel.inputs:
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
-    walk = _Walk(network, target, records, readers, stored, _homes(network, kernels))
+    walk = _Walk(network, target, records, exact, readers, stored, _homes(network, kernels))
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
         is_output = kernel.output.name in outputs
@@ -208,19 +219,6 @@ def _keeps_last(network: Network, kernel: Kernel) -> bool:
     return "axes" in node.attributes and len(given[0].shape) - 1 not in node["axes"] and bool(kernel.output.shape)
 
 
-def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
-    """Tiles of up to 512 columns; for a product four rows, or what divides them, and four terms if they divide it."""
-    shape = kernel.output.shape
-    columns = shape[-1] if shape else 1
-    fitting = max(d for d in divisors(columns) if d <= MAX_COLUMNS)
-    columns = fitting if fitting * 4 > min(columns, MAX_COLUMNS) else MAX_COLUMNS  # else the last tile is cut short
-    if kernel.anchor.op not in ("MatMul", "Gemm") or len(shape) < 2:
-        return RowsConfig(1, columns, 1)
-    rows = max(d for d in divisors(shape[-2]) if d <= 4)
-    depth = multiply_accumulates(network, kernel) // kernel.output.size
-    return RowsConfig(rows, columns, 4 if depth % 4 == 0 and depth else 1)
-
-
 def _resizes_maps(kernel: Kernel) -> bool:
     """True for a Resize of rows and columns, with so few taps that all fit one expression."""
     node, shape = kernel.anchor, kernel.output.shape
@@ -281,12 +279,25 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         if pool_of(kernel) is not None:
             return _choice(kernel, "grouped", read, PLAIN, "fallback")
         return _choice(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
+    if algorithm == "direct" and not walk.exact and (config := winograd_config(kernel, walk.target)) is not None:
+        return _winograd(walk, kernel, config)
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
     read = [_image(walk, image, Layout(block, pads))]
     read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
     computed = direct_config(kernel, maps, min(depth, block), walk.target)
     return _choice(kernel, algorithm, read, Layout(BLOCK), "direct", walk.tuned(kernel, "direct", computed))
+
+
+def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig) -> Choice:
+    """The convolution by Winograd: its tiles read a halo that fills the last row and column of them."""
+    image, residuals = kernel.inputs[0], kernel.inputs[1:]
+    pads = halo(kernel.anchor, *image.shape[2:], config.tile)
+    read = [_image(walk, image, Layout(BLOCK, pads))]
+    read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
+    choice = _choice(kernel, "winograd", read, Layout(BLOCK), "winograd", (config, "default"))
+    depth, maps = (round_up(tensor.shape[1], BLOCK) for tensor in (image, kernel.output))
+    return dataclasses.replace(choice, scratch_bytes=winograd_scratch(config, depth, maps))
 
 
 def _image(walk: _Walk, tensor: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
@@ -303,51 +314,6 @@ def _fits_columns(walk: _Walk, kernel: Kernel) -> bool:
     rows, phases, pitch = deinterleaved(kernel, height, lanes)
     size = kernel.inputs[0].shape[1] * rows * phases * pitch * FLOAT
     return width / lanes > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
-
-
-def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
-    """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
-    window = math.prod(window_size(kernel))
-    vectors = round_up(width, target.lanes) // target.lanes
-    budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
-    best = max(
-        ((m, v) for m in divisors(maps) for v in divisors(vectors) if m * v * window <= budget),
-        key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
-        default=(1, 1),
-    )
-    return ColumnsConfig(*best)
-
-
-def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
-    """The tile with the fewest loads an FMA among those that fit the registers and divide the output."""
-    window = math.prod(window_size(kernel))
-    _, _, height, width = kernel.output.shape
-    per_block = BLOCK // target.lanes
-    blocks = -(-maps // BLOCK)
-    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in divisors(blocks)]
-    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
-        vectors = vectors[:per_block]
-    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
-    budget = target.registers - 3  # a weight vector and two broadcasts in flight
-
-    def cycles(tile: tuple[int, int, int]) -> tuple[float, int]:
-        """Estimated cycles an FMA: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
-        v, r, c = tile
-        pixels = r * c * window
-        streamed = 1 / pixels if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
-        return max(0.5, (v + pixels) / (v * pixels) / 2, 4 / (v * pixels), streamed), -v * pixels
-
-    tiles = [
-        (v, r, c)
-        for v in vectors
-        for r in divisors(height)
-        for c in divisors(width)
-        if v * r * c * window <= budget and r <= 4
-    ]
-    v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
-    # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
-    # otherwise keep in registers until the accumulators spill (AVX-512: 2.29 against 3.36 µs, LeNet-5's second layer).
-    return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
 
 
 # ---- the rest -------------------------------------------------------------------------------------------------------
@@ -374,27 +340,6 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and (inner or tiled)
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return _choice(kernel, "dense", read, writes, "dense", (config, tier))
-
-
-def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
-    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
-
-    One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
-    units idle (latency 4, two a cycle): then the sum is split into parts.
-    """
-    lanes = target.lanes
-    budget = target.registers - (1 if rows == 1 else 4)
-
-    def cost(tile: tuple[int, int]) -> float:
-        v, r = tile
-        return round_up(maps, v * lanes) / maps * ((v + r) / (v * r) + max(0, 8 - v * r) / 16)
-
-    tiles = [(v, r) for r in divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
-    vectors, tile_rows = min(tiles, key=cost)
-    parts = 1
-    while vectors * tile_rows * parts * 2 <= 8 and depth % (parts * 2) == 0:
-        parts *= 2
-    return DenseConfig(vectors * lanes, tile_rows, parts, 1)
 
 
 def _concat(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:

@@ -70,6 +70,7 @@ def compile(  # noqa: A001 (the contract's name)
     shipped_records: bool = True,
     verify: bool = True,
     activations: bool = True,
+    exact: bool = False,
     report: Callable[[str], None] = lambda line: None,
     progress: Progress = silent,
     jobs: int | None = None,
@@ -87,14 +88,14 @@ def compile(  # noqa: A001 (the contract's name)
     """
     machine, path = resolve(target), _output_path(model, output)
     _check_tools()
-    report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32; 1 thread")
+    report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32")
 
     configs = load_records(map(Path, records), shipped=shipped_records)
     name, weights = c_identifier(path.stem), Weights()
     programs, batches = [], _batches(batch, name)
     for size, label in batches:
         network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
-        program = lay_out(network, choose(network, fuse(network), machine, configs), weights)
+        program = lay_out(network, choose(network, fuse(network), machine, configs, exact=exact), weights)
         for line in (*network.notes, *map(kernel_line, program.steps)):
             report(line)
         programs.append(program)
@@ -207,11 +208,13 @@ def _assembly(programs: Sequence[Program], machine: Target) -> str:
     from tvmcnn.codegen.kernels import scheduled
 
     named: dict[str, Any] = {}
+    scratch = {}
     for index, program in enumerate(programs):
         prefix = f"{program.network.name}_" if index else ""
         steps = [step for step in program.steps if not step.choice.is_view]
         named |= {f"{prefix}{step.choice.name}": scheduled(step, machine) for step in steps}
-    text: str = compile_kernels(named, machine).inspect_source("asm")
+        scratch |= {f"{prefix}{step.choice.name}": step.choice.scratch_bytes for step in steps}
+    text: str = compile_kernels(named, machine, scratch).inspect_source("asm")
     return text
 
 

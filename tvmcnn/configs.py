@@ -17,6 +17,21 @@ class DirectConfig:
 
 
 @dataclass(frozen=True)
+class WinogradConfig:
+    """F(tile x tile, 3x3): `rows` x `columns` output pixels a tile (fewer with a pool), `strip` tiles at a time, the
+    maps in `parts`; the products in register tiles of vectors of maps by `tiles`."""
+
+    tile: int = 4
+    rows: int = 4
+    columns: int = 4
+    strip: int = 28
+    parts: int = 1
+    vectors: int = 2
+    tiles: int = 14
+    unroll: int = 4  # input channels in one loop body
+
+
+@dataclass(frozen=True)
 class ColumnsConfig:
     """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's
     window."""
@@ -53,4 +68,4 @@ class SoftmaxConfig:
     contiguous: bool = True
 
 
-CONFIGS = {"direct": DirectConfig, "columns": ColumnsConfig, "dense": DenseConfig}
+CONFIGS = {"direct": DirectConfig, "winograd": WinogradConfig, "columns": ColumnsConfig, "dense": DenseConfig}

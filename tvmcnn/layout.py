@@ -30,6 +30,7 @@ from tvmcnn.network import (
     dims,
     round_up,
 )
+from tvmcnn.winograd import transformed
 
 
 class Weights:
@@ -82,7 +83,8 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
             arguments.append(Place("weights", offset=weights.add(array)))
         arguments.append(places[choice.kernel.output.name][0])
         steps.append(Step(choice, packed, tuple(arguments)))
-    return Program(network, tuple(steps), arena_bytes, least, places)
+    scratch = max((round_up(choice.scratch_bytes, ALIGNMENT) for choice in choices), default=0)
+    return Program(network, tuple(steps), arena_bytes, scratch, least, places)
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
@@ -134,6 +136,14 @@ def _direct(choice: Choice, weight: Array) -> Array:
     return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
 
 
+def _winograd(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> (m+2, m+2, ⌈M/16⌉, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o."""
+    moved = transformed(weight, choice.config.tile)
+    moved = np.pad(moved, ((0, 0), (0, 0), (0, -moved.shape[2] % 16), (0, -moved.shape[3] % 16)))
+    side, _, maps, depth = moved.shape
+    return moved.reshape(side, side, maps // 16, 16, depth // 16, 16).transpose(0, 1, 2, 4, 5, 3)
+
+
 def _depthwise(choice: Choice, weight: Array) -> Array:
     """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
     packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
@@ -165,6 +175,7 @@ def row_shape(source: Shape, depth: int) -> Shape:
 
 WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "direct": _direct,
+    "winograd": _winograd,
     "depthwise": _depthwise,
     "columns": _columns,
     "dense": _dense,

@@ -269,6 +269,8 @@ class Choice:
     config: Any = None  # the rule's frozen dataclass of tile sizes
     tier: str = "default"  # record: measured for this kernel and ISA; default: computed from registers and shapes
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
+    tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
+    scratch_bytes: int = 0  # memory that each thread needs beside its stack
 
     @property
     def is_view(self) -> bool:
@@ -316,6 +318,7 @@ class Program:
     network: Network
     steps: tuple[Step, ...]
     arena_bytes: int
+    thread_bytes: int  # of scratch for each thread, behind those
     arena_lower_bound: int  # bytes alive at one step, at most: no plan needs less
     places: Mapping[str, tuple[Place, Layout]]  # every tensor that some kernel stores
 

@@ -101,7 +101,7 @@ def _verify_program(runner: Runner, library: str | os.PathLike[str], model: Mode
 def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str, Array], seed: int) -> Verdict:
     """Every tensor that the library can show, then the outputs of its single native call."""
     expected = reference(model, inputs, every_tensor=True)
-    bounds = relative_bounds(network, {**expected, **inputs})
+    bounds = relative_bounds(network, {**expected, **inputs}, _winograd_tiles(runner, network))
 
     def error(name: str, found: Array) -> TensorError:
         wanted, ours = expected[name].astype(np.float64), found.astype(np.float64)
@@ -116,6 +116,13 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     found = runner.run(None, dict(inputs))
     outputs = tuple(error(info.name, array) for info, array in zip(runner.outputs, found, strict=True))
     return Verdict(tensors, outputs, seed)
+
+
+def _winograd_tiles(runner: Runner, network: Network) -> dict[str, int]:
+    """By the output of each node that the library convolves by Winograd the tile."""
+    kernels = [kernel for kernel in runner.manifest["kernels"] if kernel["algorithm"] == "winograd"]
+    tiles = {name: kernel["config"]["tile"] for kernel in kernels for name in kernel["nodes"]}
+    return {node.output: tiles[node.name] for node in network.nodes if node.op == "Conv" and node.name in tiles}
 
 
 def seeded_input(info: ArrayInfo, seed: int) -> Array:

@@ -1,8 +1,14 @@
 """The chain: one C function that calls the kernels in order, and what surrounds it, as a C source a person can read.
 
-    int32_t lenet5_run(const float *input, float *scores, void *arena) {
-      tvmcnn_conv_1f0c…(input, W(0), W(640), A(0)); /* k0_conv */
-      tvmcnn_conv_93ab…(A(0), W(704), W(10304), A(4096)); /* k1_conv */
+    static void k0_conv(const void *frame, char *scratch, int32_t begin, int32_t end) {
+      const lenet5_frame *f = frame;
+      tvmcnn_conv_1f0c…(f->input, W(0), W(640), A(0), scratch, begin, end);
+    }
+    ...
+    int32_t lenet5_run_threads(const float *input, float *scores, void *arena, int32_t threads) {
+      const lenet5_frame frame = {input, scores, arena};
+      k0_conv(&frame, scratch, 0, 1);
+      tvmcnn_parallel(k1_conv, &frame, 28, threads, scratch, 0);
       ...
 
 The Python runner steps through the same calls one at a time (`lenet5_step`), so that both agree bit for bit.
@@ -17,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmcnn.codegen.jobs import Symbols
-from tvmcnn.network import Network, Place, Program, Step, Tensor, dims
+from tvmcnn.network import ALIGNMENT, Network, Place, Program, Step, Tensor, dims, round_up
 from tvmcnn.targets import Target
 
 # Words that a parameter may not be called: of C, of C++ (for the header), macros, and what the generated functions use.
@@ -29,7 +35,7 @@ _TAKEN = frozenset(
     not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
     signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
     typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
-    NULL errno int32_t int64_t linux unix arena args count hidden repeat result self step
+    NULL errno int32_t int64_t linux unix arena args count f frame here hidden repeat result scratch self step threads
     """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 )
 C_TYPES = {
@@ -82,7 +88,8 @@ class Signature:
 
 def exports(name: str) -> tuple[str, ...]:
     """The symbols that a program's library exports."""
-    return (f"{name}_check", f"{name}_run", f"{name}_step", f"{name}_open", f"__tvm_ffi_{name}_run")
+    ours = [f"{name}_{word}" for word in ("check", "run", "run_threads", "step", "open")]
+    return (*ours, f"__tvm_ffi_{name}_run", f"__tvm_ffi_{name}_bind")
 
 
 def header(programs: Sequence[Program], target: Target) -> str:
@@ -120,7 +127,8 @@ def _declarations(program: Program, target: Target) -> str:
         f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* elements */"
         for word, tensor in (*signature.inputs, *signature.outputs)
     )
-    return f"""#define {upper}_ARENA_BYTES {max(program.arena_bytes, 64)}
+    return f"""#define {upper}_ARENA_BYTES {max(program.arena_bytes + program.thread_bytes, 64)}
+#define {upper}_THREAD_BYTES {program.thread_bytes} /* more for each thread but the first */
 {sizes}
 
 /* Returns 0 if this CPU has the instructions that the library uses, 2 if not: then call nothing else. */
@@ -131,46 +139,78 @@ int32_t {name}_check(void);
  *   arena: {upper}_ARENA_BYTES bytes, aligned to 64 for speed; need not be zeroed
  * Returns 0, or 1 if an argument is NULL. Allocates nothing, prints nothing, keeps nothing between calls. */
 int32_t {name}_run({signature.parameters});
+
+/* The same on up to `threads` threads, the caller's among them, and bit for bit the same result.
+ *   arena: {upper}_ARENA_BYTES + (threads - 1) * {upper}_THREAD_BYTES bytes
+ * The others belong to one pool of the process, start at the first call that has work for them, spin for 1 ms after
+ * their last task and sleep then. While one caller has them, others do their work alone. */
+int32_t {name}_run_threads({signature.parameters}, int32_t threads);
 """
 
 
 def source(program: Program, target: Target, symbols: Symbols, weights: str) -> str:
     """The C source of the chain. `symbols` names the kernels' functions, `weights` is the symbol of the weights."""
-    opened = [index for index, step in enumerate(program.steps) if step.choice.name in symbols.opened]
     signature = Signature.of(program.network)
-    name = signature.name
-    calls = [_call(step, signature, symbols) for step in program.steps]
+    name, parameters = signature.name, signature.parameters
+    words = signature.arguments.split(", ")
+    steps = [step for step in program.steps if not step.choice.is_view]
+    calls = {step.choice.name: _call(step) for step in steps}
     cases = "\n".join(
-        f"    case {i}:\n      while (repeat-- > 0) {call}\n      return TVMCNN_OK;" for i, call in enumerate(calls)
+        f"    case {i}: while (repeat-- > 0) {calls.get(step.choice.name, '; /* in place */')} return TVMCNN_OK;"
+        for i, step in enumerate(program.steps)
     )
     open_cases = "\n".join(
-        f"    case {i}: {_open_call(program.steps[i], signature, symbols)} return TVMCNN_OK;" for i in opened
+        f"    case {i}: {_open_call(step, signature, symbols)} return TVMCNN_OK;"
+        for i, step in enumerate(program.steps)
+        if step.choice.name in symbols.opened
     )
-    nulls = " || ".join(f"!{word}" for word in signature.arguments.split(", "))
+    nulls = " || ".join(f"!{word}" for word in words)
+    fields = "".join(f"  {field.strip()};\n" for field in parameters.split(","))
+    kernels = "\n\n".join(_kernel(step, signature, symbols) for step in steps)
     prototypes = "\n".join(_prototypes(program, symbols))
-    body = "\n".join(f"  {call}" for call in calls)
+    body = "\n".join(f"  {call}" for call in calls.values())
     return f"""/* {name} for {target.name}: generated by tvmcnn. */
 #include "entry.h"
+#include "pool.h"
 
 extern const char {weights}[] __attribute__((visibility("hidden"), aligned(64)));
 {prototypes}
 
+typedef struct {{
+{fields}}} {name}_frame;
+
 #define W(offset) ((void*)({weights} + (offset)))
-#define A(offset) ((void*)((char*)arena + (offset)))
+#define A(offset) ((void*)((char*)f->arena + (offset)))
+
+{kernels}
 
 TVMCNN_PUBLIC int32_t {name}_check(void) {{
   __builtin_cpu_init();
   return {_supports(target)} ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
 }}
 
-TVMCNN_PUBLIC int32_t {name}_run({signature.parameters}) {{
-  if ({nulls}) return TVMCNN_NULL_ARGUMENT;
+static void {name}_chain(const {name}_frame *frame, int32_t threads) {{
+  char *scratch = (char*)frame->arena + {program.arena_bytes};
+  (void)scratch, (void)threads;
 {body}
+}}
+
+TVMCNN_PUBLIC int32_t {name}_run_threads({parameters}, int32_t threads) {{
+  if ({nulls}) return TVMCNN_NULL_ARGUMENT;
+  const {name}_frame frame = {{{signature.arguments}}};
+  {name}_chain(&frame, threads);
   return TVMCNN_OK;
 }}
 
+TVMCNN_PUBLIC int32_t {name}_run({parameters}) {{
+  return {name}_run_threads({signature.arguments}, 1);
+}}
+
 /* One step of the chain, `repeat` times, for the graph runner and its profile. */
-TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, {signature.parameters}) {{
+TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, int32_t threads, {parameters}) {{
+  const {name}_frame here = {{{signature.arguments}}}, *frame = &here;
+  char *scratch = (char*)arena + {program.arena_bytes};
+  (void)scratch, (void)threads;
   switch (step) {{
 {cases}
     default: return TVMCNN_NO_SUCH_STEP;
@@ -178,29 +218,72 @@ TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, {signature.param
 }}
 
 /* The open variant of a step: writes the tensors that fusion hides, one behind the other, to `hidden`. */
-TVMCNN_PUBLIC int32_t {name}_open(int32_t step, {signature.parameters}, char *hidden) {{
+TVMCNN_PUBLIC int32_t {name}_open(int32_t step, {parameters}, char *hidden) {{
+  const {name}_frame here = {{{signature.arguments}}}, *f = &here;
+  (void)f;
   switch (step) {{
 {open_cases}
     default: return TVMCNN_NO_SUCH_STEP;
   }}
 }}
 
-/* The same through tvm-ffi: {signature.arguments}, the arena as its address. */
-TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{
+/* The same through tvm-ffi: {signature.arguments} as its address, threads. */
+static int {name}_read(const TVMFFIAny* args, int32_t count, {name}_frame *frame, int32_t *threads) {{
 {_unpack(signature)}
-  result->type_index = kTVMFFINone;
-  result->zero_padding = 0;
-  result->v_int64 = 0;
-  return {name}_run({signature.arguments}) == TVMCNN_OK ? 0 : tvmcnn_raise("RuntimeError", "{name}_run failed");
+  return 0;
+}}
+
+TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{
+  {name}_frame frame;
+  int32_t threads;
+  (void)self;
+  if ({name}_read(args, count, &frame, &threads) != 0) return -1;
+  {name}_chain(&frame, threads);
+  return tvmcnn_nothing(result);
+}}
+
+/* A function without arguments that runs the network on the tensors given here. */
+typedef struct {{
+  {name}_frame frame;
+  int32_t threads;
+}} {name}_bound;
+
+static int {name}_call(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{
+  const {name}_bound *bound = self;
+  (void)args;
+  if (count != 0) return tvmcnn_raise("TypeError", "a bound network takes no arguments");
+  {name}_chain(&bound->frame, bound->threads);
+  return tvmcnn_nothing(result);
+}}
+
+TVMCNN_PUBLIC int __tvm_ffi_{name}_bind(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {{
+  {name}_bound given;
+  (void)self;
+  if ({name}_read(args, count, &given.frame, &given.threads) != 0) return -1;
+  return tvmcnn_function({name}_call, &given, sizeof given, result);
 }}
 """
 
 
+def _kernel(step: Step, signature: Signature, symbols: Symbols) -> str:
+    """A C function that calls one kernel with its arguments: what `tvmcnn_parallel` takes."""
+    call = f"{symbols.kernels[step.choice.name]}({_arguments(step, signature)}, scratch, begin, end);"
+    return f"""static void {_thunk(step)}(const void *frame, char *scratch, int32_t begin, int32_t end) {{
+  const {signature.name}_frame *f = frame;
+  (void)f;
+  {call}
+}}"""
+
+
+def _thunk(step: Step) -> str:
+    return f"tvmcnn_{step.choice.name}"
+
+
 def _place(place: Place, signature: Signature) -> str:
     if place.space == "input":
-        return f"(void*){signature.inputs[place.index][0]}"
+        return f"(void*)f->{signature.inputs[place.index][0]}"
     if place.space == "output":
-        return signature.outputs[place.index][0]
+        return f"f->{signature.outputs[place.index][0]}"
     return f"{'W' if place.space == 'weights' else 'A'}({place.offset})"
 
 
@@ -216,11 +299,11 @@ def _prototypes(program: Program, symbols: Symbols) -> list[str]:
     return [f"extern int32_t {symbol}({_pointers(count)});" for symbol, count in counts.items()]
 
 
-def _call(step: Step, signature: Signature, symbols: Symbols) -> str:
-    name = step.choice.name
-    if step.choice.is_view:
-        return f"; /* {name}: in place */"
-    return f"{symbols.kernels[name]}({_arguments(step, signature)}); /* {name} */"
+def _call(step: Step) -> str:
+    tasks, scratch = step.choice.tasks, round_up(step.choice.scratch_bytes, ALIGNMENT)
+    if tasks == 1:
+        return f"{_thunk(step)}(frame, scratch, 0, 1);"
+    return f"tvmcnn_parallel({_thunk(step)}, frame, {tasks}, threads, scratch, {scratch});"
 
 
 def _arguments(step: Step, signature: Signature) -> str:
@@ -233,11 +316,11 @@ def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
         hidden.append(f"hidden + {offset}")
         offset += tensor.size * tensor.item_bytes
     given = [_place(place, signature) for place in step.arguments[:-1]]
-    return f"{symbols.opened[step.choice.name]}({', '.join([*given, *hidden])});"
+    return f"{symbols.opened[step.choice.name]}({', '.join([*given, *hidden])}, NULL, 0, 1);"
 
 
 def _pointers(count: int) -> str:
-    return ", ".join(["void*"] * count)
+    return ", ".join([*["void*"] * count, "char*", "int32_t", "int32_t"])
 
 
 def _supports(target: Target) -> str:
@@ -247,26 +330,25 @@ def _supports(target: Target) -> str:
 
 def _unpack(signature: Signature) -> str:
     words = [*signature.inputs, *signature.outputs]
+    count = len(words)
     lines = [
-        "  (void)self;",
-        f"  if (count != {len(words) + 1})",
-        f'    return tvmcnn_raise("TypeError", "expected {len(words)} tensors and the arena");',
+        f"  if (count != {count + 2})",
+        f'    return tvmcnn_raise("TypeError", "expected {count} tensors, the arena and the threads");',
     ]
     for position, (word, tensor) in enumerate(words):
         shape = ", ".join(map(str, tensor.shape)) or "1"
-        const = "const " if position < len(signature.inputs) else ""
         wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}"
         kind = f"{_DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
         lines += [
             f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
-            f"  {const}{C_TYPES[tensor.dtype]} *{word} =",
-            f"      tvmcnn_data(&args[{position}], {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
-            f"  if ({word} == NULL)",
+            f"  frame->{word} = tvmcnn_data(&args[{position}], {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
+            f"  if (frame->{word} == NULL)",
             f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
         ]
     lines += [
-        f"  if (args[{len(words)}].type_index != kTVMFFIInt)",
-        '    return tvmcnn_raise("TypeError", "the arena must be given as its address");',
-        f"  void *arena = (void*)(intptr_t)args[{len(words)}].v_int64;",
+        f"  if (args[{count}].type_index != kTVMFFIInt || args[{count + 1}].type_index != kTVMFFIInt)",
+        '    return tvmcnn_raise("TypeError", "the arena must be given as its address, the threads as a number");',
+        f"  frame->arena = (void*)(intptr_t)args[{count}].v_int64;",
+        f"  *threads = (int32_t)args[{count + 1}].v_int64;",
     ]
     return "\n".join(lines)

@@ -1,7 +1,10 @@
 """CPU object code. Kernels are plain C functions on raw pointers: no TVM runtime, no alignment that nobody checks.
 
-A public PrimFunc would assume 64-byte aligned data without a test, and would call TVM for scratch buffers of 1 KB and
-more. A private one on raw pointers does neither, if its buffers are marked to stay on the stack.
+    int32_t tvmcnn_conv_1f0c…(x, weight, bias, y, scratch, begin, end)
+
+A public PrimFunc would assume 64-byte aligned data without a test, would call TVM for scratch buffers of 1 KB and more,
+and would start threads by TVM's pool. A private one on raw pointers does none of it: its small buffers are marked to
+stay on the stack, the large ones lie in `scratch`, and its parallel loop runs from task `begin` to task `end`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from tvm import tirx
 from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
+from tvmcnn.network import ALIGNMENT, FLOAT, round_up
 from tvmcnn.targets import Target
 
 STACK_LIMIT = 256 << 10  # bytes: a thread may have as little as 512 KB
+SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
 TRIPLE = "x86_64-linux-gnu"
 
 
@@ -40,10 +45,13 @@ def raw_pointer_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return raw.with_attrs({"s_tir": True, "tirx.noalias": True})
 
 
-def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target) -> tvm.runtime.Module:
+def compile_kernels(
+    functions: Mapping[str, tirx.PrimFunc], target: Target, scratch: Mapping[str, int] | None = None
+) -> tvm.runtime.Module:
     """An LLVM module with one C function a PrimFunc, named by the mapping's keys.
 
-    `write_to_file("k.o")` emits it, `inspect_source("asm")` shows it.
+    `scratch` is the bytes of scratch that a function is given, 0 without an entry. `write_to_file("k.o")` emits the
+    module, `inspect_source("asm")` shows it.
     """
     machine = tvm.target.Target({"kind": "llvm", "mcpu": target.name, "mtriple": TRIPLE})
     machine = machine.with_host(machine)
@@ -52,26 +60,55 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target) -> t
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _on_the_stack(var.name_hint, func).with_attr("global_symbol", var.name_hint)
+        var: _task_range(var.name_hint, func, (scratch or {}).get(var.name_hint, 0)).with_attr(
+            "global_symbol", var.name_hint
+        )
         for var, func in module.functions_items()
     }
     return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
 
 
-def _on_the_stack(name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Mark every buffer of a lowered function to become registers or stack, never a call of TVM's allocator."""
-    total = 0
+def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.PrimFunc:
+    """A lowered function that runs some of its tasks, in memory that it is given.
 
-    def mark(allocation: tirx.AllocBuffer) -> tirx.AllocBuffer:
-        nonlocal total
+    def f(x, y): v = alloc(40000); for i in parallel(28): …
+      -->
+    def f(x, y, scratch, begin, end): v = decl(scratch + 0); for i in range(begin, end): …
+
+    Small buffers become registers or stack, never a call of TVM's allocator. Raises RuntimeError for a function that
+    needs more stack, more scratch, or has other than one parallel loop.
+    """
+    scratch = tirx.Var("scratch_p", PointerType(PrimType("float32"), "global"))
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    area = tirx.decl_buffer((max(1, scratch_bytes // FLOAT),), "float32", "scratch")
+    on_stack = in_scratch = loops = 0
+
+    def place(allocation: tirx.AllocBuffer) -> tirx.Stmt:
+        nonlocal on_stack, in_scratch
         buffer = allocation.buffer
-        total += math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
+        size = math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
+        if scratch_bytes and size >= SCRATCH_MINIMUM:
+            start = tirx.address_of(tirx.BufferLoad(area, [in_scratch // FLOAT]))
+            in_scratch += round_up(size, ALIGNMENT)
+            return tirx.DeclBuffer(buffer, data=start)
+        on_stack += size
         annotations = {**dict(allocation.annotations), "disable_lower_builtin": tirx.IntImm("bool", 1)}
         return tirx.AllocBuffer(buffer, annotations)
 
-    body = tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, mark), order="post")
-    if total > STACK_LIMIT:
+    def bound(loop: tirx.For) -> tirx.For:
+        nonlocal loops
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        loops += 1
+        return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
+
+    body = tvm_ffi.structural_map(func.body, ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
+    if on_stack > STACK_LIMIT:
         raise RuntimeError(
-            f"{name} would take {total} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
+            f"{name} would take {on_stack} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
         )
-    return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
+    if in_scratch > scratch_bytes or loops > 1:
+        raise RuntimeError(f"{name} takes {in_scratch} bytes of the {scratch_bytes} it has, in {loops} parallel loops")
+    if scratch_bytes:
+        body = tirx.SeqStmt([tirx.DeclBuffer(area, data=scratch), body])
+    return tirx.PrimFunc([*func.params, scratch, begin, end], body, func.ret_type, func.attrs)

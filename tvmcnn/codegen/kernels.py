@@ -20,7 +20,7 @@ def scheduled(step: Step, machine: Target, *, opened: bool = False) -> tirx.Prim
     """The PrimFunc of a step after its rule; unfused it has the fallback's schedule and stores every tensor."""
     if not opened:
         return schedule(declare(step), step.choice, machine.lanes)
-    plain = dataclasses.replace(step.choice, rule="fallback", config=None)
+    plain = dataclasses.replace(step.choice, rule="fallback", config=None, tasks=1)
     return schedule(declare_open(step), plain, machine.lanes)
 
 
@@ -29,5 +29,6 @@ def object_code(job: Job) -> bytes:
     func = scheduled(job.step, job.machine, opened=job.opened)
     with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
         path = Path(folder) / "kernel.o"
-        compile_kernels({job.symbol: func}, job.machine).write_to_file(str(path))
+        scratch = {job.symbol: 0 if job.opened else job.step.choice.scratch_bytes}
+        compile_kernels({job.symbol: func}, job.machine, scratch).write_to_file(str(path))
         return path.read_bytes()

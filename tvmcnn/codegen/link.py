@@ -15,6 +15,7 @@ from tvmcnn.codegen.chain import exports
 from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
+POOL = "tvmcnn_pool_1"  # the memory of the threads' pool, which every library of a process shares
 
 
 def c_compiler() -> list[str]:
@@ -49,10 +50,10 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
         f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
         f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
     )
-    (folder / "exports.map").write_text(
-        f"{{ global: {'; '.join(symbol for program in sources for symbol in exports(program))}; local: *; }};\n"
-    )
-    chains = [f"{program}.c" for program in sources]
+    symbols = [*(symbol for program in sources for symbol in exports(program)), POOL]
+    (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
+    shutil.copy(NATIVE / "pool.c", folder / "pool-threads.c")
+    chains = [*(f"{program}.c" for program in sources), "pool-threads.c"]
     include = Path(tvm_ffi.libinfo.find_include_path())
     includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
@@ -61,6 +62,8 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
         folder,
     )
     _run([*compiler, "-c", "weights.s"], folder)
+    # Names that no program has: C identifiers, from which its file is called
+    _run([*compiler, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
     output = f"{name}.so"
     flags = [
         "-shared",
@@ -70,8 +73,14 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
         "-Wl,--build-id=none",
         "-Wl,--as-needed",
     ]
-    names = [*(f"{program}.o" for program in sources), "weights.o", *sorted(path.name for path in objects)]
-    _run([*compiler, *flags, "-o", output, *names, "-lm"], folder)
+    names = [
+        *(f"{program}.o" for program in sources),
+        "pool-threads.o",
+        "pool-memory.o",
+        "weights.o",
+        *sorted(path.name for path in objects),
+    ]
+    _run([*compiler, *flags, "-o", output, *names, "-lm", "-pthread"], folder)
     return folder / output
 
 

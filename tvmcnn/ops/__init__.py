@@ -14,7 +14,22 @@ import tvm_ffi
 from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
-from tvmcnn.ops import conv, dense, elementwise, fill, gather, matmul, move, norm, pool, reduce, resize, shape, windows
+from tvmcnn.ops import (
+    conv,
+    dense,
+    elementwise,
+    fill,
+    gather,
+    matmul,
+    move,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+    windows,
+    winograd,
+)
 from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
 
@@ -40,6 +55,7 @@ def plain(step: Step, given: Operands) -> te.Tensor:
 
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "direct": conv.direct,
+    "winograd": winograd.winograd,
     "depthwise": conv.depthwise,
     "columns": conv.columns,
     "grouped": conv.grouped,

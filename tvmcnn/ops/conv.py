@@ -43,7 +43,7 @@ def direct(step: Step, given: Operands) -> te.Tensor:
         return te.sum(product, axis=[rb, rh, rw, rc])
 
     conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
-    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+    return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
 
 
 def depthwise(step: Step, given: Operands) -> te.Tensor:
@@ -62,7 +62,7 @@ def depthwise(step: Step, given: Operands) -> te.Tensor:
         return te.sum(x[layout.index(pixel)] * weight[ob, rh, rw, o], axis=[rh, rw])
 
     conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
-    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+    return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
 
 
 def columns(step: Step, given: Operands) -> te.Tensor:
@@ -97,7 +97,7 @@ def columns(step: Step, given: Operands) -> te.Tensor:
         return te.sum(source * weight[rc, rh, rw, o], axis=[rc, rh, rw])
 
     conv = te.compute((n, height, maps, p, q, stored_width), tap, name="conv")
-    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.h, px.channel.block, dy, dz, px.w])
+    return finish(step, given, lambda px, dy, dz: conv[px.n, px.h, px.channel.block, dy, dz, px.w])
 
 
 def grouped(step: Step, given: Operands) -> te.Tensor:
@@ -116,7 +116,7 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
         return te.sum(x[layout.index(Pixel(i, channel, row, column))] * weight[o, rc, rh, rw], axis=[rc, rh, rw])
 
     conv = te.compute((n, maps, height, p, width, q), tap, name="conv")
-    return _finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
+    return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
 
 
 def _image(step: Step, given: Operands) -> te.Tensor:
@@ -139,7 +139,7 @@ def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
     return y * sh + i * dh - pads[0], z * sw + j * dw - pads[1]
 
 
-def _finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]) -> te.Tensor:
+def finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]) -> te.Tensor:
     """Bias, epilogue and pool over `conv(pixel, dy, dz)`, stored as "out" in the layout that the kernel writes."""
     kernel, layout = step.choice.kernel, step.choice.writes
     before, after = pool_first(kernel)

@@ -19,6 +19,7 @@ from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import unflatten
 from tvmcnn.ops.formulas import FORMULAS
 from tvmcnn.ops.operands import Operands, float32
+from tvmcnn.ops.winograd import filter_tap
 
 Weight = Callable[[Any, Any, Any, Any], Expr]
 
@@ -104,6 +105,7 @@ def _weight(step: Step, packed: te.Tensor) -> Weight:
     """The weight as ONNX has it, k[o, c, i, j], read from where the algorithm's packing put it."""
     lanes, block = int(packed.shape[-1]), int(packed.shape[-2])
     return {
+        "winograd": lambda o, c, i, j: filter_tap(packed, step.choice.config.tile, o, c, i, j),
         "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
         "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
         "columns": lambda o, c, i, j: packed[c, i, j, o],

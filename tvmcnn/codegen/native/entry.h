@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <tvm/ffi/c_api.h>
 
 enum { TVMCNN_OK = 0, TVMCNN_NULL_ARGUMENT = 1, TVMCNN_CPU_TOO_OLD = 2, TVMCNN_NO_SUCH_STEP = 3 };
@@ -13,10 +15,35 @@ enum { TVMCNN_OK = 0, TVMCNN_NULL_ARGUMENT = 1, TVMCNN_CPU_TOO_OLD = 2, TVMCNN_N
 
 /* Weak: there in a process that has loaded libtvm_ffi, null in a plain C program, which never calls the entry below. */
 extern void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* message) __attribute__((weak));
+extern int TVMFFIFunctionCreate(void* self, TVMFFISafeCallType call, void (*deleter)(void* self),
+                                TVMFFIObjectHandle* out) __attribute__((weak));
 
 static inline int tvmcnn_raise(const char* kind, const char* message) {
   if (TVMFFIErrorSetRaisedFromCStr != NULL) TVMFFIErrorSetRaisedFromCStr(kind, message);
   return -1;
+}
+
+static inline int tvmcnn_nothing(TVMFFIAny* result) {
+  result->type_index = kTVMFFINone;
+  result->zero_padding = 0;
+  result->v_int64 = 0;
+  return 0;
+}
+
+/* `result` becomes a function that calls `call` with a copy of `self`. */
+static inline int tvmcnn_function(TVMFFISafeCallType call, const void* self, size_t bytes, TVMFFIAny* result) {
+  void* copy = malloc(bytes);
+  TVMFFIObjectHandle function;
+  if (copy == NULL) return tvmcnn_raise("MemoryError", "no memory for a bound network");
+  memcpy(copy, self, bytes);
+  if (TVMFFIFunctionCreate(copy, call, free, &function) != 0) {
+    free(copy);
+    return -1;
+  }
+  result->type_index = kTVMFFIFunction;
+  result->zero_padding = 0;
+  result->v_obj = function;
+  return 0;
 }
 
 /* The data of one CPU tensor of exactly this type and shape, C-contiguous and aligned to its elements; else NULL.

@@ -15,9 +15,11 @@ from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.rows import rows
 from tvmcnn.schedule.x86.softmax import softmax
+from tvmcnn.schedule.x86.winograd import winograd
 
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
+    "winograd": winograd,
     "columns": columns,
     "dense": dense,
     "pool": pool,

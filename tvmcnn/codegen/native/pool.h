@@ -1,0 +1,16 @@
+/* Threads: one pool a process, shared by every compiled network in it. */
+#ifndef TVMCNN_POOL_H_
+#define TVMCNN_POOL_H_
+
+#include <stdint.h>
+
+/* Tasks `begin` to `end` of a kernel, in `scratch` that no other thread uses. */
+typedef void (*tvmcnn_kernel)(const void *frame, char *scratch, int32_t begin, int32_t end);
+
+/* Runs the `tasks` tasks of a kernel on up to `threads` threads, the caller's among them, and returns when all are done.
+ * Thread i has the scratch from scratch + i * scratch_bytes. While another caller has the pool, the caller's thread does
+ * all by itself: any number of threads may call at once. */
+void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int32_t threads, char *scratch,
+                     int64_t scratch_bytes);
+
+#endif /* TVMCNN_POOL_H_ */

@@ -1,0 +1,10 @@
+# The pool's memory, one a process: the dynamic linker gives every library the first one's object of a GNU unique symbol,
+# however they are loaded (RTLD_LOCAL too), and never unmaps that library. The number is the version of the structure.
+	.bss
+	.balign 64
+	.globl tvmcnn_pool_1
+	.type tvmcnn_pool_1, @gnu_unique_object
+	.size tvmcnn_pool_1, 16384
+tvmcnn_pool_1:
+	.zero 16384
+	.section .note.GNU-stack,"",@progbits

@@ -1,0 +1,160 @@
+"""Defaults: the config that a rule gets where no record has one, computed from shapes, registers and caches."""
+
+from __future__ import annotations
+
+import math
+
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, RowsConfig, WinogradConfig
+from tvmcnn.fusion import multiply_accumulates, window_size
+from tvmcnn.network import FLOAT, Kernel, Network, divisors, round_up
+from tvmcnn.targets import Target
+from tvmcnn.winograd import KERNEL, grid
+
+BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
+FEW = 4  # strips: with fewer the maps are cut in two, for the threads
+MAX_SCRATCH = 4 << 20  # bytes a thread
+MAX_COLUMNS = 512  # of a row of sums that stays in L1
+
+
+def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
+    """The tile with the fewest loads an FMA among those that fit the registers and divide the output."""
+    window = math.prod(window_size(kernel))
+    _, _, height, width = kernel.output.shape
+    per_block = BLOCK // target.lanes
+    blocks = -(-maps // BLOCK)
+    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in divisors(blocks)]
+    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
+        vectors = vectors[:per_block]
+    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
+    budget = target.registers - 3  # a weight vector and two broadcasts in flight
+
+    def cycles(tile: tuple[int, int, int]) -> tuple[float, int]:
+        """Estimated cycles an FMA: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
+        v, r, c = tile
+        pixels = r * c * window
+        streamed = 1 / pixels if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
+        return max(0.5, (v + pixels) / (v * pixels) / 2, 4 / (v * pixels), streamed), -v * pixels
+
+    tiles = [
+        (v, r, c)
+        for v in vectors
+        for r in divisors(height)
+        for c in divisors(width)
+        if v * r * c * window <= budget and r <= 4
+    ]
+    v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
+    # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
+    # otherwise keep in registers until the accumulators spill (AVX-512: 2.29 against 3.36 µs, LeNet-5's second layer).
+    return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
+
+
+def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
+    """The fastest Winograd convolution by the estimate below; None where the convolution is none of 3 x 3 and stride 1,
+    or direct convolution is estimated to be faster.
+    """
+    node, image = kernel.anchor, kernel.inputs[0]
+    p, q = window_size(kernel)
+    strides = (node["strides"], node["dilations"])
+    if node["kernel_shape"] != (KERNEL, KERNEL) or strides != ((1, 1), (1, 1)) or node["group"] != 1:
+        return None
+    depth, maps = (round_up(channels, BLOCK) for channels in (image.shape[1], kernel.output.shape[1]))
+    if image.shape[1] < BLOCK:
+        return None
+    found = []
+    for tile in (4, 2):
+        if tile % p or tile % q:
+            continue
+        rows, columns = grid(node, *image.shape[2:], tile)
+        for strip in divisors(rows * columns):
+            strips = rows * columns // strip
+            parts = 2 if strips < FEW and maps % (2 * BLOCK) == 0 else 1
+            config = WinogradConfig(
+                tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target)
+            )
+            if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
+                found.append((_winograd_cycles(config, strips, depth, maps, target), config))
+    direct = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2 / target.lanes / 2
+    cycles, config = min(found, key=lambda pair: pair[0], default=(math.inf, None))
+    return config if cycles < direct else None
+
+
+def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
+    """(vectors, tiles) with the fewest loads an FMA and enough accumulators to cover its latency."""
+
+    def cost(pair: tuple[int, int]) -> tuple[float, int]:
+        v, t = pair
+        return max(0.5, (v + t) / (v * t) / 2, 4 / (v * t)), -v * t
+
+    vectors = divisors(maps // target.lanes)
+    return min(((v, t) for v in vectors for t in divisors(strip) if v * t <= target.registers - 4), key=cost)
+
+
+def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
+    """Estimated cycles an image: the products at the FMA peak or the rate of their weights, and both transforms.
+
+    Fitted to AVX-512 measurements: a transform takes 1.4 cycles a vector that it stores or loads. Weights come from L2
+    at 32 bytes a cycle if they stay there beside a strip's scratch, else from L3 at 16, and at first from memory at 8;
+    a fifth of that is not hidden behind the products. Scratch that L2 does not hold is written and read at 32.
+    """
+    elements, v, t = (config.tile + 2) ** 2, config.vectors, config.tiles
+    tiles = strips * config.strip
+    each = max(0.5, (v + t) / (v * t) / 2, 4 / (v * t))
+    products = elements * tiles * depth * maps / target.lanes * each
+    weights, scratch = elements * depth * maps * FLOAT, winograd_scratch(config, depth, maps)
+    rate = 32 if weights + scratch < target.l2_bytes else 16
+    streamed = weights / 8 + (strips - 1) * weights / rate
+    moved = elements * tiles * (depth * config.parts + maps)
+    beyond = 2 * moved * FLOAT / 32 if scratch > target.l2_bytes else 0
+    return max(products, streamed) + min(products, streamed) / 5 + 1.4 * moved / target.lanes + beyond
+
+
+def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
+    """Bytes of the transformed data and the products of one strip."""
+    return (config.tile + 2) ** 2 * config.strip * (depth + maps // config.parts) * FLOAT
+
+
+def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
+    """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
+    window = math.prod(window_size(kernel))
+    vectors = round_up(width, target.lanes) // target.lanes
+    budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
+    best = max(
+        ((m, v) for m in divisors(maps) for v in divisors(vectors) if m * v * window <= budget),
+        key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
+        default=(1, 1),
+    )
+    return ColumnsConfig(*best)
+
+
+def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
+    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
+
+    One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
+    units idle (latency 4, two a cycle): then the sum is split into parts.
+    """
+    lanes = target.lanes
+    budget = target.registers - (1 if rows == 1 else 4)
+
+    def cost(tile: tuple[int, int]) -> float:
+        v, r = tile
+        return round_up(maps, v * lanes) / maps * ((v + r) / (v * r) + max(0, 8 - v * r) / 16)
+
+    tiles = [(v, r) for r in divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
+    vectors, tile_rows = min(tiles, key=cost)
+    parts = 1
+    while vectors * tile_rows * parts * 2 <= 8 and depth % (parts * 2) == 0:
+        parts *= 2
+    return DenseConfig(vectors * lanes, tile_rows, parts, 1)
+
+
+def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
+    """Tiles of up to 512 columns; for a product four rows, or what divides them, and four terms if they divide it."""
+    shape = kernel.output.shape
+    columns = shape[-1] if shape else 1
+    fitting = max(d for d in divisors(columns) if d <= MAX_COLUMNS)
+    columns = fitting if fitting * 4 > min(columns, MAX_COLUMNS) else MAX_COLUMNS  # else the last tile is cut short
+    if kernel.anchor.op not in ("MatMul", "Gemm") or len(shape) < 2:
+        return RowsConfig(1, columns, 1)
+    rows = max(d for d in divisors(shape[-2]) if d <= 4)
+    depth = multiply_accumulates(network, kernel) // kernel.output.size
+    return RowsConfig(rows, columns, 4 if depth % 4 == 0 and depth else 1)

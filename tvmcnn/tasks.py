@@ -1,0 +1,53 @@
+"""Tasks: the independent parts of a kernel's work, which threads share. A kernel too small for that has one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from tvmcnn.fusion import multiply_accumulates
+from tvmcnn.layout import stored_bytes
+from tvmcnn.network import Choice, Network, Shape
+from tvmcnn.targets import Target
+
+ENOUGH = 64  # tasks: with fewer outer loops in one, less of its index is a division
+WORTH = 20.0  # µs of work: a launch costs 0.3 µs, and a worker's cache must fetch what the caller's has
+GFLOPS, GIGABYTES = 100.0, 10.0  # a second, of one thread: a guess on the slow side costs a launch
+
+
+def tasks(network: Network, choice: Choice, target: Target) -> int:
+    """How many: the product of the fewest outer loops that make enough. No result depends on it."""
+    if choice.is_view or _microseconds(network, choice) < WORTH:
+        return 1
+    products = list(itertools.accumulate(outer_loops(choice, target), int.__mul__, initial=1))
+    return next((product for product in products if product >= ENOUGH), products[-1])
+
+
+def _microseconds(network: Network, choice: Choice) -> float:
+    moved = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
+    moved += stored_bytes(choice.kernel.output, choice.writes)
+    return max(2 * multiply_accumulates(network, choice.kernel) / GFLOPS, moved / GIGABYTES) / 1e3
+
+
+def outer_loops(choice: Choice, target: Target) -> Shape:
+    """The extents of the loops around a kernel's tiles, outermost first, as its rule makes them."""
+    config, shape = choice.config, choice.writes.physical(choice.kernel.output.shape)
+    if choice.rule == "direct":
+        n, blocks, height = shape[:3]
+        vectors = shape[4] // target.lanes  # in a block
+        tiles = math.ceil(blocks / max(1, config.vectors // vectors))
+        return (n, tiles, vectors // min(config.vectors, vectors), math.ceil(height / config.rows))
+    if choice.rule == "winograd":
+        tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
+        return (shape[0], config.parts, tiles // config.strip)
+    if choice.rule == "columns":
+        return shape[:1]
+    if choice.rule == "dense":
+        rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
+        tiled = columns > config.width and columns % config.width == 0
+        return (columns // config.width, rows // config.rows) if tiled else (rows // config.rows,)
+    if choice.rule == "pool":
+        return shape[:3]
+    if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "reorder", "concat"):
+        return shape[:2] if choice.algorithm == "concat" else shape[:-2]
+    return ()
