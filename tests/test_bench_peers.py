@@ -108,16 +108,23 @@ def test_layers_stand_beside_the_roofline(bench: Bench, model: Path) -> None:
     layers = row["layers"]
     assert len(layers) == row["kernels"] > 1
     assert sum(layer["share"] for layer in layers) == pytest.approx(1)
-    assert {layer["bound_by"] for layer in layers} <= {"compute", "memory"}
     for layer in layers:
         compute = layer["gflops"] * layer["microseconds"] / row["peak"]
         memory = layer["gbs"] * layer["microseconds"] / row["copy_gbs"]
         assert layer["bound_microseconds"] == pytest.approx(max(compute, memory))
-        assert layer["bound_by"] == ("compute" if compute >= memory else "memory")
+        assert layer["bound_by"] == bench_peers.bound_by(compute, memory, layer["microseconds"])
         assert layer["peak_share"] == pytest.approx(layer["gflops"] / row["peak"])
         assert layer["rule"] and layer["tier"] and layer["algorithm"]
         assert f"\n{layer['kernel']} " in said
     assert any("Conv" in layer["nodes"] and layer["gflops"] > 0 for layer in layers)
+
+
+def test_what_bounds_a_kernel() -> None:
+    assert bench_peers.bound_by(3.0, 2.0, 4.0) == "compute"
+    assert bench_peers.bound_by(3.0, 2.0, 1.0) == "compute"  # an algorithm that saves operations
+    assert bench_peers.bound_by(1.0, 2.0, 4.0) == "memory"
+    assert bench_peers.bound_by(0.0, 2.0, 1.0) == "cache"
+    assert bench_peers.bound_by(0.0, 0.0, 1.0) == ""  # a view
 
 
 def test_without_layers_there_are_none(bench: Bench, model: Path) -> None:

@@ -156,8 +156,8 @@ def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float
     total = sum(profile.microseconds for profile in profiles)
     layers = []
     for profile, entry in zip(profiles, net.manifest["kernels"], strict=True):
-        compute, memory = profile.flops / peak / 1e3, profile.bytes / bandwidth / 1e3
-        spent = profile.microseconds
+        moved = 0 if entry["algorithm"] == "view" else profile.bytes  # whose inputs lie in its output already
+        compute, memory, spent = profile.flops / peak / 1e3, moved / bandwidth / 1e3, profile.microseconds
         layers.append(
             Layer(
                 kernel=profile.name,
@@ -169,12 +169,21 @@ def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float
                 share=spent / total,
                 gflops=profile.gflops,
                 peak_share=profile.gflops / peak,
-                gbs=profile.bytes / spent / 1e3,
+                gbs=moved / spent / 1e3,
                 bound_microseconds=max(compute, memory),
-                bound_by="compute" if compute >= memory else "memory",
+                bound_by=bound_by(compute, memory, spent),
             )
         )
     return tuple(layers)
+
+
+def bound_by(compute: float, memory: float, spent: float) -> str:
+    """The word for a kernel that takes `spent` µs where the roofline leaves it `compute` and `memory` µs at least."""
+    if not compute and not memory:
+        return ""
+    if compute >= memory:
+        return "compute"
+    return "memory" if spent >= memory else "cache"
 
 
 def exact_is_known() -> bool:

@@ -44,7 +44,7 @@ class PeerTimes:
 
 @dataclass(frozen=True)
 class Layer:
-    """One kernel beside the roofline: the FMA peak, and the bandwidth of copying what no cache holds.
+    """One kernel, timed by itself, beside the roofline: the FMA peak, and the bandwidth of what no cache holds.
 
     It is no law: operations that a fast algorithm saves count as done, and bytes that lie in a cache as moved.
     """
@@ -60,7 +60,7 @@ class Layer:
     peak_share: float
     gbs: float
     bound_microseconds: float  # no faster by the roofline
-    bound_by: str  # "compute" or "memory"
+    bound_by: str  # "compute", "memory", or "cache": by memory, were its bytes not in a cache; "" for a view
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def layer_cells(layer: Layer) -> list[str]:
     words = [layer.kernel, layer.nodes, layer.algorithm, layer.rule, layer.tier, layer.bound_by]
     rates = [f"{layer.gflops:.1f}", f"{layer.peak_share:.0%}"] if layer.gflops else ["", ""]
     times = [f"{layer.microseconds:.2f}", f"{layer.share:.1%}"]
-    return [*words, *times, *rates, f"{layer.gbs:.1f}", f"{layer.bound_microseconds:.2f}"]
+    return [*words, *times, *rates, f"{layer.gbs:.1f}" if layer.gbs else "", f"{layer.bound_microseconds:.2f}"]
 
 
 def layer_lines(row: Row) -> list[str]:
@@ -161,7 +161,9 @@ def layer_lines(row: Row) -> list[str]:
     found = [layer_cells(layer) for layer in row.layers]
     widths = [max(map(len, column)) for column in zip(*found, strict=True)]
     table = Table(LAYER_HEADS, LAYER_TEXTS, widths)
-    title = f"{row.model}, FMA peak {row.peak:.1f} GFLOP/s, copy {row.copy_gbs:.1f} GB/s"
+    total = sum(layer.microseconds for layer in row.layers)
+    sums = f"kernels {_microseconds(total)} µs one by one, {_microseconds(row.ours.bound.median)} µs in one call"
+    title = f"{row.model}, {sums}, FMA peak {row.peak:.1f} GFLOP/s, copy {row.copy_gbs:.1f} GB/s"
     return [title, table.heading(), *map(table.line, found)]
 
 
