@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -372,3 +373,15 @@ def test_rounds_are_cut_short_by_seconds(bench: Bench, model: Path) -> None:
 def test_limits_of_several_threads() -> None:
     assert CopyBandwidth(1 << 20).measure(threads=3) > 0
     assert FmaPeak(targets.TARGETS["x86-64-v3"]).measure(0.001, threads=2) > 0
+
+
+def test_calls_of_several_threads_are_kept_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(bench_peers.time, "sleep", lambda seconds: seen.append("pause"))
+    calls = {(name, "plain"): (lambda name=name: seen.append(name)) for name in ("", "openvino")}
+    options = argparse.Namespace(threads=2, rounds=4, seconds=None)
+    samples, peak, copied = bench_peers.measure(calls, targets.resolve("x86-64-v3"), options, lambda done: None)
+    assert {key: len(times) for key, times in samples.items()} == dict.fromkeys(calls, 4)
+    assert peak > 0 and copied > 0
+    order = [name for name, before in zip(seen, [None, *seen], strict=False) if name != before]
+    assert order[:4] == ["", "pause", "openvino", "pause"]
