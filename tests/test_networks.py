@@ -22,7 +22,7 @@ import onnxruntime
 import pytest
 from check_networks import TOLERANCE, TRAINED, check, difference, inputs, markdown
 from models import BUILT, NETWORKS, light, make
-from models.topology import Topology
+from models.topology import Size, Topology
 from PIL import Image
 from skimage import data
 
@@ -213,12 +213,24 @@ def test_every_network_is_listed_and_tested() -> None:
         ("vgg19", 16, "vgg19 cannot be built for 16 x 16: "),
         ("unet", 40, "unet cannot be built for 40 x 40: four poolings need a multiple of 16"),
         ("resnet18", 0, "resnet18 cannot be built for 0 x 0: "),
+        ("unet", (48, 40), "unet cannot be built for 48 x 40: four poolings need a multiple of 16"),
+        ("vgg16", (64, 16), "vgg16 cannot be built for 64 x 16: "),
         ("lenet6", 32, "there is no network 'lenet6'; there are resnet18, vgg16, "),
     ],
 )
-def test_impossible_networks_are_refused(name: str, size: int, words: str) -> None:
+def test_impossible_networks_are_refused(name: str, size: Size, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(name, size)
+
+
+@pytest.mark.parametrize("name", ["unet", "mobilenet_v3_large", "inception_v1"])
+def test_an_image_need_not_be_square(name: str) -> None:
+    model = make(name, (64, 96))
+    (source,) = model.graph.input
+    assert [dim.dim_value for dim in source.type.tensor_type.shape.dim] == [0, 3, 64, 96]
+    x = np.random.default_rng(9).standard_normal((1, 3, 64, 96), np.float32)
+    (output,) = run(model, {source.name: x})
+    assert output.shape == ((1, 2, 64, 96) if name == "unet" else (1, 1000))
 
 
 def test_make_models_writes_nothing_where_a_name_is_wrong(tmp_path: Path) -> None:

@@ -1,131 +1,300 @@
-"""Latency beside ONNX Runtime's: same inputs, outputs compared first, one process, interleaved rounds, medians.
+"""Latency beside other runtimes: same inputs, outputs compared first, one process, interleaved rounds, medians.
 
-    python tools/bench_peers.py --models lenet5:1 --threads 1 --json out.json
+    python tools/bench_peers.py --models lenet5:1,lenet5:256,resnet50:1,resnet18@192x256:1,path/to/model.onnx:2
+                                [--threads 1] [--target native] [--peers onnxruntime,openvino,relax] [--rounds 31]
+                                [--seconds 20] [--size 224] [--layers] [--json out.json] [--markdown table.md]
 
 Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds,
-do.
+do. Each network is timed by its plain call, net(x) beside the peers' plain calls, and with inputs and outputs bound to
+arrays that exist. A ratio is to the better peer. Exit status 1 if a network could not be timed, or if outputs differ.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import inspect
 import json
+import os
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
+from bench_models import Entry, closed, parse, parse_size
+from bench_tables import Layer, PeerTimes, Row, Table, Time, Times, cells, header_lines, heads, layer_lines, markdown
+from copy_bandwidth import CopyBandwidth
 from fma_peak import FmaPeak
+from models import SIZE
+from peers import DEFAULT, PEERS, Peer, Task, difference, find
 
 import tvmcnn
 from tvmcnn import timing
-from tvmcnn.demo import MODEL
-from tvmcnn.errors import TvmcnnError
+from tvmcnn.artifact import write_file
+from tvmcnn.errors import InputError, TvmcnnError
 from tvmcnn.network import Array
-from tvmcnn.targets import resolve
+from tvmcnn.progress import Progress, bar
+from tvmcnn.runner import Runner, random_array
+from tvmcnn.targets import TARGETS, Target, cpu_name, resolve, usable_cpus
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders
+BATCH_SECONDS = 0.01  # of each call in each round
+FEWEST_ROUNDS = 5
+PAUSE = 0.002  # seconds: threads of a peer's pool look for work a while after its call
+ISA = "ONEDNN_MAX_CPU_ISA"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One network at one batch size: medians in µs, ratios above 1 where tvmcnn is faster."""
+def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, progress: Progress) -> Row:
+    """Compile a model, check it against each peer, and time all in turn.
 
-    model: str
-    batch: int
-    difference: float  # largest, relative to the largest output
-    ours: float  # net(x)
-    ours_bound: float  # net(x, out=y)
-    ort_run: float  # session.run
-    ort_binding: float  # session.run_with_iobinding
-    ratio_run: float
-    ratio_binding: float
-    gflops: float  # of net(x, out=y), from the multiply-accumulates of convolutions and matrix products
-    peak: float  # GFLOP/s of one core, in the same rounds
-    peak_share: float
+    Raises TvmcnnError or ValueError for a model that cannot be compiled, or outputs that differ.
+    """
+    target = resolve(options.target)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        progress(f"{entry}: making the model", 0, 0)
+        model, library = entry.file(folder), folder / "network.so"
+        extra: dict[str, Any] = {"exact": True} if options.exact and exact_is_known() else {}
+        tvmcnn.compile(model, options.target, library, batch=entry.batch, verify=False, progress=progress, **extra)
+        net = tvmcnn.load(library, threads=options.threads)
+        assert isinstance(net, Runner), "one batch, one program"
+        feeds = {info.name: random_array(info, seed) for seed, info in enumerate(net.inputs)}
+        shapes = {info.name: info.shape for info in (*net.inputs, *net.outputs)}
+        task = Task(closed(model, shapes, folder), feeds, net.outputs, options.threads, target)
+        peers, failed = {}, {}
+        for name in names:
+            progress(f"{entry}: loading it into {name}", 0, 0)
+            try:
+                peers[name] = PEERS[name].load(task)
+                peers[name].bound()
+            except Exception as error:  # whatever it is, the others still have their turn
+                peers.pop(name, None)
+                failed[name] = PeerTimes(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
-
-def compare(model: Path, name: str, batch: int, target: str, rounds: int) -> Row:
-    """Compile `model` for `batch`, check it against onnxruntime, and time both in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "network.so"
-        tvmcnn.compile(model, target, library, batch=batch, verify=False)
-        net = tvmcnn.load(library, threads=1)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    feeds = {info.name: rng.standard_normal(info.shape, dtype=np.float32) for info in net.inputs}
     arrays = list(feeds.values())
-    outputs = tuple(np.empty(info.shape, np.float32) for info in net.outputs)
+    outputs = tuple(np.empty(info.shape, info.dtype) for info in net.outputs)
+    bind = getattr(net, "bind", None)  # which not every version has
+    bound = bind(*arrays, out=outputs) if bind else lambda: net(*arrays, out=outputs)
+    bound()
+    differences = {name: check(str(entry), name, net.run(None, feeds), outputs, peer) for name, peer in peers.items()}
 
-    expected = session.run(None, feeds)
-    found = net.run(None, feeds)
-    difference = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
-    if difference > TOLERANCE:
-        raise TvmcnnError(f"{name}: outputs differ by {difference:.1e} of the largest; not timed")
-
-    binding = session.io_binding()
-    for key, array in feeds.items():
-        binding.bind_cpu_input(key, array)
-    for info in net.outputs:
-        binding.bind_output(info.name)
-    peak = FmaPeak(resolve(target))
-    peaks: list[float] = []  # measured in the same rounds
-    calls = (
-        lambda: net(*arrays),
-        lambda: net(*arrays, out=outputs),
-        lambda: session.run(None, feeds),
-        lambda: session.run_with_iobinding(binding),
-        lambda: peaks.append(peak.measure()),
-    )
-    times = itertools.islice(timing.rounds(calls, 0.005), rounds)
-    ours, bound, run, bind, _ = (float(np.median(samples)) for samples in zip(*times, strict=True))
-    reached = float(np.median(peaks))
-    flops = 2 * sum(kernel["macs"] for kernel in net.manifest["kernels"])
-    gflops = flops / bound / 1e3
+    calls: dict[tuple[str, str], Callable[[], object]] = {("", "plain"): lambda: net(*arrays)}
+    calls |= {(name, "plain"): peer.plain for name, peer in peers.items()}
+    calls |= {("", "bound"): bound}
+    calls |= {(name, "bound"): peer.bound for name, peer in peers.items()}
+    samples, peak, copied = measure(calls, target, options, lambda done: progress(f"{entry}", done, options.rounds))
+    times = {name: Times(Time.of(samples[name, "plain"]), Time.of(samples[name, "bound"])) for name in ("", *peers)}
     return Row(
-        name, batch, difference, ours, bound, run, bind, run / ours, bind / bound, gflops, reached, gflops / reached
+        model=str(entry),
+        batch=entry.batch,
+        inputs={info.name: info.shape for info in net.inputs},
+        kernels=len(net.manifest["kernels"]),
+        rounds=len(samples["", "plain"]),
+        ours=times[""],
+        peers={n: failed[n] if n in failed else PeerTimes(times[n], differences[n]) for n in names},
+        gflops=2 * sum(kernel["macs"] for kernel in net.manifest["kernels"]) / times[""].bound.median / 1e3,
+        peak=peak,
+        copy_gbs=copied,
+        layers=roofline(net, arrays, peak, copied) if options.layers else (),
     )
 
 
-def _difference(a: Array, b: Array) -> float:
-    return float(np.max(np.abs(a - b)) / max(float(np.max(np.abs(b))), 1e-30))
+def check(label: str, name: str, found: Sequence[Array], bound: Sequence[Array], peer: Peer) -> float:
+    """The difference of our outputs to the peer's, by both calls. Raises TvmcnnError if it is too large."""
+    theirs = peer.plain()
+    peer.bound()
+    worst = max(difference(found, theirs), difference(bound, theirs), difference(peer.read(), theirs))
+    if worst > TOLERANCE:
+        raise TvmcnnError(
+            f"{label}: outputs differ from those of {name} by {worst:.1e} of the largest;"
+            f" allowed is {TOLERANCE:.0e}; it is not timed"
+        )
+    return worst
+
+
+def measure(
+    calls: Mapping[tuple[str, str], Callable[[], object]],
+    target: Target,
+    options: argparse.Namespace,
+    show: Callable[[int], None],
+) -> tuple[dict[tuple[str, str], list[float]], float, float]:
+    """µs of each call in each round, and medians of the FMA peak and of the copy bandwidth in the same rounds."""
+    peak, copy, threads = FmaPeak(target), CopyBandwidth(), options.threads
+    peaks: list[float] = []
+    copies: list[float] = []
+    last = list(calls.values())[-1]
+
+    def copied() -> None:
+        copies.append(copy.measure(threads))
+        last()  # so that the first call finds the caches as the others do: full of another runtime's data
+
+    timed: list[tuple[tuple[str, str] | None, Callable[[], object]]] = []
+    for name, call in calls.items():
+        timed.append((name, call))
+        if threads > 1:
+            timed.append((None, lambda: time.sleep(PAUSE)))
+    timed += [(None, lambda: peaks.append(peak.measure(threads=threads))), (None, copied)]
+
+    samples: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    end = None if options.seconds is None else time.perf_counter() + options.seconds
+    for done, spent in enumerate(timing.rounds([call for _, call in timed], BATCH_SECONDS), 1):
+        for (key, _), microseconds in zip(timed, spent, strict=True):
+            if key is not None:
+                samples[key].append(microseconds)
+        late = end is not None and done >= FEWEST_ROUNDS and time.perf_counter() > end
+        show(options.rounds if late else done)
+        if late or done >= options.rounds:
+            break
+    return samples, float(np.median(peaks)), float(np.median(copies))
+
+
+def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float) -> tuple[Layer, ...]:
+    """Each kernel's rates, and the time that the peak in GFLOP/s or the bandwidth in GB/s leaves it at least."""
+    profiles = net.profile(*arrays, seconds=0.5)
+    total = sum(profile.microseconds for profile in profiles)
+    layers = []
+    for profile, entry in zip(profiles, net.manifest["kernels"], strict=True):
+        moved = 0 if entry["algorithm"] == "view" else profile.bytes  # whose inputs lie in its output already
+        compute, memory, spent = profile.flops / peak / 1e3, moved / bandwidth / 1e3, profile.microseconds
+        layers.append(
+            Layer(
+                kernel=profile.name,
+                nodes=profile.ops,
+                algorithm=profile.algorithm,
+                rule=entry["rule"],
+                tier=entry["tier"],
+                microseconds=spent,
+                share=spent / total,
+                gflops=profile.gflops,
+                peak_share=profile.gflops / peak,
+                gbs=moved / spent / 1e3,
+                bound_microseconds=max(compute, memory),
+                bound_by=bound_by(compute, memory, spent),
+            )
+        )
+    return tuple(layers)
+
+
+def bound_by(compute: float, memory: float, spent: float) -> str:
+    """The word for a kernel that takes `spent` µs where the roofline leaves it `compute` and `memory` µs at least."""
+    if not compute and not memory:
+        return ""
+    if compute >= memory:
+        return "compute"
+    return "memory" if spent >= memory else "cache"
+
+
+def exact_is_known() -> bool:
+    """Whether this compiler has a choice of algorithms that round more than a plain sum does."""
+    return "exact" in inspect.signature(tvmcnn.compile).parameters
+
+
+def describe(options: argparse.Namespace) -> dict[str, Any]:
+    """What the rows are measured with: versions, machine, and notes in sentences."""
+    target = resolve(options.target)
+    peers, notes = find(options.peers.split(",") if options.peers else ())
+    isa = os.environ.get(ISA)
+    if not peers:
+        notes.append("There is no peer: outputs are not compared")
+    if options.exact and not exact_is_known():
+        notes.append("--exact changes nothing: this compiler has no algorithm that needs it")
+    if target.name == "x86-64-v3" and not TARGETS["x86-64-v4"].missing():
+        if "openvino" in peers and not isa:
+            notes.append(f"OpenVINO uses AVX-512; set {ISA}=AVX2 before the process starts to restrict it")
+        if "onnxruntime" in peers:
+            notes.append("onnxruntime is unrestricted: it uses AVX-512, and has no setting against it")
+    return {
+        "tvmcnn": tvmcnn.__version__,
+        "target": target.name,
+        "bound_call": "net.bind" if hasattr(Runner, "bind") else "net(x, out=y)",
+        "threads": options.threads,
+        "exact": options.exact,
+        "peers": peers,
+        "cpu": cpu_name(),
+        "cores": usable_cpus(),
+        "onednn_max_cpu_isa": isa,
+        "notes": notes,
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--models",
+        default="lenet5:1",
+        metavar="NAME[@SIZE][:BATCH],…",
+        help="a name is lenet5, one that make_models.py lists, or the path of an ONNX file (%(default)s)",
+    )
+    parser.add_argument("--size", default=str(SIZE), help="of made networks: 224, or rows x columns as 192x256")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--target", default="native")
+    parser.add_argument("--exact", action="store_true", help="only algorithms that round as a plain sum does")
+    parser.add_argument("--peers", default=",".join(DEFAULT), metavar="NAME,…", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--rounds", type=int, default=31, help="at most, for each model (%(default)s)")
+    parser.add_argument("--seconds", type=float, help=f"for each model, after at least {FEWEST_ROUNDS} rounds")
+    parser.add_argument("--layers", action="store_true", help="each kernel beside the roofline")
+    parser.add_argument("--json", metavar="FILE", help="write what was found here; - is standard output, and only it")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    options = parser.parse_args()
+    for name in ("rounds", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is at least 1")
+    return options
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Print one line a model as it is done, then the kernels; with --json and --markdown write them too."""
+    for path in (options.json, options.markdown):
+        if path not in (None, "-") and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: there is no such folder")
+    entries, header = parse(options.models, parse_size(options.size)), describe(options)
+    people = sys.stderr if options.json == "-" else sys.stdout
+    print("\n".join(header_lines(header)), end="\n\n", file=people)
+    names = list(header["peers"])
+    columns = heads(names)
+    table = Table(columns, 1, [max(len(str(entry)) for entry in entries), *[8] * (len(columns) - 1)])
+    print(table.heading(), file=people, flush=True)
+    rows, status = [], 0
+    for entry in entries:
+        try:
+            with bar() as progress:
+                row = compare(entry, names, options, progress)
+        except (TvmcnnError, ValueError) as error:  # the other models still have their turn
+            complain(error)
+            status = 1
+            continue
+        rows.append(row)
+        reasons = [f"  {name} failed: {peer.reason}" for name, peer in row.peers.items() if peer.reason]
+        print("\n".join([table.line(cells(row, names)), *reasons]), file=people, flush=True)
+    for row in rows:
+        if row.layers:
+            print("\n".join(["", *layer_lines(row)]), file=people)
+    found = json.dumps({**header, "rows": [row.as_json() for row in rows]}, indent=2)
+    if options.json == "-":
+        print(found)
+    elif options.json:
+        write_file(Path(options.json), found + "\n")
+    if options.markdown is not None:
+        write_file(options.markdown, markdown(header, rows))
+    return status
+
+
+def complain(error: Exception) -> None:
+    """One sentence on standard error."""
+    print(f"bench_peers: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def main() -> int:
-    """Print one line a model; with --json write the rows too."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models", default="lenet5:1", help="NAME:BATCH,…; a name is lenet5 or the path of an ONNX file"
-    )
-    parser.add_argument("--threads", type=int, default=1, choices=[1])
-    parser.add_argument("--target", default="native")
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    options = parser.parse_args()
-    rows = []
+    """The exit status."""
+    options = arguments()
     try:
-        for entry in options.models.split(","):
-            name, _, batch = entry.rpartition(":") if ":" in entry else (entry, "", "1")
-            path = MODEL if name == "lenet5" else Path(name)
-            row = compare(path, name, int(batch), options.target, options.rounds)
-            rows.append(row)
-            print(
-                f"{row.model} batch {row.batch}: {row.ours:.1f} µs against onnxruntime {onnxruntime.__version__} run"
-                f" {row.ort_run:.1f} ({row.ratio_run:.2f}x); out= {row.ours_bound:.1f} against io-binding"
-                f" {row.ort_binding:.1f} ({row.ratio_binding:.2f}x); {row.gflops:.1f} of {row.peak:.1f} GFLOP/s"
-                f" ({row.peak_share:.0%}); outputs within {row.difference:.1e}"
-            )
-    except (TvmcnnError, ValueError) as error:
-        print(f"bench_peers: {error}", file=sys.stderr)
+        return bench(options)
+    except TvmcnnError as error:
+        complain(error)
         return 1
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The machine's own limit: GFLOP/s of independent fused multiply-adds on one core, in the process that asks."""
+"""The machine's own limit: GFLOP/s of independent fused multiply-adds, in the process that asks."""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tvmcnn.codegen.link import c_compiler
@@ -49,9 +51,27 @@ class FmaPeak:
         self._peak.argtypes, self._peak.restype = [ctypes.c_long], ctypes.c_float
         self._flops = 2 * target.lanes * CHAINS
 
-    def measure(self, seconds: float = 0.01) -> float:
-        """GFLOP/s of one run of about `seconds`."""
+    def measure(self, seconds: float = 0.01, threads: int = 1) -> float:
+        """GFLOP/s of one run of about `seconds`, of all threads together."""
         count = max(1000, int(seconds * 1e11 / self._flops))
+        return threads * self._flops * count / together(lambda _: self._peak(count), threads) / 1e9
+
+
+def together(work: Callable[[int], object], threads: int) -> float:
+    """Seconds from the first start to the last end of `work(0)`, `work(1)`, ..., each in a thread of its own."""
+    spans: list[tuple[float, float]] = []
+    barrier = threading.Barrier(threads)
+
+    def timed(index: int) -> None:
+        barrier.wait()
         start = time.perf_counter()
-        self._peak(count)
-        return self._flops * count / (time.perf_counter() - start) / 1e9
+        work(index)
+        spans.append((start, time.perf_counter()))
+
+    others = [threading.Thread(target=timed, args=(index,)) for index in range(1, threads)]
+    for thread in others:
+        thread.start()
+    timed(0)
+    for thread in others:
+        thread.join()
+    return max(end for _, end in spans) - min(start for start, _ in spans)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import onnx
 
 from models import light, mobile, networks
-from models.topology import Topology
+from models.topology import Size, Topology, extents
 from models.weights import fill
 
-Build = Callable[[int], Topology]
+Build = Callable[[Size], Topology]
 
 BUILT: dict[str, Build] = {
     "resnet18": networks.resnet18,
@@ -31,14 +31,15 @@ NETWORKS: dict[str, Build] = BUILT | light.NETWORKS
 SIZE = 224  # pixels of the square input that the papers use, U-Net's aside
 
 
-def make(name: str, size: int = SIZE, seed: int = 0) -> onnx.ModelProto:
-    """The network `name` with a symbolic batch N, an input of N x 3 x size x size, and weights drawn from `seed`.
+def make(name: str, size: Size = SIZE, seed: int = 0) -> onnx.ModelProto:
+    """The network `name` with a symbolic batch N, an input of N x 3 x `size`, and weights drawn from `seed`.
 
     The same arguments give the same bytes. Raises ValueError for an unknown name, or a size too small for the network.
     """
     if name not in NETWORKS:
         raise ValueError(f"there is no network '{name}'; there are {', '.join(NETWORKS)}")
+    rows, columns = extents(size)
     try:
         return fill(NETWORKS[name](size), seed)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be built for {size} x {size}: {error}") from error
+        raise ValueError(f"{name} cannot be built for {rows} x {columns}: {error}") from error

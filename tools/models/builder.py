@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from models.topology import Array, Shape, Topology
+from models.topology import Array, Shape, Size, Topology, extents
 
 OPSET = 17
 
@@ -17,13 +17,13 @@ OPSET = 17
 class Builder:
     """A network in the making, with the nodes that PyTorch exports in evaluation mode before anything is folded.
 
-    Images are square: `shapes` has (channels, rows, columns) of each tensor, (features,) after `flatten`.
+    `shapes` has (channels, rows, columns) of each tensor, (features,) after `flatten`.
     """
 
-    def __init__(self, name: str, size: int, channels: int = 3) -> None:
-        self.name, self.size, self.channels = name, size, channels
+    def __init__(self, name: str, size: Size, channels: int = 3) -> None:
+        self.name, self.size, self.channels = name, extents(size), channels
         self.input = "input"
-        self.shapes: dict[str, Shape] = {self.input: (channels, size, size)}
+        self.shapes: dict[str, Shape] = {self.input: (channels, *self.size)}
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, Shape] = {}
         self.constants: dict[str, Array] = {}
@@ -62,9 +62,9 @@ class Builder:
 
         Here and in `batch_norm`, weights are drawn so that the output has the root mean square `size`.
         """
-        depth, extent, _ = self.shapes[x]
+        depth = self.shapes[x][0]
         pad = kernel // 2 if pad is None else pad
-        shape = (maps, *(self._extent(x, extent, kernel, stride, pad),) * 2)
+        shape = (maps, *self._extents(x, kernel, stride, pad))
         weights: dict[str, Shape] = {"weight": (maps, depth // group, kernel, kernel)}
         if bias:
             weights["bias"] = (maps,)
@@ -80,10 +80,10 @@ class Builder:
 
     def conv_transpose(self, x: str, maps: int, scale: int) -> str:
         """A transposed convolution whose windows touch and do not overlap: `scale` times the rows and columns."""
-        depth, extent, _ = self.shapes[x]
+        depth, rows, columns = self.shapes[x]
         weights = {"weight": (depth, maps, scale, scale), "bias": (maps,)}
         window = {"kernel_shape": [scale] * 2, "strides": [scale] * 2, "pads": [0] * 4}
-        shape = (maps, *(extent * scale,) * 2)
+        shape = (maps, rows * scale, columns * scale)
         return self._node("ConvTranspose", [x], shape, weights, group=1, dilations=[1, 1], **window)
 
     def batch_norm(self, x: str, epsilon: float = 1e-5, size: float = 1.0) -> str:
@@ -142,8 +142,7 @@ class Builder:
 
     def max_pool(self, x: str, kernel: int, stride: int, pad: int = 0) -> str:
         """A maximum over square windows."""
-        channels, extent, _ = self.shapes[x]
-        shape = (channels, *(self._extent(x, extent, kernel, stride, pad),) * 2)
+        shape = (self.shapes[x][0], *self._extents(x, kernel, stride, pad))
         window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
         return self._node("MaxPool", [x], shape, {}, **window)
 
@@ -155,11 +154,11 @@ class Builder:
         """All but the batch in one dimension."""
         return self._node("Flatten", [x], (int(np.prod(self.shapes[x])),), axis=1)
 
-    def _extent(self, x: str, extent: int, kernel: int, stride: int, pad: int) -> int:
-        result = (extent + 2 * pad - kernel) // stride + 1
-        if result < 1:
-            raise ValueError(f"{x} is {extent} x {extent}, too small for a window of {kernel} x {kernel}")
-        return result
+    def _extents(self, x: str, kernel: int, stride: int, pad: int) -> tuple[int, int]:
+        _, rows, columns = self.shapes[x]
+        if min(rows, columns) + 2 * pad < kernel:
+            raise ValueError(f"{x} is {rows} x {columns}, too small for a window of {kernel} x {kernel}")
+        return (rows + 2 * pad - kernel) // stride + 1, (columns + 2 * pad - kernel) // stride + 1
 
     def _node(
         self, op: str, inputs: list[str], shape: Shape, weights: Mapping[str, Shape] | None = None, **attributes: Any

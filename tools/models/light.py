@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from models.topology import Topology
+from models.topology import Size, Topology, extents
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-PUBLISHED_SIZE = 224
+PUBLISHED_SIZE = (224, 224)
 FILES = {
     "alexnet": "light_bvlc_alexnet",
     "vgg19": "light_vgg19",
@@ -29,16 +29,16 @@ FILES = {
 }
 
 
-def light(name: str, size: int) -> Topology:
-    """A light model without its weights, its batch opened and its input of `size` x `size` pixels.
+def light(name: str, size: Size) -> Topology:
+    """A light model without its weights, its batch opened and its input of `size`.
 
     Its nodes are as published but for three things: the ConstantOfShapes that stood for weights are gone, a Reshape
     copies the batch and has the rows and columns of its input, and a pool that covered its whole input still does.
     """
-    return _resized(_read(name), size)
+    return _resized(_read(name), extents(size))
 
 
-NETWORKS: dict[str, Callable[[int], Topology]] = {name: functools.partial(light, name) for name in FILES}
+NETWORKS: dict[str, Callable[[Size], Topology]] = {name: functools.partial(light, name) for name in FILES}
 
 
 def _read(name: str) -> Topology:
@@ -55,7 +55,7 @@ def _read(name: str) -> Topology:
     return Topology(name, 3, PUBLISHED_SIZE, source, graph.output[0].name, nodes, weights, constants, 9)
 
 
-def _resized(published: Topology, size: int) -> Topology:
+def _resized(published: Topology, size: tuple[int, int]) -> Topology:
     """The same network for another input: what depends on the size of an image follows, node by node."""
     covers = {name for name, shape in published.shapes().items() if shape[2:] == (1, 1)}
     weights, constants = dict(published.weights), dict(published.constants)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from models.builder import Builder
 from models.networks import CLASSES
-from models.topology import Topology
+from models.topology import Size, Topology
 
 Activation = Callable[[str], str]
 
@@ -17,7 +17,7 @@ WIDE = 4.0  # root mean square of what goes into a Swish, hard or not
 NARROW = 0.15  # and into a gate
 
 
-def mobilenet_v1(size: int) -> Topology:
+def mobilenet_v1(size: Size) -> Topology:
     """Howard et al., MobileNets, 2017, table 1.
 
     Its last depthwise layer is printed with stride 2; the shapes beside it, and every implementation, have stride 1.
@@ -31,7 +31,7 @@ def mobilenet_v1(size: int) -> Topology:
     return b.topology(b.dense(b.flatten(b.global_average_pool(x)), CLASSES))
 
 
-def mobilenet_v2(size: int) -> Topology:
+def mobilenet_v2(size: Size) -> Topology:
     """Sandler et al., MobileNetV2, 2018, table 2."""
     b = Builder("mobilenet_v2", size)
     x = b.relu6(b.batch_norm(b.conv(b.input, 32, 3, 2)))
@@ -52,7 +52,7 @@ def mobilenet_v2(size: int) -> Topology:
     return b.topology(b.dense(b.flatten(b.global_average_pool(x)), CLASSES))
 
 
-def mobilenet_v3_large(size: int) -> Topology:
+def mobilenet_v3_large(size: Size) -> Topology:
     """Howard et al., Searching for MobileNetV3, 2019, table 1; the last two layers as dense ones, after the pool."""
     b = Builder("mobilenet_v3_large", size)
     x = b.hard_swish(b.batch_norm(b.conv(b.input, 16, 3, 2), 1e-3, WIDE))
@@ -84,7 +84,7 @@ def mobilenet_v3_large(size: int) -> Topology:
     return b.topology(b.dense(x, CLASSES))
 
 
-def efficientnet_b0(size: int) -> Topology:
+def efficientnet_b0(size: Size) -> Topology:
     """Tan and Le, EfficientNet, 2019, table 1; Swish as PyTorch exports it, Sigmoid and Mul."""
     b = Builder("efficientnet_b0", size)
     x = b.swish(b.batch_norm(b.conv(b.input, 32, 3, 2), 1e-3, WIDE))

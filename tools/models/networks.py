@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from models.builder import Builder
-from models.topology import Topology
+from models.topology import Size, Topology, extents
 
 CLASSES = 1000
 
 
-def resnet18(size: int) -> Topology:
+def resnet18(size: Size) -> Topology:
     """He et al., Deep Residual Learning for Image Recognition, 2015, table 1, 18-layer."""
     b = Builder("resnet18", size)
     x = b.max_pool(b.relu(b.batch_norm(b.conv(b.input, 64, 7, 2))), 3, 2, 1)
@@ -27,7 +27,7 @@ def _residual(b: Builder, x: str, maps: int, stride: int) -> str:
     return b.relu(b.add(y, x))
 
 
-def vgg16(size: int) -> Topology:
+def vgg16(size: Size) -> Topology:
     """Simonyan and Zisserman, Very Deep Convolutional Networks, 2014, table 1, column D. No batch normalisation."""
     b = Builder("vgg16", size)
     x = b.input
@@ -41,13 +41,13 @@ def vgg16(size: int) -> Topology:
     return b.topology(b.dense(x, CLASSES))
 
 
-def unet(size: int) -> Topology:
+def unet(size: Size) -> Topology:
     """Ronneberger et al., U-Net, 2015, figure 1, two classes a pixel.
 
     As it is used today, it departs from the paper in two points: the 3 x 3 convolutions are padded, so that the output
     has the size of the input and skips need no cropping, and batch normalisation follows each of them.
     """
-    if size % 16:
+    if any(extent % 16 for extent in extents(size)):
         raise ValueError("four poolings need a multiple of 16")
     b = Builder("unet", size)
     x, skips = b.input, []

@@ -12,12 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Size = int | tuple[int, int]  # of a square image, or rows and columns
 BATCH = "N"
 
 
 @dataclass(frozen=True)
 class Topology:
-    """One input of N x channels x size x size, nodes in computing order, one output.
+    """One input of N x channels x rows x columns (`size`), nodes in computing order, one output.
 
     `weights` are the shapes of the float tensors still to be drawn; `constants` the tensors that belong to the
     topology: targets of Reshapes, bounds of Clips. `sizes` has the root of E[y²] that the output of the layer or
@@ -26,7 +27,7 @@ class Topology:
 
     name: str
     channels: int
-    size: int
+    size: tuple[int, int]
     input: str
     output: str
     nodes: Sequence[onnx.NodeProto]
@@ -59,7 +60,7 @@ class Topology:
         return model
 
     def _input(self) -> onnx.ValueInfoProto:
-        shape: list[str | int | None] = [BATCH, self.channels, self.size, self.size]
+        shape: list[str | int | None] = [BATCH, self.channels, *self.size]
         return helper.make_tensor_value_info(self.input, TensorProto.FLOAT, shape)
 
     def _model(
@@ -70,6 +71,11 @@ class Topology:
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8, producer_name="make_models"
         )
+
+
+def extents(size: Size) -> tuple[int, int]:
+    """Rows and columns."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape:

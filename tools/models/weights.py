@@ -45,7 +45,7 @@ class Filler:
         self.reshapes: dict[str, onnx.NodeProto] = {}
         self.drawn: dict[str, Array] = {}
         self.values: dict[str, Array] = {name: np.asarray(array) for name, array in topology.constants.items()}
-        self.values[topology.input] = self.rng.standard_normal((1, topology.channels, topology.size, topology.size))
+        self.values[topology.input] = self.rng.standard_normal((1, topology.channels, *topology.size))
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Draw what the node reads, and evaluate it."""
