@@ -279,8 +279,8 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         if pool_of(kernel) is not None:
             return _choice(kernel, "grouped", read, PLAIN, "fallback")
         return _choice(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
-    if algorithm == "direct" and not walk.exact and (config := winograd_config(kernel, walk.target)) is not None:
-        return _winograd(walk, kernel, config)
+    if algorithm == "direct" and not walk.exact and (tiles := winograd_config(kernel, walk.target)) is not None:
+        return _winograd(walk, kernel, tiles)
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
     read = [_image(walk, image, Layout(block, pads))]
@@ -292,7 +292,7 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
 def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig) -> Choice:
     """The convolution by Winograd: its tiles read a halo that fills the last row and column of them."""
     image, residuals = kernel.inputs[0], kernel.inputs[1:]
-    pads = halo(kernel.anchor, *image.shape[2:], config.tile)
+    pads = halo(kernel.anchor, image.shape, config.tile)
     read = [_image(walk, image, Layout(BLOCK, pads))]
     read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
     choice = _choice(kernel, "winograd", read, Layout(BLOCK), "winograd", (config, "default"))

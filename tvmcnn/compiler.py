@@ -208,7 +208,7 @@ def _assembly(programs: Sequence[Program], machine: Target) -> str:
     from tvmcnn.codegen.kernels import scheduled
 
     named: dict[str, Any] = {}
-    scratch = {}
+    scratch: dict[str, int] = {}
     for index, program in enumerate(programs):
         prefix = f"{program.network.name}_" if index else ""
         steps = [step for step in program.steps if not step.choice.is_view]

@@ -60,11 +60,11 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
     depth, maps = (round_up(channels, BLOCK) for channels in (image.shape[1], kernel.output.shape[1]))
     if image.shape[1] < BLOCK:
         return None
-    found = []
+    found: list[tuple[float, WinogradConfig | None]] = []
     for tile in (4, 2):
         if tile % p or tile % q:
             continue
-        rows, columns = grid(node, *image.shape[2:], tile)
+        rows, columns = grid(node, image.shape, tile)
         for strip in divisors(rows * columns):
             strips = rows * columns // strip
             parts = 2 if strips < FEW and maps % (2 * BLOCK) == 0 else 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvmcnn.network import Array, Node, Pads
+from tvmcnn.network import Array, Node, Pads, Shape
 
 KERNEL = 3  # rows and columns of the filter
 
@@ -62,7 +62,8 @@ MATRICES = {
 def transformed(weight: Array, tile: int) -> Array:
     """G g Gᵀ of every filter, rounded once: (M, C, 3, 3) --> (m+2, m+2, M, C)."""
     g = np.array(MATRICES[tile].g)
-    return np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g, optimize=True).astype(np.float32)
+    made: Array = np.einsum("ai,ocij,bj->aboc", g, weight.astype(np.float64), g, optimize=True).astype(np.float32)
+    return made
 
 
 def error_growth(tile: int) -> float:
@@ -78,14 +79,15 @@ def error_growth(tile: int) -> float:
     return float(variances.max() / KERNEL) / KERNEL
 
 
-def grid(node: Node, height: int, width: int, tile: int) -> tuple[int, int]:
-    """Rows and columns of the tiles that cover the map that Conv `node` makes of an image of `height` x `width`."""
+def grid(node: Node, image: Shape, tile: int) -> tuple[int, int]:
+    """Rows and columns of the tiles that cover the map that Conv `node` makes of an image (N, C, H, W)."""
+    height, width = image[2:]
     top, left, bottom, right = node["pads"]
     return math.ceil((height + top + bottom - 2) / tile), math.ceil((width + left + right - 2) / tile)
 
 
-def halo(node: Node, height: int, width: int, tile: int) -> Pads:
+def halo(node: Node, image: Shape, tile: int) -> Pads:
     """The zeros that the tiles read around the image: the pads, and at the bottom and right what fills the last."""
-    top, left, _, _ = node["pads"]
-    rows, columns = grid(node, height, width, tile)
+    (height, width), (top, left, _, _) = image[2:], node["pads"]
+    rows, columns = grid(node, image, tile)
     return top, left, rows * tile + 2 - top - height, columns * tile + 2 - left - width

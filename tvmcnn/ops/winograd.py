@@ -25,11 +25,11 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     choice = step.choice
     node, layout, m = choice.kernel.anchor, choice.reads[0], choice.config.tile
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
-    n, _, height, width = given.shapes[node.inputs[0]]
+    image = given.shapes[node.inputs[0]]
     matrices = MATRICES[m]
-    rows, columns = grid(node, height, width, m)
+    rows, columns = grid(node, image, m)
     side, _, blocks, depth, lanes, _ = (int(extent) for extent in weight.shape)
-    top, left = node["pads"][:2]
+    n, (top, left) = image[0], node["pads"][:2]
     rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
 
     def pixel(b: Any, cb: Any, t: Any, r: Any, s: Any, c: Any) -> Expr:
