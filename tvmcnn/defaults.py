@@ -74,8 +74,8 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
                 found.append((_winograd_cycles(config, strips, depth, maps, target), config))
     direct = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2 / target.lanes / 2
-    cycles, config = min(found, key=lambda pair: pair[0], default=(math.inf, None))
-    return config if cycles < direct else None
+    cycles, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
+    return best if cycles < direct else None
 
 
 def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
