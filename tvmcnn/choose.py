@@ -75,6 +75,7 @@ class _Walk:
     exact: bool  # direct convolution only
     readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
     stored: dict[str, tuple[Tensor, Layout]]
+    halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     choices: list[Choice] = field(default_factory=list)
 
@@ -115,9 +116,12 @@ class _Walk:
         """The next kernel, numbered. One that makes a part of a concatenation writes it there."""
         kernel = choice.kernel
         home = self.homes.get(kernel.output.name)
-        if home is not None and choice.writes == Layout(BLOCK):
-            pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
-            choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
+        if choice.writes == Layout(BLOCK):
+            if home is not None:
+                pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
+                choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
+            elif (around := self.halos.get(kernel.output.name, NO_PADS)) != NO_PADS:
+                choice = dataclasses.replace(choice, writes=Layout(BLOCK, around))
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
         choice = dataclasses.replace(choice, kernel=kernel, tasks=tasks(self.network, choice, self.target))
         self.choices.append(choice)
@@ -137,7 +141,8 @@ def choose(
         for tensor in kernel.inputs:
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
-    walk = _Walk(network, target, records, exact, readers, stored, _homes(network, kernels))
+    walk = _Walk(network, target, records, exact, readers, stored, {}, _homes(network, kernels))
+    walk = dataclasses.replace(walk, halos=_halos(walk, kernels))
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
         is_output = kernel.output.name in outputs
@@ -155,6 +160,23 @@ def choose(
         else:
             walk.add(choice)
     return tuple(walk.choices)
+
+
+def _halos(walk: _Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:
+    """The halo that the convolutions reading a tensor want, by its name: who makes the tensor leaves room for it.
+
+    Conv 1x1 -> t -> Conv 3x3, pads 1    -->  t is stored with a halo of 1, no kernel copies it into one
+    """
+    halos: dict[str, Pads] = {}
+    for kernel in kernels:
+        node, image = kernel.anchor, next(iter(kernel.inputs), None)
+        if node.op != "Conv" or image is None or len(image.shape) != 4 or not is_anchor(walk.network, node):
+            continue
+        found = _winograd_config(walk, kernel)
+        wanted = node["pads"] if found is None else halo(node, image.shape, found[0].tile)
+        have = halos.get(image.name, NO_PADS)
+        halos[image.name] = tuple(map(max, have, wanted))
+    return halos
 
 
 def _homes(network: Network, kernels: Sequence[Kernel]) -> dict[str, tuple[Tensor, int]]:
@@ -279,8 +301,8 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         if pool_of(kernel) is not None:
             return _choice(kernel, "grouped", read, PLAIN, "fallback")
         return _choice(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
-    if algorithm == "direct" and not walk.exact and (tiles := winograd_config(kernel, walk.target)) is not None:
-        return _winograd(walk, kernel, tiles)
+    if algorithm == "direct" and (found := _winograd_config(walk, kernel)) is not None:
+        return _winograd(walk, kernel, *found)
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
     read = [_image(walk, image, Layout(block, pads))]
@@ -289,13 +311,25 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     return _choice(kernel, algorithm, read, Layout(BLOCK), "direct", walk.tuned(kernel, "direct", computed))
 
 
-def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig) -> Choice:
+def _winograd_config(walk: _Walk, kernel: Kernel) -> tuple[WinogradConfig, str] | None:
+    """The config with its tier, or None where direct convolution is faster: by record, else by estimate."""
+    if walk.exact:
+        return None
+    words = kernel_words(walk.network, kernel)
+    recorded = walk.records.fastest(words, ("winograd", "direct"), walk.target)
+    if recorded is None:
+        computed = winograd_config(kernel, walk.target)
+        return None if computed is None else (computed, "default")
+    return (walk.records.find(words, "winograd", walk.target), "record") if recorded == "winograd" else None
+
+
+def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig, tier: str) -> Choice:
     """The convolution by Winograd: its tiles read a halo that fills the last row and column of them."""
     image, residuals = kernel.inputs[0], kernel.inputs[1:]
     pads = halo(kernel.anchor, image.shape, config.tile)
     read = [_image(walk, image, Layout(BLOCK, pads))]
     read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
-    choice = _choice(kernel, "winograd", read, Layout(BLOCK), "winograd", (config, "default"))
+    choice = _choice(kernel, "winograd", read, Layout(BLOCK), "winograd", (config, tier))
     depth, maps = (round_up(tensor.shape[1], BLOCK) for tensor in (image, kernel.output))
     return dataclasses.replace(choice, scratch_bytes=winograd_scratch(config, depth, maps))
 
@@ -350,7 +384,8 @@ def _concat(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if not is_output and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
         return _in_place(walk, kernel, whole, start)
     seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
-    if seen and all(layout.like(Layout(BLOCK)) for _, layout in found):
+    if seen and all(layout.block == BLOCK for _, layout in found):
+        found = [walk.want(tensor.name, Layout(BLOCK), exact=True) for tensor in kernel.inputs]
         return _choice(kernel, "concat", found, Layout(BLOCK), "memory")
     return _plain(walk, kernel)
 
@@ -385,10 +420,10 @@ def _elementwise(walk: _Walk, kernel: Kernel) -> Choice:
     full = [walk.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
     layout = full[0][1] if full else PLAIN
     constants = (walk.network.constants[name] for name in kernel.constants)
-    same = layout.block > 1 and all(have.like(layout) and tensor.shape == shape for tensor, have in full)
+    same = layout.block > 1 and all(have.block == layout.block and tensor.shape == shape for tensor, have in full)
     if same and all(is_per_channel(constant, shape) for constant in constants):
         read = [_gate(walk, tensor) if tensor in gates else walk.stored[tensor.name] for tensor in kernel.inputs]
-        return _choice(kernel, "elementwise", read, Layout(layout.block, layout.halo), "memory")
+        return _choice(kernel, "elementwise", read, Layout(layout.block), "memory")
     rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM
     return _choice(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)
 

@@ -11,7 +11,7 @@ from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
-FEW = 4  # strips: with fewer the maps are cut in two, for the threads
+PAGE, LINE = 1024, 16  # elements between the planes of a tile: whole pages and a line, see schedule/x86/winograd.py
 MAX_SCRATCH = 4 << 20  # bytes a thread
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 
@@ -26,7 +26,6 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
         vectors = vectors[:per_block]
     terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
-    budget = target.registers - 3  # a weight vector and two broadcasts in flight
 
     def cycles(tile: tuple[int, int, int]) -> tuple[float, int]:
         """Estimated cycles an FMA: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
@@ -40,12 +39,22 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
         for v in vectors
         for r in divisors(height)
         for c in divisors(width)
-        if v * r * c * window <= budget and r <= 4
+        if fits_registers(v, r * c * window, target) and r <= 4
     ]
     v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
-    # The kernel's column outermost: neighbouring pixels then share no broadcast inside the body, which LLVM would
-    # otherwise keep in registers until the accumulators spill (AVX-512: 2.29 against 3.36 µs, LeNet-5's second layer).
-    return DirectConfig(v, r, c, "rw rb rh rc", 4 if depth % 4 == 0 and depth else 1)
+    # The kernel's column outermost where LLVM may unroll the loop over channels: neighbouring pixels would share their
+    # broadcasts, which it keeps in registers until the accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
+    unrolled = depth % 4 == 0 and depth > 0
+    return DirectConfig(v, r, c, "rb rh rw rc" if unrolled else "rw rb rh rc", 4 if unrolled else 1)
+
+
+def fits_registers(vectors: int, pixels: int, target: Target) -> bool:
+    """True if the accumulators of a tile, the vectors that all of them share in one step, and a broadcast fit.
+
+    With one register too few LLVM stores and reloads accumulators in the inner loop: on AVX-512 a tile of 4 vectors by
+    7 pixels ran at 566 µs where 2 by 7 took 403 (1x1, 512 to 2048 channels of 7 x 7).
+    """
+    return vectors * pixels + min(vectors, pixels) + 1 <= target.registers
 
 
 def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
@@ -53,13 +62,10 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
     or direct convolution is estimated to be faster.
     """
     node, image = kernel.anchor, kernel.inputs[0]
+    if not winograd_fits(kernel):
+        return None
     p, q = window_size(kernel)
-    strides = (node["strides"], node["dilations"])
-    if node["kernel_shape"] != (KERNEL, KERNEL) or strides != ((1, 1), (1, 1)) or node["group"] != 1:
-        return None
     depth, maps = (round_up(channels, BLOCK) for channels in (image.shape[1], kernel.output.shape[1]))
-    if image.shape[1] < BLOCK:
-        return None
     found: list[tuple[float, WinogradConfig | None]] = []
     for tile in (4, 2):
         if tile % p or tile % q:
@@ -67,7 +73,7 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
         rows, columns = grid(node, image.shape, tile)
         for strip in divisors(rows * columns):
             strips = rows * columns // strip
-            parts = 2 if strips < FEW and maps % (2 * BLOCK) == 0 else 1
+            parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1
             config = WinogradConfig(
                 tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target)
             )
@@ -78,6 +84,14 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
     return best if cycles < direct else None
 
 
+def winograd_fits(kernel: Kernel) -> bool:
+    """True for a convolution of blocks of channels by 3 x 3 filters, one pixel at a time, ungrouped, as it is stored."""
+    node = kernel.anchor
+    steps = (node["strides"], node["dilations"])
+    plain = node["group"] == 1 and not kernel.prologue and kernel.inputs[0].shape[1] >= BLOCK
+    return plain and node["kernel_shape"] == (KERNEL, KERNEL) and steps == ((1, 1), (1, 1))
+
+
 def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
     """(vectors, tiles) with the fewest loads an FMA and enough accumulators to cover its latency."""
 
@@ -86,7 +100,7 @@ def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
         return max(0.5, (v + t) / (v * t) / 2, 4 / (v * t)), -v * t
 
     vectors = divisors(maps // target.lanes)
-    return min(((v, t) for v in vectors for t in divisors(strip) if v * t <= target.registers - 4), key=cost)
+    return min(((v, t) for v in vectors for t in divisors(strip) if fits_registers(v, t, target)), key=cost)
 
 
 def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
@@ -94,7 +108,7 @@ def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int,
 
     Fitted to AVX-512 measurements: a transform takes 1.4 cycles a vector that it stores or loads. Weights come from L2
     at 32 bytes a cycle if they stay there beside a strip's scratch, else from L3 at 16, and at first from memory at 8;
-    a fifth of that is not hidden behind the products. Scratch that L2 does not hold is written and read at 32.
+    a fifth of that is not hidden behind the products. Scratch that L2 does not hold is written and read at 16.
     """
     elements, v, t = (config.tile + 2) ** 2, config.vectors, config.tiles
     tiles = strips * config.strip
@@ -104,13 +118,14 @@ def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int,
     rate = 32 if weights + scratch < target.l2_bytes else 16
     streamed = weights / 8 + (strips - 1) * weights / rate
     moved = elements * tiles * (depth * config.parts + maps)
-    beyond = 2 * moved * FLOAT / 32 if scratch > target.l2_bytes else 0
+    beyond = 2 * moved * FLOAT / 16 if scratch > target.l2_bytes / 2 else 0
     return max(products, streamed) + min(products, streamed) / 5 + 1.4 * moved / target.lanes + beyond
 
 
 def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
     """Bytes of the transformed data and the products of one strip."""
-    return (config.tile + 2) ** 2 * config.strip * (depth + maps // config.parts) * FLOAT
+    planes = sum(round_up(config.strip * channels, PAGE) + LINE for channels in (depth, maps // config.parts))
+    return ((config.tile + 2) ** 2 * planes + 2 * PAGE) * FLOAT
 
 
 def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:

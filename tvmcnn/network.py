@@ -192,12 +192,19 @@ class Layout:
         rows, columns = h + top + bottom, w + left + right
         return (n, c, rows, columns) if self.block == 1 else (n, -(-c // self.block), rows, columns, self.block)
 
-    def strides(self, shape: Shape) -> Shape | None:
-        """Elements between neighbours along each stored axis, where that is not what C order gives."""
-        if not self.pitch:
-            return None
-        _, _, rows, columns, block = self.physical(shape)
-        return (self.pitch * rows * columns * block, rows * columns * block, columns * block, block, 1)
+    @property
+    def without_halo(self) -> Layout:
+        """The layout of the image alone."""
+        return Layout(self.block, pitch=self.pitch)
+
+    def strides(self, shape: Shape) -> Shape:
+        """Elements between neighbours along each stored axis of an image in blocks."""
+        _, blocks, rows, columns, block = self.physical(shape)
+        return ((self.pitch or blocks) * rows * columns * block, rows * columns * block, columns * block, block, 1)
+
+    def first(self, shape: Shape) -> int:
+        """Elements before the first of the image: the halo above it and at its left."""
+        return (self.halo[0] * self.physical(shape)[3] + self.halo[1]) * self.block if self.block > 1 else 0
 
     def like(self, other: Layout) -> bool:
         """True if both store a pixel at the same indices; the strides may differ."""
@@ -271,6 +278,12 @@ class Choice:
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+
+    @property
+    def makes(self) -> Layout:
+        """The layout that the kernel's expression makes: a halo around blocks is set to zero apart from it, since a
+        tile that crosses the border would be no tile of vectors."""
+        return self.writes if self.writes.block == 1 else self.writes.without_halo
 
     @property
     def is_view(self) -> bool:

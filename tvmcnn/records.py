@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,20 @@ SCHEDULES = Path(__file__).parent / "schedules"  # in the wheel; a source checko
 
 @dataclass(frozen=True)
 class Records:
-    """Configs by (kernel in words, rule, target's name)."""
+    """Configs with their µs by (kernel in words, rule, target's name)."""
 
-    configs: Mapping[tuple[str, str, str], Any]
+    configs: Mapping[tuple[str, str, str], tuple[Any, float]]
 
     def find(self, kernel: str, rule: str, target: Target) -> Any:
         """The config recorded for the kernel under the rule on this ISA, or None."""
-        return self.configs.get((kernel, rule, target.name))
+        found = self.configs.get((kernel, rule, target.name))
+        return None if found is None else found[0]
+
+    def fastest(self, kernel: str, rules: Iterable[str], target: Target) -> str | None:
+        """The rule of the fastest record of the kernel on this ISA, or None if there is none of these rules."""
+        times = {rule: self.configs.get((kernel, rule, target.name), (None, math.inf))[1] for rule in rules}
+        best = min(times, key=lambda rule: times[rule])
+        return best if times[best] < math.inf else None
 
 
 def schedules_folder() -> Path:
@@ -34,7 +42,7 @@ def schedules_folder() -> Path:
 
 def load_records(extra: Iterable[Path] = (), *, shipped: bool = True) -> Records:
     """The records of `extra` and, behind them, the shipped ones. Raises TvmcnnError for a line that is no record."""
-    configs: dict[tuple[str, str, str], Any] = {}
+    configs: dict[tuple[str, str, str], tuple[Any, float]] = {}
     for path in [*(sorted(schedules_folder().glob("*.jsonl")) if shipped else ()), *extra]:
         try:
             lines = path.read_text().splitlines()
@@ -48,7 +56,8 @@ def load_records(extra: Iterable[Path] = (), *, shipped: bool = True) -> Records
             try:
                 record = json.loads(line)
                 config = CONFIGS[record["rule"]](**record["config"])
-                configs[record["kernel"], record["rule"], record["target"]["isa"]] = config
+                key = (record["kernel"], record["rule"], record["target"]["isa"])
+                configs[key] = (config, float(record.get("time_us", 0.0)))
             except (ValueError, KeyError, TypeError) as error:
                 raise TvmcnnError(f"{path}, line {number} is not a record of tvmcnn: {error!r}") from error
     return Records(configs)

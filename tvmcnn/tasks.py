@@ -31,7 +31,7 @@ def _microseconds(network: Network, choice: Choice) -> float:
 
 def outer_loops(choice: Choice, target: Target) -> Shape:
     """The extents of the loops around a kernel's tiles, outermost first, as its rule makes them."""
-    config, shape = choice.config, choice.writes.physical(choice.kernel.output.shape)
+    config, shape = choice.config, choice.makes.physical(choice.kernel.output.shape)
     if choice.rule == "direct":
         n, blocks, height = shape[:3]
         vectors = shape[4] // target.lanes  # in a block

@@ -85,14 +85,13 @@ def declare_open(step: Step) -> tirx.PrimFunc:
 
 
 def _with_strides(func: tirx.PrimFunc, step: Step, *, opened: bool = False) -> tirx.PrimFunc:
-    """Give the buffers of tensors that lie inside a concatenation the strides of that: images further apart."""
+    """Give buffers whose elements are further apart their strides: images in a concatenation, rows between halos."""
     choice = step.choice
-    layouts = dict(enumerate(zip(choice.reads, choice.sources, strict=True)))
-    if not opened:
-        layouts[len(func.params) - 1] = (choice.writes, choice.kernel.output)
-    for position, (layout, tensor) in layouts.items():
-        if (strides := layout.strides(tensor.shape)) is not None:
-            func = _strided(func, position, strides)
+    for position, (layout, tensor) in enumerate(zip(choice.reads, choice.sources, strict=True)):
+        if layout.pitch:
+            func = _strided(func, position, layout.strides(tensor.shape))
+    if not opened and choice.writes.block > 1 and (choice.writes.pitch or choice.writes != choice.makes):
+        func = _strided(func, len(func.params) - 1, choice.writes.strides(choice.kernel.output.shape))
     return func
 
 

@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.fusion import deinterleaved, pool_first, pool_of, window_size
-from tvmcnn.network import Channel, Node, Pixel, Step
+from tvmcnn.network import Channel, Choice, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
@@ -33,17 +33,30 @@ def direct(step: Step, given: Operands) -> te.Tensor:
     p, q = window_size(choice.kernel)
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
     blocks_per_group = -(-(maps // node["group"]) // lanes)
-    rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, block), "rc")
+    blocks_read, terms = reduction(choice)
+    rb, rc = te.reduce_axis((0, blocks_read), "rb"), te.reduce_axis((0, terms), "rc")
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+    cb, c = (rb, rc) if terms == block else (rc // block, rc % block)
 
     def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
         row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
-        channel = Channel((ob // blocks_per_group) * depth + rb if node["group"] > 1 else rb, rc, block)
-        product = x[layout.index(Pixel(i, channel, row, column))] * weight[ob, rb, rh, rw, rc, o]
+        channel = Channel((ob // blocks_per_group) * depth + cb if node["group"] > 1 else cb, c, block)
+        product = x[layout.index(Pixel(i, channel, row, column))] * weight[ob, cb, rh, rw, c, o]
         return te.sum(product, axis=[rb, rh, rw, rc])
 
     conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
     return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+
+
+def reduction(choice: Choice) -> tuple[int, int]:
+    """(blocks, channels in one) of the sum over the input's channels, or (1, channels) where half a block is padding.
+
+    24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
+    """
+    node, block = choice.kernel.anchor, choice.reads[0].block
+    channels = choice.kernel.inputs[0].shape[1] // node["group"]
+    blocks, rounded = -(-channels // block), round_up(channels, 4)
+    return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
 
 
 def depthwise(step: Step, given: Operands) -> te.Tensor:
@@ -140,8 +153,8 @@ def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
 
 
 def finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]) -> te.Tensor:
-    """Bias, epilogue and pool over `conv(pixel, dy, dz)`, stored as "out" in the layout that the kernel writes."""
-    kernel, layout = step.choice.kernel, step.choice.writes
+    """Bias, epilogue and pool over `conv(pixel, dy, dz)`, stored as "out" in the layout that the kernel makes."""
+    kernel, layout = step.choice.kernel, step.choice.makes
     before, after = pool_first(kernel)
     pool = pool_of(kernel)
     bias_last = pool is not None and pool.op == "MaxPool" and not before  # a constant of the channel: see pool_first

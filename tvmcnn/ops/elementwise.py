@@ -26,7 +26,7 @@ def elementwise(step: Step, given: Operands) -> te.Tensor:
 
     In a blocked layout all stored operands share it; in plain layout those of the first node broadcast.
     """
-    nodes, layout = step.choice.kernel.nodes, step.choice.writes
+    nodes, layout = step.choice.kernel.nodes, step.choice.makes
     shape = step.choice.kernel.output.shape
 
     def element(*indices: Any) -> Expr:

@@ -43,7 +43,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     divisor is a table: window_sizes of layout.py.
     """
     choice = step.choice
-    node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.writes
+    node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.makes
     name = node.inputs[0]
     height, width = given.shapes[name][2:]
     (kh, kw), (sh, sw), (dh, dw) = node["kernel_shape"], node["strides"], node["dilations"]
@@ -77,7 +77,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
 def global_pool(step: Step, given: Operands) -> te.Tensor:
     """ONNX GlobalAveragePool, GlobalMaxPool and GlobalLpPool: the mean, maximum or p-norm of each map."""
     choice = step.choice
-    node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.writes
+    node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.makes
     name = node.inputs[0]
     height, width = given.shapes[name][2:]
     rh, rw = te.reduce_axis((0, height), "rh"), te.reduce_axis((0, width), "rw")

@@ -99,7 +99,7 @@ def resize(node: Node, output: Tensor, x: te.Tensor, *given: te.Tensor) -> te.Te
 
 def resize_blocks(step: Step, given: Operands) -> te.Tensor:
     """The same of the rows and columns of images in blocks of channels, which lie side by side: one expression."""
-    node, shape, layout = step.choice.kernel.anchor, step.choice.kernel.output.shape, step.choice.writes
+    node, shape, layout = step.choice.kernel.anchor, step.choice.kernel.output.shape, step.choice.makes
     name = node.inputs[0]
 
     def element(*indices: Any) -> Expr:

@@ -21,7 +21,7 @@ def concat(node: Node, output: Tensor, *parts: te.Tensor) -> te.Tensor:
 def concat_blocks(step: Step, given: Operands) -> te.Tensor:
     """ONNX Concat along the channels in NCHW16c, each part a whole number of blocks."""
     parts = [given.inputs[name] for name in step.choice.kernel.anchor.inputs]
-    return _concat(step.choice.writes.physical(step.choice.kernel.output.shape), 1, parts)
+    return _concat(step.choice.makes.physical(step.choice.kernel.output.shape), 1, parts)
 
 
 def _concat(shape: Shape, axis: int, parts: Sequence[te.Tensor]) -> te.Tensor:
@@ -56,7 +56,7 @@ def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 def reorder(step: Step, given: Operands) -> te.Tensor:
     """The same tensor in another layout: blocks of channels, a halo of zeros, or neither."""
     choice = step.choice
-    name, shape, layout = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.writes
+    name, shape, layout = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.makes
     if len(shape) != 4:  # a matrix without its halo
         return te.compute(layout.physical(shape), lambda *i: given.read(name, i), name="out")
 
