@@ -42,8 +42,8 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
         if fits_registers(v, r * c * window, target) and r <= 4
     ]
     v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
-    # The kernel's column outermost where LLVM may unroll the loop over channels: neighbouring pixels would share their
-    # broadcasts, which it keeps in registers until the accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
+    # The kernel's column outermost where LLVM may unroll the loop over channels: it would keep the broadcasts that
+    # neighbouring pixels share in registers until accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
     unrolled = depth % 4 == 0 and depth > 0
     return DirectConfig(v, r, c, "rb rh rw rc" if unrolled else "rw rb rh rc", 4 if unrolled else 1)
 
@@ -85,7 +85,7 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
 
 
 def winograd_fits(kernel: Kernel) -> bool:
-    """True for a convolution of blocks of channels by 3 x 3 filters, one pixel at a time, ungrouped, as it is stored."""
+    """True for an ungrouped convolution of at least one block of channels by 3 x 3 filters of stride 1."""
     node = kernel.anchor
     steps = (node["strides"], node["dilations"])
     plain = node["group"] == 1 and not kernel.prologue and kernel.inputs[0].shape[1] >= BLOCK

@@ -361,8 +361,7 @@ class _Frame:
         layout, logical = Layout(output["block"], tuple(output["halo"]), output["pitch"]), tuple(output["shape"])
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
         dtype = np.dtype(output["dtype"])
-        strides = layout.strides(logical)
-        steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
+        steps = [stride * dtype.itemsize for stride in layout.strides(logical)] if layout.pitch else None
         stored = np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)
         return np.array(layout.unpack(stored, logical).reshape(shape))
 

@@ -104,8 +104,8 @@ def as_winograd(choice: Choice, config: WinogradConfig) -> Choice:
     first = Layout(BLOCK, halo(choice.kernel.anchor, image.shape, config.tile))
     scratch = winograd_scratch(config, round_up(image.shape[1], BLOCK), round_up(maps, BLOCK))
     reads = (first, *choice.reads[1:])
-    words = {"algorithm": "winograd", "rule": "winograd", "reads": reads, "config": config, "scratch_bytes": scratch}
-    return dataclasses.replace(choice, **words)
+    choice = dataclasses.replace(choice, algorithm="winograd", rule="winograd", reads=reads)
+    return dataclasses.replace(choice, config=config, scratch_bytes=scratch)
 
 
 def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
