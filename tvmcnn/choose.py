@@ -18,6 +18,7 @@ from tvmcnn.defaults import (
     columns_config,
     dense_config,
     direct_config,
+    pixels_config,
     rows_config,
     winograd_config,
     winograd_scratch,
@@ -300,6 +301,9 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         read = [_image(walk, image, Layout(1, pads)), *(walk.plain(tensor) for tensor in residuals)]
         if pool_of(kernel) is not None:
             return _choice(kernel, "grouped", read, PLAIN, "fallback")
+        if _fits_pixels(kernel):
+            config = walk.tuned(kernel, "pixels", pixels_config(kernel, group, walk.target))
+            return _choice(kernel, "pixels", read, PLAIN, "pixels", config)
         return _choice(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
     if algorithm == "direct" and (found := _winograd_config(walk, kernel)) is not None:
         return _winograd(walk, kernel, *found)
@@ -339,6 +343,13 @@ def _image(walk: _Walk, tensor: Tensor, layout: Layout) -> tuple[Tensor, Layout]
     if walk.stored[tensor.name][0].shape != tensor.shape:
         walk.stored[tensor.name] = walk.plain(tensor)
     return walk.want(tensor.name, layout)
+
+
+def _fits_pixels(kernel: Kernel) -> bool:
+    """True for 1x1 filters that read every pixel of maps of at least one vector, unpadded."""
+    node = kernel.anchor
+    once = node["kernel_shape"] == node["strides"] == (1, 1) and node["pads"] == NO_PADS
+    return once and not kernel.prologue and math.prod(kernel.output.shape[2:]) >= BLOCK
 
 
 def _fits_columns(walk: _Walk, kernel: Kernel) -> bool:

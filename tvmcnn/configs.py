@@ -41,6 +41,14 @@ class ColumnsConfig:
 
 
 @dataclass(frozen=True)
+class PixelsConfig:
+    """The register tile of a convolution with pixels in the lanes: maps by vectors of pixels."""
+
+    maps: int = 1
+    vectors: int = 1
+
+
+@dataclass(frozen=True)
 class DenseConfig:
     """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved
     parts."""
@@ -68,4 +76,10 @@ class SoftmaxConfig:
     contiguous: bool = True
 
 
-CONFIGS = {"direct": DirectConfig, "winograd": WinogradConfig, "columns": ColumnsConfig, "dense": DenseConfig}
+CONFIGS = {
+    "direct": DirectConfig,
+    "winograd": WinogradConfig,
+    "columns": ColumnsConfig,
+    "pixels": PixelsConfig,
+    "dense": DenseConfig,
+}

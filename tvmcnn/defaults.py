@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, RowsConfig, WinogradConfig
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, RowsConfig, WinogradConfig
 from tvmcnn.fusion import multiply_accumulates, window_size
 from tvmcnn.network import FLOAT, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
@@ -139,6 +139,20 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
         default=(1, 1),
     )
     return ColumnsConfig(*best)
+
+
+def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
+    """As many maps of one group by vectors of pixels as the registers hold, with the fewest loads an FMA."""
+    maps, pixels = kernel.output.shape[1] // group, math.prod(kernel.output.shape[2:])
+    vectors = -(-pixels // BLOCK)
+    per_block = BLOCK // target.lanes
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        m, v = tile[0], tile[1] * per_block
+        return max(0.5, (m + v) / (m * v) / 2, 4 / (m * v)), -m * v
+
+    tiles = [(m, v) for m in divisors(maps) for v in divisors(vectors) if fits_registers(m, v * per_block, target)]
+    return PixelsConfig(*min(tiles, key=cost, default=(1, 1)))
 
 
 def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:

@@ -179,6 +179,7 @@ WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "depthwise": _depthwise,
     "columns": _columns,
     "dense": _dense,
+    "pixels": lambda choice, weight: weight,
     "grouped": lambda choice, weight: weight,
 }
 

@@ -40,6 +40,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     if choice.rule == "winograd":
         tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
         return (shape[0], config.parts, tiles // config.strip)
+    if choice.rule == "pixels":
+        return (shape[0], shape[1] // config.maps)
     if choice.rule == "columns":
         return shape[:1]
     if choice.rule == "dense":

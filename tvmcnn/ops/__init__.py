@@ -58,6 +58,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "winograd": winograd.winograd,
     "depthwise": conv.depthwise,
     "columns": conv.columns,
+    "pixels": conv.pixels,
     "grouped": conv.grouped,
     "dense": dense.dense,
     "pool": pool.pool,

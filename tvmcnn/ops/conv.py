@@ -19,6 +19,8 @@ from tvmcnn.network import Channel, Choice, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
+LANES = 16  # pixels of a vector: one of AVX-512, two of AVX2
+
 
 def direct(step: Step, given: Operands) -> te.Tensor:
     """Channels in the lanes. x: NCHW or NCHW{b}c with a halo that holds the pads; y: NCHW16c; weight: OIHW{b}i16o.
@@ -111,6 +113,40 @@ def columns(step: Step, given: Operands) -> te.Tensor:
 
     conv = te.compute((n, height, maps, p, q, stored_width), tap, name="conv")
     return finish(step, given, lambda px, dy, dz: conv[px.n, px.h, px.channel.block, dy, dz, px.w])
+
+
+def pixels(step: Step, given: Operands) -> te.Tensor:
+    """Pixels in the lanes, for 1x1 filters in groups that fill no block of channels. x and y: plain; weight: as ONNX.
+
+    A map is one run of H·W pixels in vectors of 16, of which the last is moved back until it ends with the map: its
+    first lanes are computed twice. "conv" is (N, M, vector, lane), "out" (N, M, pixel).
+    """
+    kernel = step.choice.kernel
+    node = kernel.anchor
+    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    n, maps, height, width = kernel.output.shape
+    depth, count = int(weight.shape[1]), height * width
+    vectors = -(-count // LANES)
+    spare = vectors * LANES - count
+    rc = te.reduce_axis((0, depth), "rc")
+
+    def tap(i: Any, o: Any, v: Any, lane: Any) -> Expr:
+        p = tirx.min(v * LANES, count - LANES) + lane
+        channel = o // (maps // node["group"]) * depth + rc
+        return te.sum(x[i, channel, p // width, p % width] * weight[o, rc, 0, 0], axis=[rc])
+
+    conv = te.compute((n, maps, vectors, LANES), tap, name="conv")
+    bias = len(node.inputs) > 2
+
+    def element(i: Any, o: Any, p: Any) -> Expr:
+        pixel = Pixel(i, Channel(o, 0, 1), p // width, p % width)
+        v = p // LANES
+        lane = p % LANES + (tirx.Select(v == vectors - 1, spare, 0) if spare else 0)
+        value = conv[i, o, v, lane]
+        value = value + given.read(node.inputs[2], pixel) if bias else value
+        return apply(kernel.nodes[1:], value, given, pixel)
+
+    return te.compute((n, maps, count), element, name="out")
 
 
 def grouped(step: Step, given: Operands) -> te.Tensor:

@@ -109,6 +109,7 @@ def _weight(step: Step, packed: te.Tensor) -> Weight:
         "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
         "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
         "columns": lambda o, c, i, j: packed[c, i, j, o],
+        "pixels": lambda o, c, i, j: packed[o, c, i, j],
         "grouped": lambda o, c, i, j: packed[o, c, i, j],
     }[step.choice.algorithm]
 

@@ -12,6 +12,7 @@ from tvmcnn.schedule.x86.dense import dense
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.memory import memory
+from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.rows import rows
 from tvmcnn.schedule.x86.softmax import softmax
@@ -21,6 +22,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
     "winograd": winograd,
     "columns": columns,
+    "pixels": pixels,
     "dense": dense,
     "pool": pool,
     "softmax": softmax,
