@@ -307,7 +307,7 @@ MISTAKES = [
     ("run {s}/lenet5.so --input {s}/x.npy -o nowhere/y.npz", "cannot write nowhere/y.npz: No such file"),
     ("run {s}/lenet5.so --input {s}/x.npy --labels nowhere.txt", "cannot read the labels nowhere.txt: No such file"),
     ("run {s}/lenet5.so --input {s}/x.npy --labels {s}/seven.png", "seven.png: it is not UTF-8 text"),
-    ("bench {s}/lenet5.so --threads 2", "threads=2: libraries run on the caller's thread for now; allowed is 1"),
+    ("bench {s}/lenet5.so --threads 65", "threads=65; allowed are 1 to 64"),
     ("bench {s}/lenet5.so --batch 3", "is compiled for (1, 1, 32, 32): compile it with --batch 3"),
     ("bench nowhere.so", "cannot read nowhere.so"),
     ("verify {s}/lenet5.so --model nowhere.onnx", "cannot read nowhere.onnx"),
@@ -593,10 +593,10 @@ def test_bench(shell: Shell) -> None:
 
 
 def test_bench_json(shell: Shell) -> None:
-    done = shell.succeeds("bench {s}/three.so --seconds 0.1 --json")
+    done = shell.succeeds("bench {s}/three.so --seconds 0.1 --threads 3 --json")
     result = json.loads(done.out)
     assert set(result) == {"network", "target", "machine", "threads", "batch", "call", "bound", "kernels"}
-    assert (result["network"], result["batch"], result["threads"]) == ("three", 3, 1)
+    assert (result["network"], result["batch"], result["threads"]) == ("three", 3, 3)
     for kind in ("call", "bound"):
         assert 0 < result[kind]["median"] <= result[kind]["p90"] <= result[kind]["p99"]
     flops = sum(kernel["flops"] for kernel in result["kernels"])

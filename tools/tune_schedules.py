@@ -55,11 +55,9 @@ def tune(program: Program, target: Target, peak: FmaPeak, known: set[str]) -> It
         flops = 2 * multiply_accumulates(network, step.choice.kernel)
         reached = float(np.median([peak.measure() for _ in range(5)]))
         best, default = found[0], max(each.default_microseconds for each in found)
-        print(
-            f"[{number}/{len(steps)}] {words}: {best.tried} tried, default {default:.2f} µs, best {best.microseconds:.2f}"
-            f" by {best.choice.rule}, {flops / best.microseconds / 1e3 / reached:.0%} of the peak",
-            flush=True,
-        )
+        share = flops / best.microseconds / 1e3 / reached
+        print(f"[{number}/{len(steps)}] {words}: {best.tried} tried, default {default:.2f} µs,", end=" ")
+        print(f"best {best.microseconds:.2f} by {best.choice.rule}, {share:.0%} of the peak", flush=True)
         if len(found) > 1 or best.microseconds < WIN * default:
             yield from (_record(words, each, flops, reached) for each in found)
 

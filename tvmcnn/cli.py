@@ -128,12 +128,15 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="OUT.npz", help="write all outputs by name (.npy for a lone one)"
     )
     run.add_argument("--top", type=_positive, default=5, metavar="K", help="show the K highest scores (default: 5)")
+    run.add_argument(
+        "--threads", type=_positive, default=None, metavar="N", help="default: the CPUs that this process may use"
+    )
     run.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
 
     bench = command("bench", _bench, "time a compiled library, whole and kernel by kernel")
     bench.add_argument("library", type=Path, metavar="OUT.so")
     bench.add_argument(
-        "--threads", type=_positive, default=None, metavar="N", help="default: what the library supports"
+        "--threads", type=_positive, default=None, metavar="N", help="default: the CPUs that this process may use"
     )
     bench.add_argument("--batch", type=_positive, metavar="N", help="refuse a library compiled for another batch size")
     bench.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time to spend (default: 2)")
@@ -219,7 +222,7 @@ def _emit(kind: str, compiled: Compiled) -> Path:
 
 
 def _run(options: argparse.Namespace) -> int:
-    net = load(options.library)
+    net = load(options.library, threads=options.threads)
     mean = options.mean or _fact(net, "mean", "0")
     std = options.std or _fact(net, "std", "1")
     feeds = read_inputs(options.input, net.inputs, mean, std, options.bgr)

@@ -112,7 +112,7 @@ class Runner:
     """
 
     def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
-        self.path, self.manifest, self.threads = path, manifest, threads
+        self.path, self.manifest, self._threads = path, manifest, threads
         self.programs = (self,)
         self.name: str = manifest["name"]
         self.target: str = manifest["target"]["name"]
@@ -146,12 +146,17 @@ class Runner:
         except IndexError:
             arena = self._new_arena()
         try:
-            self._native(*arrays, *outputs, arena[0], self.threads)
+            self._native(*arrays, *outputs, arena[0], self._threads)
         except Exception:
             self._run_checked(arrays, outputs, arena[0])
         finally:
             self._arenas.append(arena)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call may use, the caller's among them. Fixed: each has its scratch in every arena."""
+        return self._threads
 
     def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
         """A function without arguments that runs the network on these arrays, whatever they hold by then.

@@ -11,7 +11,7 @@ from tvmcnn.network import Choice, Network, Shape
 from tvmcnn.targets import Target
 
 ENOUGH = 64  # tasks: with fewer outer loops in one, less of its index is a division
-WORTH = 20.0  # µs of work: a launch costs 0.3 µs, and a worker's cache must fetch what the caller's has
+WORTH = 20.0  # µs of work: a launch costs 0.2 µs, and a worker's cache must fetch what the caller's has
 GFLOPS, GIGABYTES = 100.0, 10.0  # a second, of one thread: a guess on the slow side costs a launch
 
 

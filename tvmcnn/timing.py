@@ -37,7 +37,7 @@ class Bench:
     threads: int
     batch: int
     call: Latency  # net(x): outputs allocated by the call
-    bound: Latency  # net(x, out=y)
+    bound: Latency  # net.bind(x, out=y)(): nothing is checked or allocated
     kernels: tuple[KernelProfile, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Bench:
         lines = [
             f"{self.network} for {self.target} on {self.machine}, {self.threads} thread{plural}, batch {self.batch}"
         ]
-        for name, figure in (("net(x)", self.call), ("net(x, out=y)", self.bound)):
+        for name, figure in (("net(x)", self.call), ("net.bind(x)()", self.bound)):
             rate = self.batch / figure.median * 1e6
             spread = f"p90 {figure.p90:.1f}, p99 {figure.p99:.1f}"
             lines.append(f"{name:<14} median {figure.median:>9.1f} µs, {spread}; {rate:,.0f} a second")
@@ -103,7 +103,7 @@ def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
     arrays = [random_array(info, seed) for seed, info in enumerate(given)]
     outputs = tuple(np.empty(info.shape, info.dtype) for info in made)
     end, times = time.perf_counter() + 0.7 * seconds, []
-    for sample in rounds((lambda: net(*arrays), lambda: net(*arrays, out=outputs)), 0.001):
+    for sample in rounds((lambda: net(*arrays), net.bind(*arrays, out=outputs)), 0.001):
         times.append(sample)
         if time.perf_counter() >= end and len(times) >= 5:
             break

@@ -1,0 +1,310 @@
+"""Threads: the same bits at every count, one pool for all libraries, and nothing left behind when nobody calls."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Graph, feeds
+
+import tvmcnn
+from tvmcnn import runner, targets
+from tvmcnn.compiler import Compiled
+from tvmcnn.errors import InputError
+
+Array = np.ndarray[Any, Any]
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "tvmcnn" / "codegen" / "native"
+
+
+def wide() -> onnx.ModelProto:
+    """Two images through kernels of every rule that threads share, each with more than one task."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(2, 3, 61, 90), 32, (3, 3), pads=[1, 1, 1, 1]))  # direct
+    y = g.node("Relu", g.conv(x, 48, (3, 3), pads=[1, 1, 1, 1]))  # Winograd
+    y = g.node("Relu", g.conv(y, 48, (3, 3), group=48, pads=[1, 1, 1, 1]))  # depthwise
+    z = g.node("MaxPool", y, kernel_shape=[3, 2], strides=[1, 1])  # pool
+    z = g.node("Add", z, g.node("Sigmoid", z))  # element-wise
+    w = g.node("Relu", g.conv(z, 18, (1, 1), group=3))  # pixels
+    w = g.node("Flatten", g.node("MaxPool", w, kernel_shape=[6, 7], strides=[6, 7]))
+    columns = g.shape(w)[1]
+    g.output(g.node("Gemm", w, g.draw(columns, 900), g.draw(900)), g.node("AveragePool", z, kernel_shape=[4, 3]))
+    return g.model()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("threads")
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path) -> Compiled:
+    return tvmcnn.compile(wide(), output=folder / "wide.so")
+
+
+@pytest.fixture(scope="module")
+def x() -> Array:
+    return next(iter(feeds(wide()).values()))
+
+
+def run_python(program: str, *arguments: Any, prefix: tuple[str, ...] = ()) -> None:
+    """Run a program in a process of its own, which has no other threads."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*prefix, sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, timeout=90, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_kernel_is_shared(compiled: Compiled) -> None:
+    """The control of the tests below: what they run has tasks to share, by every rule."""
+    tasks = {step.choice.algorithm: step.choice.tasks for step in compiled.program.steps}
+    expected = {"direct", "winograd", "depthwise", "pool", "elementwise", "pixels", "dense"}
+    assert {name for name, count in tasks.items() if count > 1} >= expected, tasks
+    assert compiled.program.thread_bytes > 0  # of Winograd's scratch
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_same_bits(threads: int, compiled: Compiled, x: Array) -> None:
+    one, several = tvmcnn.load(compiled.path, threads=1), tvmcnn.load(compiled.path, threads=threads)
+    assert (one.threads, several.threads) == (1, threads)
+    wanted = [output.tobytes() for output in one(x)]
+    for _ in range(20):
+        assert [output.tobytes() for output in several(x)] == wanted
+    assert [output.tobytes() for output in several.step_by_step(x)] == wanted
+    shown = one.activations(x)
+    for name, found in several.activations(x).items():
+        assert found.tobytes() == shown[name].tobytes(), name
+
+
+def test_default_is_what_the_process_may_use(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tvmcnn.load(compiled.path).threads == targets.usable_cpus() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(runner, "usable_cpus", lambda: 7)
+    assert tvmcnn.load(compiled.path).threads == 7
+
+
+@pytest.mark.parametrize(("quota", "wanted"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)])
+def test_quota_of_a_container(quota: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(Path, "read_text", lambda self: quota)
+    assert targets.usable_cpus() == wanted
+
+
+def test_callers_at_once(compiled: Compiled, x: Array) -> None:
+    """One of them has the workers, the others do their work alone."""
+    net = tvmcnn.load(compiled.path, threads=2)
+    inputs = [x + np.float32(seed) for seed in range(4)]
+    wanted = [net(each)[0].tobytes() for each in inputs]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        wrong.extend(index for _ in range(30) if net(inputs[index])[0].tobytes() != wanted[index])
+
+    callers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert not any(caller.is_alive() for caller in callers) and not wrong
+
+
+POOL = """
+import os, sys, time
+import numpy as np
+import tvmcnn
+count = lambda: len(os.listdir("/proc/self/task"))
+nets = [tvmcnn.load(path, threads=3) for path in sys.argv[1:3]]
+inputs = [np.ones(net.inputs[0].shape, np.float32) for net in nets]
+small = tvmcnn.load(sys.argv[3], threads=3)
+before, affinity = count(), os.sched_getaffinity(0)
+small(np.ones(small.inputs[0].shape, np.float32))
+assert count() == before, "a network of small kernels starts no thread"
+for _ in range(3):
+    for net, x in zip(nets, inputs):
+        net(x)
+assert count() == before + 2, f"{count() - before} threads for two libraries of three"
+assert os.sched_getaffinity(0) == affinity
+for task in os.listdir("/proc/self/task"):
+    assert os.sched_getaffinity(int(task)) == affinity, "a worker has another affinity"
+time.sleep(0.01)  # ten times as long as workers spin
+spent = time.process_time()
+time.sleep(0.3)
+spent = time.process_time() - spent
+assert spent < 0.03, f"{spent} s of CPU time while nobody calls"
+wanted = nets[0](inputs[0])[0].tobytes()
+assert nets[0](inputs[0])[0].tobytes() == wanted
+"""
+
+
+def test_one_pool_that_sleeps(compiled: Compiled, folder: Path) -> None:
+    """Two libraries, loaded apart, share their workers; LeNet-5 starts none; idle workers cost no CPU time."""
+    other = tvmcnn.compile(wide(), output=folder / "other.so", verify=False)
+    lenet = tvmcnn.compile(ROOT / "tvmcnn" / "data" / "lenet5.onnx", output=folder / "lenet.so", verify=False)
+    paths = (compiled.path, other.path, lenet.path)
+    run_python(POOL, *paths)
+    run_python(POOL, *paths, prefix=("taskset", "-c", str(min(os.sched_getaffinity(0)))))
+
+
+FORK = """
+import os, signal, sys, threading
+import numpy as np
+import tvmcnn
+net = tvmcnn.load(sys.argv[1], threads=2)
+x = np.random.default_rng(1).standard_normal(net.inputs[0].shape, np.float32)
+wanted = net(x)[0].tobytes()
+
+def child():
+    signal.alarm(30)  # one that hangs is killed, and that is no exit status of 0
+    for _ in range(3):
+        if net(x)[0].tobytes() != wanted:
+            os._exit(3)
+    return len(os.listdir("/proc/self/task"))
+
+def fork(depth):
+    pid = os.fork()
+    if not pid:
+        if child() != 2:
+            os._exit(4)  # the child has workers of its own
+        os._exit(fork(depth - 1) if depth else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+assert fork(2) == 0
+assert net(x)[0].tobytes() == wanted
+stop = threading.Event()
+def call():
+    while not stop.is_set():
+        net(x)
+busy = threading.Thread(target=call)
+busy.start()
+assert [fork(0) for _ in range(10)] == [0] * 10, "while another thread has the pool"
+stop.set()
+busy.join()
+assert net(x)[0].tobytes() == wanted
+"""
+
+
+def test_fork(compiled: Compiled) -> None:
+    run_python(FORK, compiled.path)
+
+
+STRESS = r"""
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "pool.h"
+
+typedef void launch(tvmcnn_kernel, const void *, int32_t, int32_t, char *, int64_t);
+static launch *launches[2];
+typedef struct { _Atomic int done[4096]; } job;
+
+static void count(const void *frame, char *scratch, int32_t begin, int32_t end) {
+  job *j = (job *)frame;
+  for (int32_t i = begin; i < end; ++i) { ++*(volatile int *)scratch; atomic_fetch_add(&j->done[i], 1); }
+}
+
+static void *caller(void *seed) {
+  unsigned state = (unsigned)(long)seed;
+  job *j = calloc(1, sizeof *j);
+  char *scratch = calloc(64, 64);
+  for (int round = 0; round < 20000; ++round) {
+    int tasks = 1 + rand_r(&state) % (round % 50 ? 40 : 4096), threads = 1 + rand_r(&state) % 6;
+    launches[rand_r(&state) % 2](count, j, tasks, threads, scratch, 64);
+    for (int i = 0; i < tasks; ++i)
+      if (atomic_exchange(&j->done[i], 0) != 1) { fprintf(stderr, "task %d of %d\n", i, tasks); exit(1); }
+  }
+  return NULL;
+}
+
+int main(int argc, char **argv) {
+  if (argc != 3) return 2;
+  for (int i = 0; i < 2; ++i) launches[i] = (launch *)dlsym(dlopen(argv[1 + i], RTLD_NOW | RTLD_LOCAL), "launch");
+  pthread_t threads[3];
+  for (long i = 0; i < 3; ++i) pthread_create(&threads[i], NULL, caller, (void *)(i + 1));
+  for (int i = 0; i < 3; ++i) pthread_join(threads[i], NULL);
+  return 0;
+}
+"""
+
+
+def test_every_task_runs_once(tmp_path: Path) -> None:
+    """Three callers, two libraries with the pool, 60,000 launches of 1 to 4096 tasks on 1 to 6 threads."""
+    (tmp_path / "stress.c").write_text(STRESS)
+    launch = '#include "pool.c"\nvoid launch(tvmcnn_kernel k, const void *f, int32_t n, int32_t t, char *s, int64_t b)'
+    (tmp_path / "launch.c").write_text(launch + " { tvmcnn_parallel(k, f, n, t, s, b); }\n")
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
+    for name in ("one.so", "two.so"):
+        command = ["cc", "-shared", "-fPIC", *flags, "-o", name, "launch.c", str(NATIVE / "pool.s")]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["cc", *flags, "-o", "stress", "stress.c", "-ldl"], cwd=tmp_path, check=True, timeout=60)
+    done = subprocess.run(
+        ["./stress", "./one.so", "./two.so"], cwd=tmp_path, timeout=90, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---- bound calls ----------------------------------------------------------------------------------------------------
+
+
+def test_bound_call_sees_its_arrays(compiled: Compiled, x: Array) -> None:
+    """What the inputs hold by then, into the outputs given; the arrays live as long as the function."""
+    net = tvmcnn.load(compiled.path, threads=2)
+    given, outputs = x.copy(), tuple(np.empty(info.shape, np.float32) for info in net.outputs)
+    call = net.bind(given, out=outputs)
+    assert call() is outputs
+    assert [y.tobytes() for y in outputs] == [y.tobytes() for y in net(x)]
+    given[:] = 2 * x
+    assert [y.tobytes() for y in call()] == [y.tobytes() for y in net(2 * x)]
+    alone = net.bind(x.copy())
+    gc.collect()
+    junk = [np.full_like(x, np.nan) for _ in range(8)]
+    assert [y.tobytes() for y in alone()] == [y.tobytes() for y in net(x)]
+    assert len(junk) == 8
+
+
+def test_bound_call_refuses(compiled: Compiled, x: Array) -> None:
+    net = tvmcnn.load(compiled.path)
+    with pytest.raises(InputError, match="0 inputs given"):
+        net.bind()
+    with pytest.raises(InputError, match="is not C-contiguous and aligned: a call could not see it change"):
+        net.bind(np.asfortranarray(x))
+    with pytest.raises(InputError, match="native float32"):
+        net.bind(x.astype(np.float64))
+    with pytest.raises(InputError, match="compiled for"):
+        net.bind(x[:1])
+    with pytest.raises(InputError, match="1 arrays in out="):
+        net.bind(x, out=np.empty(3, np.float32))
+    outputs = tuple(np.empty(info.shape, np.float32) for info in net.outputs)
+    outputs[1].flags.writeable = False
+    with pytest.raises(InputError, match="writeable"):
+        net.bind(x, out=outputs)
+
+
+def test_bound_call_of_any_batch(folder: Path) -> None:
+    g = Graph()
+    g.output(g.node("Relu", g.conv(g.input(1, 3, 7, 9), 5, (3, 2))))
+    model = g.model()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    compiled = tvmcnn.compile(model, output=folder / "batches.so", batch=[1, 4], verify=False)
+    net = tvmcnn.load(compiled.path)
+    for batch in (1, 4, 6):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 7, 9), np.float32)
+        assert net.bind(x)().tobytes() == net(x).tobytes()
+
+
+def test_idle_worker_wakes_again(compiled: Compiled, x: Array) -> None:
+    """After it slept: a launch is not missed."""
+    net = tvmcnn.load(compiled.path, threads=2)
+    wanted = net(x)[0].tobytes()
+    for pause in (0.0005, 0.001, 0.002, 0.01) * 3:
+        time.sleep(pause)
+        assert net(x)[0].tobytes() == wanted
