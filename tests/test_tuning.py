@@ -73,7 +73,7 @@ def test_best_of_each_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tuning, "SECONDS", 1e-4)
     program = program_of(small())
     step = next(s for s in program.steps if s.choice.kernel.anchor.op == "Conv")
-    found = tuning.best(program.network, step, resolve("native"), tmp_path, 1)
+    found = tuning.best(program.network, step, resolve("native"), tmp_path, 1, 1 << 20)
     assert {each.choice.rule for each in found} == {"direct", "winograd"}
     assert found[0].microseconds <= found[1].microseconds
     own = next(each for each in found if each.choice.rule == step.choice.rule)

@@ -45,13 +45,14 @@ RULES = ("direct", "winograd", "columns", "dense")
 def tune(program: Program, target: Target, peak: FmaPeak, known: set[str]) -> Iterator[dict[str, Any]]:
     """Records for the kernels of one network that are not `known`, which it fills."""
     network = program.network
+    weights = sum(t.size * t.item_bytes for step in program.steps for t in step.packed.values())
     steps = {kernel_words(network, step.choice.kernel): step for step in program.steps if step.choice.rule in RULES}
     for number, (words, step) in enumerate(steps.items(), 1):
         if words in known:
             continue
         known.add(words)
         with tempfile.TemporaryDirectory() as folder:
-            found = tuning.best(network, step, target, Path(folder), usable_cpus())
+            found = tuning.best(network, step, target, Path(folder), usable_cpus(), weights)
         flops = 2 * multiply_accumulates(network, step.choice.kernel)
         reached = float(np.median([peak.measure() for _ in range(5)]))
         best, default = found[0], max(each.default_microseconds for each in found)
