@@ -14,6 +14,7 @@ class DirectConfig:
     columns: int = 1
     order: str = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
     unroll: int = 4  # input channels in one loop body
+    prefetch: bool = False  # the next tile's weights into L2 while this one computes
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class WinogradConfig:
     vectors: int = 2
     tiles: int = 14
     unroll: int = 4  # input channels in one loop body
+    prefetch: bool = False  # the next tile's weights into L2 while this one computes
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class DenseConfig:
     rows: int = 1
     parts: int = 1
     unroll: int = 1
+    prefetch: bool = False  # the next tile's weights into L2 while this one computes
 
 
 @dataclass(frozen=True)

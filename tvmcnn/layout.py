@@ -137,11 +137,12 @@ def _direct(choice: Choice, weight: Array) -> Array:
 
 
 def _winograd(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> (m+2, m+2, ⌈M/16⌉, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o."""
-    moved = transformed(weight, choice.config.tile)
+    """(M, C, 3, 3) --> (p, m+2, m+2, ⌈M/16⌉/p, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o, in p parts."""
+    moved, parts = transformed(weight, choice.config.tile), choice.config.parts
     moved = np.pad(moved, ((0, 0), (0, 0), (0, -moved.shape[2] % 16), (0, -moved.shape[3] % 16)))
     side, _, maps, depth = moved.shape
-    return moved.reshape(side, side, maps // 16, 16, depth // 16, 16).transpose(0, 1, 2, 4, 5, 3)
+    split = moved.reshape(side, side, parts, maps // 16 // parts, 16, depth // 16, 16)
+    return split.transpose(2, 0, 1, 3, 5, 6, 4)
 
 
 def _depthwise(choice: Choice, weight: Array) -> Array:

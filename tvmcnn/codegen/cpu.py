@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
+from tvmcnn.codegen.prefetch import prefetching
 from tvmcnn.network import ALIGNMENT, FLOAT, round_up
 from tvmcnn.targets import Target
 
@@ -102,7 +103,7 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
         loops += 1
         return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
 
-    body = tvm_ffi.structural_map(func.body, ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
+    body = tvm_ffi.structural_map(prefetching(func.body), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
     if on_stack > STACK_LIMIT:
         raise RuntimeError(
             f"{name} would take {on_stack} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
@@ -112,3 +113,4 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
     if scratch_bytes:
         body = tirx.SeqStmt([tirx.DeclBuffer(area, data=scratch), body])
     return tirx.PrimFunc([*func.params, scratch, begin, end], body, func.ret_type, func.attrs)
+

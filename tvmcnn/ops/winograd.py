@@ -16,7 +16,8 @@ from tvmcnn.winograd import MATRICES, grid
 
 
 def winograd(step: Step, given: Operands) -> te.Tensor:
-    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: (m+2, m+2, M/16, C/16, 16, 16).
+    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: (parts, m+2, m+2,
+    M/16/parts, C/16, 16, 16), in the order that the parts of the maps read it.
 
     With t the tile, (i, j) its transformed element and (p, q) its pixel: "rows" (N, C/16, t, i, s, c) and "transformed"
     (N, i, j, C/16, t, c) are Bᵀ d B, "product" (N, i, j, M/16, t, o) is the sum over the channels, "lines"
@@ -28,7 +29,8 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     image = given.shapes[node.inputs[0]]
     matrices = MATRICES[m]
     rows, columns = grid(node, image, m)
-    side, _, blocks, depth, lanes, _ = (int(extent) for extent in weight.shape)
+    parts, side, _, per_part, depth, lanes, _ = (int(extent) for extent in weight.shape)
+    blocks = parts * per_part
     n, (top, left) = image[0], node["pads"][:2]
     rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
 
@@ -49,7 +51,9 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     )
     product = te.compute(
         (n, side, side, blocks, count, lanes),
-        lambda b, i, j, ob, t, o: te.sum(data[b, i, j, rb, t, rc] * weight[i, j, ob, rb, rc, o], axis=[rb, rc]),
+        lambda b, i, j, ob, t, o: te.sum(
+            data[b, i, j, rb, t, rc] * weight[ob // per_part, i, j, ob % per_part, rb, rc, o], axis=[rb, rc]
+        ),
         name="product",
     )
     lines = te.compute(
@@ -73,10 +77,11 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
 
 def filter_tap(weight: te.Tensor, tile: int, o: Any, c: Any, i: Any, j: Any) -> Expr:
     """k[o, c, i, j] of the filters that `weight` holds transformed, for whoever convolves directly."""
-    back, lanes = MATRICES[tile].back, int(weight.shape[-1])
+    back, per_part, lanes = MATRICES[tile].back, int(weight.shape[3]), int(weight.shape[-1])
+    block = o // lanes
 
     def element(a: int, b: int) -> Expr:
-        return weight[a, b, o // lanes, c // lanes, c % lanes, o % lanes]
+        return weight[block // per_part, a, b, block % per_part, c // lanes, c % lanes, o % lanes]
 
     return _row(back, i, lambda a: _row(back, j, lambda b: element(a, b)))
 

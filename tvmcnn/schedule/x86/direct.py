@@ -8,10 +8,12 @@ registers, AVX2 16; beyond them the accumulators spill and the rate halves (45 s
 
 from __future__ import annotations
 
+import math
+
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, unroll, vectorize_inner
+from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, unroll, vectorize_inner
 
 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
@@ -51,6 +53,8 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     sch.reorder(*order, cy, dy, cx, dx, cb, co_v, co_i)
     unroll(sch, (*inner, cy, dy, cx, dx, cb, co_v))
     sch.vectorize(co_i)
+    if config.prefetch:
+        prefetch(sch, order[0], math.prod(extent(sch, loop) for loop in (o_o, y_o, x_o)))
     initialise(sch, conv, order[0], tile=6)
     for block in prologue:
         # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.

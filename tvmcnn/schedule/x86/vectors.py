@@ -33,6 +33,11 @@ def initialise(sch: Schedule, block: Block, before: Loop, tile: int) -> None:
     sch.vectorize(lane)
 
 
+def prefetch(sch: Schedule, reduction: Loop, passes: int) -> None:
+    """Have the next tile's weights fetched while `reduction`, the outermost, runs `passes` times over this one's."""
+    sch.annotate(reduction, "tvmcnn.passes", passes)
+
+
 def vectorize_inner(sch: Schedule, loop: Loop, lanes: int) -> None:
     """Vectorise a loop whose elements lie side by side: whole vectors if they fit, one odd vector if it is short.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import WinogradConfig
-from tvmcnn.schedule.x86.vectors import Block, extent, initialise, unroll
+from tvmcnn.schedule.x86.vectors import Block, extent, initialise, prefetch, unroll
 
 # A tile is one vector of each of 36 planes. At strides of whole pages all would be in one set of L1, which holds 12:
 # the planes are a line further apart (14 x 14 pixels of 256 channels took 60 µs to transform, and take 40).
@@ -62,6 +62,8 @@ def winograd(sch: Schedule, config: WinogradConfig, lanes: int) -> None:
     sch.reorder(i, j, rb, rc_o, rc_i, t, b, o_v, o_i)
     unroll(sch, (rc_i, t, b, o_v))
     sch.vectorize(o_i)
+    if config.prefetch:
+        prefetch(sch, rb, extent(sch, t_o) * extent(sch, o_o))
     initialise(sch, product, rb, tile=3)
 
     for block in (data, product):
