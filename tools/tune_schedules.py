@@ -39,7 +39,7 @@ from tvmcnn.targets import Target, resolve, usable_cpus
 from tvmcnn.tuning import Found
 
 WIN = 0.97  # of the default's time: less would be within the spread of medians on a shared machine
-RULES = ("direct", "winograd", "columns", "dense")
+RULES = ("direct", "winograd", "streamed", "columns", "dense", "pixels")
 
 
 def tune(program: Program, target: Target, peak: FmaPeak, known: set[str]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvmcnn.configs import SoftmaxConfig, WinogradConfig
+from tvmcnn.configs import SoftmaxConfig, StreamedConfig, WinogradConfig
 from tvmcnn.defaults import (
     BLOCK,
     columns_config,
@@ -21,7 +21,6 @@ from tvmcnn.defaults import (
     pixels_config,
     rows_config,
     winograd_config,
-    winograd_scratch,
 )
 from tvmcnn.fusion import (
     ELEMENTWISE,
@@ -47,6 +46,7 @@ from tvmcnn.network import (
 from tvmcnn.records import Records, kernel_words
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
+from tvmcnn.variants import as_streamed, as_winograd, winograd_data
 from tvmcnn.winograd import halo
 
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
@@ -315,27 +315,32 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     return _choice(kernel, algorithm, read, Layout(BLOCK), "direct", walk.tuned(kernel, "direct", computed))
 
 
-def _winograd_config(walk: _Walk, kernel: Kernel) -> tuple[WinogradConfig, str] | None:
+def _winograd_config(walk: _Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
     """The config with its tier, or None where direct convolution is faster: by record, else by estimate."""
     if walk.exact:
         return None
     words = kernel_words(walk.network, kernel)
-    recorded = walk.records.fastest(words, ("winograd", "direct"), walk.target)
+    recorded = walk.records.fastest(words, ("winograd", "streamed", "direct"), walk.target)
     if recorded is None:
         computed = winograd_config(kernel, walk.target)
         return None if computed is None else (computed, "default")
-    return (walk.records.find(words, "winograd", walk.target), "record") if recorded == "winograd" else None
+    return None if recorded == "direct" else (walk.records.find(words, recorded, walk.target), "record")
 
 
-def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig, tier: str) -> Choice:
+def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig | StreamedConfig, tier: str) -> Choice:
     """The convolution by Winograd: its tiles read a halo that fills the last row and column of them."""
     image, residuals = kernel.inputs[0], kernel.inputs[1:]
     pads = halo(kernel.anchor, image.shape, config.tile)
     read = [_image(walk, image, Layout(BLOCK, pads))]
     read += [_gate(walk, t) if t.shape[2:] == (1, 1) else _image(walk, t, Layout(BLOCK)) for t in residuals]
-    choice = _choice(kernel, "winograd", read, Layout(BLOCK), "winograd", (config, tier))
-    depth, maps = (round_up(tensor.shape[1], BLOCK) for tensor in (image, kernel.output))
-    return dataclasses.replace(choice, scratch_bytes=winograd_scratch(config, depth, maps))
+    choice = _choice(kernel, "direct", read, Layout(BLOCK), "direct", (None, tier))
+    if isinstance(config, WinogradConfig):
+        return as_winograd(choice, config)
+    name = walk.fresh(f"{image.name}@winograd{config.tile}", image)
+    data = winograd_data(choice, config.tile, name)
+    if walk.stored.get(name, (None,))[0] != data.kernel.output:
+        walk.add(data)
+    return as_streamed(choice, config, data.kernel.output, walk.target)
 
 
 def _image(walk: _Walk, tensor: Tensor, layout: Layout) -> tuple[Tensor, Layout]:

@@ -34,6 +34,20 @@ class WinogradConfig:
 
 
 @dataclass(frozen=True)
+class StreamedConfig:
+    """F(tile x tile, 3x3) with filters transformed on the way: `rows` x `columns` output pixels a tile (fewer with a
+    pool), `vectors` vectors of maps at a time; the products in register tiles of those by `tiles`."""
+
+    tile: int = 4
+    rows: int = 4
+    columns: int = 4
+    vectors: int = 1
+    tiles: int = 16
+    unroll: int = 4  # input channels in one loop body
+    prefetch: bool = False  # the next maps' filters into L2 while these are multiplied
+
+
+@dataclass(frozen=True)
 class ColumnsConfig:
     """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's
     window."""
@@ -59,7 +73,6 @@ class DenseConfig:
     rows: int = 1
     parts: int = 1
     unroll: int = 1
-    prefetch: bool = False  # the next tile's weights into L2 while this one computes
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,7 @@ class SoftmaxConfig:
 CONFIGS = {
     "direct": DirectConfig,
     "winograd": WinogradConfig,
+    "streamed": StreamedConfig,
     "columns": ColumnsConfig,
     "pixels": PixelsConfig,
     "dense": DenseConfig,

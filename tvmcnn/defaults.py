@@ -2,50 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, RowsConfig, WinogradConfig
+from tvmcnn.configs import (
+    ColumnsConfig,
+    DenseConfig,
+    DirectConfig,
+    PixelsConfig,
+    RowsConfig,
+    StreamedConfig,
+    WinogradConfig,
+)
 from tvmcnn.fusion import multiply_accumulates, window_size
 from tvmcnn.network import FLOAT, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
-PAGE, LINE = 1024, 16  # elements between the planes of a tile: whole pages and a line, see schedule/x86/winograd.py
+LINE = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
 MAX_SCRATCH = 4 << 20  # bytes a thread
+MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 
 
 def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
-    """The tile with the fewest loads an FMA among those that fit the registers and divide the output."""
-    window = math.prod(window_size(kernel))
+    """The tile with the fewest loads an FMA among those that fit the registers and divide the image."""
     _, _, height, width = kernel.output.shape
-    per_block = BLOCK // target.lanes
-    blocks = -(-maps // BLOCK)
-    vectors = [v for v in range(1, per_block) if per_block % v == 0] + [per_block * b for b in divisors(blocks)]
-    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
-        vectors = vectors[:per_block]
-    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
-
-    def cycles(tile: tuple[int, int, int]) -> tuple[float, int]:
-        """Estimated cycles an FMA: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
-        v, r, c = tile
-        pixels = r * c * window
-        streamed = 1 / pixels if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
-        return max(0.5, (v + pixels) / (v * pixels) / 2, 4 / (v * pixels), streamed), -v * pixels
-
-    tiles = [
-        (v, r, c)
-        for v in vectors
-        for r in divisors(height)
-        for c in divisors(width)
-        if fits_registers(v, r * c * window, target) and r <= 4
-    ]
-    v, r, c = min(tiles, key=cycles, default=(1, 1, 1))
+    tiles = direct_tiles(kernel, maps, depth, target)
+    v, r, c = next((t for t in tiles if height % t[1] == width % t[2] == 0), (1, 1, 1))
     # The kernel's column outermost where LLVM may unroll the loop over channels: it would keep the broadcasts that
     # neighbouring pixels share in registers until accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
     unrolled = depth % 4 == 0 and depth > 0
-    return DirectConfig(v, r, c, "rb rh rw rc" if unrolled else "rw rb rh rc", 4 if unrolled else 1)
+    order, unroll = ("rb rh rw rc", 4) if unrolled else ("rw rb rh rc", 1)
+    return DirectConfig(v, r, c, order, unroll, unrolled and prefetches(kernel, target))
+
+
+def prefetches(kernel: Kernel, target: Target) -> bool:
+    """True where the weights are too many to be in L2 still from the last time, and it is worth asking for them."""
+    taps = math.prod(kernel.anchor["kernel_shape"]) // kernel.anchor["group"]
+    weights: int = kernel.output.shape[1] * kernel.inputs[0].shape[1] * taps
+    return weights * FLOAT > target.l2_bytes / 16
+
+
+def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
+    """(vectors, rows, columns) of register tiles, those first that are estimated to be fastest.
+
+    They need not divide the output: a tile at its end is smaller. LLVM makes loops of their own for these where it can;
+    for rows and columns it does not always, which only a measurement tells.
+    """
+    window = math.prod(window_size(kernel))
+    _, _, height, width = kernel.output.shape
+    per_block, blocks = BLOCK // target.lanes, -(-maps // BLOCK)
+    vectors = [v for v in range(1, per_block) if per_block % v == 0]
+    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
+        vectors = vectors or [per_block]
+    else:
+        vectors += [per_block * b for b in range(1, min(blocks, MAX_BLOCKS) + 1)]
+    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
+
+    def cycles(v: int, pixels: int) -> float:
+        """Of one term in one tile: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
+        streamed = v if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
+        return max(v * pixels / 2, (v + pixels) / 2, 4.0, streamed)
+
+    def total(tile: tuple[int, int, int]) -> tuple[float, int]:
+        v, r, c = tile
+        sizes = zip((per_block * blocks, height, width), tile, strict=True)
+        whole = [[(count // size, size), (1, count % size)] for count, size in sizes]
+        parts = itertools.product(*([pair for pair in pairs if all(pair)] for pairs in whole))
+        return sum(a * b * d * cycles(x, y * z * window) for (a, x), (b, y), (d, z) in parts), -v * r * c
+
+    tiles = itertools.product(vectors, _extents(height), _extents(width))
+    fitting = (t for t in tiles if fits_registers(t[0], t[1] * t[2] * window, target) and t[1] <= MAX_ROWS)
+    return sorted(fitting, key=total)
+
+
+def _extents(count: int) -> list[int]:
+    """Of tiles along an axis: each the smallest that makes so many of them."""
+    return sorted({-(-count // tiles) for tiles in range(1, count + 1)})
 
 
 def fits_registers(vectors: int, pixels: int, target: Target) -> bool:
@@ -124,8 +159,19 @@ def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int,
 
 def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
     """Bytes of the transformed data and the products of one strip."""
-    planes = sum(round_up(config.strip * channels, PAGE) + LINE for channels in (depth, maps // config.parts))
-    return ((config.tile + 2) ** 2 * planes + 2 * PAGE) * FLOAT
+    blocks = (depth + maps // config.parts) // BLOCK
+    return blocks * _planes(config.tile, config.strip) * FLOAT
+
+
+def _planes(tile: int, vectors: int) -> int:
+    """Elements of the planes of one block, each of so many vectors and at most one to be an odd number."""
+    return (tile + 2) ** 2 * (vectors + 1) * BLOCK
+
+
+def streamed_scratch(config: StreamedConfig, depth: int, tiles: int, target: Target) -> int:
+    """Bytes of the transformed filters of `vectors` vectors of maps, and of their products with all `tiles`."""
+    blocks = max(1, config.vectors * target.lanes // BLOCK)
+    return blocks * (depth // BLOCK * _planes(config.tile, BLOCK) + _planes(config.tile, tiles)) * FLOAT
 
 
 def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:

@@ -145,6 +145,11 @@ def _winograd(choice: Choice, weight: Array) -> Array:
     return split.transpose(2, 0, 1, 3, 5, 6, 4)
 
 
+def _streamed(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> (⌈M/16⌉, ⌈C/16⌉, 16, 3, 3, 16): one run of memory in the order that it is transformed."""
+    return _direct(choice, weight).transpose(0, 1, 4, 2, 3, 5)
+
+
 def _depthwise(choice: Choice, weight: Array) -> Array:
     """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
     packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
@@ -177,6 +182,7 @@ def row_shape(source: Shape, depth: int) -> Shape:
 WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "direct": _direct,
     "winograd": _winograd,
+    "streamed": _streamed,
     "depthwise": _depthwise,
     "columns": _columns,
     "dense": _dense,

@@ -40,6 +40,10 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     if choice.rule == "winograd":
         tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
         return (shape[0], config.parts, tiles // config.strip)
+    if choice.rule == "streamed":
+        return (shape[1] // max(1, config.vectors * target.lanes // shape[4]),)
+    if choice.rule == "winograd_data":
+        return shape[:2]
     if choice.rule == "pixels":
         return (shape[0], shape[1] // config.maps)
     if choice.rule == "columns":

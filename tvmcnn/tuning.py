@@ -23,16 +23,19 @@ from tvmcnn.cache import Cache
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.codegen.link import c_compiler
 from tvmcnn.codegen.workers import JobError, build
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, WinogradConfig
-from tvmcnn.defaults import BLOCK, fits_registers, winograd_fits, winograd_scratch
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, StreamedConfig, WinogradConfig
+from tvmcnn.defaults import BLOCK, direct_tiles, fits_registers, prefetches, streamed_scratch, winograd_fits
 from tvmcnn.fusion import window_size
 from tvmcnn.layout import pack, stored_bytes
-from tvmcnn.network import ALIGNMENT, FLOAT, Array, Choice, Layout, Network, Step, Tensor, divisors, round_up
+from tvmcnn.network import ALIGNMENT, FLOAT, Array, Choice, Network, Step, Tensor, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
-from tvmcnn.winograd import grid, halo
+from tvmcnn.variants import as_direct, as_streamed, as_winograd, winograd_data, without_data
+from tvmcnn.winograd import grid
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc")
+TILES = 14  # register tiles of direct convolution: those estimated to be fastest
+DATA = "data"  # the transformed image, in a candidate
 TOP = 4  # candidates of a kernel that are measured again
 AGAIN = 9  # times
 ENOUGH = 96 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
@@ -57,7 +60,13 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
     """
     default = step.choice
     rivals = [default, *candidates(default, network, target)]
-    timed = _compiled(network, rivals, target, folder, processes, weights)
+    helpers = {c.config.tile: winograd_data(c, c.config.tile, DATA) for c in rivals if c.rule == "streamed"}
+    timed = _compiled(network, [*rivals, *helpers.values()], target, folder, processes, weights)
+    data = dict(zip(helpers, timed[len(rivals) :], strict=True))
+    for choice, each in zip(rivals, timed, strict=False):
+        if each is not None and choice.rule == "streamed":
+            each.before = data[choice.config.tile]
+    timed = timed[: len(rivals)]
     rivals = [choice for choice, each in zip(rivals, timed, strict=True) if each is not None]
     functions = [each for each in timed if each is not None]
     once = [function.microseconds() for function in functions]
@@ -91,26 +100,23 @@ def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Cho
     elif isinstance(config, DenseConfig):
         for dense in _dense(choice, network, target):
             yield dataclasses.replace(choice, config=dense)
-    elif isinstance(config, DirectConfig | WinogradConfig):
-        direct = dataclasses.replace(choice, config=None, scratch_bytes=0)
-        if choice.rule == "winograd":
-            first = Layout(BLOCK, choice.kernel.anchor["pads"])
-            direct = dataclasses.replace(direct, algorithm="direct", rule="direct", reads=(first, *choice.reads[1:]))
-        for each in _direct(direct, target):
-            yield dataclasses.replace(direct, config=each)
-        if direct.algorithm == "direct" and winograd_fits(choice.kernel):
-            for winograd in _winograd(choice, target):
-                yield as_winograd(choice, winograd)
+    elif isinstance(config, DirectConfig | WinogradConfig | StreamedConfig):
+        yield from _convolutions(choice, target)
 
 
-def as_winograd(choice: Choice, config: WinogradConfig) -> Choice:
-    """A convolution by Winograd with `config`."""
-    image, maps = choice.kernel.inputs[0], choice.kernel.output.shape[1]
-    first = Layout(BLOCK, halo(choice.kernel.anchor, image.shape, config.tile))
-    scratch = winograd_scratch(config, round_up(image.shape[1], BLOCK), round_up(maps, BLOCK))
-    reads = (first, *choice.reads[1:])
-    choice = dataclasses.replace(choice, algorithm="winograd", rule="winograd", reads=reads)
-    return dataclasses.replace(choice, config=config, scratch_bytes=scratch)
+def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
+    """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
+    if choice.algorithm != "direct" and choice.rule == "direct":  # depthwise
+        yield from (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
+        return
+    if isinstance(choice.config, StreamedConfig):
+        choice = without_data(choice)
+    yield from (as_direct(choice, each) for each in _direct(choice, target))
+    if winograd_fits(choice.kernel):
+        yield from (as_winograd(choice, each) for each in _winograd(choice, target))
+        for each in _streamed(choice, target):
+            data = winograd_data(choice, each.tile, DATA).kernel.output
+            yield as_streamed(choice, each, data, target)
 
 
 def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
@@ -122,38 +128,58 @@ def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
 
 
 def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
-    _, blocks, height, width, block = choice.makes.physical(choice.kernel.output.shape)
-    window = int(np.prod(window_size(choice.kernel)))
-    deep = choice.algorithm == "direct" and choice.kernel.inputs[0].shape[1] // choice.kernel.anchor["group"] > 1
-    per_block = block // target.lanes
-    blocked = deep and choice.reads[0].block > 1
-    one = choice.kernel.anchor["kernel_shape"] == (1, 1)
+    kernel, block = choice.kernel, choice.reads[0].block
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    deep = choice.algorithm != "depthwise" and depth > 1
+    one = kernel.anchor["kernel_shape"] == (1, 1)
     variants = [("rb rh rw rc", u) for u in (4, 16)] if one else [("rb rh rw rc", 4), ("rh rw rb rc", 4)]
-    variants = variants if blocked else [(order, 1) for order in ORDERS]
-    for v in {1, *(per_block * b for b in divisors(blocks) if (deep and b <= 4) or b == 1)}:
-        for rows in divisors(height):
-            for columns in divisors(width):
-                pixels = rows * columns * window
-                if rows <= 4 and v * pixels >= min(8, height * width) and fits_registers(v, pixels, target):
-                    for order, unroll in variants:
-                        yield DirectConfig(v, rows, columns, order, unroll)
+    variants = variants if deep and block > 1 else [(order, 1) for order in ORDERS]
+    fetched = deep and block > 1 and prefetches(kernel, target)
+    tiles = direct_tiles(kernel, kernel.output.shape[1], depth if deep else 0, target)
+    for tile in tiles[:TILES]:
+        for order, unroll in variants:
+            yield DirectConfig(*tile, order, unroll, fetched)
 
 
 def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
-    image, (p, q) = choice.kernel.inputs[0].shape, window_size(choice.kernel)
-    blocks = -(-choice.kernel.output.shape[1] // BLOCK)
-    for tile in (4, 2):
-        if tile % p or tile % q:
-            continue
-        rows, columns = grid(choice.kernel.anchor, image, tile)
-        for strip in divisors(rows * columns):
-            if not min(7, rows * columns) <= strip <= 64:
+    fetched = prefetches(choice.kernel, target)
+    for (tile, p, q), count in _grids(choice):
+        blocks = -(-choice.kernel.output.shape[1] // BLOCK)
+        for strip in divisors(count):
+            if not min(7, count) <= strip <= 64:
                 continue
-            parts = 2 if strip == rows * columns and blocks % 2 == 0 else 1  # two threads shall have work
-            for v in divisors(blocks * BLOCK // parts // target.lanes):
-                for tiles in divisors(strip):
-                    if v * tiles >= min(12, strip) and v <= 4 and fits_registers(v, tiles, target):
-                        yield WinogradConfig(tile, tile // p, tile // q, strip, parts, v, tiles)
+            parts = 2 if strip == count and blocks % 2 == 0 else 1  # two threads shall have work
+            for v, tiles in _register_tiles(blocks * BLOCK // parts // target.lanes, strip, target):
+                yield WinogradConfig(tile, p, q, strip, parts, v, tiles, prefetch=fetched)
+
+
+def _streamed(choice: Choice, target: Target) -> Iterator[StreamedConfig]:
+    """Where few tiles share the filters' transform, and L2 has room for it."""
+    depth = round_up(choice.kernel.inputs[0].shape[1], BLOCK)
+    for (tile, p, q), count in _grids(choice):
+        maps = round_up(choice.kernel.output.shape[1], BLOCK)
+        for v, tiles in _register_tiles(maps // target.lanes, count, target):
+            config = StreamedConfig(tile, p, q, v, tiles, prefetch=True)
+            whole = v * target.lanes % BLOCK == 0
+            if count <= 64 and whole and streamed_scratch(config, depth, count, target) <= 1.5 * target.l2_bytes:
+                yield config
+
+
+def _grids(choice: Choice) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Winograd's tile, the output pixels that it makes, and the number of tiles."""
+    p, q = window_size(choice.kernel)
+    for tile in (4, 2):
+        if tile % p == 0 and tile % q == 0:
+            rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile)
+            yield (tile, tile // p, tile // q), rows * columns
+
+
+def _register_tiles(vectors: int, count: int, target: Target) -> Iterator[tuple[int, int]]:
+    """(vectors, tiles) that divide both and have accumulators enough for the FMA's latency."""
+    for v in divisors(vectors):
+        for tiles in divisors(count):
+            if v * tiles >= min(12, count) and v <= 4 and fits_registers(v, tiles, target):
+                yield v, tiles
 
 
 def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
@@ -182,6 +208,7 @@ class _Timed:
         output = stored_bytes(choice.kernel.output, choice.writes)
         copies = max(1, min(MAX_COPIES, min(weights, ENOUGH) // max(1, sum(constants))))
         self.function, self.turn = function, 0
+        self.before: _Timed | None = None  # a kernel that this one needs to have run
         self.memory: list[Array] = []
         scratch = self.pointer(choice.scratch_bytes + FLOAT)
         given = [self.pointer(size) for size in inputs]
@@ -198,13 +225,14 @@ class _Timed:
         return ctypes.c_void_p(memory.ctypes.data + -memory.ctypes.data % ALIGNMENT + offset)
 
     def microseconds(self) -> float:
-        """The mean time of a call over about SECONDS."""
+        """The mean time of a call over about SECONDS, with what runs before it."""
+        before = 0.0 if self.before is None else self.before.microseconds()
         start, count, spent = time.perf_counter(), 0, 0.0
         while spent < SECONDS:
             self.function(*self.calls[self.turn])
             self.turn = (self.turn + 1) % len(self.calls)
             count, spent = count + 1, time.perf_counter() - start
-        return spent / count * 1e6
+        return before + spent / count * 1e6
 
 
 def _compiled(

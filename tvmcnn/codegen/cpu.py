@@ -113,4 +113,3 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
     if scratch_bytes:
         body = tirx.SeqStmt([tirx.DeclBuffer(area, data=scratch), body])
     return tirx.PrimFunc([*func.params, scratch, begin, end], body, func.ret_type, func.attrs)
-

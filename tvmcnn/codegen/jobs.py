@@ -14,7 +14,16 @@ from tvmcnn.targets import Target
 from tvmcnn.version import __version__
 
 # What turns a step into object code
-SOURCES = ("ops", "schedule", "codegen/cpu.py", "codegen/prefetch.py", "codegen/kernels.py", "network.py", "fusion.py", "configs.py")
+SOURCES = (
+    "ops",
+    "schedule",
+    "codegen/cpu.py",
+    "codegen/prefetch.py",
+    "codegen/kernels.py",
+    "network.py",
+    "fusion.py",
+    "configs.py",
+)
 
 
 @dataclass(frozen=True)

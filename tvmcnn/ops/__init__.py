@@ -56,6 +56,8 @@ def plain(step: Step, given: Operands) -> te.Tensor:
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "direct": conv.direct,
     "winograd": winograd.winograd,
+    "winograd_data": winograd.winograd_data,
+    "streamed": winograd.streamed,
     "depthwise": conv.depthwise,
     "columns": conv.columns,
     "pixels": conv.pixels,

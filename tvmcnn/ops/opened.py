@@ -106,6 +106,7 @@ def _weight(step: Step, packed: te.Tensor) -> Weight:
     lanes, block = int(packed.shape[-1]), int(packed.shape[-2])
     return {
         "winograd": lambda o, c, i, j: filter_tap(packed, step.choice.config.tile, o, c, i, j),
+        "streamed": lambda o, c, i, j: packed[o // lanes, c // lanes, c % lanes, i, j, o % lanes],
         "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
         "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
         "columns": lambda o, c, i, j: packed[c, i, j, o],

@@ -11,59 +11,121 @@ from tvm.ir import Expr
 from tvmcnn.fusion import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish
-from tvmcnn.ops.operands import Operands, float32
+from tvmcnn.ops.operands import Operands, extents, float32
 from tvmcnn.winograd import MATRICES, grid
+
+Matrix = Sequence[Sequence[float]]
+Groups = Sequence[Sequence[int]]
+PARITY = ((0, 2, 4), (1, 3, 5))  # rows of Bᵀ and G come in pairs that differ in the sign of the odd columns
+PAIRS = ((0,), (1, 2), (3, 4), (5,))  # columns of Aᵀ come in pairs that differ in sign
 
 
 def winograd(step: Step, given: Operands) -> te.Tensor:
-    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: (parts, m+2, m+2,
-    M/16/parts, C/16, 16, 16), in the order that the parts of the maps read it.
+    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: transformed, (parts, m+2, m+2, M/16/parts,
+    C/16, 16, 16), in the order that the parts of the maps read it.
 
-    With t the tile, (i, j) its transformed element and (p, q) its pixel: "rows" (N, C/16, t, i, s, c) and "transformed"
-    (N, i, j, C/16, t, c) are Bᵀ d B, "product" (N, i, j, M/16, t, o) is the sum over the channels, "lines"
-    (N, M/16, t, p, j, o) and "tile" (N, M/16, t, p, q, o) are Aᵀ z A.
+    With t the tile and (i, j) its transformed element, "rows" (N, C/16, t, i, s, c) and "transformed"
+    (N, C/16, i, j, t, c) are Bᵀ d B.
     """
-    choice = step.choice
-    node, layout, m = choice.kernel.anchor, choice.reads[0], choice.config.tile
-    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
-    image = given.shapes[node.inputs[0]]
-    matrices = MATRICES[m]
+    weight = given.constants[step.choice.kernel.anchor.inputs[1]]
+    _, side, _, per_part, depth, lanes, _ = extents(weight)
+    rows = _rows(step, given)
+    n, count = int(rows.shape[0]), int(rows.shape[2])
+    matrix = MATRICES[step.choice.config.tile].bt
+    data = te.compute(
+        (n, depth, side, side, count, lanes),
+        lambda b, cb, i, j, t, c: _row(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
+        name="transformed",
+    )
+
+    def term(b: Any, i: Any, j: Any, ob: Any, t: Any, o: Any, rb: Any, rc: Any) -> Expr:
+        return data[b, rb, i, j, t, rc] * weight[ob // per_part, i, j, ob % per_part, rb, rc, o]
+
+    return _products(step, given, term, (n, depth, count, lanes))
+
+
+def winograd_data(step: Step, given: Operands) -> te.Tensor:
+    """Bᵀ d B for "streamed": x NCHW16c with a halo that fills the last tiles; y: (N, C/16, m+2, m+2, t, 16)."""
+    rows = _rows(step, given)
+    matrix = MATRICES[step.choice.kernel.anchor["tile"]].bt
+    return te.compute(
+        step.choice.kernel.output.shape,
+        lambda b, cb, i, j, t, c: _row(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
+        name="out",
+    )
+
+
+def streamed(step: Step, given: Operands) -> te.Tensor:
+    """As "winograd", of data that "winograd_data" has transformed, the kernel's last input, and filters as they are.
+
+    weight: (M/16, C/16, 16, 3, 3, 16), nine vectors for each channel in one run. "filter_rows" (M/16, C/16, c, i, s, o)
+    and "filters" (M/16, C/16, i, j, c, o) are G g Gᵀ.
+    """
+    weight = given.constants[step.choice.kernel.anchor.inputs[1]]
+    data = given.inputs[step.choice.kernel.inputs[-1].name]
+    blocks, depth, lanes, taps, _, _ = extents(weight)
+    n, _, side, _, count, _ = extents(data)
+    matrix = MATRICES[step.choice.config.tile].g
+    down = te.compute(
+        (blocks, depth, lanes, side, taps, lanes),
+        lambda ob, cb, c, i, s, o: _row(matrix, PARITY, i, lambda r: weight[ob, cb, c, r, s, o]),
+        name="filter_rows",
+    )
+    filters = te.compute(
+        (blocks, depth, side, side, lanes, lanes),
+        lambda ob, cb, i, j, c, o: _row(matrix, PARITY, j, lambda s: down[ob, cb, c, i, s, o]),
+        name="filters",
+    )
+
+    def term(b: Any, i: Any, j: Any, ob: Any, t: Any, o: Any, rb: Any, rc: Any) -> Expr:
+        return data[b, rb, i, j, t, rc] * filters[ob, rb, i, j, rc, o]
+
+    return _products(step, given, term, (n, depth, count, lanes))
+
+
+def _rows(step: Step, given: Operands) -> te.Tensor:
+    """Bᵀ d of the image that the kernel reads first, "rows": (N, C/16, t, i, s, c)."""
+    node, layout, name = step.choice.kernel.anchor, step.choice.reads[0], step.choice.kernel.inputs[0].name
+    x, image = given.inputs[name], given.shapes[name]
+    m = node["tile"] if "tile" in node.attributes else step.choice.config.tile
     rows, columns = grid(node, image, m)
-    parts, side, _, per_part, depth, lanes, _ = (int(extent) for extent in weight.shape)
-    blocks = parts * per_part
-    n, (top, left) = image[0], node["pads"][:2]
-    rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
+    n, depth, _, _, lanes = extents(x)
+    top, left = node["pads"][:2]
 
     def pixel(b: Any, cb: Any, t: Any, r: Any, s: Any, c: Any) -> Expr:
         where = Pixel(b, Channel(cb, c, lanes), m * (t // columns) + r - top, m * (t % columns) + s - left)
         return x[layout.index(where)]
 
-    count = rows * columns
-    down = te.compute(
-        (n, depth, count, side, side, lanes),
-        lambda b, cb, t, i, s, c: _row(matrices.bt, i, lambda r: pixel(b, cb, t, r, s, c)),
+    return te.compute(
+        (n, depth, rows * columns, m + 2, m + 2, lanes),
+        lambda b, cb, t, i, s, c: _row(MATRICES[m].bt, PARITY, i, lambda r: pixel(b, cb, t, r, s, c)),
         name="rows",
     )
-    data = te.compute(
-        (n, side, side, depth, count, lanes),
-        lambda b, i, j, cb, t, c: _row(matrices.bt, j, lambda s: down[b, cb, t, i, s, c]),
-        name="transformed",
-    )
+
+
+def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tuple[int, int, int, int]) -> te.Tensor:
+    """The rest: "product" (N, M/16, i, j, t, o), the sum of `term` over the channels; "lines" (N, M/16, t, p, j, o) and
+    "tile" (N, M/16, t, p, q, o), which are Aᵀ z A; and the epilogue.
+    """
+    choice = step.choice
+    m, matrix = choice.config.tile, MATRICES[choice.config.tile].at
+    n, depth, count, lanes = sizes
+    blocks = -(-choice.kernel.output.shape[1] // lanes)
+    columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, m)[1]
+    rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
     product = te.compute(
-        (n, side, side, blocks, count, lanes),
-        lambda b, i, j, ob, t, o: te.sum(
-            data[b, i, j, rb, t, rc] * weight[ob // per_part, i, j, ob % per_part, rb, rc, o], axis=[rb, rc]
-        ),
+        (n, blocks, m + 2, m + 2, count, lanes),
+        lambda b, ob, i, j, t, o: te.sum(term(b, i, j, ob, t, o, rb, rc), axis=[rb, rc]),
         name="product",
     )
     lines = te.compute(
-        (n, blocks, count, m, side, lanes),
-        lambda b, ob, t, p, j, o: _row(matrices.at, p, lambda i: product[b, i, j, ob, t, o]),
+        (n, blocks, count, m, m + 2, lanes),
+        lambda b, ob, t, p, j, o: _row(matrix, PAIRS, p, lambda i: product[b, ob, i, j, t, o]),
         name="lines",
     )
     tile = te.compute(
         (n, blocks, count, m, m, lanes),
-        lambda b, ob, t, p, q, o: _row(matrices.at, q, lambda j: lines[b, ob, t, p, j, o]),
+        lambda b, ob, t, p, q, o: _row(matrix, PAIRS, q, lambda j: lines[b, ob, t, p, j, o]),
         name="tile",
     )
     p, q = window_size(choice.kernel)
@@ -83,25 +145,41 @@ def filter_tap(weight: te.Tensor, tile: int, o: Any, c: Any, i: Any, j: Any) -> 
     def element(a: int, b: int) -> Expr:
         return weight[block // per_part, a, b, block % per_part, c // lanes, c % lanes, o % lanes]
 
-    return _row(back, i, lambda a: _row(back, j, lambda b: element(a, b)))
+    return _row(back, PARITY, i, lambda a: _row(back, PARITY, j, lambda b: element(a, b)))
 
 
-def _row(matrix: Sequence[Sequence[float]], index: Any, term: Callable[[int], Expr]) -> Expr:
+def _row(matrix: Matrix, groups: Groups, index: Any, term: Callable[[int], Expr]) -> Expr:
     """Σ_k matrix[index][k]·term(k): of the unrolled `index` one sum is left, without its zeros and ones."""
-    value = _combination(matrix[-1], term)
+    value = _combination(matrix[-1], groups, term)
     for position in reversed(range(len(matrix) - 1)):
-        value = tirx.Select(index == position, _combination(matrix[position], term), value)
+        value = tirx.Select(index == position, _combination(matrix[position], groups, term), value)
     return value
 
 
-def _combination(factors: Sequence[float], term: Callable[[int], Expr]) -> Expr:
-    """Σ_k factors[k]·term(k), positive terms first so that none need be negated."""
-    used = sorted((k for k, factor in enumerate(factors) if factor), key=lambda k: factors[k] < 0)
-    value = _scaled(factors[used[0]], term(used[0]))
-    for k in used[1:]:
-        part = _scaled(abs(factors[k]), term(k))
-        value = value + part if factors[k] > 0 else value - part
-    return value
+def _combination(factors: Sequence[float], groups: Groups, term: Callable[[int], Expr]) -> Expr:
+    """Σ_k factors[k]·term(k) as multiples of sums over groups of terms, which other rows of the matrix have too.
+
+    The compiler then computes each such sum once:
+      4a − 4b − c + d, −4a − 4b + c + d    -->    (d − 4b) − (c − 4a), (d − 4b) + (c − 4a)
+      a + b + 4c + 4d, a − b + 8c − 8d     -->    (a + b) + 4·(c + d), (a − b) + 8·(c − d)
+    """
+    parts: list[tuple[float, Expr]] = []
+    for group in groups:
+        used = {k: factors[k] for k in group if k < len(factors) and factors[k]}
+        if used:
+            unit = min(used.values(), key=lambda factor: (abs(factor), factor < 0))
+            parts.append((unit, _sum([(factor / unit, term(k)) for k, factor in used.items()])))
+    return _sum(parts)
+
+
+def _sum(parts: Sequence[tuple[float, Expr]]) -> Expr:
+    """Σ factor·value, positive ones first so that none need be negated."""
+    (factor, value), *rest = sorted(parts, key=lambda part: part[0] < 0)
+    total = _scaled(factor, value)
+    for factor, value in rest:
+        part = _scaled(abs(factor), value)
+        total = total + part if factor > 0 else total - part
+    return total
 
 
 def _scaled(factor: float, value: Expr) -> Expr:

@@ -16,11 +16,13 @@ from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.rows import rows
 from tvmcnn.schedule.x86.softmax import softmax
-from tvmcnn.schedule.x86.winograd import winograd
+from tvmcnn.schedule.x86.winograd import streamed, winograd, winograd_data
 
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
     "winograd": winograd,
+    "winograd_data": winograd_data,
+    "streamed": streamed,
     "columns": columns,
     "pixels": pixels,
     "dense": dense,

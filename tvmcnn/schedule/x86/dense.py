@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DenseConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, unroll, vectorize_inner
+from tvmcnn.schedule.x86.vectors import extent, initialise, unroll, vectorize_inner
 
 
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
@@ -46,6 +46,4 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     sch.reorder(tile, rk_o, rk_i, m, part, o_v, o_i)
     unroll(sch, (rk_i, m, part, o_v))
     sch.vectorize(o_i)
-    if config.prefetch:
-        prefetch(sch, rk_o, extent(sch, rows_o))
     initialise(sch, sums, rk_o, tile=4)

@@ -54,7 +54,8 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     unroll(sch, (*inner, cy, dy, cx, dx, cb, co_v))
     sch.vectorize(co_i)
     if config.prefetch:
-        prefetch(sch, order[0], math.prod(extent(sch, loop) for loop in (o_o, y_o, x_o)))
+        terms = math.prod(extent(sch, loop) for loop in order)
+        prefetch(sch, order[0], (y_o, x_o), terms * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
     for block in prologue:
         # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,9 +34,13 @@ def initialise(sch: Schedule, block: Block, before: Loop, tile: int) -> None:
     sch.vectorize(lane)
 
 
-def prefetch(sch: Schedule, reduction: Loop, passes: int) -> None:
-    """Have the next tile's weights fetched while `reduction`, the outermost, runs `passes` times over this one's."""
-    sch.annotate(reduction, "tvmcnn.passes", passes)
+def prefetch(sch: Schedule, reduction: Loop, passes: Iterable[Loop], elements: int) -> None:
+    """Have the next tile's weights fetched while `reduction`, the outermost, runs over this one's `elements`.
+
+    It runs as often as the loops `passes` do. See codegen/prefetch.py.
+    """
+    sch.annotate(reduction, "tvmcnn.passes", math.prod(extent(sch, loop) for loop in passes))
+    sch.annotate(reduction, "tvmcnn.tile", elements)
 
 
 def vectorize_inner(sch: Schedule, loop: Loop, lanes: int) -> None:
