@@ -61,7 +61,7 @@ def test_makers_of_halos(op: str, target: str, tmp_path: Path) -> None:
         y = g.node("Relu", g.node("Add", g.conv(x, 32, (1, 1)), x))
     else:
         y = g.node("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1])
-    g.output(g.conv(y, 19, (3, 3), pads=[1, 2, 0, 1]))
+    g.output(g.conv(y, 19, (3, 2), pads=[1, 2, 0, 1]))  # no filter for Winograd, which would want more
     compiled = check(g.model(), tmp_path, target)
     assert (1, 2, 0, 1) in halos(compiled)
 

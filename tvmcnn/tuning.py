@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
+import itertools
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +40,8 @@ TILES = 14  # register tiles of direct convolution: those estimated to be fastes
 DATA = "data"  # the transformed image, in a candidate
 TOP = 4  # candidates of a kernel that are measured again
 AGAIN = 9  # times
-ENOUGH = 96 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
+ENOUGH = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
+OTHERS = 3  # of L3 a third is the network's: with 96 MB in turn weights came from L3 that ResNet-18 has from memory
 MAX_COPIES = 256
 SECONDS = 0.01  # of one measurement
 
@@ -198,6 +201,12 @@ def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseCo
 # ---- measurement ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _memory(size: int) -> Array:
+    """`size` bytes that every candidate may use: what they compute is nothing, where they find it counts."""
+    return np.full(size // FLOAT, 0.01, np.float32)
+
+
 class _Timed:
     """A compiled kernel with its operands, the weights in several copies."""
 
@@ -206,23 +215,23 @@ class _Timed:
         inputs = [stored_bytes(t, layout) for t, layout in zip(choice.sources, choice.reads, strict=True)]
         constants = [tensor.size * tensor.item_bytes for tensor in step.packed.values()]
         output = stored_bytes(choice.kernel.output, choice.writes)
-        copies = max(1, min(MAX_COPIES, min(weights, ENOUGH) // max(1, sum(constants))))
+        copies = max(1, min(MAX_COPIES, min(OTHERS * weights, ENOUGH) // max(1, sum(constants))))
         self.function, self.turn = function, 0
         self.before: _Timed | None = None  # a kernel that this one needs to have run
-        self.memory: list[Array] = []
-        scratch = self.pointer(choice.scratch_bytes + FLOAT)
-        given = [self.pointer(size) for size in inputs]
-        made = self.pointer(output, choice.writes.first(choice.kernel.output.shape) * FLOAT)
+        sizes = [*inputs, output, choice.scratch_bytes + FLOAT, *constants * copies]
+        starts = list(itertools.accumulate((round_up(size, ALIGNMENT) for size in sizes), initial=0))
+        memory = _memory(1 << (starts[-1] + 2 * ALIGNMENT).bit_length())
+        aligned = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
+        given, (made, scratch, *packed) = (
+            [ctypes.c_void_p(aligned + start) for start in part]
+            for part in (starts[: len(inputs)], starts[len(inputs) : -1])
+        )
+        made = ctypes.c_void_p((made.value or 0) + choice.writes.first(choice.kernel.output.shape) * FLOAT)
         tasks = (ctypes.c_int32(0), ctypes.c_int32(choice.tasks))
+        width = len(constants)
         self.calls = [
-            (*given, *(self.pointer(size) for size in constants), made, scratch, *tasks) for _ in range(copies)
+            (*given, *packed[width * turn : width * (turn + 1)], made, scratch, *tasks) for turn in range(copies)
         ]
-
-    def pointer(self, size: int, offset: int = 0) -> ctypes.c_void_p:
-        """`offset` bytes into new memory that is aligned as an arena is."""
-        memory = np.full((size + 2 * ALIGNMENT) // FLOAT, 0.01, np.float32)
-        self.memory.append(memory)
-        return ctypes.c_void_p(memory.ctypes.data + -memory.ctypes.data % ALIGNMENT + offset)
 
     def microseconds(self) -> float:
         """The mean time of a call over about SECONDS, with what runs before it."""
