@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from helpers import Graph
@@ -28,12 +29,12 @@ TOOLS = Path(__file__).parent.parent / "tools"
 KERNEL = "conv 1x16x9x14 32x16x3x3 k3,3 s1,1 p1,1,1,1 d1,1 g1 float32 +bias +relu"
 
 
-def small() -> onnx.ModelProto:
+def small(maps: int = 32) -> onnx.ModelProto:
     """A convolution that direct and Winograd compute, and a matrix product."""
     g = Graph()
-    x = g.node("Relu", g.conv(g.input(1, 16, 9, 14), 32, (3, 3), pads=[1, 1, 1, 1]))
+    x = g.node("Relu", g.conv(g.input(1, 16, 9, 14), maps, (3, 3), pads=[1, 1, 1, 1]))
     y = g.node("Flatten", g.node("GlobalAveragePool", x))
-    g.output(g.node("Gemm", y, g.draw(32, 11), g.draw(11)))
+    g.output(g.node("Gemm", y, g.draw(maps, 11), g.draw(11)))
     return g.model()
 
 
@@ -94,6 +95,22 @@ def test_the_faster_record_decides(tmp_path: Path) -> None:
         assert algorithm(exact) == ("direct", "record")
         (config,) = (s.choice.config for s in exact.program.steps if s.choice.kernel.anchor.op == "Conv")
         assert (config.rows, config.columns) == (3, 2)
+
+
+@pytest.mark.parametrize("tile", [{"rows": 2, "columns": 4}, {"rows": 4, "columns": 3, "blocks": 2}], ids=str)
+def test_tiles_need_not_divide(tile: dict[str, int], tmp_path: Path) -> None:
+    """Rows, columns and blocks of maps that are left over are smaller tiles, with the same bits."""
+    found = []
+    vectors = tile.pop("blocks", 1) * 16 // resolve("native").lanes
+    for config in ({"rows": 3, "columns": 7, "vectors": 1}, {"vectors": vectors, "prefetch": True} | tile):
+        path = tmp_path / "records.jsonl"
+        path.write_text(record("direct", 1.0, **config).replace("32x16", "48x16"))
+        compiled = tvmcnn.compile(small(48), output=tmp_path / "small.so", records=[path])
+        assert algorithm(compiled) == ("direct", "record")
+        assert ("prefetcht1" in compiled.code["asm"]()) == config.get("prefetch", False)
+        net = tvmcnn.load(compiled.path.rename(tmp_path / f"{len(found)}.so"))
+        found.append(net(np.random.default_rng(0).standard_normal((1, 16, 9, 14)).astype(np.float32)).tobytes())
+    assert found[0] == found[1]
 
 
 def test_fastest_of_no_records() -> None:

@@ -3,8 +3,8 @@
     python tools/tune_schedules.py lenet5 resnet18 resnet50@192x256 some/model.onnx -o schedules/x86-64-v4.jsonl
 
 A network is lenet5, one of make_models.py at 224 x 224 or @HxW, or an ONNX file. The best few candidates of each kernel
-are measured again, interleaved with the default, and one is recorded only if it wins beyond the spread and the network
-built from all of them agrees with NumPy. Kernels that the file has already are left alone; `--again` measures them too.
+are measured again, interleaved with the default, which stays unless one wins beyond the spread; nothing is recorded
+unless the network built from all of them agrees with NumPy. Kernels that the file has already are left alone; `--again` measures them too.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def tune(program: Program, target: Target, peak: FmaPeak, known: set[str]) -> It
         share = flops / best.microseconds / 1e3 / reached
         print(f"[{number}/{len(steps)}] {words}: {best.tried} tried, default {default:.2f} µs,", end=" ")
         print(f"best {best.microseconds:.2f} by {best.choice.rule}, {share:.0%} of the peak", flush=True)
-        if len(found) > 1 or best.microseconds < WIN * default:
-            yield from (_record(words, each, flops, reached) for each in found)
+        if len(found) == 1 and best.microseconds >= WIN * default:
+            found = [dataclasses.replace(best, choice=step.choice, microseconds=default)]  # so that it is known
+        yield from (_record(words, each, flops, reached) for each in found)
 
 
 def _record(words: str, found: Found, flops: int, peak: float) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from tvmcnn.network import (
 from tvmcnn.records import Records, kernel_words
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
+from tvmcnn.turns import take_turns
 from tvmcnn.variants import as_streamed, as_winograd, winograd_data
 from tvmcnn.winograd import halo
 
@@ -156,11 +157,11 @@ def choose(
         choice = _decide(walk, kernel, is_output)
         if is_output and not choice.writes.plain:
             inner = Tensor(walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output), kernel.output.shape)
-            walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(kernel, output=inner)))
+            walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, output=inner)))
             walk.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
             walk.add(choice)
-    return tuple(walk.choices)
+    return take_turns(network, walk.choices, target)
 
 
 def _halos(walk: _Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:
@@ -336,9 +337,8 @@ def _winograd(walk: _Walk, kernel: Kernel, config: WinogradConfig | StreamedConf
     choice = _choice(kernel, "direct", read, Layout(BLOCK), "direct", (None, tier))
     if isinstance(config, WinogradConfig):
         return as_winograd(choice, config)
-    name = walk.fresh(f"{image.name}@winograd{config.tile}", image)
-    data = winograd_data(choice, config.tile, name)
-    if walk.stored.get(name, (None,))[0] != data.kernel.output:
+    data = winograd_data(choice, config.tile)
+    if data.kernel.output.name not in walk.stored:  # else another convolution has had it made
         walk.add(data)
     return as_streamed(choice, config, data.kernel.output, walk.target)
 

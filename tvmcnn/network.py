@@ -278,6 +278,7 @@ class Choice:
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+    turns: int = 0  # groups of maps in which it alternates with the kernel before it; 0: it runs when that is done
 
     @property
     def makes(self) -> Layout:

@@ -37,7 +37,6 @@ from tvmcnn.winograd import grid
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc")
 TILES = 14  # register tiles of direct convolution: those estimated to be fastest
-DATA = "data"  # the transformed image, in a candidate
 TOP = 4  # candidates of a kernel that are measured again
 AGAIN = 9  # times
 ENOUGH = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
@@ -63,7 +62,7 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
     """
     default = step.choice
     rivals = [default, *candidates(default, network, target)]
-    helpers = {c.config.tile: winograd_data(c, c.config.tile, DATA) for c in rivals if c.rule == "streamed"}
+    helpers = {c.config.tile: winograd_data(c, c.config.tile) for c in rivals if c.rule == "streamed"}
     timed = _compiled(network, [*rivals, *helpers.values()], target, folder, processes, weights)
     data = dict(zip(helpers, timed[len(rivals) :], strict=True))
     for choice, each in zip(rivals, timed, strict=False):
@@ -118,7 +117,7 @@ def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
     if winograd_fits(choice.kernel):
         yield from (as_winograd(choice, each) for each in _winograd(choice, target))
         for each in _streamed(choice, target):
-            data = winograd_data(choice, each.tile, DATA).kernel.output
+            data = winograd_data(choice, each.tile).kernel.output
             yield as_streamed(choice, each, data, target)
 
 

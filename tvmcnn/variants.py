@@ -42,9 +42,10 @@ def without_data(choice: Choice) -> Choice:
     return dataclasses.replace(choice, kernel=kernel, sources=choice.sources[:-1], reads=choice.reads[:-1])
 
 
-def winograd_data(choice: Choice, tile: int, name: str) -> Choice:
-    """The kernel that transforms the image of a convolution into tensor `name`: (N, C/16, m+2, m+2, tiles, 16)."""
+def winograd_data(choice: Choice, tile: int) -> Choice:
+    """The kernel that transforms the image of a convolution: into (N, C/16, m+2, m+2, tiles, 16)."""
     image, node = choice.sources[0], choice.kernel.anchor
+    name = f"{image.name}@winograd{tile}+{','.join(map(str, node['pads']))}"
     rows, columns = grid(node, image.shape, tile)
     side = tile + 2
     shape = (image.shape[0], -(-image.shape[1] // BLOCK), side, side, rows * columns, BLOCK)

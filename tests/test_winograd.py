@@ -1,0 +1,149 @@
+"""Winograd convolution in both ways, forced by records: awkward sizes, and that a wrong matrix is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Graph, feeds
+
+import tvmcnn
+from tvmcnn import winograd
+from tvmcnn.compiler import Compiled
+from tvmcnn.configs import StreamedConfig, WinogradConfig
+from tvmcnn.errors import VerifyError
+from tvmcnn.fusion import fuse
+from tvmcnn.importer import import_model
+from tvmcnn.ops import winograd as expressions
+from tvmcnn.records import kernel_words
+from tvmcnn.targets import TARGETS, resolve
+
+Config = StreamedConfig | WinogradConfig
+CONFIGS: list[Config] = [
+    WinogradConfig(4, 4, 4, strip=3, vectors=3, tiles=3, prefetch=True),
+    WinogradConfig(2, 2, 2, strip=5, vectors=1, tiles=5),
+    StreamedConfig(4, 4, 4, vectors=1, tiles=4, prefetch=True),
+    StreamedConfig(2, 2, 2, vectors=3, tiles=5, unroll=2),
+]  # vectors as blocks of 16 maps
+
+
+def padded(batch: int) -> onnx.ModelProto:
+    """14 x 9 pixels with uneven pads make 15 x 9: four tiles by three, or eight by five. 18 channels to 33 maps."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(batch, 18, 14, 9), 18, (1, 1)))
+    g.output(g.node("Relu", g.conv(x, 33, (3, 3), pads=[2, 0, 1, 2])))
+    return g.model()
+
+
+def residual() -> onnx.ModelProto:
+    """What is added after, of blocks too, and an output that another convolution reads with a halo."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(2, 17, 14, 9), 20, (1, 1)))
+    y = g.node("Add", g.conv(x, 48, (3, 3), pads=[1, 1, 1, 1]), g.conv(x, 48, (1, 1)))
+    g.output(g.conv(g.node("Relu", y), 19, (2, 3), pads=[1, 0, 1, 2]))
+    return g.model()
+
+
+def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str) -> Compiled:
+    """The model with `config` for its convolutions of 3 x 3, verified."""
+    network = import_model(model)
+    rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
+    config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes)
+    entry = {"rule": rule, "config": asdict(config), "time_us": 1.0}
+    words = [kernel_words(network, kernel) for kernel in fuse(network)]
+    lines = [
+        json.dumps({"kernel": each, "target": {"isa": isa}} | entry)
+        for each in words
+        for isa in TARGETS
+        if "x3x3" in each
+    ]
+    (folder / "records.jsonl").write_text("\n".join(lines))
+    return tvmcnn.compile(model, target, folder / "net.so", records=[folder / "records.jsonl"], shipped_records=False)
+
+
+def algorithms(made: Compiled) -> set[str]:
+    return {step.choice.algorithm for step in made.program.steps}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_agrees_with_numpy(config: Config, target: str, tmp_path: Path) -> None:
+    """Every tensor, those that fusion hides among them; batch 3, where weights serve several images."""
+    made = compiled(padded(3), config, tmp_path, target)
+    assert algorithms(made) >= ({"winograd"} if isinstance(config, WinogradConfig) else {"streamed", "winograd_data"})
+    assert made.verdict is not None and len(made.verdict.tensors) > 3
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[2]], ids=str)
+def test_with_a_residual(config: Config, target: str, tmp_path: Path) -> None:
+    assert compiled(residual(), dataclasses.replace(config, **_tiles(config)), tmp_path, target).verdict is not None
+
+
+def _tiles(config: Config) -> dict[str, int]:
+    return {"strip": 6, "tiles": 6} if isinstance(config, WinogradConfig) else {"tiles": 4}
+
+
+@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[3]], ids=str)
+def test_with_a_pool(config: Config, tmp_path: Path) -> None:
+    """2 x 2 pixels of one tile become one: the tile makes fewer outputs."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 17, 14, 10), 32, (1, 1)))
+    y = g.node("Relu", g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1]))
+    g.output(g.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2]))
+    config = dataclasses.replace(config, rows=1, columns=1, vectors=2)
+    assert compiled(g.model(), config, tmp_path, "native").verdict is not None
+
+
+def test_one_transform_for_two_readers(tmp_path: Path) -> None:
+    """Two convolutions of one image share what transforms it."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 17, 14, 9), 18, (1, 1)))
+    g.output(g.conv(x, 33, (3, 3), pads=[2, 0, 1, 2]), g.conv(x, 20, (3, 3), pads=[2, 0, 1, 2]))
+    made = compiled(g.model(), CONFIGS[2], tmp_path, "native")
+    assert [step.choice.algorithm for step in made.program.steps].count("winograd_data") == 1
+
+
+def test_exact_has_neither(tmp_path: Path) -> None:
+    made = tvmcnn.compile(padded(1), output=tmp_path / "net.so", exact=True)
+    assert not algorithms(made) & {"winograd", "streamed"}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("matrix", ["bt", "at", "g"])
+def test_a_wrong_matrix_is_seen(matrix: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One factor of one matrix off by a thousandth."""
+    right = winograd.MATRICES[config.tile]
+    rows = [list(row) for row in getattr(right, matrix)]
+    rows[1][1] *= 1.001
+    wrong = dataclasses.replace(right, **{matrix: tuple(map(tuple, rows))})
+    for module in (winograd, expressions):
+        monkeypatch.setattr(module, "MATRICES", {**winograd.MATRICES, config.tile: wrong})
+    with pytest.raises(VerifyError):
+        compiled(padded(1), config, tmp_path, "native")
+
+
+def test_sums_in_groups_are_the_same_sums() -> None:
+    """`_combination` rearranges a row of a matrix: on numbers in place of tensors it is their product."""
+    values = [3.0, -1.5, 0.25, 7.0, -2.0, 11.0]
+    for tile, matrices in winograd.MATRICES.items():
+        for name, groups in (("bt", expressions.PARITY), ("g", expressions.PARITY), ("at", expressions.PAIRS)):
+            for row in getattr(matrices, name):
+                terms = [expressions.float32(value) for value in values[: len(row)]]
+                made = float(expressions._combination(row, groups, lambda k, terms=terms: terms[k]).value)
+                assert made == pytest.approx(float(np.dot(row, values[: len(row)])), rel=1e-6), (tile, name, row)
+
+
+def test_prefetch_changes_no_bit(tmp_path: Path) -> None:
+    model = padded(3)
+    x = next(iter(feeds(model).values()))
+    found = []
+    for prefetch in (False, True):
+        made = compiled(model, dataclasses.replace(CONFIGS[2], prefetch=prefetch), tmp_path, "native")
+        assert ("prefetcht1" in made.code["asm"]()) == prefetch
+        path = made.path.rename(tmp_path / f"prefetch{int(prefetch)}.so")
+        found.append(tvmcnn.load(path)(x).tobytes())
+    assert found[0] == found[1]
