@@ -187,6 +187,9 @@ def _register_tiles(vectors: int, count: int, target: Target) -> Iterator[tuple[
 def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
     rows = choice.kernel.output.shape[0]
     maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
+    weight = network.constants[choice.kernel.anchor.inputs[1]]
+    if weight.nbytes > ENOUGH // 4:
+        return  # it comes from memory, at the rate of that under any config
     depth = dict(pack(choice, network.constants))[choice.kernel.anchor.inputs[1]].shape[1]
     for vectors in range(1, target.registers):
         for tile in divisors(rows):
@@ -248,7 +251,7 @@ def _compiled(
 ) -> list[_Timed | None]:
     """The candidates, ready to be timed; None for one that does not compile and so loses its turn."""
     choices = [dataclasses.replace(choice, tasks=tasks(network, choice, target)) for choice in choices]
-    steps = [_step(network, choice) for choice in choices]
+    steps = _steps(network, choices)
     jobs = [Job(without_names(step), False, target) for step in steps]
     objects = _objects({job.symbol: job for job in jobs}, processes)
     for symbol, data in objects.items():
@@ -281,6 +284,18 @@ def _objects(jobs: Mapping[str, Job], processes: int) -> dict[str, bytes]:
     return objects
 
 
-def _step(network: Network, choice: Choice) -> Step:
-    packed = {name: Tensor(name, array.shape, str(array.dtype)) for name, array in pack(choice, network.constants)}
-    return Step(choice, packed, ())
+def _steps(network: Network, choices: Sequence[Choice]) -> list[Step]:
+    """The choices with the shapes of their packed constants, which are packed once for all that pack them alike."""
+    packed: dict[object, dict[str, Tensor]] = {}
+    for choice in choices:
+        key = _packing(choice)
+        if key not in packed:
+            arrays = pack(choice, network.constants)
+            packed[key] = {name: Tensor(name, array.shape, str(array.dtype)) for name, array in arrays}
+    return [Step(choice, packed[_packing(choice)], ()) for choice in choices]
+
+
+def _packing(choice: Choice) -> tuple[object, ...]:
+    """What the shapes of the packed constants depend on, of a kernel's candidates."""
+    names = ("width",) if choice.algorithm == "dense" else ("tile", "parts")
+    return choice.algorithm, choice.reads, *(getattr(choice.config, name, 0) for name in names)
