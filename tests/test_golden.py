@@ -13,6 +13,7 @@ from helpers import Graph
 
 import tvmcnn
 from tvmcnn import records
+from tvmcnn.configs import StreamedConfig
 
 Build = Callable[[Graph], str]
 
@@ -23,6 +24,17 @@ def pooled(g: Graph, y: str, op: str = "MaxPool") -> str:
 
 def direct(g: Graph) -> str:
     return g.node("Relu", g.conv(g.input(1, 17, 6, 11), 33, (3, 3), pads=[1, 1, 1, 1]))
+
+
+winograd = direct
+
+
+def streamed(g: Graph) -> str:
+    return g.conv(g.input(1, 17, 6, 11), 31, (3, 3), pads=[1, 1, 1, 1])
+
+
+def pixels(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 6, 5, 7), 9, (1, 1), group=3))
 
 
 def direct_pool(g: Graph) -> str:
@@ -72,6 +84,9 @@ def fallback(g: Graph) -> str:
 
 RULES = {
     "direct": "direct",
+    "winograd": "winograd",
+    "streamed": "streamed",
+    "pixels": "pixels",
     "direct_pool": "direct",
     "grouped_direct": "direct",
     "depthwise": "direct",
@@ -92,10 +107,13 @@ def test_rule(
     name: str, isa: str, golden: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the shipped records: a measured config is no change of the rule."""
-    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule, target: None)
+    config = StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True) if name == "streamed" else None
+    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule, target: config)
+    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules, target: config and "streamed")
     g = Graph()
     g.output(globals()[name](g))
-    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", verify=False, activations=False)
+    made = {"verify": False, "activations": False, "exact": name == "direct"}
+    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
 
@@ -103,4 +121,4 @@ def test_rule(
 def test_every_rule_has_a_text() -> None:
     from tvmcnn.schedule.x86 import RULES as ALL
 
-    assert set(RULES.values()) == set(ALL)
+    assert {*RULES.values(), "winograd_data"} == set(ALL)  # which stands in the text of "streamed"

@@ -2,9 +2,10 @@
 
     python tools/tune_schedules.py lenet5 resnet18 resnet50@192x256 some/model.onnx -o schedules/x86-64-v4.jsonl
 
-A network is lenet5, one of make_models.py at 224 x 224 or @HxW, or an ONNX file. The best few candidates of each kernel
-are measured again, interleaved with the default, which stays unless one wins beyond the spread; nothing is recorded
-unless the network built from all of them agrees with NumPy. Kernels that the file has already are left alone; `--again` measures them too.
+A network is lenet5, one of make_models.py at 224 x 224 or @HxW, or an ONNX file. The best few candidates of each
+kernel are measured again, interleaved with the default, which stays unless one wins beyond the spread; nothing is
+recorded unless the network built from all of them agrees with NumPy. Kernels that the file has already are left alone;
+`--again` measures them too.
 """
 
 from __future__ import annotations

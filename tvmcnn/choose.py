@@ -118,7 +118,7 @@ class _Walk:
         """The next kernel, numbered. One that makes a part of a concatenation writes it there."""
         kernel = choice.kernel
         home = self.homes.get(kernel.output.name)
-        if choice.writes == Layout(BLOCK):
+        if choice.writes == Layout(BLOCK) and not choice.is_view:  # whose parts lie where they were written
             if home is not None:
                 pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
                 choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)

@@ -56,7 +56,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     per_block, blocks = BLOCK // target.lanes, -(-maps // BLOCK)
     vectors = [v for v in range(1, per_block) if per_block % v == 0]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
-        vectors = vectors or [per_block]
+        vectors += [per_block]
     else:
         vectors += [per_block * b for b in range(1, min(blocks, MAX_BLOCKS) + 1)]
     terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])

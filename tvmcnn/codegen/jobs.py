@@ -72,10 +72,15 @@ def jobs_of(program: Program, machine: Target, *, activations: bool) -> tuple[Sy
             continue
         for opened, names in ((False, symbols.kernels), (True, symbols.opened)):
             if not opened or (step.choice.kernel.hidden and activations):
-                job = Job(without_names(step), opened, machine)
+                job = Job(without_names(_shown(step) if opened else step), opened, machine)
                 names[step.choice.name] = job.symbol
                 jobs[job.symbol] = job
     return symbols, jobs
+
+
+def _shown(step: Step) -> Step:
+    """The step as its open variant sees it: who reads the output, and so wants a halo, makes no difference."""
+    return dataclasses.replace(step, choice=dataclasses.replace(step.choice, writes=step.choice.makes))
 
 
 def without_names(step: Step) -> Step:
