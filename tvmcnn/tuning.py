@@ -1,9 +1,9 @@
 """Tune: a plain grid over the configs of each kernel, measured on this machine, becomes records.
 
-A candidate is compiled alone and called on as many copies of its weights in turn as the network's weights take in all:
-it finds them in the cache or in memory, as it will in the network. (With the weights always in L3, a config won for
-Winograd on 14 x 14 pixels of 256 channels that is 1.5 times slower inside ResNet-18.) The best few are measured again,
-interleaved with the default.
+A candidate is compiled alone and called on copies of its weights in turn, three times as many bytes as the network's
+weights take: it finds them in the cache or in memory, as it will in the network beside other programs. (With the
+weights always in L3, a config won for Winograd on 14 x 14 pixels of 256 channels that is 1.5 times slower inside
+ResNet-18.) The best few are measured again, interleaved with the default.
 """
 
 from __future__ import annotations
