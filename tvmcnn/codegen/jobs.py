@@ -23,6 +23,7 @@ SOURCES = (
     "network.py",
     "fusion.py",
     "configs.py",
+    "winograd.py",  # whose matrices are in the code
 )
 
 

@@ -45,10 +45,7 @@ def winograd(sch: Schedule, config: WinogradConfig, lanes: int) -> None:
     _vectors(sch, o, lanes)
 
     # Phase 2: the output's transform, one tile in registers.
-    for block in (tile, lines):
-        sch.set_scope(block, 0, "local")
-        sch.compute_at(block, t, preserve_unit_loops=True)
-        _vectors_of_tile(sch, block, 2, lanes)
+    _in_registers(sch, (tile, lines), t, lanes)
 
     # Phase 3: the products, in register tiles of `vectors` vectors of maps by `tiles` tiles.
     sch.compute_at(product, strip, preserve_unit_loops=True)
@@ -63,7 +60,7 @@ def winograd(sch: Schedule, config: WinogradConfig, lanes: int) -> None:
     sch.compute_at(data, strip, preserve_unit_loops=True)
     i, j, t, _ = sch.get_loops(data)[-4:]
     sch.reorder(t, i, j)
-    _input_transform(sch, rows, data, lanes)
+    _transform(sch, rows, data, lanes)
 
 
 def winograd_data(sch: Schedule, config: None, lanes: int) -> None:
@@ -74,7 +71,7 @@ def winograd_data(sch: Schedule, config: None, lanes: int) -> None:
     out = sch.get_sblock("out")
     i, j, t, _ = sch.get_loops(out)[-4:]
     sch.reorder(t, i, j)
-    _input_transform(sch, sch.get_sblock("rows"), out, lanes)
+    _transform(sch, sch.get_sblock("rows"), out, lanes)
 
 
 def streamed(sch: Schedule, config: StreamedConfig, lanes: int) -> None:
@@ -99,10 +96,7 @@ def streamed(sch: Schedule, config: StreamedConfig, lanes: int) -> None:
     _vectors(sch, o, lanes)
 
     # Phase 2: the output's transform, one tile in registers.
-    for block in (tile, lines):
-        sch.set_scope(block, 0, "local")
-        sch.compute_at(block, t, preserve_unit_loops=True)
-        _vectors_of_tile(sch, block, 2, lanes)
+    _in_registers(sch, (tile, lines), t, lanes)
 
     # Phase 3: the products of an image.
     sch.compute_at(product, n, preserve_unit_loops=True)
@@ -112,13 +106,9 @@ def streamed(sch: Schedule, config: StreamedConfig, lanes: int) -> None:
 
     # Phase 4: the filters' transform, one vector of filters in registers.
     sch.compute_at(filters, ob_o, preserve_unit_loops=True)
-    i, j, c, o = sch.get_loops(filters)[-4:]
+    i, j, c, _ = sch.get_loops(filters)[-4:]
     sch.reorder(c, i, j)
-    unroll(sch, (i, j))
-    _vectors(sch, o, lanes)
-    sch.set_scope(filter_rows, 0, "local")
-    sch.compute_at(filter_rows, c, preserve_unit_loops=True)
-    _vectors_of_tile(sch, filter_rows, 2, lanes)
+    _transform(sch, filter_rows, filters, lanes)
 
     for block in (filters, product):
         sch.storage_align(block, 0, 3, 2 * LINE, LINE)
@@ -157,14 +147,20 @@ def _terms(sch: Schedule, product: Block) -> int:
     return math.prod(int(axis.dom.extent) for axis in axes)
 
 
-def _input_transform(sch: Schedule, rows: Block, data: Block, lanes: int) -> None:
-    """`data` (… t, i, j, c) a tile of one block at a time, with `rows` in registers."""
+def _transform(sch: Schedule, rows: Block, data: Block, lanes: int) -> None:
+    """Data or filters (… t, i, j, c) a tile of one block at a time, with `rows` in registers."""
     t, i, j, c = sch.get_loops(data)[-4:]
     unroll(sch, (i, j))
     _vectors(sch, c, lanes)
-    sch.set_scope(rows, 0, "local")
-    sch.compute_at(rows, t, preserve_unit_loops=True)
-    _vectors_of_tile(sch, rows, 2, lanes)
+    _in_registers(sch, (rows,), t, lanes)
+
+
+def _in_registers(sch: Schedule, blocks: tuple[Block, ...], at: Loop, lanes: int) -> None:
+    """The stages of a transform, each computed for the one tile at `at`."""
+    for block in blocks:
+        sch.set_scope(block, 0, "local")
+        sch.compute_at(block, at, preserve_unit_loops=True)
+        _vectors_of_tile(sch, block, 2, lanes)
 
 
 def _vectors(sch: Schedule, loop: object, lanes: int) -> None:
