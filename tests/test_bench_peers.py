@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -377,11 +378,25 @@ def test_limits_of_several_threads() -> None:
 
 def test_calls_of_several_threads_are_kept_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(bench_peers.time, "sleep", lambda seconds: seen.append("pause"))
+
+    monkeypatch.setattr(bench_peers, "at_rest", lambda call: seen.append("rest"))
     calls = {(name, "plain"): (lambda name=name: seen.append(name)) for name in ("", "openvino")}
     options = argparse.Namespace(threads=2, rounds=4, seconds=None)
     samples, peak, copied = bench_peers.measure(calls, targets.resolve("x86-64-v3"), options, lambda done: None)
     assert {key: len(times) for key, times in samples.items()} == dict.fromkeys(calls, 4)
     assert peak > 0 and copied > 0
     order = [name for name, before in zip(seen, [None, *seen], strict=False) if name != before]
-    assert order[:4] == ["", "pause", "openvino", "pause"]
+    assert order[:4] == ["rest", "", "rest", "openvino"]
+
+
+def test_a_call_waits_for_threads_that_spin() -> None:
+    child = (
+        "import sys, threading, time; sys.path.insert(0, sys.argv[1]); import bench_peers\n"
+        "end = time.perf_counter() + 0.2\n"
+        "def spin():\n"
+        "    while time.perf_counter() < end: sum(range(10000))\n"
+        "threading.Thread(target=spin).start(); calls = []\n"
+        "bench_peers.at_rest(lambda: calls.append(time.perf_counter()))\n"
+        "assert calls and calls[0] >= end, 'called while another thread ran'\n"
+    )
+    subprocess.run([sys.executable, "-c", child, str(Path(bench_peers.__file__).parent)], check=True, timeout=60)

@@ -12,6 +12,7 @@ arrays that exist. A ratio is to the better peer. Exit status 1 if a network cou
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import json
 import os
@@ -42,7 +43,8 @@ from tvmcnn.targets import TARGETS, Target, cpu_name, resolve, usable_cpus
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders
 BATCH_SECONDS = 0.01  # of each call in each round
 FEWEST_ROUNDS = 5
-PAUSE = 0.002  # seconds: threads of a peer's pool look for work a while after its call
+LOOK = 0.002  # seconds between two looks at what the process's threads use
+LONGEST_WAIT = 0.5  # seconds
 ISA = "ONEDNN_MAX_CPU_ISA"
 
 
@@ -131,11 +133,11 @@ def measure(
         last()  # so that the first call finds the caches as the others do: full of another runtime's data
 
     timed: list[tuple[tuple[str, str] | None, Callable[[], object]]] = []
-    for name, call in calls.items():
-        timed.append((name, call))
+    measured = [*calls.items(), (None, lambda: peaks.append(peak.measure(threads=threads))), (None, copied)]
+    for name, call in measured:
         if threads > 1:
-            timed.append((None, lambda: time.sleep(PAUSE)))
-    timed += [(None, lambda: peaks.append(peak.measure(threads=threads))), (None, copied)]
+            timed.append((None, functools.partial(at_rest, call if name else int)))
+        timed.append((name, call))
 
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     end = None if options.seconds is None else time.perf_counter() + options.seconds
@@ -148,6 +150,23 @@ def measure(
         if late or done >= options.rounds:
             break
     return samples, float(np.median(peaks)), float(np.median(copies))
+
+
+def at_rest(call: Callable[[], object]) -> None:
+    """Wait until no thread of this process runs, then call long enough for the call's own to be awake.
+
+    onnxruntime's look for work for 40 ms after a call, and take a core from whoever comes next; and threads that wake
+    may share a CPU for 10 ms. At 2 threads of 2 cores the FMA peak read half of itself for either reason.
+    """
+    end = time.perf_counter() + LONGEST_WAIT
+    while time.perf_counter() < end:
+        wall, used = time.perf_counter(), time.process_time()
+        time.sleep(LOOK)
+        if time.process_time() - used < 0.1 * (time.perf_counter() - wall):
+            break
+    end = time.perf_counter() + BATCH_SECONDS
+    while time.perf_counter() < end:
+        call()
 
 
 def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float) -> tuple[Layer, ...]:

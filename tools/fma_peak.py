@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import tempfile
 import threading
@@ -58,11 +59,16 @@ class FmaPeak:
 
 
 def together(work: Callable[[int], object], threads: int) -> float:
-    """Seconds from the first start to the last end of `work(0)`, `work(1)`, ..., each in a thread of its own."""
+    """Seconds from the first start to the last end of `work(0)`, `work(1)`, ..., each in a thread and on a CPU of its
+    own: on a virtual machine Linux may leave them on one, of two FMA loops of 2 ms most.
+    """
     spans: list[tuple[float, float]] = []
     barrier = threading.Barrier(threads)
+    allowed = os.sched_getaffinity(0)
+    cpus = sorted(allowed)
 
     def timed(index: int) -> None:
+        os.sched_setaffinity(0, {cpus[index % len(cpus)]})  # of this thread
         barrier.wait()
         start = time.perf_counter()
         work(index)
@@ -71,7 +77,10 @@ def together(work: Callable[[int], object], threads: int) -> float:
     others = [threading.Thread(target=timed, args=(index,)) for index in range(1, threads)]
     for thread in others:
         thread.start()
-    timed(0)
+    try:
+        timed(0)
+    finally:
+        os.sched_setaffinity(0, allowed)
     for thread in others:
         thread.join()
     return max(end for _, end in spans) - min(start for start, _ in spans)

@@ -15,7 +15,7 @@ from tvmcnn.codegen.chain import exports
 from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
-POOL = "tvmcnn_pool_1"  # the memory of the threads' pool, which every library of a process shares
+POOL = "tvmcnn_pool_2"  # the memory of the threads' pool, which every library of a process shares
 
 
 def c_compiler() -> list[str]:

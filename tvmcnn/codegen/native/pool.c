@@ -40,6 +40,7 @@ typedef struct {
 typedef struct {
   _Atomic int32_t busy; /* 1 while a caller has the pool */
   int32_t workers;      /* threads started */
+  pthread_t ids[MAX_THREADS];
   _Alignas(64) _Atomic uint32_t entry;
   _Atomic int32_t sleepers;
   _Alignas(64) _Atomic int32_t registered; /* 1 once fork calls forget_workers */
@@ -51,9 +52,9 @@ typedef struct {
   part parts[MAX_THREADS];
 } pool;
 
-extern pool tvmcnn_pool_1; /* pool.s */
+extern pool tvmcnn_pool_2; /* pool.s */
 _Static_assert(sizeof(pool) <= 16384, "pool.s reserves less");
-#define P (&tvmcnn_pool_1)
+#define P (&tvmcnn_pool_2)
 
 static int64_t now(void) {
   struct timespec t;
@@ -125,8 +126,19 @@ static void *worker(void *argument) {
 /* The child of a fork has the caller's thread only. */
 static void forget_workers(void) { memset(P, 0, offsetof(pool, registered)); }
 
-/* Start workers until there are `threads` threads; fewer if the system gives no more, which changes no result. They have
- * the caller's affinity, and take no signals. */
+/* Allow the workers the caller's CPUs but the one it is on. A virtual machine's Linux takes an idle CPU for one that the
+ * host has preempted, and lets a thread wake beside the one that woke it, where both stay for up to 10 ms. MobileNetV2 on
+ * two threads, called every 50 ms: 4.8 ms without this, 2.9 with it. */
+static void keep_off(void) {
+  cpu_set_t allowed;
+  int here = sched_getcpu();
+  if (here < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  if (CPU_COUNT(&allowed) > 1) CPU_CLR(here, &allowed);
+  for (int32_t i = 0; i < P->workers; ++i) pthread_setaffinity_np(P->ids[i], sizeof allowed, &allowed);
+}
+
+/* Start workers until there are `threads` threads; fewer if the system gives no more, which changes no result. They take
+ * no signals. */
 static void start(int32_t threads) {
   if (!atomic_exchange(&P->registered, 1)) pthread_atfork(NULL, NULL, forget_workers);
   pthread_attr_t attributes;
@@ -139,10 +151,16 @@ static void start(int32_t threads) {
   while (P->workers + 1 < threads) {
     pthread_t thread;
     if (pthread_create(&thread, &attributes, worker, (void *)(intptr_t)(P->workers + 1)) != 0) break;
-    ++P->workers;
+    P->ids[P->workers++] = thread;
   }
   pthread_sigmask(SIG_SETMASK, &old, NULL);
   pthread_attr_destroy(&attributes);
+  keep_off();
+}
+
+static void wake(void) {
+  keep_off();
+  syscall(SYS_futex, &P->entry, FUTEX_WAKE_PRIVATE, P->workers, NULL, NULL, 0);
 }
 
 static int32_t smallest(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -164,7 +182,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
   }
   uint32_t job = (atomic_load(&P->entry) >> 16) + 1;
   atomic_store(&P->entry, job << 16);
-  if (atomic_load(&P->sleepers) > 0) syscall(SYS_futex, &P->entry, FUTEX_WAKE_PRIVATE, P->workers, NULL, NULL, 0);
+  if (atomic_load(&P->sleepers) > 0) wake();
   work(0);
   atomic_fetch_or(&P->entry, CLOSED);
   for (int i = 0; (atomic_load_explicit(&P->entry, memory_order_acquire) & (CLOSED - 1)) != 0; ++i) {

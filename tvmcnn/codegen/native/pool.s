@@ -2,9 +2,9 @@
 # however they are loaded (RTLD_LOCAL too), and never unmaps that library. The number is the version of the structure.
 	.bss
 	.balign 64
-	.globl tvmcnn_pool_1
-	.type tvmcnn_pool_1, @gnu_unique_object
-	.size tvmcnn_pool_1, 16384
-tvmcnn_pool_1:
+	.globl tvmcnn_pool_2
+	.type tvmcnn_pool_2, @gnu_unique_object
+	.size tvmcnn_pool_2, 16384
+tvmcnn_pool_2:
 	.zero 16384
 	.section .note.GNU-stack,"",@progbits
