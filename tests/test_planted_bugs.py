@@ -20,7 +20,7 @@ from tvm import te, tirx
 
 import tvmcnn
 from tvmcnn import layout, operators, ops
-from tvmcnn.codegen import chain
+from tvmcnn.codegen import calls
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Choice, Network, Step
 from tvmcnn.ops import conv, dense, elementwise, formulas, norm, operands, pool, resize, shape
@@ -278,15 +278,13 @@ def other_order(patch: pytest.MonkeyPatch) -> None:
 
 def filled_halo(patch: pytest.MonkeyPatch) -> None:
     """The first pixel of a halo is 0.747 (0x3f3f3f3f) and not 0."""
-    real = chain._with_halo
+    real = calls._halo
 
-    def edited(step: Step, call: str) -> str:
-        made = real(step, call)
-        if made == call:
-            return call
-        return f"{{ {made} memset((char*)frame->arena + {step.arguments[-1].offset}, 0x3f, 64); }}"
+    def edited(step: Step, tasks: int) -> str:
+        made = real(step, tasks)
+        return made and f"{made}  memset(A({step.arguments[-1].offset}), 0x3f, 64);\n"
 
-    patch.setattr(chain, "_with_halo", edited)
+    patch.setattr(calls, "_halo", edited)
 
 
 def other_matrix(patch: pytest.MonkeyPatch) -> None:

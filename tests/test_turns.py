@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,14 +13,16 @@ from helpers import Graph, check, feeds
 
 import tvmcnn
 from tvmcnn import layout
+from tvmcnn import turns as chosen
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import VerifyError
+from tvmcnn.network import Turns
 
 
 def pair(reader: str, batch: int = 1) -> onnx.ModelProto:
-    """72 maps of 63 x 67 pixels, 1.4 MB, which no L2 of the targets holds, and what reads them one by one."""
+    """72 maps of 63 x 84 pixels, 1.5 MB, which no L2 of the targets holds, and what reads them one by one."""
     g = Graph()
-    x = g.node("Relu", g.conv(g.input(batch, 3, 63, 67), 20, (1, 1)))
+    x = g.node("Relu", g.conv(g.input(batch, 3, 63, 84), 20, (1, 1)))
     y = g.node("Relu", g.conv(x, 72, (1, 1)))
     if reader == "depthwise":
         z = g.node("Relu", g.conv(y, 72, (3, 2), group=72, pads=[1, 0, 2, 1], strides=[2, 1]))
@@ -28,14 +32,16 @@ def pair(reader: str, batch: int = 1) -> onnx.ModelProto:
     return g.model()
 
 
-def turns(compiled: Compiled) -> list[int]:
-    return [step.choice.turns for step in compiled.program.steps if step.choice.turns]
+def turns(compiled: Compiled) -> list[tuple[int, int]]:
+    """Groups of maps and bands of rows of the pairs that alternate."""
+    found = [step.choice.turns for step in compiled.program.steps if step.choice.turns]
+    return [(each.groups, len(each.bands)) for each in found]
 
 
 @pytest.mark.parametrize("reader", ["depthwise", "pool"])
 def test_agrees_with_numpy(reader: str, target: str, tmp_path: Path) -> None:
     """Step by step, where nothing alternates, the bits are the same; every hidden tensor can be seen."""
-    assert turns(check(pair(reader), tmp_path, target)) == [5]  # blocks of 16 maps
+    assert turns(check(pair(reader), tmp_path, target)) == [(5, 2)]  # blocks of 16 maps, halves of the image
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -43,7 +49,7 @@ def test_agrees_with_numpy(reader: str, target: str, tmp_path: Path) -> None:
 def test_same_bits_on_threads(threads: int, batch: int, tmp_path: Path) -> None:
     model = pair("depthwise", batch)
     compiled = tvmcnn.compile(model, output=tmp_path / "pair.so")
-    assert turns(compiled) == [5 * batch]
+    assert turns(compiled) == [(5, 2) if batch == 1 else (10, 1)]
     x = next(iter(feeds(model).values()))
     one, several = (tvmcnn.load(compiled.path, threads=count) for count in (1, threads))
     wanted = one(x).tobytes()
@@ -82,3 +88,17 @@ def test_an_input_that_dies_early_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(layout, "plan", early)
     with pytest.raises(VerifyError):
         tvmcnn.compile(pair("depthwise"), output=tmp_path / "early.so")
+
+
+def test_a_band_that_lacks_a_row_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug: the lower half's first window reads a row that the first kernel left out."""
+    real = chosen._turns
+
+    def short(*arguments: Any) -> Turns:
+        made = real(*arguments)
+        upper, (begin, end, *ours) = made.bands
+        return dataclasses.replace(made, bands=(upper, (begin + 1, end, *ours)))
+
+    monkeypatch.setattr(chosen, "_turns", short)
+    with pytest.raises(VerifyError):
+        tvmcnn.compile(pair("depthwise"), output=tmp_path / "short.so")

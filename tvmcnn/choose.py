@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tvmcnn.bands import in_bands
 from tvmcnn.configs import SoftmaxConfig, StreamedConfig, WinogradConfig
 from tvmcnn.defaults import (
     BLOCK,
@@ -161,7 +162,7 @@ def choose(
             walk.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
             walk.add(choice)
-    return take_turns(network, walk.choices, target)
+    return in_bands(network, take_turns(network, walk.choices, target), target)
 
 
 def _halos(walk: _Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:

@@ -92,7 +92,7 @@ def _scratch(choice: Choice) -> int:
     """Bytes of scratch: a kernel's own, or the group of maps that two kernels hand on in turns."""
     if not choice.turns:
         return choice.scratch_bytes
-    return stored_bytes(choice.sources[0], choice.reads[0]) // choice.turns
+    return stored_bytes(choice.sources[0], choice.reads[0]) // choice.turns.groups
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         n, blocks, height = shape[:3]
         vectors = shape[4] // target.lanes  # in a block
         tiles = math.ceil(blocks / max(1, config.vectors // vectors))
-        return (n, tiles, vectors // min(config.vectors, vectors), math.ceil(height / config.rows))
+        rows = math.ceil(height / config.rows)
+        return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows // config.bands)
     if choice.rule == "winograd":
         tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
         return (shape[0], config.parts, tiles // config.strip)
@@ -57,3 +58,19 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "reorder", "concat"):
         return shape[:2] if choice.algorithm == "concat" else shape[:-2]
     return ()
+
+
+def all_tasks(choice: Choice, target: Target) -> int:
+    """How many with every outer loop in them."""
+    return math.prod(outer_loops(choice, target))
+
+
+def by_rows(choice: Choice) -> bool:
+    """True where the first half of the tasks makes the upper half of an image; else it makes half of its maps."""
+    if choice.turns:
+        return len(choice.turns.bands) > 1
+    one = choice.kernel.output.shape[0] == 1 and choice.tasks > 1
+    return one and (
+        (choice.rule == "direct" and choice.config.bands > 1)
+        or (choice.rule == "winograd" and choice.config.parts == 1)
+    )

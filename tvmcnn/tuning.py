@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.bands import banded
 from tvmcnn.cache import Cache
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.codegen.link import c_compiler
@@ -37,6 +38,7 @@ from tvmcnn.winograd import grid
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc")
 TILES = 14  # register tiles of direct convolution: those estimated to be fastest
+WHOLE = 1.05  # on one core what is in no bands must be so much faster: on two cores it is slower by far more
 TOP = 4  # candidates of a kernel that are measured again
 AGAIN = 9  # times
 ENOUGH = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
@@ -72,10 +74,11 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
     rivals = [choice for choice, each in zip(rivals, timed, strict=True) if each is not None]
     functions = [each for each in timed if each is not None]
     once = [function.microseconds() for function in functions]
+    weight = [WHOLE if _is_whole(choice, rivals) else 1.0 for choice in rivals]
     samples: dict[int, list[float]] = {}
     for rule in {choice.rule for choice in rivals}:
         same = [i for i, choice in enumerate(rivals) if choice.rule == rule]
-        samples |= {i: [] for i in sorted(same, key=lambda i: once[i])[:TOP]}
+        samples |= {i: [] for i in sorted(same, key=lambda i: once[i] * weight[i])[:TOP]}
     is_default = [choice.config == default.config for choice in rivals]
     samples[is_default.index(True)] = []
     for _ in range(AGAIN):
@@ -85,9 +88,14 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
     reference = medians[is_default.index(True)]
     found = []
     for rule in {choice.rule for choice in rivals}:
-        i = min((i for i in medians if rivals[i].rule == rule), key=lambda i: medians[i])
+        i = min((i for i in medians if rivals[i].rule == rule), key=lambda i: medians[i] * weight[i])
         found.append(Found(rivals[i], medians[i], reference if rule == default.rule else 0.0, len(rivals)))
     return sorted(found, key=lambda each: each.microseconds)
+
+
+def _is_whole(choice: Choice, rivals: Sequence[Choice]) -> bool:
+    """True for a direct convolution whose rows of tiles cannot be cut into bands, where those of others can."""
+    return choice.rule == "direct" and choice.config.bands == 1 < max(getattr(c.config, "bands", 1) for c in rivals)
 
 
 # ---- candidates -----------------------------------------------------------------------------------------------------
@@ -103,17 +111,17 @@ def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Cho
         for dense in _dense(choice, network, target):
             yield dataclasses.replace(choice, config=dense)
     elif isinstance(config, DirectConfig | WinogradConfig | StreamedConfig):
-        yield from _convolutions(choice, target)
+        yield from _convolutions(choice, network, target)
 
 
-def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
+def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
     """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
     if choice.algorithm != "direct" and choice.rule == "direct":  # depthwise
         yield from (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
         return
     if isinstance(choice.config, StreamedConfig):
         choice = without_data(choice)
-    yield from (as_direct(choice, each) for each in _direct(choice, target))
+    yield from (banded(network, as_direct(choice, each), target) for each in _direct(choice, target))
     if winograd_fits(choice.kernel):
         yield from (as_winograd(choice, each) for each in _winograd(choice, target))
         for each in _streamed(choice, target):

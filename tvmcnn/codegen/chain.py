@@ -1,14 +1,9 @@
 """The chain: one C function that calls the kernels in order, and what surrounds it, as a C source a person can read.
 
-    static void k0_conv(const void *frame, char *scratch, int32_t begin, int32_t end) {
-      const lenet5_frame *f = frame;
-      tvmcnn_conv_1f0c…(f->input, W(0), W(640), A(0), scratch, begin, end);
-    }
-    ...
     int32_t lenet5_run_threads(const float *input, float *scores, void *arena, int32_t threads) {
       const lenet5_frame frame = {input, scores, arena};
-      k0_conv(&frame, scratch, 0, 1);
-      tvmcnn_parallel(k1_conv, &frame, 28, threads, scratch, 0);
+      tvmcnn_k0_conv(&frame, scratch, 0, 1);
+      tvmcnn_parallel(tvmcnn_k1_conv, &frame, 28, threads, scratch, 0);
       ...
 
 The Python runner steps through the same calls one at a time (`lenet5_step`), so that both agree bit for bit.
@@ -17,75 +12,18 @@ The Python runner steps through the same calls one at a time (`lenet5_step`), so
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tvmcnn.codegen.calls import call, call_turns, kernel_function, turns_function
 from tvmcnn.codegen.jobs import Symbols
-from tvmcnn.layout import stored_bytes
-from tvmcnn.network import ALIGNMENT, FLOAT, NO_PADS, Network, Place, Program, Step, Tensor, dims, round_up
+from tvmcnn.codegen.signature import Signature
+from tvmcnn.network import Program, Step, dims
 from tvmcnn.targets import Target
 
-# Words that a parameter may not be called: of C, of C++ (for the header), macros, and what the generated functions use.
-_TAKEN = frozenset(
-    """
-    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval
-    constexpr constinit const_cast continue co_await co_return co_yield decltype default delete do double dynamic_cast
-    else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not
-    not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
-    signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
-    typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
-    NULL errno int32_t int64_t linux unix arena args count f frame here hidden repeat result scratch self step threads
-    """.split()  # noqa: SIM905 (a hundred quoted words read worse)
-)
-C_TYPES = {
-    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    **{"float32": "float", "float64": "double", "bool": "bool"},
-    "float16": "uint16_t",  # its bits: C11 has no half precision
-}
 _DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
-
-
-@dataclass(frozen=True)
-class Signature:
-    """The C names of a network: symbol prefix, inputs and outputs."""
-
-    name: str
-    inputs: tuple[tuple[str, Tensor], ...]
-    outputs: tuple[tuple[str, Tensor], ...]
-
-    @staticmethod
-    def of(network: Network) -> Signature:
-        """C identifiers for the ONNX names, made unique."""
-        taken: set[str] = set()
-
-        def name(tensor: Tensor) -> str:
-            word = re.sub(r"\W", "_", tensor.name, flags=re.ASCII)
-            word = f"t{word}" if not word or word[0].isdigit() else word
-            ours = word.startswith(("_", "tvmcnn", "TVMCNN", f"{network.name}_"))
-            word = f"{word}_" if word in _TAKEN or ours else word
-            while word.upper() in taken:  # the macros of their sizes are in capitals
-                word += "_"
-            taken.add(word.upper())
-            return word
-
-        inputs = tuple((name(tensor), tensor) for tensor in network.inputs)
-        return Signature(network.name, inputs, tuple((name(tensor), tensor) for tensor in network.outputs))
-
-    @property
-    def parameters(self) -> str:
-        """const float *input, float *scores, void *arena"""
-        inputs = [f"const {C_TYPES[tensor.dtype]} *{name}" for name, tensor in self.inputs]
-        outputs = [f"{C_TYPES[tensor.dtype]} *{name}" for name, tensor in self.outputs]
-        return ", ".join([*inputs, *outputs, "void *arena"])
-
-    @property
-    def arguments(self) -> str:
-        """input, scores, arena"""
-        return ", ".join([*(name for name, _ in (*self.inputs, *self.outputs)), "arena"])
 
 
 def exports(name: str) -> tuple[str, ...]:
@@ -156,7 +94,7 @@ def source(program: Program, target: Target, symbols: Symbols, weights: str) -> 
     name, parameters = signature.name, signature.parameters
     words = signature.arguments.split(", ")
     steps = [step for step in program.steps if not step.choice.is_view]
-    calls = {step.choice.name: _call(step) for step in steps}
+    calls = {step.choice.name: call(step) for step in steps}
     cases = "\n".join(
         f"    case {i}: while (repeat-- > 0) {calls.get(step.choice.name, '; /* in place */')} return TVMCNN_OK;"
         for i, step in enumerate(program.steps)
@@ -168,11 +106,11 @@ def source(program: Program, target: Target, symbols: Symbols, weights: str) -> 
     )
     nulls = " || ".join(f"!{word}" for word in words)
     fields = "".join(f"  {field.strip()};\n" for field in parameters.split(","))
-    kernels = "\n\n".join(_kernel(step, signature, symbols) for step in steps)
+    kernels = "\n\n".join(kernel_function(step, signature, symbols) for step in steps)
     pairs = [(first, step) for first, step in itertools.pairwise(steps) if step.choice.turns]
-    kernels += "".join(f"\n\n{_turns(first, second, signature, symbols)}" for first, second in pairs)
+    kernels += "".join(f"\n\n{turns_function(first, second, signature, symbols)}" for first, second in pairs)
     prototypes = "\n".join(_prototypes(program, symbols))
-    whole = calls | {second.choice.name: _call_turns(second) for _, second in pairs}
+    whole = calls | {second.choice.name: call_turns(second) for _, second in pairs}
     body = "\n".join(f"  {whole[step.choice.name]}" for step in steps if step not in [first for first, _ in pairs])
     return f"""/* {name} for {target.name}: generated by tvmcnn. */
 #include "entry.h"
@@ -271,69 +209,6 @@ TVMCNN_PUBLIC int __tvm_ffi_{name}_bind(void* self, const TVMFFIAny* args, int32
 """
 
 
-def _kernel(step: Step, signature: Signature, symbols: Symbols) -> str:
-    """A C function that calls one kernel with its arguments: what `tvmcnn_parallel` takes."""
-    call = f"{symbols.kernels[step.choice.name]}({_arguments(step, signature)}, scratch, begin, end);"
-    return f"""static void {_thunk(step)}(const void *frame, char *scratch, int32_t begin, int32_t end) {{
-  const {signature.name}_frame *f = frame;
-  (void)f;
-  {call}
-}}"""
-
-
-def _turns(first: Step, second: Step, signature: Signature, symbols: Symbols) -> str:
-    """A C function that calls two kernels in turn for each group of maps, of which `scratch` has the one at hand.
-
-    Its address is moved back by the groups before, so that both kernels find theirs where they look for it.
-    """
-    turns, layout = second.choice.turns, second.choice.reads[0]
-    n, blocks, rows, columns, block = layout.physical(second.choice.sources[0].shape)
-    maps = n * blocks // turns
-    size = maps * rows * columns * block * FLOAT
-    halo = ""
-    if layout.halo != NO_PADS:
-        sizes = ", ".join(map(str, (maps, rows, columns, block * FLOAT, *layout.halo)))
-        halo = f"  tvmcnn_halo(scratch, {sizes});\n"
-    begin = layout.first(second.choice.sources[0].shape) * FLOAT
-    wrote = [_place(place, signature) for place in first.arguments[:-1]]
-    made = [_place(place, signature) for place in _shifted(second)[1:]]
-    calls = "\n".join(
-        f"    {symbols.kernels[step.choice.name]}({', '.join(arguments)}, NULL, i * {count}, (i + 1) * {count});"
-        for step, arguments, count in (
-            (first, [*wrote, f"maps + {begin}"], first.choice.tasks // turns),
-            (second, ["maps", *made], second.choice.tasks // turns),
-        )
-    )
-    return f"""/* {first.choice.name} and {second.choice.name} in turn, {maps} blocks of maps at a time. */
-static void {_thunk(second)}_turns(const void *frame, char *scratch, int32_t begin, int32_t end) {{
-  const {signature.name}_frame *f = frame;
-  (void)f;
-{halo}  for (int32_t i = begin; i < end; ++i) {{
-    char *maps = scratch - (intptr_t)i * {size};
-{calls}
-  }}
-}}"""
-
-
-def _call_turns(second: Step) -> str:
-    """The statement that runs two kernels in turn."""
-    turns = second.choice.turns
-    scratch = round_up(stored_bytes(second.choice.sources[0], second.choice.reads[0]) // turns, ALIGNMENT)
-    return _with_halo(second, f"tvmcnn_parallel({_thunk(second)}_turns, frame, {turns}, threads, scratch, {scratch});")
-
-
-def _thunk(step: Step) -> str:
-    return f"tvmcnn_{step.choice.name}"
-
-
-def _place(place: Place, signature: Signature) -> str:
-    if place.space == "input":
-        return f"(void*)f->{signature.inputs[place.index][0]}"
-    if place.space == "output":
-        return f"f->{signature.outputs[place.index][0]}"
-    return f"{'W' if place.space == 'weights' else 'A'}({place.offset})"
-
-
 def _prototypes(program: Program, symbols: Symbols) -> list[str]:
     """One declaration for each function, however many steps call it."""
     counts = {}
@@ -346,42 +221,12 @@ def _prototypes(program: Program, symbols: Symbols) -> list[str]:
     return [f"extern int32_t {symbol}({_pointers(count)});" for symbol, count in counts.items()]
 
 
-def _call(step: Step) -> str:
-    """The statement that runs a step: the halo of its output is zeroed each time, for the arena had other tensors
-    there."""
-    choice, scratch = step.choice, round_up(step.choice.scratch_bytes, ALIGNMENT)
-    call = f"{_thunk(step)}(frame, scratch, 0, 1);"
-    if choice.tasks > 1:
-        call = f"tvmcnn_parallel({_thunk(step)}, frame, {choice.tasks}, threads, scratch, {scratch});"
-    return _with_halo(step, call)
-
-
-def _with_halo(step: Step, call: str) -> str:
-    choice = step.choice
-    if choice.makes == choice.writes:
-        return call
-    n, blocks, rows, columns, block = choice.writes.physical(choice.kernel.output.shape)
-    sizes = ", ".join(map(str, (n * blocks, rows, columns, block * FLOAT, *choice.writes.halo)))
-    return f"{{ tvmcnn_halo((char*)frame->arena + {step.arguments[-1].offset}, {sizes}); {call} }}"
-
-
-def _arguments(step: Step, signature: Signature) -> str:
-    return ", ".join(_place(place, signature) for place in _shifted(step))
-
-
-def _shifted(step: Step) -> list[Place]:
-    """The places of a step's arguments, the output's behind its halo."""
-    first = step.choice.writes.first(step.choice.kernel.output.shape) * FLOAT
-    *given, output = step.arguments
-    return [*given, replace(output, offset=output.offset + first)]
-
-
 def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
     offset, hidden = 0, []
     for tensor in step.choice.kernel.hidden:
         hidden.append(f"hidden + {offset}")
         offset += tensor.size * tensor.item_bytes
-    given = [_place(place, signature) for place in step.arguments[:-1]]
+    given = [signature.place(place) for place in step.arguments[:-1]]
     return f"{symbols.opened[step.choice.name]}({', '.join([*given, *hidden])}, NULL, 0, 1);"
 
 

@@ -30,9 +30,10 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     per_block = extent(sch, o) // lanes
     ob_o, ob_i = sch.split(ob, [None, max(1, config.vectors // per_block)])
     y_o, y_i = sch.split(y, [None, config.rows])
+    band, y_o = sch.split(y_o, [config.bands, None])
     x_o, x_i = sch.split(x, [None, config.columns])
     o_o, o_v, o_i = sch.split(o, [None, min(config.vectors, per_block), lanes])
-    sch.reorder(n, ob_o, o_o, y_o, x_o, y_i, x_i, ob_i, o_v, o_i)
+    sch.reorder(n, band, ob_o, o_o, y_o, x_o, y_i, x_i, ob_i, o_v, o_i)
     unroll(sch, (y_i, x_i, ob_i, o_v))
     sch.vectorize(o_i)
 

@@ -1,0 +1,65 @@
+"""Bands: convolutions cut by rows first compute what they compute cut by maps, and threads then keep to their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Graph, check, feeds
+
+import tvmcnn
+from tvmcnn import tasks
+from tvmcnn.compiler import Compiled
+from tvmcnn.targets import resolve
+
+
+def chain(batch: int = 1, maps: int = 50) -> onnx.ModelProto:
+    """1x1, depthwise and 1x1 with a residual on 24 x 31 pixels, as in a MobileNet."""
+    g = Graph()
+    x = g.conv(g.input(batch, 3, 24, 31), 36, (1, 1))
+    y = g.node("Relu", g.conv(x, maps, (1, 1)))
+    y = g.node("Relu", g.conv(y, maps, (3, 3), group=maps, pads=[1, 1, 1, 1]))
+    z = g.node("Relu", g.node("Add", g.conv(y, 36, (1, 1)), x))
+    g.output(g.conv(z, 21, (2, 3), pads=[0, 1, 1, 1]))
+    return g.model()
+
+
+def bands(compiled: Compiled) -> list[int]:
+    return [step.choice.config.bands for step in compiled.program.steps if step.choice.rule == "direct"]
+
+
+def test_agrees_with_numpy(target: str, tmp_path: Path) -> None:
+    compiled = check(chain(), tmp_path, target)
+    assert all(each > 1 for each in bands(compiled)), bands(compiled)
+    for step in compiled.program.steps:
+        if step.choice.rule == "direct":
+            assert tasks.by_rows(step.choice)
+            assert tasks.outer_loops(step.choice, resolve(target))[:2] == (1, step.choice.config.bands)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_same_bits_on_threads(threads: int, tmp_path: Path) -> None:
+    """With halos that each thread zeroes a part of, in memory full of NaNs."""
+    model = chain()
+    compiled = tvmcnn.compile(model, output=tmp_path / "chain.so")
+    x = next(iter(feeds(model).values()))
+    one, several = (tvmcnn.load(compiled.path, threads=count) for count in (1, threads))
+    wanted = one(x).tobytes()
+    for net in (one, several):
+        for _, memory in net._arenas:
+            memory.view(np.uint8)[:] = 0xFF
+        assert net(x).tobytes() == wanted
+
+
+def test_many_weights_are_not_read_for_each_band(tmp_path: Path) -> None:
+    """480 x 500 weights for 6 x 7 pixels; the depthwise convolution behind keeps to the maps it reads."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.conv(g.input(1, 3, 6, 7), 480, (1, 1)), 500, (1, 1)))
+    g.output(g.conv(x, 500, (3, 3), group=500, pads=[1, 1, 1, 1]))
+    assert set(bands(tvmcnn.compile(g.model(), output=tmp_path / "deep.so", verify=False))[1:]) == {1}
+
+
+def test_images_of_a_batch_are_cut_by_images(tmp_path: Path) -> None:
+    assert set(bands(tvmcnn.compile(chain(batch=2), output=tmp_path / "batch.so", verify=False))) == {1}
