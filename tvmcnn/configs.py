@@ -59,10 +59,11 @@ class ColumnsConfig:
 
 @dataclass(frozen=True)
 class PixelsConfig:
-    """The register tile of a convolution with pixels in the lanes: maps by vectors of pixels."""
+    """The register tile of a convolution with pixels in the lanes: maps of one of `groups` by a run of pixels."""
 
     maps: int = 1
-    vectors: int = 1
+    pixels: int = 16  # divides the image, at least a vector
+    groups: int = 1
 
 
 @dataclass(frozen=True)

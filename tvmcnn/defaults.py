@@ -83,13 +83,13 @@ def _extents(count: int) -> list[int]:
     return sorted({-(-count // tiles) for tiles in range(1, count + 1)})
 
 
-def fits_registers(vectors: int, pixels: int, target: Target) -> bool:
-    """True if the accumulators of a tile, the vectors that all of them share in one step, and a broadcast fit.
+def fits_registers(vectors: int, pixels: int, target: Target, others: int | None = None) -> bool:
+    """True if the accumulators of a tile and `others` fit: the vectors that all share in one step, and a broadcast.
 
     With one register too few LLVM stores and reloads accumulators in the inner loop: on AVX-512 a tile of 4 vectors by
     7 pixels ran at 566 µs where 2 by 7 took 403 (1x1, 512 to 2048 channels of 7 x 7).
     """
-    return vectors * pixels + min(vectors, pixels) + 1 <= target.registers
+    return vectors * pixels + (min(vectors, pixels) + 1 if others is None else others) <= target.registers
 
 
 def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
@@ -188,17 +188,26 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
 
 
 def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
-    """As many maps of one group by vectors of pixels as the registers hold, with the fewest loads an FMA."""
+    """The maps of one group by the run of pixels that are estimated to be fastest."""
     maps, pixels = kernel.output.shape[1] // group, math.prod(kernel.output.shape[2:])
-    vectors = -(-pixels // BLOCK)
-    per_block = BLOCK // target.lanes
+    depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes
 
-    def cost(tile: tuple[int, int]) -> tuple[float, int]:
-        m, v = tile[0], tile[1] * per_block
-        return max(0.5, (m + v) / (m * v) / 2, 4 / (m * v)), -m * v
+    def cycles(tile: tuple[int, int]) -> tuple[float, int]:
+        """Of one term in all tiles of a group: FMAs, loads, of which each takes two of L1's lines where the maps are no
+        whole number of them, the FMA latency, and pixels that L1 does not hold, from L2 at two cycles a line.
+        """
+        m, run = tile
+        v = -(-run // BLOCK) * per_block
+        loads = (m + v * (1 if pixels % LINE == 0 else 2)) / 2
+        beyond = 2 * v if depth * run * FLOAT > target.l1_bytes else 0
+        return pixels // run * (maps // m) * max(m * v / 2, loads, 4, beyond), -m * v
 
-    tiles = [(m, v) for m in divisors(maps) for v in divisors(vectors) if fits_registers(m, v * per_block, target)]
-    return PixelsConfig(*min(tiles, key=cost, default=(1, 1)))
+    runs = [run for run in divisors(pixels) if run >= BLOCK]
+    tiles = itertools.product(divisors(maps), runs)
+    # AVX-512 multiplies by a weight in memory: no register is needed for it.
+    spare = 2 if target.lanes == BLOCK else None
+    fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
+    return PixelsConfig(*min(fitting, key=cycles, default=(1, runs[0])), group)
 
 
 def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:

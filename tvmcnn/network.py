@@ -6,7 +6,7 @@ Frozen dataclasses that check themselves when made and print themselves when ask
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +25,11 @@ ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
 def round_up(value: int, step: int) -> int:
     """The smallest multiple of `step` that is at least `value`."""
     return -(-value // step) * step
+
+
+def unmoved(perm: Sequence[int]) -> int:
+    """How many of the last axes a permutation leaves where they are."""
+    return next((i for i, axis in enumerate(reversed(perm)) if axis != len(perm) - 1 - i), len(perm))
 
 
 def divisors(number: int) -> list[int]:

@@ -7,7 +7,7 @@ import math
 
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import stored_bytes
-from tvmcnn.network import Choice, Network, Shape
+from tvmcnn.network import Choice, Network, Shape, unmoved
 from tvmcnn.targets import Target
 
 ENOUGH = 64  # tasks: with fewer outer loops in one, less of its index is a division
@@ -46,7 +46,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     if choice.rule == "winograd_data":
         return shape[:2]
     if choice.rule == "pixels":
-        return (shape[0], shape[1] // config.maps)
+        runs = math.prod(shape[2:]) // config.pixels
+        return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
     if choice.rule == "columns":
         return shape[:1]
     if choice.rule == "dense":
@@ -57,6 +58,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         return shape[:3]
     if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "reorder", "concat"):
         return shape[:2] if choice.algorithm == "concat" else shape[:-2]
+    if choice.rule == "memory" and choice.kernel.anchor.op == "Transpose":
+        return shape[: -max(1, unmoved(choice.kernel.anchor["perm"]))]
     return ()
 
 
@@ -69,8 +72,6 @@ def by_rows(choice: Choice) -> bool:
     """True where the first half of the tasks makes the upper half of an image; else it makes half of its maps."""
     if choice.turns:
         return len(choice.turns.bands) > 1
-    one = choice.kernel.output.shape[0] == 1 and choice.tasks > 1
-    return one and (
-        (choice.rule == "direct" and choice.config.bands > 1)
-        or (choice.rule == "winograd" and choice.config.parts == 1)
-    )
+    if choice.rule == "direct":
+        return bool(choice.config.bands > 1)
+    return choice.rule == "winograd" and choice.tasks > 1 and choice.config.parts == choice.kernel.output.shape[0] == 1

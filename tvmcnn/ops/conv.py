@@ -118,35 +118,34 @@ def columns(step: Step, given: Operands) -> te.Tensor:
 def pixels(step: Step, given: Operands) -> te.Tensor:
     """Pixels in the lanes, for 1x1 filters in groups that fill no block of channels. x and y: plain; weight: as ONNX.
 
-    A map is one run of H·W pixels in vectors of 16, of which the last is moved back until it ends with the map: its
-    first lanes are computed twice. "conv" is (N, M, vector, lane), "out" (N, M, pixel).
+    A map is H·W pixels in runs of vectors of 16, of which a run's last is moved back until it ends with the run: its
+    first lanes are computed twice. "conv" is (N, M, run, vector, lane), "out" (N, M, pixel).
     """
-    kernel = step.choice.kernel
+    kernel, run = step.choice.kernel, step.choice.config.pixels
     node = kernel.anchor
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = kernel.output.shape
-    depth, count = int(weight.shape[1]), height * width
-    vectors = -(-count // LANES)
-    spare = vectors * LANES - count
+    depth, vectors = int(weight.shape[1]), -(-run // LANES)
+    spare = vectors * LANES - run
     rc = te.reduce_axis((0, depth), "rc")
 
-    def tap(i: Any, o: Any, v: Any, lane: Any) -> Expr:
-        p = tirx.min(v * LANES, count - LANES) + lane
+    def tap(i: Any, o: Any, r: Any, v: Any, lane: Any) -> Expr:
+        p = r * run + tirx.min(v * LANES, run - LANES) + lane
         channel = o // (maps // node["group"]) * depth + rc
         return te.sum(x[i, channel, p // width, p % width] * weight[o, rc, 0, 0], axis=[rc])
 
-    conv = te.compute((n, maps, vectors, LANES), tap, name="conv")
+    conv = te.compute((n, maps, height * width // run, vectors, LANES), tap, name="conv")
     bias = len(node.inputs) > 2
 
     def element(i: Any, o: Any, p: Any) -> Expr:
         pixel = Pixel(i, Channel(o, 0, 1), p // width, p % width)
-        v = p // LANES
-        lane = p % LANES + (tirx.Select(v == vectors - 1, spare, 0) if spare else 0)
-        value = conv[i, o, v, lane]
+        v = p % run // LANES
+        lane = p % run % LANES + (tirx.Select(v == vectors - 1, spare, 0) if spare else 0)
+        value = conv[i, o, p // run, v, lane]
         value = value + given.read(node.inputs[2], pixel) if bias else value
         return apply(kernel.nodes[1:], value, given, pixel)
 
-    return te.compute((n, maps, count), element, name="out")
+    return te.compute((n, maps, height * width), element, name="out")
 
 
 def grouped(step: Step, given: Operands) -> te.Tensor:

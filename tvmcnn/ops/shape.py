@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor
+from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor, unmoved
 from tvmcnn.ops.move import moved
 from tvmcnn.ops.operands import Operands, extents, float32, inside, output_pixel
 
@@ -44,8 +44,7 @@ def transpose(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Transpose: y[i_0, …] = x[…], axis a of y being axis perm[a] of x."""
     perm = node["perm"]
     place = {axis: position for position, axis in enumerate(perm)}
-    run = next((i for i, axis in enumerate(reversed(perm)) if axis != len(perm) - 1 - i), len(perm))
-    return moved(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], run)
+    return moved(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], unmoved(perm))
 
 
 def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:

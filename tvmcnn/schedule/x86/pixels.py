@@ -13,25 +13,29 @@ from tvmcnn.schedule.x86.vectors import extent, initialise, unroll
 
 
 def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:
-    """Tile "out" by maps and vectors of pixels, compute "conv" inside the tile.
+    """Tile "out" by maps and runs of pixels, compute "conv" inside the tile.
 
-    Blocks: "conv" (n, o, v, lane | rc), "out" (n, o, p).
+    Blocks: "conv" (n, o, run, v, lane | rc), "out" (n, o, p).
     """
     conv, out = sch.get_sblock("conv"), sch.get_sblock("out")
     width = extent(sch, sch.get_loops(conv)[-2])
     sch.set_scope(conv, 0, "local")
     n, o, p = sch.get_loops(out)
-    o_o, o_i = sch.split(o, [None, config.maps])
-    p_o, p_v, p_i = sch.split(p, [None, config.vectors, width])
-    p_l, p_i = sch.split(p_i, [None, lanes])
-    sch.reorder(n, o_o, p_o, o_i, p_v, p_l, p_i)
+    group, o_o, o_i = sch.split(o, [config.groups, None, config.maps])
+    run, p = sch.split(p, [None, config.pixels])
+    p_v, p_l, p_i = sch.split(p, [None, width // lanes, lanes])
+    sch.reorder(n, group, run, o_o, o_i, p_v, p_l, p_i)  # all maps of a group while its pixels are in L1
     unroll(sch, (o_i, p_v, p_l))
     sch.vectorize(p_i)
+    # The last vector, of which a part is stored, apart: else all are cut into their elements (14 x 14 pixels, with a
+    # residual: 94 against 68 µs).
+    sch.annotate(p_v, "pragma_loop_partition_hint", True)
 
-    sch.compute_at(conv, p_o, preserve_unit_loops=True)
-    o, v, lane, rc = sch.get_loops(conv)[-4:]
+    sch.compute_at(conv, o_o, preserve_unit_loops=True)
+    o, r, v, lane, rc = sch.get_loops(conv)[-5:]
     lane_o, lane_i = sch.split(lane, [None, lanes])
-    sch.reorder(rc, o, v, lane_o, lane_i)
-    unroll(sch, (o, v, lane_o))
+    # The maps innermost: their few weights stay in registers, and each vector of pixels is needed for a moment only.
+    sch.reorder(rc, r, v, lane_o, o, lane_i)
+    unroll(sch, (v, lane_o, o))
     sch.vectorize(lane_i)
-    initialise(sch, conv, rc, tile=3)
+    initialise(sch, conv, rc, tile=4)
