@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tvmcnn import turns as chosen
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Turns
+from tvmcnn.records import kernel_words
 
 
 def pair(reader: str, batch: int = 1) -> onnx.ModelProto:
@@ -88,6 +90,19 @@ def test_an_input_that_dies_early_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(layout, "plan", early)
     with pytest.raises(VerifyError):
         tvmcnn.compile(pair("depthwise"), output=tmp_path / "early.so")
+
+
+def test_a_record_with_bands_of_its_own(tmp_path: Path) -> None:
+    """The tuner measures the first kernel alone, in bands; in turn with another it has those of the pair."""
+    compiled = tvmcnn.compile(pair("depthwise"), output=tmp_path / "pair.so", verify=False)
+    (i,) = [i for i, step in enumerate(compiled.program.steps) if step.choice.turns]
+    network, first = compiled.program.network, compiled.program.steps[i - 1].choice
+    config = dataclasses.asdict(first.config) | {"rows": 1, "bands": 3}
+    record = {"kernel": kernel_words(network, first.kernel), "rule": "direct", "config": config, "time_us": 1.0}
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps(record | {"target": {"isa": compiled.target.name}}))
+    again = tvmcnn.compile(pair("depthwise"), output=tmp_path / "again.so", records=[records])
+    assert turns(again) == turns(compiled) == [(5, 2)]
 
 
 def test_a_band_that_lacks_a_row_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ def take_turns(network: Network, choices: Sequence[Choice], target: Target) -> t
             continue
         if stored_bytes(between, first.writes) < target.l2_bytes:
             continue  # it is in L2 as it is
+        if first.config.bands > 1:  # by a record: bands of the pair take their place
+            first = dataclasses.replace(first, config=dataclasses.replace(first.config, bands=1))
         for each in _with_fewer_maps(network, first, target):
             groups = _groups(each, second, target)
             if groups >= FEWEST and stored_bytes(between, first.writes) / groups < target.l2_bytes:
