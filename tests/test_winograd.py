@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import winograd_error
+from bench_models import parse
 from helpers import Graph, feeds
 
 import tvmcnn
@@ -147,3 +149,13 @@ def test_prefetch_changes_no_bit(tmp_path: Path) -> None:
         path = made.path.rename(tmp_path / f"prefetch{int(prefetch)}.so")
         found.append(tvmcnn.load(path)(x).tobytes())
     assert found[0] == found[1]
+
+
+def test_error_beside_that_of_direct_convolution() -> None:
+    """The table's row: Winograd rounds more, --exact has none of it."""
+    (entry,) = parse("squeezenet@40", 224)
+    row = winograd_error.compare(entry, "x86-64-v3")
+    assert 0 < row.winograd < row.convolutions
+    assert 0 < row.worst[1] < row.worst[0] < 1e-4
+    assert all(0 < error < 1e-4 for error in row.output)
+    assert str(row).count("|") == winograd_error.PAGE.splitlines()[-1].count("|")

@@ -1,10 +1,11 @@
-"""What Winograd's convolutions cost in precision: the error of networks with them, beside direct convolution.
+"""What Winograd's convolutions cost in precision: the errors of networks with them, beside direct convolution.
 
     python tools/winograd_error.py [--models resnet18,vgg16@128,path/to/model.onnx:2] [--size 224]
                                    [--json errors.json] [--markdown docs/winograd-error.md]
 
-An error is the largest difference of an output to the NumPy reference in float64, relative to the largest output, on
-one seeded random image. Exit status 1 if a network is wrong by either.
+An error is the largest difference of a tensor to the NumPy reference in float64, relative to its largest element, on
+one seeded random image: of the tensors that Winograd's convolutions write the worst, and the network's output. Exit
+status 1 if a network is wrong by either.
 """
 
 from __future__ import annotations
@@ -21,51 +22,58 @@ from models import SIZE
 
 import tvmcnn
 from tvmcnn.artifact import write_file
+from tvmcnn.compiler import Compiled
 from tvmcnn.targets import cpu_name, resolve
 
 NETWORKS = "resnet18,resnet50,vgg16,vgg19,squeezenet,densenet121,inception_v1,inception_v2,unet"
 ALGORITHMS = ("winograd", "streamed")
 PAGE = """# Winograd's error
 
-Made by `python tools/winograd_error.py --markdown docs/winograd-error.md`: the largest difference of an output to the
-NumPy reference in float64, relative to the largest output, on one seeded random image. `--exact` convolves directly.
+Made by `python tools/winograd_error.py --markdown docs/winograd-error.md`: the largest difference of a tensor to the
+NumPy reference in float64, relative to its largest element, on one seeded random image. The tensors are those that
+Winograd's convolutions write, of which the worst is shown, and the network's output; beside each, what the same tensor
+is off by with `--exact`, which convolves directly.
 
-| network | convolutions | by Winograd | error | with `--exact` | ratio |
-| --- | --: | --: | --: | --: | --: |
+| network | by Winograd | worst tensor | `--exact` | ratio | output | `--exact` | ratio |
+| --- | --: | --: | --: | --: | --: | --: | --: |
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network: its convolutions, those by Winograd, and both errors relative to the largest output."""
+    """One network: its convolutions by Winograd of all, and pairs of errors, by Winograd and by direct convolution."""
 
     network: str
     convolutions: int
     winograd: int
-    error: float
-    exact_error: float
+    worst: tuple[float, float]
+    output: tuple[float, float]
 
     def __str__(self) -> str:
-        ratio = f"{self.error / self.exact_error:.1f}" if self.exact_error else ""
-        return (
-            f"| {self.network} | {self.convolutions} | {self.winograd} | {self.error:.1e} | {self.exact_error:.1e}"
-            f" | {ratio} |"
-        )
+        pairs = " | ".join(f"{a:.1e} | {b:.1e} | {a / b if b else 1:.1f}" for a, b in (self.worst, self.output))
+        return f"| {self.network} | {self.winograd} of {self.convolutions} | {pairs} |"
 
 
 def compare(entry: Entry, target: str) -> Row:
     """Compile a network both ways and verify both. Raises VerifyError for one that is wrong."""
-    errors, counts = {}, {}
+    made = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = entry.file(folder)
         for exact in (False, True):
-            made = tvmcnn.compile(model, target, folder / "network.so", batch=entry.batch, exact=exact)
-            assert made.verdict is not None, "compile verifies unless it is told not to"
-            errors[exact] = made.verdict.as_json()["error"]
-            counts[exact] = [s.choice.algorithm for s in made.program.steps if s.choice.kernel.anchor.op == "Conv"]
-    winograd = sum(algorithm in ALGORITHMS for algorithm in counts[False])
-    return Row(str(entry), len(counts[False]), winograd, errors[False], errors[True])
+            made[exact] = tvmcnn.compile(model, target, folder / "network.so", batch=entry.batch, exact=exact)
+    choices = [step.choice for step in made[False].program.steps if step.choice.kernel.anchor.op == "Conv"]
+    written = {choice.kernel.output.name for choice in choices if choice.algorithm in ALGORITHMS}
+    worst, output = ((_error(made[False], names), _error(made[True], names)) for names in (written, None))
+    return Row(str(entry), len(choices), len(written), worst, output)
+
+
+def _error(compiled: Compiled, names: set[str] | None) -> float:
+    """The worst of the named tensors, or of the outputs."""
+    verdict = compiled.verdict
+    assert verdict is not None, "compile verifies unless it is told not to"
+    found = verdict.outputs if names is None else [tensor for tensor in verdict.tensors if tensor.name in names]
+    return max((tensor.difference / tensor.scale for tensor in found), default=0.0)
 
 
 def main() -> int:
