@@ -262,7 +262,7 @@ def _propagate(node: onnx.NodeProto, x: list[Any], e: list[Any], y: Array, model
         return e[0]
     if op == "MaxPool":
         return _on_sizes(node, [e[0]], model)
-    if op in ("Concat", "Pad", "Flatten", "Reshape", "Transpose"):
+    if op in ("Concat", "Pad", "Flatten", "Reshape", "Transpose", "DepthToSpace"):
         moved = [v if v is None or v.dtype.kind == "i" else err for v, err in zip(x, e, strict=True)]
         return _on_sizes(node, moved, model)
     raise NotImplementedError(f"no error analysis for {op}")

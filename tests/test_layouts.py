@@ -90,9 +90,12 @@ def test_half_a_block_is_summed_alone(target: str, tmp_path: Path) -> None:
 
 
 def test_pixels_in_the_lanes(target: str, tmp_path: Path) -> None:
-    """Maps of 35, 18 and exactly 16 pixels, with bias, residual and activation; 15 pixels fill no vector."""
+    """Maps of 35, 18 and exactly 16 pixels, and of 378 in several runs, with bias, residual and activation; 15 pixels
+    fill no vector.
+    """
     g = Graph()
     for shape, maps, group in (
+        ((1, 14, 18, 21), 12, 2),
         ((1, 6, 5, 7), 9, 3),
         ((2, 10, 3, 6), 4, 2),
         ((3, 9, 2, 8), 15, 3),
@@ -102,4 +105,25 @@ def test_pixels_in_the_lanes(target: str, tmp_path: Path) -> None:
         y = g.conv(x, maps, (1, 1), group=group, bias=maps != 4)
         g.output(g.node("Relu", g.node("Add", y, g.input(shape[0], maps, *shape[2:]))) if maps != 15 else y)
     found = algorithms(check(g.model(), tmp_path, target))
-    assert found.count("pixels") == 3 and found.count("grouped") == 1
+    assert found.count("pixels") == 4 and found.count("grouped") == 1
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_depth_to_space_of_whole_blocks(within: bool, target: str, tmp_path: Path) -> None:
+    """Nothing is plain between convolution and convolution, in a concatenation of two images or alone."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(2, 3, 5, 7), 128, (1, 1)))
+    y = g.node("DepthToSpace", x, blocksize=2, mode="DCR")
+    if within:
+        y = g.node("Concat", y, g.node("Relu", g.conv(g.input(2, 3, 10, 14), 16, (1, 1))), axis=1)
+    g.output(g.conv(y, 19, (3, 2), pads=[1, 2, 0, 1]))
+    found = algorithms(check(g.model(), tmp_path, target))
+    assert "depth_to_space" in found and "plain" not in found
+
+
+def test_depth_to_space_that_splits_blocks_is_plain(target: str, tmp_path: Path) -> None:
+    g = Graph()
+    for maps, mode in ((72, "DCR"), (64, "CRD")):
+        x = g.node("Relu", g.conv(g.input(1, 3, 5, 7), maps, (1, 1)))
+        g.output(g.node("DepthToSpace", x, blocksize=2, mode=mode))
+    assert "depth_to_space" not in algorithms(check(g.model(), tmp_path, target))

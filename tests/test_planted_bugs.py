@@ -22,8 +22,8 @@ import tvmcnn
 from tvmcnn import layout, operators, ops
 from tvmcnn.codegen import calls
 from tvmcnn.errors import VerifyError
-from tvmcnn.network import Choice, Network, Step
-from tvmcnn.ops import conv, dense, elementwise, formulas, norm, operands, pool, resize, shape
+from tvmcnn.network import Channel, Choice, Network, Step
+from tvmcnn.ops import conv, dense, elementwise, formulas, move, norm, operands, pool, resize, shape
 from tvmcnn.ops import winograd as expressions
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -224,6 +224,25 @@ def shifted_taps(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def depth_to_space(g: Graph) -> str:
+    """Of blocks of channels, between two convolutions."""
+    x = g.conv(g.input(1, 3, 5, 7), 64, (1, 1))
+    y = g.node("DepthToSpace", x, blocksize=2)
+    g.output(g.conv(y, 5, (1, 1)))
+    return y
+
+
+def swapped_pixels(patch: pytest.MonkeyPatch) -> None:
+    """The second and the third block of four change places, and with them the pixels right of and below the first."""
+    order = {1: 2, 2: 1}
+
+    def edited(block: Any, lane: Any, size: int) -> Channel:
+        other = tirx.Select(block == 1, order[1], tirx.Select(block == 2, order[2], block))
+        return Channel(other, lane, size)
+
+    patch.setattr(move, "Channel", edited)
+
+
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
     """The fused expression reads 0 where the bias is: the second constant, after the weight."""
     real = operands.Operands.read
@@ -348,6 +367,7 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
+    Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
     Bug("conv-flipped-pads-grouped", padded_conv(maps=20, group=2), flipped_pads),

@@ -223,6 +223,9 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         if op == "Resize" and walk.stored[kernel.inputs[0].name][1].block > 1 and _resizes_maps(kernel):
             layout = Layout(BLOCK)
             return _choice(kernel, "resize", [_image(walk, kernel.inputs[0], layout)], layout, "memory")
+        if op == "DepthToSpace" and walk.stored[kernel.inputs[0].name][1].block > 1 and _moves_blocks(kernel):
+            layout = Layout(BLOCK)
+            return _choice(kernel, "depth_to_space", [_image(walk, kernel.inputs[0], layout)], layout, "memory")
         if op == "Concat" and _joins_blocks(kernel):
             return _concat(walk, kernel, is_output)
     return _plain(walk, kernel)
@@ -242,6 +245,11 @@ def _keeps_last(network: Network, kernel: Kernel) -> bool:
     node = kernel.anchor
     given = (*kernel.inputs, *(Tensor(name, network.constants[name].shape) for name in kernel.constants))
     return "axes" in node.attributes and len(given[0].shape) - 1 not in node["axes"] and bool(kernel.output.shape)
+
+
+def _moves_blocks(kernel: Kernel) -> bool:
+    """True for a DepthToSpace that takes whole blocks of channels apart."""
+    return kernel.anchor["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
 
 
 def _resizes_maps(kernel: Kernel) -> bool:

@@ -56,7 +56,7 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         return (columns // config.width, rows // config.rows) if tiled else (rows // config.rows,)
     if choice.rule == "pool":
         return shape[:3]
-    if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "reorder", "concat"):
+    if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "depth_to_space", "reorder", "concat"):
         return shape[:2] if choice.algorithm == "concat" else shape[:-2]
     if choice.rule == "memory" and choice.kernel.anchor.op == "Transpose":
         return shape[: -max(1, unmoved(choice.kernel.anchor["perm"]))]

@@ -68,6 +68,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "elementwise": elementwise.elementwise,
     "plain": plain,
     "resize": resize.resize_blocks,
+    "depth_to_space": move.depth_to_space_blocks,
     "softmax": norm.softmax,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,

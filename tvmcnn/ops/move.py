@@ -13,8 +13,8 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Tensor
-from tvmcnn.ops.operands import extents, literal
+from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
+from tvmcnn.ops.operands import Operands, extents, literal, output_pixel
 
 
 def moved(shape: Sequence[int], element: Callable[..., Expr], run: int) -> te.Tensor:
@@ -156,6 +156,21 @@ def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
         return x[n, _channel(node, c, c_, i, j), h, w]
 
     return moved((n, c, height // b, b, width // b, b), element, 0)
+
+
+def depth_to_space_blocks(step: Step, given: Operands) -> te.Tensor:
+    """DepthToSpace by mode DCR of whole blocks of channels: a pixel of one becomes a pixel of another."""
+    choice = step.choice
+    node, layout, shape = choice.kernel.anchor, choice.makes, choice.kernel.output.shape
+    b, blocks = node["blocksize"], shape[1] // layout.block
+
+    def element(*indices: Any) -> Expr:
+        to = output_pixel(layout, *indices)
+        block = (to.h % b * b + to.w % b) * blocks + to.channel.block
+        channel = Channel(block, to.channel.lane, layout.block)
+        return given.read(node.inputs[0], Pixel(to.n, channel, to.h // b, to.w // b))
+
+    return te.compute(layout.physical(shape), element, name="out")
 
 
 def space_to_depth(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
