@@ -78,8 +78,12 @@ def rows(g: Graph) -> str:
     return g.node("MatMul", g.input(3, 6, 8), g.input(8, 34))
 
 
+def lanes(g: Graph) -> str:
+    return g.node("ReduceMean", g.input(3, 5, 17), axes=[1, 2])
+
+
 def fallback(g: Graph) -> str:
-    return g.node("GlobalAveragePool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
+    return g.node("GlobalLpPool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
 
 
 RULES = {
@@ -97,6 +101,7 @@ RULES = {
     "memory": "memory",
     "softmax": "softmax",
     "rows": "rows",
+    "lanes": "lanes",
     "fallback": "fallback",
 }
 

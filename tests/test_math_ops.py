@@ -284,14 +284,34 @@ def test_reductions_of_integers_and_of_nothing() -> None:
     np.testing.assert_array_equal(node("ReduceMax", same, noop_with_empty_axes=1), same)
 
 
-def test_infinities_alone_are_no_neutral_element() -> None:
-    x = np.full((3, 5), -np.inf, np.float32)
+@pytest.mark.parametrize("columns", [5, 21])
+def test_infinities_alone_are_no_neutral_element(columns: int) -> None:
+    """One element after the other, and in lanes."""
+    x = np.full((3, columns), -np.inf, np.float32)
     x[1] = np.inf
     x[2, 3] = 2
     axes = np.array([1])
     np.testing.assert_array_equal(node("ReduceMax", x, axes, keepdims=0), x.max(axis=1))
     np.testing.assert_array_equal(node("ReduceMin", -x, axes, keepdims=0), (-x).min(axis=1))
     np.testing.assert_array_equal(node("ReduceLogSumExp", x, axes, keepdims=0), [-np.inf, np.inf, 2])
+
+
+@pytest.mark.parametrize("columns", [16, 31, 32, 1003])
+def test_rows_in_lanes(columns: int) -> None:
+    """Whole vectors, one, and one that has elements of the last."""
+    x = drawn(3, 5, columns)
+    for op in ("ReduceSum", "ReduceProd", "ReduceMin"):
+        wanted = REDUCTIONS[op](x.astype(np.float64), axis=2)
+        close(node(op, x, np.array([2]), keepdims=0), wanted, columns + 16, float(np.sum(np.abs(x[0, 0]))) / columns)
+    close(node("Softmax", x, axis=2), _softmax(x, 2), columns / 4 + 32)
+    across = x.transpose(0, 2, 1).copy()  # vectors of rows where there are whole ones
+    close(node("Softmax", x[:, :3], axis=1), _softmax(x[:, :3], 1), 64)
+    close(node("Softmax", across, axis=1), _softmax(across, 1), columns / 4 + 32)
+
+
+def _softmax(x: Array, axis: int) -> Array:
+    exact = np.exp(x.astype(np.float64) - x.max(axis, keepdims=True))
+    return exact / exact.sum(axis, keepdims=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint64"])
@@ -366,8 +386,9 @@ def test_lrn(size: int, beta: float) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_log_softmax(axis: int) -> None:
-    x = drawn(3, 5, 17) * 9
+@pytest.mark.parametrize("columns", [17, 32])
+def test_log_softmax(columns: int, axis: int) -> None:
+    x = drawn(3, 5, columns) * 9
     shifted = x.astype(np.float64) - x.max(axis, keepdims=True)
     wanted = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
     close(node("LogSoftmax", x, axis=axis), wanted, 64, 1)

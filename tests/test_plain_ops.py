@@ -6,6 +6,7 @@ Weights arrive at run time; what moves elements must agree bit for bit, what sum
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -255,6 +256,13 @@ def test_indices() -> None:
     indices = np.array([[3, -1], [0, 9]])
     agree("OneHot", indices, ints(5), np.array([-2, 7], np.float32), axis=1)
     agree("ReverseSequence", drawn(5, 3, 7), ints(4, 1, 5), time_axis=0, batch_axis=1)
+
+
+@pytest.mark.parametrize("perm", itertools.permutations(range(3)))
+def test_transpose_in_squares(perm: tuple[int, ...]) -> None:
+    """Axes that squares of 32 divide, that smaller ones do, and that none does."""
+    for shape in ((64, 3, 96), (40, 3, 28), (2, 37, 71)):
+        agree("Transpose", drawn(*shape), perm=list(perm))
 
 
 def test_nothing_and_one() -> None:

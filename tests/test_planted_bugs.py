@@ -23,7 +23,7 @@ from tvmcnn import layout, operators, ops
 from tvmcnn.codegen import calls
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Channel, Choice, Network, Step
-from tvmcnn.ops import conv, dense, elementwise, formulas, move, norm, operands, pool, resize, shape
+from tvmcnn.ops import conv, dense, elementwise, formulas, lanes, move, norm, operands, pool, resize, shape
 from tvmcnn.ops import winograd as expressions
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -260,6 +260,11 @@ def short_reduction(module: Any) -> Plant:
     return lambda patch: patch.setattr(module, "te", short)
 
 
+def counted_twice(patch: pytest.MonkeyPatch) -> None:
+    """What the last vector of a row has in common with the one before is in the sum twice."""
+    patch.setattr(lanes, "tirx", SimpleNamespace(**{**vars(tirx), "Select": lambda test, neutral, found: found}))
+
+
 def other_literals(module: Any) -> Plant:
     """Every literal but 0 is one too large: the divisor of a mean."""
     return lambda patch: patch.setattr(module, "float32", lambda v: operands.float32(v + 1 if v else v))
@@ -395,9 +400,12 @@ BUGS = [
     Bug("max-pool-plain", one("MaxPool", 2, 3, 7, 9, **WINDOW), attribute("pool", pads=lambda p: (0, *p[1:]))),
     Bug("average-pool-divisor", blocked("AveragePool", **WINDOW), windows_with_padding),
     Bug("global-pool-divisor", blocked("GlobalAveragePool"), other_literals(pool)),
-    Bug("global-pool-short-sum", one("GlobalAveragePool", 2, 3, 7, 9), short_reduction(pool)),
+    Bug("global-pool-short-sum", one("GlobalLpPool", 2, 3, 7, 9), short_reduction(pool)),
+    Bug("lanes-short-sum", one("GlobalAveragePool", 2, 3, 7, 9), short_reduction(lanes)),
+    Bug("lanes-counted-twice", one("GlobalAveragePool", 2, 3, 5, 7), counted_twice),
     Bug("softmax-no-maximum", large_softmax, no_maximum),
-    Bug("softmax-short-sum", one("Softmax", 3, 17, axis=1), short_reduction(norm)),
+    Bug("softmax-short-sum", one("Softmax", 3, 17, axis=1), short_reduction(lanes)),
+    Bug("softmax-short-sum-across", one("Softmax", 3, 17, axis=0), short_reduction(norm)),
     Bug("sub-operands-swapped", two_operands, formula("Sub", lambda a, b: b - a)),
     Bug("sigmoid-sign", one("Sigmoid", 3, 17), formula("Sigmoid", lambda x: 1 / (1 + tirx.exp(x)))),
     Bug(

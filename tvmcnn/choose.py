@@ -61,6 +61,10 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
 )
+LANES = (  # reductions that have an expression with the terms in the lanes
+    *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
+    *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),
+)
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 IMAGE_LIMIT = 32 << 10  # bytes of a deinterleaved image: "columns" keeps it on the stack, in L1
@@ -214,7 +218,8 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _elementwise(walk, kernel)
     if op in ("Softmax", "LogSoftmax"):
         axis = kernel.anchor["axis"]
-        config = SoftmaxConfig(axis, contiguous=axis == len(kernel.output.shape) - 1)
+        columns = kernel.output.shape[-1] if axis == len(kernel.output.shape) - 1 > 0 else 0
+        config = SoftmaxConfig(axis, in_lanes=columns >= BLOCK and _all_float32(kernel))
         read = [walk.plain(tensor) for tensor in kernel.inputs]
         return _choice(kernel, "softmax", read, PLAIN, "softmax", (config, "default"))
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
@@ -234,6 +239,8 @@ def _decide(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
 def _plain(walk: _Walk, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
     read = [walk.plain(tensor) for tensor in kernel.inputs]
+    if _reduces_rows(kernel):
+        return _choice(kernel, "lanes", read, PLAIN, "lanes")
     if kernel.anchor.op in ROWS or _keeps_last(walk.network, kernel):
         return _choice(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
     moves = kernel.anchor.op in MOVES or "factors" in kernel.anchor.attributes
@@ -245,6 +252,17 @@ def _keeps_last(network: Network, kernel: Kernel) -> bool:
     node = kernel.anchor
     given = (*kernel.inputs, *(Tensor(name, network.constants[name].shape) for name in kernel.constants))
     return "axes" in node.attributes and len(given[0].shape) - 1 not in node["axes"] and bool(kernel.output.shape)
+
+
+def _reduces_rows(kernel: Kernel) -> bool:
+    """True for a reduction of float32 elements along the last axes, of at least a vector of them each."""
+    node = kernel.anchor
+    if node.op not in LANES or not kernel.inputs or not kernel.output.shape or not _all_float32(kernel):
+        return False
+    shape = kernel.inputs[0].shape
+    axes = tuple(node["axes"]) if "axes" in node.attributes else tuple(range(2, len(shape)))
+    last = tuple(range(len(shape) - len(axes), len(shape)))
+    return axes == last != () and last[0] > 0 and math.prod(shape[last[0] :]) >= BLOCK
 
 
 def _moves_blocks(kernel: Kernel) -> bool:
@@ -268,6 +286,8 @@ def _pool(walk: _Walk, kernel: Kernel) -> Choice:
     tensor, layout = walk.stored[kernel.inputs[0].name]
     if tensor.shape != kernel.inputs[0].shape:
         tensor, layout = walk.plain(kernel.inputs[0])
+    if layout.block == 1 and _reduces_rows(kernel):
+        return _choice(kernel, "lanes", [walk.plain(kernel.inputs[0])], PLAIN, "lanes")
     algorithm = "global_pool" if kernel.anchor.op in GLOBAL_POOLS else "pool"
     rule = "pool" if layout.block > 1 else "fallback"
     return _choice(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)

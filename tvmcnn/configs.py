@@ -88,10 +88,10 @@ class RowsConfig:
 
 @dataclass(frozen=True)
 class SoftmaxConfig:
-    """Which axis the rows lie along, and whether their elements lie side by side."""
+    """Which axis the rows lie along, and whether their elements are in the lanes: then it is the last."""
 
     axis: int = 1
-    contiguous: bool = True
+    in_lanes: bool = True
 
 
 CONFIGS = {

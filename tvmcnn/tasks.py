@@ -58,8 +58,16 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         return shape[:3]
     if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "depth_to_space", "reorder", "concat"):
         return shape[:2] if choice.algorithm == "concat" else shape[:-2]
+    if choice.rule == "lanes":
+        return shape
+    if choice.rule == "softmax":
+        rows = (*shape[: config.axis], *shape[config.axis + 1 :])
+        return rows if config.in_lanes else rows[:-1]
     if choice.rule == "memory" and choice.kernel.anchor.op == "Transpose":
-        return shape[: -max(1, unmoved(choice.kernel.anchor["perm"]))]
+        perm = choice.kernel.anchor["perm"]
+        if unmoved(perm):
+            return shape[: -unmoved(perm)]
+        return tuple(extent for axis, extent in zip(perm[:-1], shape, strict=False) if axis != len(perm) - 1)
     return ()
 
 

@@ -69,6 +69,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "plain": plain,
     "resize": resize.resize_blocks,
     "depth_to_space": move.depth_to_space_blocks,
+    "lanes": reduce.in_lanes,
     "softmax": norm.softmax,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,

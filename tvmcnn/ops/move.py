@@ -17,9 +17,9 @@ from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
 from tvmcnn.ops.operands import Operands, extents, literal, output_pixel
 
 
-def moved(shape: Sequence[int], element: Callable[..., Expr], run: int) -> te.Tensor:
-    """The stage "out" with its annotation."""
-    return te.compute(tuple(shape), element, name="out", attrs={"run": run})
+def moved(shape: Sequence[int], element: Callable[..., Expr], run: int, **attrs: int) -> te.Tensor:
+    """The stage "out" with its annotations."""
+    return te.compute(tuple(shape), element, name="out", attrs={"run": run, **attrs})
 
 
 def slice_(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:

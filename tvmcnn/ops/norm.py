@@ -12,10 +12,11 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Step, Tensor
+from tvmcnn.network import Node, Shape, Step, Tensor
 from tvmcnn.ops.formulas import of
 from tvmcnn.ops.functions import exp
-from tvmcnn.ops.operands import Operands, extents
+from tvmcnn.ops.lanes import LANES, Row, reduced
+from tvmcnn.ops.operands import Operands, extents, float32
 
 Indices = tuple[Any, ...]
 
@@ -27,6 +28,8 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
     """
     node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
     x, axis = given.tensor(node.inputs[0]), node["axis"]
+    if step.choice.config.in_lanes:
+        return _softmax_in_lanes(node, shape, x)
     rest = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def along(tensor: te.Tensor, reduce: Any, name: str) -> te.Tensor:
@@ -46,6 +49,33 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
         return exponentials[i] / of_row(total, i)
 
     return te.compute(shape, element, name="out")
+
+
+def _softmax_in_lanes(node: Node, shape: Shape, x: te.Tensor) -> te.Tensor:
+    """The same along the last axis, of at least 16 elements: see lanes.py. "exponentials" is (…, vector, lane)."""
+    rows, row = shape[:-1], Row(shape[-1])
+    top = reduced(
+        rows, row, lambda i, v, lane: x[(*i, row.element(v, lane))], te.max, te.min_value("float32"), "maximum"
+    )
+    exponentials = te.compute(
+        (*rows, row.vectors, LANES),
+        lambda *i: exp(x[(*i[:-2], row.element(*i[-2:]))] - top[i[:-2]]),
+        name="exponentials",
+    )
+    total = reduced(rows, row, lambda i, v, lane: exponentials[(*i, v, lane)], te.sum, float32(0.0), "total")
+    # Once a row: a division for every element would take as long as the rest.
+    whole = te.compute(rows, lambda *i: _whole(node, top[i], total[i]), name="whole")
+
+    def element(*i: Any) -> Expr:
+        if node.op == "LogSoftmax":
+            return x[i] - whole[i[:-1]]
+        return exponentials[(*i[:-1], *row.place(i[-1]))] * whole[i[:-1]]
+
+    return te.compute(shape, element, name="out")
+
+
+def _whole(node: Node, top: Expr, total: Expr) -> Expr:
+    return top + tirx.log(total) if node.op == "LogSoftmax" else float32(1.0) / total
 
 
 class _Statistics:

@@ -11,10 +11,11 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Tensor
+from tvmcnn.network import Node, Step, Tensor
 from tvmcnn.ops.formulas import divide, is_float, of
 from tvmcnn.ops.functions import exp
-from tvmcnn.ops.operands import dtype_of, extents, literal
+from tvmcnn.ops.lanes import Row, reduced
+from tvmcnn.ops.operands import Operands, dtype_of, extents, float32, literal
 from tvmcnn.ops.pool import maximum
 
 
@@ -93,6 +94,39 @@ def reduction(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
         if node.op == "ReduceMean":
             value = divide(value, of(value, axes.count))
         return tirx.Not(value.equal(literal(0, "uint8"))) if output.dtype == "bool" else value
+
+    return te.compute(output.shape, element, name="out")
+
+
+POOLS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
+NEUTRAL: dict[str, float] = {"ReduceProd": 1.0, "ReduceMax": -math.inf, "ReduceMin": math.inf}
+
+
+def in_lanes(step: Step, given: Operands) -> te.Tensor:
+    """The same along the last axes of float32 elements, of which there are at least 16, or over plain maps: see
+    lanes.py.
+    """
+    node, output = step.choice.kernel.anchor, step.choice.kernel.output
+    x, op = given.tensor(node.inputs[0]), POOLS.get(node.op, node.op)
+    term, reducer, whole = REDUCTIONS[op]
+    shape = extents(x)
+    kept = 2 if node.op in POOLS else len(shape) - len(node["axes"])
+    row = Row(math.prod(shape[kept:]))
+
+    def value(rows: tuple[Any, ...], v: Any, lane: Any) -> Expr:
+        element = row.element(v, lane)
+        inner: list[Expr] = []
+        for extent in reversed(shape[kept:]):
+            inner.insert(0, element % extent)
+            element = element // extent
+        return term(x[(*rows, *inner)])
+
+    neutral = float32(NEUTRAL.get(op, 0.0))
+    total = reduced(shape[:kept], row, value, reducer, neutral, "total")
+
+    def element(*indices: Any) -> Expr:
+        found = whole(total[indices[:kept]])
+        return divide(found, of(found, row.count)) if op == "ReduceMean" else found
 
     return te.compute(output.shape, element, name="out")
 

@@ -41,10 +41,15 @@ def _concat(shape: Shape, axis: int, parts: Sequence[te.Tensor]) -> te.Tensor:
 
 
 def transpose(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
-    """ONNX Transpose: y[i_0, …] = x[…], axis a of y being axis perm[a] of x."""
+    """ONNX Transpose: y[i_0, …] = x[…], axis a of y being axis perm[a] of x.
+
+    The annotation "across" is the axis of y along which neighbours of x lie, where it is not the last.
+    """
     perm = node["perm"]
     place = {axis: position for position, axis in enumerate(perm)}
-    return moved(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], unmoved(perm))
+    run = unmoved(perm)
+    across = {} if run or not perm else {"across": place[len(perm) - 1]}
+    return moved(output.shape, lambda *i: x[tuple(i[place[axis]] for axis in range(len(i)))], run, **across)
 
 
 def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:

@@ -11,6 +11,7 @@ from tvmcnn.schedule.x86.columns import columns
 from tvmcnn.schedule.x86.dense import dense
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
+from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
@@ -27,6 +28,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "pixels": pixels,
     "dense": dense,
     "pool": pool,
+    "lanes": lanes,
     "softmax": softmax,
     "memory": memory,
     "rows": rows,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.schedule.x86.vectors import vectorize_inner
+from tvmcnn.network import divisors
+from tvmcnn.schedule.x86.vectors import Loop, extent, vectorize_inner
+
+SQUARE = 32  # elements a side
 
 
 def memory(sch: Schedule, config: None, lanes: int) -> None:
@@ -19,7 +22,28 @@ def memory(sch: Schedule, config: None, lanes: int) -> None:
         return  # a scalar
     if run is None:
         vectorize_inner(sch, loops[-1], lanes)
+    elif "across" in sch.get(block).annotations:
+        _in_squares(sch, loops, int(sch.get(block).annotations["across"]))
     elif int(run) > 1:
         sch.fuse(*loops[-int(run) :])
     elif int(run) == 0:
         sch.annotate(loops[-1], "pragma_loop_partition_hint", True)
+
+
+def _in_squares(sch: Schedule, loops: list[Loop], across: int) -> None:
+    """A transpose by squares of its two axes, of which 32 lines are read and 32 are written: all stay in L1.
+
+    Along the last axis alone each element has a line of its own, which is gone when the next of it is wanted (220 x 224
+    pixels of 64 channels to the front: 20.4 ms, in squares 1.9).
+    """
+    outer = [loop for axis, loop in enumerate(loops[:-1]) if axis != across]
+    tiles, inner = zip(
+        *(sch.split(loop, [None, _side(extent(sch, loop))]) for loop in (loops[across], loops[-1])), strict=True
+    )
+    sch.reorder(*outer, *tiles, *inner)
+
+
+def _side(count: int) -> int:
+    """Of a square: what divides the axis, if it is not much less than 32."""
+    best = max(divisor for divisor in divisors(count) if divisor <= SQUARE)
+    return best if 2 * best >= min(count, SQUARE) else SQUARE

@@ -5,25 +5,60 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import SoftmaxConfig
-from tvmcnn.schedule.x86.vectors import extent, vectorize_inner
+from tvmcnn.schedule.x86.vectors import Loop, extent, initialise, reduce_in_lanes, rows_of_vectors
 
-ROW_LIMIT = 8192  # elements: a longer row of exponentials would fill the stack, and is computed twice instead
+ROW_LIMIT = 8192  # elements: more exponentials would fill the stack, and are computed twice instead
+WIDTH = 16  # of the vectors of ops/lanes.py
 
 
 def softmax(sch: Schedule, config: SoftmaxConfig, lanes: int) -> None:
-    """Blocks: "maximum", "exponentials", "total" and "out", all computed for one row along the axis at a time."""
-    loops = sch.get_loops(sch.get_sblock("out"))
+    """Blocks: "maximum", "exponentials", "total" and "out", all computed for one row along the axis at a time.
+
+    Along the last axis the row is in the lanes. Along another a vector of rows is, where whole ones fit the last axis.
+    """
+    out, exponentials = sch.get_sblock("out"), sch.get_sblock("exponentials")
+    loops = sch.get_loops(out)
     along = loops.pop(config.axis)
+    if config.in_lanes:
+        _in_lanes(sch, loops, along, lanes)
+        return
+    rows = lanes if loops and config.axis < len(loops) and extent(sch, loops[-1]) % lanes == 0 else 1
     if loops:
-        sch.reorder(*loops, along)
+        last, row = sch.split(loops.pop(), [None, rows])
+        loops.append(last)
+        sch.reorder(*loops, along, row)
+        sch.vectorize(row)
     names = ["total", "exponentials", "maximum"]
-    if extent(sch, along) > ROW_LIMIT:
-        sch.compute_inline(sch.get_sblock(names.pop(1)))
-    if loops:
-        for name in names:
-            sch.compute_at(sch.get_sblock(name), loops[-1], preserve_unit_loops=True)
-    for name in ("maximum", "total"):
+    if extent(sch, along) * rows > ROW_LIMIT:
+        sch.compute_inline(exponentials)
+        names.remove("exponentials")
+    for name in names:
         block = sch.get_sblock(name)
-        sch.decompose_reduction(block, sch.get_loops(block)[-1])
-    if config.contiguous:
-        vectorize_inner(sch, along, lanes)
+        if loops:
+            sch.compute_at(block, loops[-1], preserve_unit_loops=True)
+        if name == "exponentials":
+            if rows > 1:
+                sch.vectorize(sch.get_loops(block)[-1])
+            continue
+        row, terms = sch.get_loops(block)[-2:]
+        if rows > 1:
+            sch.reorder(terms, row)
+            sch.vectorize(row)
+            initialise(sch, block, terms, tile=0)
+        else:
+            sch.decompose_reduction(block, terms)
+
+
+def _in_lanes(sch: Schedule, loops: list[Loop], along: Loop, lanes: int) -> None:
+    exponentials = sch.get_sblock("exponentials")
+    if extent(sch, along) > ROW_LIMIT:
+        sch.compute_inline(exponentials)
+    sch.compute_at(sch.get_sblock("whole"), loops[-1], preserve_unit_loops=True)
+    reduce_in_lanes(sch, "total", loops[-1], lanes)
+    if extent(sch, along) <= ROW_LIMIT:
+        sch.compute_at(exponentials, loops[-1], preserve_unit_loops=True)
+        inner, lane = sch.split(sch.get_loops(exponentials)[-1], [None, lanes])
+        sch.unroll(inner)
+        sch.vectorize(lane)
+    reduce_in_lanes(sch, "maximum", loops[-1], lanes)
+    rows_of_vectors(sch, along, WIDTH, lanes)

@@ -43,6 +43,34 @@ def prefetch(sch: Schedule, reduction: Loop, passes: Iterable[Loop], elements: i
     sch.annotate(reduction, "tvmcnn.tile", elements)
 
 
+def reduce_in_lanes(sch: Schedule, name: str, at: Loop, lanes: int) -> None:
+    """The stages of a reduction by ops/lanes.py, for one row at the loop `at`, in registers."""
+    for stage in (name, f"{name}_quarters", f"{name}_lanes"):
+        block = sch.get_sblock(stage)
+        sch.set_scope(block, 0, "local")
+        sch.compute_at(block, at, preserve_unit_loops=True)
+        if stage == name:
+            terms = sch.get_loops(block)[-1]
+            sch.unroll(terms)
+            sch.decompose_reduction(block, terms)
+            continue
+        lane, terms = sch.get_loops(block)[-2:]
+        outer, lane = sch.split(lane, [None, min(lanes, extent(sch, lane))])
+        sch.reorder(terms, outer, lane)
+        sch.unroll(outer)
+        sch.vectorize(lane)
+        initialise(sch, block, terms, tile=1)
+
+
+def rows_of_vectors(sch: Schedule, loop: Loop, width: int, lanes: int) -> None:
+    """Walk along a row by vectors of `width` elements, the last of which may be cut short."""
+    vector, inner, lane = sch.split(loop, [None, width // lanes, lanes])
+    sch.unroll(inner)
+    sch.vectorize(lane)
+    # Apart from the others, for else all are cut into their elements.
+    sch.annotate(vector, "pragma_loop_partition_hint", True)
+
+
 def vectorize_inner(sch: Schedule, loop: Loop, lanes: int) -> None:
     """Vectorise a loop whose elements lie side by side: whole vectors if they fit, one odd vector if it is short.
 
