@@ -53,6 +53,11 @@ def columns(g: Graph) -> str:
     return pooled(g, g.conv(g.input(1, 1, 14, 32), 6, (5, 5)))
 
 
+def images(g: Graph) -> str:
+    x = pooled(g, g.conv(g.input(16, 1, 28, 30), 6, (7, 7)))
+    return g.node("Gemm", g.node("Flatten", x), g.draw(792, 25), g.draw(25))
+
+
 def dense(g: Graph) -> str:
     return g.node("Relu", g.node("Gemm", g.input(1, 40), g.draw(40, 33), g.draw(33)))
 
@@ -95,6 +100,7 @@ RULES = {
     "grouped_direct": "direct",
     "depthwise": "direct",
     "columns": "columns",
+    "images": "images",
     "dense": "dense",
     "dense_rows": "dense",
     "pool": "pool",

@@ -224,6 +224,19 @@ def shifted_taps(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def images_in_lanes(wrong: int) -> Build:
+    """A LeNet for as many images as any vector has lanes; the wrong tensor is that of its first or second anchor."""
+
+    def build(g: Graph) -> str:
+        conv = g.conv(g.input(16, 1, 28, 30), 6, (7, 7))
+        x = g.node("MaxPool", g.node("Relu", conv), kernel_shape=[2, 2], strides=[2, 2])
+        gemm = g.node("Gemm", g.node("Flatten", x), g.draw(792, 25), g.draw(25))
+        g.output(g.node("Relu", gemm))
+        return (conv, gemm)[wrong]
+
+    return build
+
+
 def depth_to_space(g: Graph) -> str:
     """Of blocks of channels, between two convolutions."""
     x = g.conv(g.input(1, 3, 5, 7), 64, (1, 1))
@@ -372,6 +385,8 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
+    Bug("conv-swapped-maps-images", images_in_lanes(0), packing("conv_images", swapped(0))),
+    Bug("gemm-swapped-maps-images", images_in_lanes(1), packing("dense_images", swapped(1))),
     Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),

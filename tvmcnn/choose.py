@@ -19,10 +19,12 @@ from tvmcnn.defaults import (
     columns_config,
     dense_config,
     direct_config,
+    images_config,
     pixels_config,
     rows_config,
     winograd_config,
 )
+from tvmcnn.estimate import microseconds
 from tvmcnn.fusion import (
     ELEMENTWISE,
     POOLS,
@@ -30,6 +32,7 @@ from tvmcnn.fusion import (
     is_anchor,
     is_per_channel,
     pool_of,
+    window_size,
 )
 from tvmcnn.network import (
     FLOAT,
@@ -84,6 +87,7 @@ class _Walk:
     stored: dict[str, tuple[Tensor, Layout]]
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
+    images: int  # side by side, in convolutions and matrix products
     choices: list[Choice] = field(default_factory=list)
 
     def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:
@@ -143,12 +147,30 @@ def choose(
     `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
+    choices = _walked(network, kernels, target, records, exact=exact, images=1)
+    if _is_tiny(network, choices, target):
+        others = _walked(network, kernels, target, records, exact=exact, images=target.lanes)
+        choices = min(choices, others, key=lambda each: microseconds(network, each, target))
+    return in_bands(network, take_turns(network, choices, target), target)
+
+
+def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:
+    """True for a batch of whole vectors of images whose maps are too few for channels in the lanes."""
+    batches = {tensor.shape[0] if tensor.shape else 0 for tensor in network.inputs}
+    whole = all(batch > 0 and batch % target.lanes == 0 for batch in batches)
+    return whole and any(choice.rule == "columns" for choice in choices)
+
+
+def _walked(
+    network: Network, kernels: Sequence[Kernel], target: Target, records: Records, *, exact: bool, images: int
+) -> list[Choice]:
+    """The choices from front to back, with `images` of them in the lanes of convolutions and matrix products."""
     readers: dict[str, frozenset[str]] = {}
     for kernel in kernels:
         for tensor in kernel.inputs:
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
-    walk = _Walk(network, target, records, exact, readers, stored, {}, _homes(network, kernels))
+    walk = _Walk(network, target, records, exact, readers, stored, {}, _homes(network, kernels), images)
     walk = dataclasses.replace(walk, halos=_halos(walk, kernels))
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
@@ -166,7 +188,7 @@ def choose(
             walk.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
             walk.add(choice)
-    return in_bands(network, take_turns(network, walk.choices, target), target)
+    return walk.choices
 
 
 def _halos(walk: _Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:
@@ -284,7 +306,7 @@ def _all_float32(kernel: Kernel) -> bool:
 
 def _pool(walk: _Walk, kernel: Kernel) -> Choice:
     tensor, layout = walk.stored[kernel.inputs[0].name]
-    if tensor.shape != kernel.inputs[0].shape:
+    if tensor.shape != kernel.inputs[0].shape or layout.images > 1:
         tensor, layout = walk.plain(kernel.inputs[0])
     if layout.block == 1 and _reduces_rows(kernel):
         return _choice(kernel, "lanes", [walk.plain(kernel.inputs[0])], PLAIN, "lanes")
@@ -318,6 +340,10 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     alone = not residuals and not kernel.prologue
     if covers and pool_of(kernel) is None and alone:
         return _dense(walk, kernel, is_output)
+    if walk.images > 1 and group == 1 and alone and image.shape[0] % walk.images == 0:
+        tile = images_config(maps, kernel.output.shape[3], math.prod(window_size(kernel)), walk.target)
+        read = [_image(walk, image, Layout(halo=pads, images=walk.images))]
+        return _choice(kernel, "conv_images", read, Layout(images=walk.images), "images", (tile, "default"))
     if group == 1 and alone and _fits_columns(walk, kernel):
         width = kernel.output.shape[3]
         writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes) - width))
@@ -403,6 +429,17 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     image = kernel.inputs[0]
     rows = kernel.output.shape[0]
     source, layout = walk.stored[image.name]
+    if layout.images > 1:
+        if (
+            source.shape[0] == rows
+            and len(kernel.inputs) == 1
+            and kernel.output.size == math.prod(kernel.output.shape[:2])
+        ):
+            maps = kernel.output.shape[1]
+            tile = images_config(maps, rows // walk.images, 1, walk.target)
+            writes = Layout(images=walk.images)
+            return _choice(kernel, "dense_images", [(source, layout)], writes, "images", (tile, "default"))
+        source, layout = walk.plain(image)
     if len(kernel.output.shape) != 2 and kernel.anchor.op == "Gemm":
         source, layout = walk.plain(image)
         rows = math.prod(kernel.output.shape[:-1])

@@ -67,6 +67,15 @@ class PixelsConfig:
 
 
 @dataclass(frozen=True)
+class ImagesConfig:
+    """The register tile with images in the lanes: maps by columns of pixels, times the pool's window, of a
+    convolution; maps by vectors of images of a matrix product."""
+
+    maps: int = 1
+    columns: int = 1
+
+
+@dataclass(frozen=True)
 class DenseConfig:
     """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved
     parts."""
@@ -101,4 +110,5 @@ CONFIGS = {
     "columns": ColumnsConfig,
     "pixels": PixelsConfig,
     "dense": DenseConfig,
+    "images": ImagesConfig,
 }

@@ -9,6 +9,7 @@ from tvmcnn.configs import (
     ColumnsConfig,
     DenseConfig,
     DirectConfig,
+    ImagesConfig,
     PixelsConfig,
     RowsConfig,
     StreamedConfig,
@@ -208,6 +209,21 @@ def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
     spare = 2 if target.lanes == BLOCK else None
     fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
     return PixelsConfig(*min(fitting, key=cycles, default=(1, runs[0])), group)
+
+
+def images_config(maps: int, count: int, window: int, target: Target) -> ImagesConfig:
+    """Maps by columns of pixels, or by vectors of images, of `count` that there are, with the fewest loads an FMA.
+
+    The weights of a term are in registers, all maps' of the tile, and one vector of images at a time.
+    """
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        m, vectors = tile[0], tile[1] * window
+        return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors)), -m * vectors
+
+    tiles = itertools.product(divisors(maps), divisors(count))
+    fitting = [(m, c) for m, c in tiles if m * c * window + m + 1 <= target.registers]
+    return ImagesConfig(*min(fitting, key=cost, default=(1, 1)))
 
 
 def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:

@@ -182,6 +182,11 @@ def _dense(choice: Choice, weight: Array) -> Array:
     return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
 
 
+def _dense_images(choice: Choice, weight: Array) -> Array:
+    """(M, C, H, W) or (K, N) --> (K, N): the broadcast scalars of one term side by side."""
+    return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight
+
+
 def row_shape(source: Shape, depth: int) -> Shape:
     """The trailing axes of `source` that one row of a matrix product of `depth` terms covers."""
     return source[1:] if math.prod(source[1:]) == depth else (depth,)
@@ -194,6 +199,8 @@ WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "depthwise": _depthwise,
     "columns": _columns,
     "dense": _dense,
+    "conv_images": _columns,
+    "dense_images": _dense_images,
     "pixels": lambda choice, weight: weight,
     "grouped": lambda choice, weight: weight,
 }

@@ -92,6 +92,7 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
             "block": choice.writes.block,
             "halo": list(choice.writes.halo),
             "pitch": choice.writes.pitch,
+            "images": choice.writes.images,
         },
     }
 

@@ -170,26 +170,31 @@ class Pixel(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor lies in memory. Images: NCHW or NCHW{block}c, with a halo of zeros around each map.
+    """How a tensor lies in memory. Images: NCHW, NCHW{block}c or NCHW{images}n, with a halo of zeros around each map.
 
     block=16, halo=(1, 1, 1, 1) stores (N, C, H, W) as (N, ⌈C/16⌉, H+2, W+2, 16). A matrix may have a halo at its right,
     which rounds its rows up to whole vectors. Padding, both the halo and the lanes past C, is zero always, so that a
-    consumer may read it without a test. Tensors of other rank are always plain.
+    consumer may read it without a test. images=16 stores (N, C, H, W) as (N/16, C, H, W, 16), and a matrix (N, C) as
+    (N/16, C, 16). Tensors of other rank are always plain.
     """
 
     block: int = 1
     halo: Pads = NO_PADS
     pitch: int = 0  # blocks from one image to the next in a concatenation that this tensor is a part of; 0: its own
+    images: int = 1  # side by side
 
     @property
     def plain(self) -> bool:
         """True where memory is the C-contiguous logical array."""
-        return self.block == 1 and self.halo == NO_PADS
+        return self.block == self.images == 1 and self.halo == NO_PADS
 
     def physical(self, shape: Shape) -> Shape:
         """The stored shape of a tensor of logical `shape`."""
         if self.plain:
             return shape
+        if self.images > 1:
+            rest = Layout(halo=self.halo).physical(shape)[1:]
+            return (shape[0] // self.images, *rest, self.images)
         top, left, bottom, right = self.halo
         if len(shape) == 2:
             return (shape[0], shape[1] + right)
@@ -213,12 +218,14 @@ class Layout:
 
     def like(self, other: Layout) -> bool:
         """True if both store a pixel at the same indices; the strides may differ."""
-        return self.block == other.block and self.halo == other.halo
+        return (self.block, self.images, self.halo) == (other.block, other.images, other.halo)
 
     def index(self, pixel: Pixel) -> tuple[Any, ...]:
         """Where an image stores the logical element `pixel`."""
         n, channel, h, w = pixel
         row, column = h + self.halo[0], w + self.halo[1]
+        if self.images > 1:
+            return (n // self.images, channel.flat, row, column, n % self.images)
         if self.block == 1:
             return (n, channel.flat, row, column)
         if channel.size == self.block:
@@ -227,12 +234,17 @@ class Layout:
 
     def covers(self, other: Layout) -> bool:
         """True if a reader that wants `other` can read this layout as it is."""
-        return self.block == other.block and all(a >= b for a, b in zip(self.halo, other.halo, strict=True))
+        same = (self.block, self.images) == (other.block, other.images)
+        return same and all(a >= b for a, b in zip(self.halo, other.halo, strict=True))
 
     def pack(self, array: Array) -> Array:
         """The stored array of a logical one: (N, C, H, W) --> (N, ⌈C/16⌉, H+2, W+2, 16), padding zero."""
         if self.plain:
             return np.ascontiguousarray(array)
+        if self.images > 1:
+            stored = Layout(halo=self.halo).pack(array)
+            grouped = stored.reshape(-1, self.images, *stored.shape[1:])
+            return np.ascontiguousarray(np.moveaxis(grouped, 1, -1))
         top, left, bottom, right = self.halo
         if array.ndim == 2:
             return np.pad(array, ((0, 0), (0, right)))
@@ -248,6 +260,9 @@ class Layout:
         stored = stored.reshape(self.physical(shape))
         if self.plain:
             return stored
+        if self.images > 1:
+            inner = Layout(halo=self.halo)
+            return inner.unpack(np.moveaxis(stored, -1, 1).reshape(inner.physical(shape)), shape)
         if len(shape) == 2:
             return stored[:, : shape[1]]
         n, c, h, w = shape
@@ -258,6 +273,7 @@ class Layout:
 
     def __str__(self) -> str:
         name = "plain" if self.block == 1 else f"NCHW{self.block}c"
+        name = f"NCHW{self.images}n" if self.images > 1 else name
         name += f"/{self.pitch}" if self.pitch else ""
         return name if self.halo == NO_PADS else f"{name}+halo{','.join(map(str, self.halo))}"
 

@@ -363,7 +363,8 @@ class _Frame:
         """A copy of what a kernel stored, in its logical shape."""
         if output["space"] == "output":
             return np.array(self.outputs[output["index"]].reshape(shape))
-        layout, logical = Layout(output["block"], tuple(output["halo"]), output["pitch"]), tuple(output["shape"])
+        layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
+        logical = tuple(output["shape"])
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
         dtype = np.dtype(output["dtype"])
         steps = [stride * dtype.itemsize for stride in layout.strides(logical)] if layout.pitch else None

@@ -48,6 +48,10 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     if choice.rule == "pixels":
         runs = math.prod(shape[2:]) // config.pixels
         return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
+    if choice.rule == "images":
+        if choice.algorithm == "conv_images":
+            return (shape[0], shape[2], shape[1] // config.maps)
+        return (shape[0] // config.columns, shape[1] // config.maps)
     if choice.rule == "columns":
         return shape[:1]
     if choice.rule == "dense":

@@ -41,7 +41,7 @@ def direct(step: Step, given: Operands) -> te.Tensor:
     cb, c = (rb, rc) if terms == block else (rc // block, rc % block)
 
     def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
-        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        row, column = source_pixel(node, y * p + dy, rh, z * q + dz, rw)
         channel = Channel((ob // blocks_per_group) * depth + cb if node["group"] > 1 else cb, c, block)
         product = x[layout.index(Pixel(i, channel, row, column))] * weight[ob, cb, rh, rw, c, o]
         return te.sum(product, axis=[rb, rh, rw, rc])
@@ -72,7 +72,7 @@ def depthwise(step: Step, given: Operands) -> te.Tensor:
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
     def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
-        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        row, column = source_pixel(node, y * p + dy, rh, z * q + dz, rw)
         pixel = Pixel(i, Channel(ob, o, lanes), row, column)
         return te.sum(x[layout.index(pixel)] * weight[ob, rh, rw, o], axis=[rh, rw])
 
@@ -159,7 +159,7 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
     rc, rh, rw = te.reduce_axis((0, depth), "rc"), te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
     def tap(i: Any, o: Any, y: Any, dy: Any, z: Any, dz: Any) -> Expr:
-        row, column = _source(node, y * p + dy, rh, z * q + dz, rw)
+        row, column = source_pixel(node, y * p + dy, rh, z * q + dz, rw)
         channel = Channel(o // (maps // node["group"]) * depth + rc, 0, 1)
         return te.sum(x[layout.index(Pixel(i, channel, row, column))] * weight[o, rc, rh, rw], axis=[rc, rh, rw])
 
@@ -181,7 +181,7 @@ def _image(step: Step, given: Operands) -> te.Tensor:
     return te.compute(layout.physical(given.shapes[name]), element, name="prologue")
 
 
-def _source(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
+def source_pixel(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
     """The input pixel under tap (i, j) of output pixel (y, z): h·s + i·d − p."""
     (sh, sw), (dh, dw), pads = node["strides"], node["dilations"], node["pads"]
     return y * sh + i * dh - pads[0], z * sw + j * dw - pads[1]

@@ -18,6 +18,7 @@ from tvmcnn.fusion import POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import unflatten
 from tvmcnn.ops.formulas import FORMULAS
+from tvmcnn.ops.images import term
 from tvmcnn.ops.operands import Operands, float32
 from tvmcnn.ops.winograd import filter_tap
 
@@ -40,7 +41,7 @@ def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
 
 
 def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
-    if step.choice.algorithm == "dense":
+    if step.choice.algorithm in ("dense", "dense_images"):
         return _dense(step, node, shape, given, made)
     x, image, layout = node.inputs[0], step.choice.kernel.inputs[0].shape, step.choice.reads[0]
     weight, depth = _weight(step, given.constants[node.inputs[1]]), image[1] // node["group"]
@@ -62,8 +63,8 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made:
 
 def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     x, packed = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
-    depth, width = int(packed.shape[1]), int(packed.shape[2])
-    rk = te.reduce_axis((0, depth), "rk")
+    images = step.choice.reads[0].images
+    rk = te.reduce_axis((0, int(packed.shape[0 if images > 1 else 1])), "rk")
 
     def dot(*indices: Any) -> Expr:
         if node.op == "Conv":
@@ -72,6 +73,9 @@ def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made
             row, o = tirx.const(0, "int32"), indices[-1]
             for index, extent in zip(indices[:-1], shape[:-1], strict=True):
                 row = row * extent + index
+        if images > 1:
+            return te.sum(term(x, row // images, rk, row % images) * packed[rk, o], axis=[rk])
+        depth, width = int(packed.shape[1]), int(packed.shape[2])
         return te.sum(x[unflatten(x, row, rk, depth)] * packed[o // width, rk, o % width], axis=[rk])
 
     return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
@@ -110,6 +114,7 @@ def _weight(step: Step, packed: te.Tensor) -> Weight:
         "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
         "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
         "columns": lambda o, c, i, j: packed[c, i, j, o],
+        "conv_images": lambda o, c, i, j: packed[c, i, j, o],
         "pixels": lambda o, c, i, j: packed[o, c, i, j],
         "grouped": lambda o, c, i, j: packed[o, c, i, j],
     }[step.choice.algorithm]

@@ -104,6 +104,8 @@ def output_pixel(layout: Layout, *indices: Any) -> Pixel:
     outside the image.
     """
     n, block, row, column = indices[:4]
+    if layout.images > 1:
+        n = n * layout.images + indices[4]
     lane = indices[4] if layout.block > 1 else 0
     return Pixel(n, Channel(block, lane, layout.block), row - layout.halo[0], column - layout.halo[1])
 

@@ -61,7 +61,10 @@ def reorder(step: Step, given: Operands) -> te.Tensor:
     """The same tensor in another layout: blocks of channels, a halo of zeros, or neither."""
     choice = step.choice
     name, shape, layout = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.makes
-    if len(shape) != 4:  # a matrix without its halo
+    if len(shape) != 4:  # a matrix without its halo, or of images side by side
+        x, images = given.inputs[name], choice.reads[0].images
+        if images > 1:
+            return te.compute(shape, lambda n, c: x[n // images, c, n % images], name="out")
         return te.compute(layout.physical(shape), lambda *i: given.read(name, i), name="out")
 
     def element(*indices: Any) -> Expr:

@@ -11,6 +11,7 @@ from tvmcnn.schedule.x86.columns import columns
 from tvmcnn.schedule.x86.dense import dense
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
+from tvmcnn.schedule.x86.images import images
 from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.pixels import pixels
@@ -27,6 +28,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "columns": columns,
     "pixels": pixels,
     "dense": dense,
+    "images": images,
     "pool": pool,
     "lanes": lanes,
     "softmax": softmax,
