@@ -341,7 +341,7 @@ def _conv(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
     if covers and pool_of(kernel) is None and alone:
         return _dense(walk, kernel, is_output)
     if walk.images > 1 and group == 1 and alone and image.shape[0] % walk.images == 0:
-        tile = images_config(maps, kernel.output.shape[3], math.prod(window_size(kernel)), walk.target)
+        tile = images_config(maps, kernel.output.shape[3], math.prod(window_size(kernel)), 0, walk.target)
         read = [_image(walk, image, Layout(halo=pads, images=walk.images))]
         return _choice(kernel, "conv_images", read, Layout(images=walk.images), "images", (tile, "default"))
     if group == 1 and alone and _fits_columns(walk, kernel):
@@ -436,7 +436,8 @@ def _dense(walk: _Walk, kernel: Kernel, is_output: bool) -> Choice:
             and kernel.output.size == math.prod(kernel.output.shape[:2])
         ):
             maps = kernel.output.shape[1]
-            tile = images_config(maps, rows // walk.images, 1, walk.target)
+            depth = math.prod(source.shape[1:])
+            tile = images_config(maps, rows // walk.images, 1, depth, walk.target)
             writes = Layout(images=walk.images)
             return _choice(kernel, "dense_images", [(source, layout)], writes, "images", (tile, "default"))
         source, layout = walk.plain(image)

@@ -211,15 +211,17 @@ def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
     return PixelsConfig(*min(fitting, key=cycles, default=(1, runs[0])), group)
 
 
-def images_config(maps: int, count: int, window: int, target: Target) -> ImagesConfig:
-    """Maps by columns of pixels, or by vectors of images, of `count` that there are, with the fewest loads an FMA.
+def images_config(maps: int, count: int, window: int, depth: int, target: Target) -> ImagesConfig:
+    """Maps by columns of pixels, or by vectors of images, of `count` that there are: the cheapest FMAs.
 
-    The weights of a term are in registers, all maps' of the tile, and one vector of images at a time.
+    The weights of a term are in registers, all maps' of the tile, and one vector of images at a time. Vectors of
+    `depth` terms that L1 does not hold come from L2, in two cycles each.
     """
 
     def cost(tile: tuple[int, int]) -> tuple[float, int]:
         m, vectors = tile[0], tile[1] * window
-        return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors)), -m * vectors
+        beyond = 2 / m if depth * vectors * target.lanes * FLOAT > target.l1_bytes else 0
+        return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors), beyond), -m * vectors
 
     tiles = itertools.product(divisors(maps), divisors(count))
     fitting = [(m, c) for m, c in tiles if m * c * window + m + 1 <= target.registers]
