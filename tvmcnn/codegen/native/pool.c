@@ -24,7 +24,7 @@ enum {
   MAX_THREADS = 64,
   SPIN_NANOSECONDS = 1000000, /* after its last task a worker sleeps: idle networks cost no CPU time */
   SHARES = 2, /* a thread takes half of its tasks, then half of the rest: an atomic operation waits for all stores
-                 before it (with an eighth at a time 3 % of MobileNetV2's time); who is done takes from the others */
+                 before it (with an eighth at a time 2 % of MobileNetV2's time); who is done takes from the others */
   PAUSES = 64,                /* between two looks at the clock, which cost 20 ns each */
   PATIENCE = 4096,            /* pauses before the caller lets a worker that was preempted have the CPU */
   STACK_BYTES = 1 << 20,      /* kernels take up to 256 KB */
