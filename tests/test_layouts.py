@@ -108,6 +108,18 @@ def test_pixels_in_the_lanes(target: str, tmp_path: Path) -> None:
     assert found.count("pixels") == 4 and found.count("grouped") == 1
 
 
+@pytest.mark.parametrize(("size", "stride", "copied"), [((3, 2), 2, False), ((7, 5), 1, True)])
+def test_first_convolution_pads_what_it_reads(
+    size: tuple[int, int], stride: int, copied: bool, target: str, tmp_path: Path
+) -> None:
+    """Of the caller's image, uneven pads, a batch of two; not where each row would be copied many times."""
+    g = Graph()
+    y = g.conv(g.input(2, 3, 21, 26), 16, size, strides=[stride, 2], pads=[1, 2, 3, 0], dilations=[1, 2])
+    g.output(g.conv(g.node("Relu", y), 19, (1, 1)))
+    found = algorithms(check(g.model(), tmp_path, target))
+    assert (found[0] == "reorder") == copied
+
+
 @pytest.mark.parametrize("within", [False, True])
 def test_depth_to_space_of_whole_blocks(within: bool, target: str, tmp_path: Path) -> None:
     """Nothing is plain between convolution and convolution, in a concatenation of two images or alone."""

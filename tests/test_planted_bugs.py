@@ -237,6 +237,13 @@ def images_in_lanes(wrong: int) -> Build:
     return build
 
 
+def first_conv(g: Graph) -> str:
+    """It reads the caller's image and pads it itself."""
+    y = g.conv(g.input(1, 3, 13, 10), 16, (2, 3), strides=[2, 2], pads=[1, 0, 0, 2])
+    g.output(g.node("Relu", y))
+    return y
+
+
 def depth_to_space(g: Graph) -> str:
     """Of blocks of channels, between two convolutions."""
     x = g.conv(g.input(1, 3, 5, 7), 64, (1, 1))
@@ -385,6 +392,7 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
+    Bug("conv-flipped-pads-first", first_conv, flipped_pads),
     Bug("conv-swapped-maps-images", images_in_lanes(0), packing("conv_images", swapped(0))),
     Bug("gemm-swapped-maps-images", images_in_lanes(1), packing("dense_images", swapped(1))),
     Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),

@@ -15,9 +15,9 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.fusion import deinterleaved, pool_first, pool_of, window_size
-from tvmcnn.network import Channel, Choice, Node, Pixel, Step, round_up
+from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, float32, inside, output_pixel, zero_padding
 
 LANES = 16  # pixels of a vector: one of AVX-512, two of AVX2
 
@@ -26,11 +26,13 @@ def direct(step: Step, given: Operands) -> te.Tensor:
     """Channels in the lanes. x: NCHW or NCHW{b}c with a halo that holds the pads; y: NCHW16c; weight: OIHW{b}i16o.
 
     "conv" is (N, M/16, H', p, W', q, 16) with p x q the window of a fused pool (1 x 1 without one). A prologue makes
-    x first, as the stage "prologue" in x's layout.
+    x first, as the stage "prologue" in x's layout; a plain x without a halo gets one, as the stage "padded".
     """
     choice = step.choice
     node, layout = choice.kernel.anchor, choice.reads[0]
     x, weight = _image(step, given), given.constants[node.inputs[1]]
+    if layout.plain and any(node["pads"]):
+        layout = Layout(halo=node["pads"])
     n, maps, height, width = choice.kernel.output.shape
     p, q = window_size(choice.kernel)
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
@@ -170,9 +172,18 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
 def _image(step: Step, given: Operands) -> te.Tensor:
     """The image that the convolution reads: as it is stored, or what the prologue makes of it."""
     kernel, layout = step.choice.kernel, step.choice.reads[0]
+    name = kernel.inputs[0].name
+    if layout.plain and any(kernel.anchor["pads"]) and not kernel.prologue:
+        padded, x = Layout(halo=kernel.anchor["pads"]), given.inputs[name]
+
+        def bordered(*indices: Any) -> Expr:
+            pixel = output_pixel(padded, *indices)
+            value = x[layout.index(pixel)]
+            return tirx.if_then_else(inside(padded, given.shapes[name], pixel), value, float32(0.0))
+
+        return te.compute(padded.physical(given.shapes[name]), bordered, name="padded")
     if not kernel.prologue:
         return given.inputs[kernel.anchor.inputs[0]]
-    name = kernel.inputs[0].name
 
     def element(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)

@@ -19,10 +19,14 @@ from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, unroll, ve
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     """Tile "out", compute "conv" inside the tile, keep it in registers.
 
-    Blocks: "conv" (n, ob, y, dy, x, dx, o | reductions), "out" (n, ob, y, x, o), and "prologue" where there is one.
+    Blocks: "conv" (n, ob, y, dy, x, dx, o | reductions), "out" (n, ob, y, x, o), and "prologue" or "padded" where there
+    is one.
     """
     conv, out = sch.get_sblock("conv"), sch.get_sblock("out")
-    prologue = [block for block in sch.get_producers(conv) if sch.get(block).name_hint == "prologue"]
+    prologue, padded = (
+        [block for block in sch.get_producers(conv) if sch.get(block).name_hint == name]
+        for name in ("prologue", "padded")
+    )
     sch.set_scope(conv, 0, "local")
 
     # Phase 1: tile the output. A tile is `vectors` vectors of channels by rows x columns of pixels.
@@ -58,6 +62,10 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         terms = math.prod(extent(sch, loop) for loop in order)
         prefetch(sch, order[0], (y_o, x_o), terms * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
+    for block in padded:
+        # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
+        sch.compute_at(block, y_o, preserve_unit_loops=True)
+        sch.annotate(sch.get_loops(block)[-1], "pragma_loop_partition_hint", True)
     for block in prologue:
         # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.
         sch.compute_at(block, x_o, preserve_unit_loops=True)
