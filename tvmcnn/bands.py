@@ -11,11 +11,11 @@ threads: 353 µs, in bands 276; ResNet-50 4 % in all.) So bands are for convolut
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
-from tvmcnn.layout import stored_bytes
-from tvmcnn.network import FLOAT, Choice, Network, divisors
+from tvmcnn.defaults import weight_bytes
+from tvmcnn.layout import moved_bytes
+from tvmcnn.network import Choice, Network, divisors
 from tvmcnn.targets import Target
 from tvmcnn.tasks import by_rows, tasks
 
@@ -38,16 +38,14 @@ def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tup
 
 def banded(network: Network, choice: Choice, target: Target) -> Choice:
     """The choice in the most bands that divide its rows of tiles and read the weights seldom enough."""
-    images, _, height, _ = choice.kernel.output.shape if choice.rule == "direct" else (0, 0, 0, 0)
+    if choice.rule != "direct" or choice.tasks == 1:
+        return choice
+    images, _, height, _ = choice.kernel.output.shape
     # Where a smaller tile is at the end, LLVM cuts it from the loop over all rows, not from one over a band's: 512 to
     # 128 maps of 28 rows in tiles of 3 took 1078 µs in bands, 520 without.
-    if images != 1 or choice.tasks == 1 or height % choice.config.rows:
+    if images > 1 or height % choice.config.rows:
         return choice
-    weight = choice.kernel.anchor.inputs[1]
-    shape = network.constants[weight].shape if weight in network.constants else network.tensors[weight].shape
-    moved = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
-    moved += stored_bytes(choice.kernel.output, choice.writes)
-    most = min(MOST, READINGS * moved / (math.prod(shape) * FLOAT))
+    most = min(MOST, READINGS * moved_bytes(choice) / weight_bytes(choice.kernel))
     bands = max((each for each in divisors(height // choice.config.rows) if each <= most), default=1)
     choice = dataclasses.replace(choice, config=dataclasses.replace(choice.config, bands=bands))
     return dataclasses.replace(choice, tasks=tasks(network, choice, target))

@@ -41,9 +41,13 @@ def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> Dire
 
 def prefetches(kernel: Kernel, target: Target) -> bool:
     """True where the weights are too many to be in L2 still from the last time, and it is worth asking for them."""
-    taps = math.prod(kernel.anchor["kernel_shape"]) // kernel.anchor["group"]
-    weights: int = kernel.output.shape[1] * kernel.inputs[0].shape[1] * taps
-    return weights * FLOAT > target.l2_bytes / 16
+    return weight_bytes(kernel) > target.l2_bytes / 16
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Of a convolution: its maps by the channels of one group by its window."""
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * FLOAT)
 
 
 def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
@@ -224,7 +228,7 @@ def images_config(maps: int, count: int, window: int, depth: int, target: Target
         return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors), beyond), -m * vectors
 
     tiles = itertools.product(divisors(maps), divisors(count))
-    fitting = [(m, c) for m, c in tiles if m * c * window + m + 1 <= target.registers]
+    fitting = [(m, c) for m, c in tiles if fits_registers(m, c * window, target, m + 1)]
     return ImagesConfig(*min(fitting, key=cost, default=(1, 1)))
 
 

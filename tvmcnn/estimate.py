@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tvmcnn.fusion import multiply_accumulates
-from tvmcnn.layout import stored_bytes
+from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Choice, Network
 from tvmcnn.targets import Target
 
@@ -22,9 +22,7 @@ def microseconds(network: Network, choices: Iterable[Choice], target: Target) ->
 
 
 def _one(network: Network, choice: Choice, target: Target) -> float:
-    moved = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
-    moved += stored_bytes(choice.kernel.output, choice.writes)
     few = choice.algorithm == "direct" and choice.reads[0].block == 1
     share = SHARES.get("few channels" if few else choice.algorithm, SHARE)
     computed = 2 * multiply_accumulates(network, choice.kernel) / (share * GFLOPS * target.lanes)
-    return max(computed, moved / GIGABYTES if not computed else 0.0) / 1e3
+    return (computed or moved_bytes(choice) / GIGABYTES) / 1e3

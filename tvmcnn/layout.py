@@ -84,11 +84,11 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
             arguments.append(Place("weights", offset=weights.add(array)))
         arguments.append(places[choice.kernel.output.name][0])
         steps.append(Step(choice, packed, tuple(arguments)))
-    scratch = max((round_up(_scratch(choice), ALIGNMENT) for choice in choices), default=0)
+    scratch = max((round_up(scratch_bytes(choice), ALIGNMENT) for choice in choices), default=0)
     return Program(network, tuple(steps), arena_bytes, scratch, least, places)
 
 
-def _scratch(choice: Choice) -> int:
+def scratch_bytes(choice: Choice) -> int:
     """Bytes of scratch: a kernel's own, or the group of maps that two kernels hand on in turns."""
     if not choice.turns:
         return choice.scratch_bytes
@@ -256,3 +256,9 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:
     """Bytes that a tensor takes in memory, padding included."""
     return math.prod(layout.physical(tensor.shape)) * tensor.item_bytes
+
+
+def moved_bytes(choice: Choice) -> int:
+    """Bytes of the tensors that a kernel reads and of the one that it writes, without its constants."""
+    read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
+    return read + stored_bytes(choice.kernel.output, choice.writes)

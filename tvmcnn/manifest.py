@@ -8,7 +8,7 @@ from typing import Any
 
 from tvmcnn.artifact import Manifest
 from tvmcnn.fusion import multiply_accumulates
-from tvmcnn.layout import stored_bytes
+from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Network, Program, Step, Tensor
 from tvmcnn.targets import Target
 
@@ -67,7 +67,6 @@ def kernel_line(step: Step) -> str:
 def _kernel(network: Network, step: Step) -> dict[str, Any]:
     choice, place = step.choice, step.arguments[-1]
     tensor = choice.kernel.output
-    read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
     weights = sum(constant.size * constant.item_bytes for constant in step.packed.values())
     return {
         "name": choice.name,
@@ -80,7 +79,7 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
         "tasks": choice.tasks,
         "turns": choice.turns.count if choice.turns else 0,
         "macs": multiply_accumulates(network, choice.kernel),
-        "bytes": read + weights + stored_bytes(tensor, choice.writes),
+        "bytes": moved_bytes(choice) + weights,
         "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],
         "stores": _seen(network, tensor.name),
         "output": {

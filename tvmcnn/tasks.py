@@ -6,7 +6,7 @@ import itertools
 import math
 
 from tvmcnn.fusion import multiply_accumulates
-from tvmcnn.layout import stored_bytes
+from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Choice, Network, Shape, unmoved
 from tvmcnn.targets import Target
 
@@ -24,9 +24,7 @@ def tasks(network: Network, choice: Choice, target: Target) -> int:
 
 
 def _microseconds(network: Network, choice: Choice) -> float:
-    moved = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
-    moved += stored_bytes(choice.kernel.output, choice.writes)
-    return max(2 * multiply_accumulates(network, choice.kernel) / GFLOPS, moved / GIGABYTES) / 1e3
+    return max(2 * multiply_accumulates(network, choice.kernel) / GFLOPS, moved_bytes(choice) / GIGABYTES) / 1e3
 
 
 def outer_loops(choice: Choice, target: Target) -> Shape:
@@ -71,7 +69,7 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         perm = choice.kernel.anchor["perm"]
         if unmoved(perm):
             return shape[: -unmoved(perm)]
-        return tuple(extent for axis, extent in zip(perm[:-1], shape, strict=False) if axis != len(perm) - 1)
+        return tuple(extent for axis, extent in zip(perm[:-1], shape[:-1], strict=True) if axis != len(perm) - 1)
     return ()
 
 

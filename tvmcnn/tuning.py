@@ -74,7 +74,8 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
     rivals = [choice for choice, each in zip(rivals, timed, strict=True) if each is not None]
     functions = [each for each in timed if each is not None]
     once = [function.microseconds() for function in functions]
-    weight = [WHOLE if _is_whole(choice, rivals) else 1.0 for choice in rivals]
+    bands = [getattr(choice.config, "bands", 0) for choice in rivals]  # 1 where the rows of tiles cannot be cut
+    weight = [WHOLE if each == 1 < max(bands) else 1.0 for each in bands]
     samples: dict[int, list[float]] = {}
     for rule in {choice.rule for choice in rivals}:
         same = [i for i, choice in enumerate(rivals) if choice.rule == rule]
@@ -91,11 +92,6 @@ def best(network: Network, step: Step, target: Target, folder: Path, processes: 
         i = min((i for i in medians if rivals[i].rule == rule), key=lambda i: medians[i] * weight[i])
         found.append(Found(rivals[i], medians[i], reference if rule == default.rule else 0.0, len(rivals)))
     return sorted(found, key=lambda each: each.microseconds)
-
-
-def _is_whole(choice: Choice, rivals: Sequence[Choice]) -> bool:
-    """True for a direct convolution whose rows of tiles cannot be cut into bands, where those of others can."""
-    return choice.rule == "direct" and choice.config.bands == 1 < max(getattr(c.config, "bands", 1) for c in rivals)
 
 
 # ---- candidates -----------------------------------------------------------------------------------------------------

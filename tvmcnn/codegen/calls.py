@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
-from tvmcnn.layout import stored_bytes
+from tvmcnn.layout import scratch_bytes
 from tvmcnn.network import ALIGNMENT, FLOAT, NO_PADS, Layout, Place, Shape, Step, round_up
 from tvmcnn.tasks import by_rows
 
@@ -61,7 +61,7 @@ static void {_thunk(second)}_turns(const void *frame, char *scratch, int32_t beg
 {halo}{_halo(second, turns.count)}  for (int32_t i = begin; i < end; ++i) {{
     const int32_t *band = bands[i / {turns.groups}];
     const int32_t group = i % {turns.groups};
-    char *maps = scratch - (intptr_t)group * {stored_bytes(source, layout) // turns.groups};
+    char *maps = scratch - (intptr_t)group * {scratch_bytes(second.choice)};
 {calls}
   }}
 }}"""
@@ -71,7 +71,7 @@ def call_turns(second: Step) -> str:
     """The statement that runs two kernels in turn."""
     turns = second.choice.turns
     assert turns is not None
-    scratch = round_up(stored_bytes(second.choice.sources[0], second.choice.reads[0]) // turns.groups, ALIGNMENT)
+    scratch = round_up(scratch_bytes(second.choice), ALIGNMENT)
     return f"tvmcnn_parallel({_thunk(second)}_turns, frame, {turns.count}, threads, scratch, {scratch});"
 
 

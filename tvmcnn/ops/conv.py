@@ -17,9 +17,8 @@ from tvm.ir import Expr
 from tvmcnn.fusion import deinterleaved, pool_first, pool_of, window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
+from tvmcnn.ops.lanes import LANES, Row
 from tvmcnn.ops.operands import Operands, float32, inside, output_pixel, zero_padding
-
-LANES = 16  # pixels of a vector: one of AVX-512, two of AVX2
 
 
 def direct(step: Step, given: Operands) -> te.Tensor:
@@ -29,10 +28,8 @@ def direct(step: Step, given: Operands) -> te.Tensor:
     x first, as the stage "prologue" in x's layout; a plain x without a halo gets one, as the stage "padded".
     """
     choice = step.choice
-    node, layout = choice.kernel.anchor, choice.reads[0]
-    x, weight = _image(step, given), given.constants[node.inputs[1]]
-    if layout.plain and any(node["pads"]):
-        layout = Layout(halo=node["pads"])
+    node = choice.kernel.anchor
+    weight, (x, layout) = given.constants[node.inputs[1]], _image(step, given)
     n, maps, height, width = choice.kernel.output.shape
     p, q = window_size(choice.kernel)
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
@@ -127,23 +124,20 @@ def pixels(step: Step, given: Operands) -> te.Tensor:
     node = kernel.anchor
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = kernel.output.shape
-    depth, vectors = int(weight.shape[1]), -(-run // LANES)
-    spare = vectors * LANES - run
+    depth, row = int(weight.shape[1]), Row(run)
     rc = te.reduce_axis((0, depth), "rc")
 
     def tap(i: Any, o: Any, r: Any, v: Any, lane: Any) -> Expr:
-        p = r * run + tirx.min(v * LANES, run - LANES) + lane
+        p = r * run + row.element(v, lane)
         channel = o // (maps // node["group"]) * depth + rc
         return te.sum(x[i, channel, p // width, p % width] * weight[o, rc, 0, 0], axis=[rc])
 
-    conv = te.compute((n, maps, height * width // run, vectors, LANES), tap, name="conv")
+    conv = te.compute((n, maps, height * width // run, row.vectors, LANES), tap, name="conv")
     bias = len(node.inputs) > 2
 
     def element(i: Any, o: Any, p: Any) -> Expr:
         pixel = Pixel(i, Channel(o, 0, 1), p // width, p % width)
-        v = p % run // LANES
-        lane = p % run % LANES + (tirx.Select(v == vectors - 1, spare, 0) if spare else 0)
-        value = conv[i, o, p // run, v, lane]
+        value = conv[(i, o, p // run, *row.place(p % run))]
         value = value + given.read(node.inputs[2], pixel) if bias else value
         return apply(kernel.nodes[1:], value, given, pixel)
 
@@ -169,27 +163,24 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
     return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
 
 
-def _image(step: Step, given: Operands) -> te.Tensor:
-    """The image that the convolution reads: as it is stored, or what the prologue makes of it."""
+def _image(step: Step, given: Operands) -> tuple[te.Tensor, Layout]:
+    """The image that the convolution reads: as it is stored, between zeros, or what the prologue makes of it."""
     kernel, layout = step.choice.kernel, step.choice.reads[0]
-    name = kernel.inputs[0].name
-    if layout.plain and any(kernel.anchor["pads"]) and not kernel.prologue:
-        padded, x = Layout(halo=kernel.anchor["pads"]), given.inputs[name]
+    name, shape = kernel.inputs[0].name, given.shapes[kernel.inputs[0].name]
 
-        def bordered(*indices: Any) -> Expr:
-            pixel = output_pixel(padded, *indices)
-            value = x[layout.index(pixel)]
-            return tirx.if_then_else(inside(padded, given.shapes[name], pixel), value, float32(0.0))
+    def made(element: Callable[[Pixel], Expr], layout: Layout, stage: str) -> tuple[te.Tensor, Layout]:
+        return te.compute(layout.physical(shape), lambda *i: element(output_pixel(layout, *i)), name=stage), layout
 
-        return te.compute(padded.physical(given.shapes[name]), bordered, name="padded")
-    if not kernel.prologue:
-        return given.inputs[kernel.anchor.inputs[0]]
+    if kernel.prologue:
+        return made(lambda pixel: apply(kernel.prologue, given.read(name, pixel), given, pixel), layout, "prologue")
+    if layout.plain and any(kernel.anchor["pads"]):
+        padded = Layout(halo=kernel.anchor["pads"])
 
-    def element(*indices: Any) -> Expr:
-        pixel = output_pixel(layout, *indices)
-        return apply(kernel.prologue, given.read(name, pixel), given, pixel)
+        def bordered(pixel: Pixel) -> Expr:
+            return tirx.if_then_else(inside(padded, shape, pixel), given.read(name, pixel), float32(0.0))
 
-    return te.compute(layout.physical(given.shapes[name]), element, name="prologue")
+        return made(bordered, padded, "padded")
+    return given.inputs[name], layout
 
 
 def source_pixel(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, float32
+from tvmcnn.ops.operands import Operands, extents, float32, unravel
 
 
 def dense(step: Step, given: Operands) -> te.Tensor:
@@ -28,7 +28,7 @@ def dense(step: Step, given: Operands) -> te.Tensor:
     parts, maps, columns = config.parts, shape[1 if is_image else -1], stored[1 if is_image else -1]
     if depth % parts:
         raise ValueError(f"a sum over {depth} terms does not split into {parts} parts")
-    flat = te.compute((rows, depth), lambda m, k: x[unflatten(x, m, k, depth)], name="flat")
+    flat = te.compute((rows, depth), lambda m, k: x[unravel(m * depth + k, extents(x))], name="flat")
     rk = te.reduce_axis((0, depth // parts), "rk")
 
     def part(m: Any, tile: Any, s: Any, o: Any) -> Expr:
@@ -42,7 +42,7 @@ def dense(step: Step, given: Operands) -> te.Tensor:
         value = sums[m, o // width, 0, o % width]
         for s in range(1, parts):
             value = value + sums[m, o // width, s, o % width]
-        where = Pixel(m, Channel(o, 0, 1), 0, 0) if is_image else (*_leading(shape, m), o)
+        where = Pixel(m, Channel(o, 0, 1), 0, 0) if is_image else (*unravel(m, shape[:-1]), o)
         value = apply(choice.kernel.nodes[1:], value if bias is None else value + given.read(bias, where), given, where)
         return value if columns == maps else tirx.Select(o < maps, value, float32(0.0))
 
@@ -57,21 +57,3 @@ def row_count(step: Step) -> int:
     if step.choice.kernel.anchor.op == "Conv":
         return shape[0]
     return math.prod(shape[:-1])
-
-
-def unflatten(x: te.Tensor, row: Any, k: Any, depth: int) -> tuple[Any, ...]:
-    """The indices of element `k` of matrix row `row` in the memory of x."""
-    offset, indices = row * depth + k, []
-    for extent in reversed([int(e) for e in x.shape[1:]]):
-        indices.append(offset % extent)
-        offset = offset // extent
-    return (offset, *reversed(indices))
-
-
-def _leading(shape: tuple[int, ...], row: Any) -> tuple[Any, ...]:
-    """The indices but the last of row `row`, counted over all leading axes of `shape`."""
-    indices = []
-    for extent in reversed(shape[1:-1]):
-        indices.append(row % extent)
-        row = row // extent
-    return (row, *reversed(indices)) if len(shape) > 1 else ()

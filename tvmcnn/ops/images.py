@@ -14,7 +14,7 @@ from tvmcnn.fusion import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish, source_pixel
 from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, extents
+from tvmcnn.ops.operands import Operands, extents, unravel
 
 
 def conv_images(step: Step, given: Operands) -> te.Tensor:
@@ -44,11 +44,7 @@ def conv_images(step: Step, given: Operands) -> te.Tensor:
 
 def term(x: te.Tensor, group: Any, k: Any, image: Any) -> Expr:
     """Element `k` of one image's row in (N/16, …, 16)."""
-    indices: list[Any] = []
-    for extent in reversed(extents(x)[1:-1]):
-        indices.insert(0, k % extent)
-        k = k // extent
-    return x[(group, *indices, image)]
+    return x[(group, *unravel(k, extents(x)[1:-1]), image)]
 
 
 def dense_images(step: Step, given: Operands) -> te.Tensor:

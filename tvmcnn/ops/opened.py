@@ -16,10 +16,9 @@ from tvm.ir import Expr
 
 from tvmcnn.fusion import POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
-from tvmcnn.ops.dense import unflatten
 from tvmcnn.ops.formulas import FORMULAS
 from tvmcnn.ops.images import term
-from tvmcnn.ops.operands import Operands, float32
+from tvmcnn.ops.operands import Operands, extents, float32, unravel
 from tvmcnn.ops.winograd import filter_tap
 
 Weight = Callable[[Any, Any, Any, Any], Expr]
@@ -76,7 +75,7 @@ def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made
         if images > 1:
             return te.sum(term(x, row // images, rk, row % images) * packed[rk, o], axis=[rk])
         depth, width = int(packed.shape[1]), int(packed.shape[2])
-        return te.sum(x[unflatten(x, row, rk, depth)] * packed[o // width, rk, o % width], axis=[rk])
+        return te.sum(x[unravel(row * depth + rk, extents(x))] * packed[o // width, rk, o % width], axis=[rk])
 
     return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
 

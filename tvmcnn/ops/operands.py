@@ -3,7 +3,7 @@ layout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,17 @@ def literal(value: float, dtype: str) -> Expr:
     if dtype == "uint64" and value >= 2**63:
         return tirx.reinterpret(dtype, tirx.const(value - 2**64, "int64"))
     return tirx.const(value, dtype)
+
+
+def unravel(index: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+    """The indices of element `index` of a C-contiguous array; the first has what is left, and so no bound."""
+    if not shape:
+        return ()
+    indices: list[Any] = []
+    for extent in reversed(shape[1:]):
+        indices.insert(0, index % extent)
+        index = index // extent
+    return (index, *indices)
 
 
 def extents(tensor: te.Tensor) -> Shape:

@@ -15,7 +15,7 @@ from tvmcnn.network import Node, Step, Tensor
 from tvmcnn.ops.formulas import divide, is_float, of
 from tvmcnn.ops.functions import exp
 from tvmcnn.ops.lanes import Row, reduced
-from tvmcnn.ops.operands import Operands, dtype_of, extents, float32, literal
+from tvmcnn.ops.operands import Operands, dtype_of, extents, float32, literal, unravel
 from tvmcnn.ops.pool import maximum
 
 
@@ -114,12 +114,7 @@ def in_lanes(step: Step, given: Operands) -> te.Tensor:
     row = Row(math.prod(shape[kept:]))
 
     def value(rows: tuple[Any, ...], v: Any, lane: Any) -> Expr:
-        element = row.element(v, lane)
-        inner: list[Expr] = []
-        for extent in reversed(shape[kept:]):
-            inner.insert(0, element % extent)
-            element = element // extent
-        return term(x[(*rows, *inner)])
+        return term(x[(*rows, *unravel(row.element(v, lane), shape[kept:]))])
 
     neutral = float32(NEUTRAL.get(op, 0.0))
     total = reduced(shape[:kept], row, value, reducer, neutral, "total")

@@ -11,40 +11,50 @@ from tvmcnn.schedule.x86.vectors import Loop, initialise, unroll
 
 
 def images(sch: Schedule, config: ImagesConfig, lanes: int) -> None:
-    """Tile "out" by maps and columns, or by maps and vectors of images, compute "conv" inside the tile.
+    """Compute "conv" for one tile of "out" at a time, in registers.
 
     Blocks: "conv" (g, o, y, dy, x, dx, i | rc, rh, rw) or (g, o, i | rk), "out" (g, o, y, x, i) or (g, o, …, i).
     """
     conv, out = sch.get_sblock("conv"), sch.get_sblock("out")
+    reduced = [axis.iter_type == axis.CommReduce for axis in sch.get(conv).iter_vars]
     sch.set_scope(conv, 0, "local")
-    loops = sch.get_loops(out)
-    is_conv = len(sch.get_loops(conv)) == 10
-    g, o, i = loops[0], loops[1], loops[-1]
-    o_o, o_i = sch.split(o, [None, config.maps])
+
+    # Phase 1: the tile.
+    *loops, i = sch.get_loops(out)
     i_v, i_i = sch.split(i, [None, lanes])
-    c_o, c_i = sch.split(loops[3] if is_conv else g, [None, config.columns])
-    if is_conv:
-        sch.reorder(g, loops[2], o_o, c_o, o_i, c_i, i_v, i_i)
-        at = c_o
-    else:
-        sch.reorder(c_o, o_o, *loops[2:-1], c_i, o_i, i_v, i_i)
-        at = o_o
-    unroll(sch, (o_i, c_i, i_v))
+    at = (_convolution if sum(reduced) > 1 else _product)(sch, loops, config, (i_v, i_i))
+    sch.unroll(i_v)
     sch.vectorize(i_i)
 
+    # Phase 2: its accumulators. The maps innermost: their weights stay in registers, see pixels.py.
     sch.compute_at(conv, at, preserve_unit_loops=True)
-    outer: tuple[Loop, ...]
-    tile: tuple[Loop, ...]
-    if is_conv:
-        o, y, dy, x, dx, i, rc, rh, rw = sch.get_loops(conv)[-9:]
-        outer, tile = (rc, rh, rw), (y, dy, x, dx)
-    else:
-        g, o, i, rk = sch.get_loops(conv)[-4:]
-        outer, tile = (rk,), (g,)
+    inner = sch.get_loops(conv)[-len(reduced) :]
+    g, o, *pixels, i = (loop for loop, is_term in zip(inner, reduced, strict=True) if not is_term)
+    terms = [loop for loop, is_term in zip(inner, reduced, strict=True) if is_term]
     i_v, i_i = sch.split(i, [None, lanes])
-    sch.reorder(*outer, *tile, o, i_v, i_i)
-    unroll(sch, (*tile, o, i_v))
-    if is_conv:
-        sch.unroll(outer[-1])
+    sch.reorder(*terms, g, *pixels, o, i_v, i_i)
+    unroll(sch, (g, *pixels, o, i_v))
+    if len(terms) > 1:
+        sch.unroll(terms[-1])
     sch.vectorize(i_i)
-    initialise(sch, conv, outer[0], tile=len(tile) + 2)
+    initialise(sch, conv, terms[0], tile=len(pixels) + 3)
+
+
+def _convolution(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: tuple[Loop, Loop]) -> Loop:
+    """Cut (g, o, y, x) into maps by columns; returns the loop around a tile."""
+    g, o, y, x = loops
+    o_o, o_i = sch.split(o, [None, config.maps])
+    x_o, x_i = sch.split(x, [None, config.columns])
+    sch.reorder(g, y, o_o, x_o, o_i, x_i, *vectors)
+    unroll(sch, (o_i, x_i))
+    return x_o
+
+
+def _product(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: tuple[Loop, Loop]) -> Loop:
+    """Cut (g, o, …) into maps by vectors of images; returns the loop around a tile."""
+    g, o, *unit = loops
+    g_o, g_i = sch.split(g, [None, config.columns])
+    o_o, o_i = sch.split(o, [None, config.maps])
+    sch.reorder(g_o, o_o, *unit, g_i, o_i, *vectors)
+    unroll(sch, (g_i, o_i))
+    return o_o

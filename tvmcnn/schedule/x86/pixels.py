@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import PixelsConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, unroll
+from tvmcnn.schedule.x86.vectors import extent, initialise, rows_of_vectors, unroll
 
 
 def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:
@@ -23,13 +23,9 @@ def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:
     n, o, p = sch.get_loops(out)
     group, o_o, o_i = sch.split(o, [config.groups, None, config.maps])
     run, p = sch.split(p, [None, config.pixels])
-    p_v, p_l, p_i = sch.split(p, [None, width // lanes, lanes])
+    p_v, p_l, p_i = rows_of_vectors(sch, p, width, lanes)
     sch.reorder(n, group, run, o_o, o_i, p_v, p_l, p_i)  # all maps of a group while its pixels are in L1
-    unroll(sch, (o_i, p_v, p_l))
-    sch.vectorize(p_i)
-    # The last vector, of which a part is stored, apart: else all are cut into their elements (14 x 14 pixels, with a
-    # residual: 94 against 68 µs).
-    sch.annotate(p_v, "pragma_loop_partition_hint", True)
+    unroll(sch, (o_i, p_v))
 
     sch.compute_at(conv, o_o, preserve_unit_loops=True)
     o, r, v, lane, rc = sch.get_loops(conv)[-5:]

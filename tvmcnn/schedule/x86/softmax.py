@@ -8,7 +8,6 @@ from tvmcnn.configs import SoftmaxConfig
 from tvmcnn.schedule.x86.vectors import Loop, extent, initialise, reduce_in_lanes, rows_of_vectors
 
 ROW_LIMIT = 8192  # elements: more exponentials would fill the stack, and are computed twice instead
-WIDTH = 16  # of the vectors of ops/lanes.py
 
 
 def softmax(sch: Schedule, config: SoftmaxConfig, lanes: int) -> None:
@@ -51,14 +50,15 @@ def softmax(sch: Schedule, config: SoftmaxConfig, lanes: int) -> None:
 
 def _in_lanes(sch: Schedule, loops: list[Loop], along: Loop, lanes: int) -> None:
     exponentials = sch.get_sblock("exponentials")
-    if extent(sch, along) > ROW_LIMIT:
+    width, stays = extent(sch, sch.get_loops(exponentials)[-1]), extent(sch, along) <= ROW_LIMIT
+    if not stays:
         sch.compute_inline(exponentials)
     sch.compute_at(sch.get_sblock("whole"), loops[-1], preserve_unit_loops=True)
     reduce_in_lanes(sch, "total", loops[-1], lanes)
-    if extent(sch, along) <= ROW_LIMIT:
+    if stays:
         sch.compute_at(exponentials, loops[-1], preserve_unit_loops=True)
         inner, lane = sch.split(sch.get_loops(exponentials)[-1], [None, lanes])
         sch.unroll(inner)
         sch.vectorize(lane)
     reduce_in_lanes(sch, "maximum", loops[-1], lanes)
-    rows_of_vectors(sch, along, WIDTH, lanes)
+    rows_of_vectors(sch, along, width, lanes)

@@ -62,13 +62,18 @@ def reduce_in_lanes(sch: Schedule, name: str, at: Loop, lanes: int) -> None:
         initialise(sch, block, terms, tile=1)
 
 
-def rows_of_vectors(sch: Schedule, loop: Loop, width: int, lanes: int) -> None:
-    """Walk along a row by vectors of `width` elements, the last of which may be cut short."""
+def rows_of_vectors(sch: Schedule, loop: Loop, width: int, lanes: int) -> tuple[Loop, Loop, Loop]:
+    """Walk along a row by vectors of `width` elements, the last of which may be cut short.
+
+    Returns the loops over vectors, over the parts of one, and over the lanes.
+    """
     vector, inner, lane = sch.split(loop, [None, width // lanes, lanes])
     sch.unroll(inner)
     sch.vectorize(lane)
-    # Apart from the others, for else all are cut into their elements.
+    # The last apart from the others, for else all are cut into their elements (a 1x1 convolution of 14 x 14 pixels with
+    # a residual: 94 against 68 µs).
     sch.annotate(vector, "pragma_loop_partition_hint", True)
+    return vector, inner, lane
 
 
 def vectorize_inner(sch: Schedule, loop: Loop, lanes: int) -> None:
