@@ -13,6 +13,7 @@ from helpers import TARGETS, use_target
 
 # What a test edits must be compiled, not remembered; those of the cache, and of large networks, name one of their own.
 os.environ["TVMCNN_CACHE"] = "off"
+os.environ["TVMCNN_RECORDS"] = "off"  # whatever the user has tuned
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -442,12 +443,15 @@ def test_compile_takes_records(shell: Shell) -> None:
     kernel = fuse(network)[-1]
     config = {"width": 8, "rows": 1, "parts": 2, "unroll": 1}
     record = {"kernel": records.kernel_words(network, kernel), "rule": "dense", "config": config}
-    line = json.dumps({**record, "target": {"isa": "x86-64-v3"}})
+    measured = {"time_us": 0.3, "tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}
+    line = json.dumps({**record, **measured, "target": {"isa": "x86-64-v3"}})
     (shell.folder / "mine.jsonl").write_text(f"{line}\n\n")
     done = shell.succeeds("compile {m} --target x86-64-v3 --records mine.jsonl")
     last = next(k for k in read_manifest("lenet5.so")["kernels"] if k["name"] == "k4_gemm")
-    assert (last["tier"], last["config"]) == ("record", config)
-    assert re.search(r"^k4_gemm .* rule dense \(record\) width=8 rows=1 parts=2 unroll=1$", done.out, re.MULTILINE)
+    assert (last["tier"], last["config"]) == ("given record", config)
+    assert re.search(
+        r"^k4_gemm .* rule dense \(given record\) width=8 rows=1 parts=2 unroll=1$", done.out, re.MULTILINE
+    )
     assert "verified against NumPy" in done.out
 
 

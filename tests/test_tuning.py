@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,14 @@ def algorithm(compiled: Compiled) -> tuple[str, str]:
 
 
 def record(rule: str, time: float, **config: Any) -> str:
-    target = {"isa": resolve("native").name}
-    return json.dumps({"kernel": KERNEL, "target": target, "rule": rule, "config": config, "time_us": time}) + "\n"
+    entry = {
+        "kernel": KERNEL,
+        "target": {"isa": resolve("native").name},
+        "rule": rule,
+        "config": config,
+        "time_us": time,
+    }
+    return json.dumps(entry | {"tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}) + "\n"
 
 
 def test_candidates_fit_the_registers() -> None:
@@ -90,9 +97,9 @@ def test_the_faster_record_decides(tmp_path: Path) -> None:
         path = tmp_path / "records.jsonl"
         path.write_text(record("winograd", times[0], **winograd) + record("direct", times[1], **direct))
         compiled = tvmcnn.compile(small(), output=tmp_path / "small.so", records=[path])
-        assert algorithm(compiled) == (wanted, "record")
+        assert algorithm(compiled) == (wanted, "given record")
         exact = tvmcnn.compile(small(), output=tmp_path / "small.so", records=[path], exact=True)
-        assert algorithm(exact) == ("direct", "record")
+        assert algorithm(exact) == ("direct", "given record")
         (config,) = (s.choice.config for s in exact.program.steps if s.choice.kernel.anchor.op == "Conv")
         assert (config.rows, config.columns) == (3, 2)
 
@@ -106,7 +113,7 @@ def test_tiles_need_not_divide(tile: dict[str, int], tmp_path: Path) -> None:
         path = tmp_path / "records.jsonl"
         path.write_text(record("direct", 1.0, **config).replace("32x16", "48x16"))
         compiled = tvmcnn.compile(small(48), output=tmp_path / "small.so", records=[path])
-        assert algorithm(compiled) == ("direct", "record")
+        assert algorithm(compiled) == ("direct", "given record")
         assert ("prefetcht1" in compiled.code["asm"]()) == config.get("prefetch", False)
         net = tvmcnn.load(compiled.path.rename(tmp_path / f"{len(found)}.so"))
         found.append(net(np.random.default_rng(0).standard_normal((1, 16, 9, 14)).astype(np.float32)).tobytes())

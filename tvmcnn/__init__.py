@@ -4,7 +4,7 @@
     net = tvmcnn.load("lenet5.so")                         # needs numpy and apache-tvm-ffi
     scores = net(x)
 
-Importing tvmcnn loads neither TVM nor ONNX; `compile` and `reference` do when they are first used.
+Importing tvmcnn loads neither TVM nor ONNX; `compile`, `tune` and `reference` do when they are first used.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tvmcnn import backend
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
     from tvmcnn.reference import reference
+    from tvmcnn.tuning import tune
 
 __all__ = [
     "ArtifactError",
@@ -45,9 +46,10 @@ __all__ = [
     "compile",
     "load",
     "reference",
+    "tune",
 ]
 
-_NEEDS_COMPILER = {"compile": "tvmcnn.compiler", "reference": "tvmcnn.reference"}
+_NEEDS_COMPILER = {"compile": "tvmcnn.compiler", "reference": "tvmcnn.reference", "tune": "tvmcnn.tuning"}
 
 
 def __getattr__(name: str) -> Any:

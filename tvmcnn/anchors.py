@@ -90,11 +90,11 @@ def winograd_of(walk: Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedCo
     if walk.exact:
         return None
     words = kernel_words(walk.network, kernel)
-    recorded = walk.records.fastest(words, ("winograd", "streamed", "direct"), walk.target)
+    recorded = walk.records.fastest(words, ("winograd", "streamed", "direct"))
     if recorded is None:
         computed = winograd_config(kernel, walk.target)
         return None if computed is None else (computed, "default")
-    return None if recorded == "direct" else (walk.records.find(words, recorded, walk.target), "record")
+    return None if recorded == "direct" else walk.records.find(words, recorded)
 
 
 def _winograd(walk: Walk, kernel: Kernel, config: WinogradConfig | StreamedConfig, tier: str) -> Choice:

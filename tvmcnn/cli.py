@@ -101,15 +101,50 @@ def _parser() -> argparse.ArgumentParser:
         help="measured configs that win over the shipped ones; may be repeated",
     )
     build.add_argument("--precision", choices=["fp32"], default="fp32", help="the arithmetic of the kernels")
-    build.add_argument(
-        "--exact", action="store_true", help="no algorithm but direct sums of products (always so for now)"
-    )
+    build.add_argument("--exact", action="store_true", help="convolve as the formula is written: no Winograd")
     build.add_argument("--jobs", type=_positive, metavar="N", help="processes that compile (default: one a CPU)")
     build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     build.add_argument("--no-activations", action="store_true", help="leave out what shows tensors that fusion hides")
     build.add_argument(
         "--emit", type=_emits, default=(), metavar=",".join(EMITS), help="write these beside the library too"
     )
+
+    tune = command("tune", _tune, "search the fastest configs of a model's kernels, each checked against NumPy")
+    tune.add_argument("model", type=Path, metavar="MODEL.onnx")
+    tune.add_argument("--target", default="native", help=f"one of {targets.known()} (default: native, this machine)")
+    tune.add_argument("--budget", default="10m", metavar="TIME", help="90s, 10m, 2h (default: 10m)")
+    tune.add_argument(
+        "-o", "--output", type=Path, metavar="RECORDS.jsonl", help="default: your own records, which compile reads"
+    )
+    tune.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="NAME:1x3x224x224",
+        type=_input_shape,
+        help="bind open dimensions or override fixed ones; may be repeated",
+    )
+    tune.add_argument("--batch", type=_positive, metavar="N", help="the leading dimension of every input (default: 1)")
+    tune.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the order of candidates (default: 0)")
+    tune.add_argument(
+        "--cache",
+        choices=["cold", "warm"],
+        default="cold",
+        help="weights as cold as in the network, or in cache (default: cold)",
+    )
+    tune.add_argument("--from-scratch", action="store_true", help="start from computed configs, not from known records")
+    tune.add_argument("--plot", type=Path, metavar="BEST.png", help="draw the best so far of each kernel over time")
+    tune.add_argument("--jobs", type=_positive, metavar="N", help="processes that compile (default: one a CPU)")
+    tune.add_argument(
+        "--rpc-tracker", metavar="HOST:PORT", help="measure on the machines of a TVM RPC tracker; trusted networks only"
+    )
+    tune.add_argument("--rpc-key", metavar="KEY", help="the key of the servers to measure on")
+
+    book = command("records", _records, "list, merge or prune files of records")
+    book.add_argument("action", choices=["list", "merge", "prune"])
+    book.add_argument("files", nargs="*", type=Path, metavar="FILE.jsonl", help="list: default: yours and the shipped")
+    book.add_argument("-o", "--output", type=Path, metavar="OUT.jsonl", help="merge: what to write; prune: in place")
+    book.add_argument("--target", metavar="T", help="list and prune: only records for this target")
 
     run = command("run", _run, "run a compiled library on arrays or an image")
     run.add_argument("library", type=Path, metavar="OUT.so")
@@ -190,6 +225,7 @@ def _compile(options: argparse.Namespace) -> int:
             records=options.records,
             verify=not options.no_verify,
             activations=not options.no_activations,
+            exact=options.exact,
             report=_progress(options),
             progress=progress,
             jobs=options.jobs,
@@ -219,6 +255,60 @@ def _emit(kind: str, compiled: Compiled) -> Path:
     )
     write_file(path, compiled.header if kind == "header" else compiled.code[kind]())
     return path
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from tvmcnn.tuning import tune
+    from tvmcnn.tuning.table import closing, watcher
+
+    say = _progress(options)
+    tuned = tune(
+        options.model,
+        options.target,
+        options.budget,
+        options.output,
+        dict(options.input_shape),
+        batch=options.batch,
+        seed=options.seed,
+        cold=options.cache == "cold",
+        known_records=not options.from_scratch,
+        plot=options.plot,
+        rpc_tracker=options.rpc_tracker,
+        rpc_key=options.rpc_key,
+        jobs=options.jobs,
+        report=say,
+        event=_print_line if options.json else lambda entry: None,
+        watch=watcher(say, live=not options.json),
+    )
+    if options.json:
+        _print_line({"event": "end", **tuned.as_json()})
+        return 0
+    for line in closing(tuned, options.model, own=options.output is None):
+        print(line)
+    if options.plot is not None:
+        print(f"wrote {options.plot}")
+    return 0
+
+
+def _records(options: argparse.Namespace) -> int:
+    from tvmcnn import bookkeeping
+
+    if options.action != "list" and not options.files:
+        return _fail(f"records {options.action} takes at least one file")
+    if options.action == "merge" and options.output is None:
+        return _fail("records merge writes a new file: name it with -o OUT.jsonl")
+    isa = targets.resolve(options.target).name if options.target else None
+    if options.action == "list":
+        shelf = bookkeeping.listed(options.files, isa)
+    elif options.action == "merge":
+        shelf = bookkeeping.merged(options.files, options.output)
+    else:
+        shelf = bookkeeping.pruned(options.files, isa, options.output)
+    if options.json:
+        _print_json(shelf.as_json())
+    else:
+        print(shelf)
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -326,11 +416,16 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _targets(options: argparse.Namespace) -> int:
+    from tvmcnn.records import own_records, read_records
+
     native = targets.resolve("native")
     cpus = targets.usable_cpus()
+    own = own_records()
+    count = len(read_records(own)[0]) if own is not None and own.exists() else 0
     if options.json:
         names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
-        _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names})
+        book = {"records": None if own is None else str(own), "own_records": count}
+        _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names, **book})
         return 0
     plural = "s" if cpus > 1 else ""
     print(f"this machine: {native.machine}, {cpus} usable CPU{plural}; native (or host) resolves to {native.name}")
@@ -338,6 +433,8 @@ def _targets(options: argparse.Namespace) -> int:
         missing = target.missing()
         print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
         print(f"cannot run here: this CPU lacks {', '.join(missing)}" if missing else "runs here")
+    where = "no place for them" if own is None else f"{count} in {own}"
+    print(f"your own records, which tune writes and compile reads: {where}")
     return 0
 
 
@@ -355,6 +452,11 @@ def _progress(options: argparse.Namespace) -> Callable[[str], None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     return say
+
+
+def _print_line(value: Any) -> None:
+    """One JSON object a line, as it happens."""
+    print(json.dumps(value, default=list), flush=True)
 
 
 def _print_json(value: Any) -> None:

@@ -67,6 +67,7 @@ def compile(  # noqa: A001 (the contract's name)
     batch: int | Sequence[int] | None = None,
     input_values: Mapping[str, Array] | None = None,
     records: Iterable[str | PathLike[str]] = (),
+    own_records: bool = True,
     shipped_records: bool = True,
     verify: bool = True,
     activations: bool = True,
@@ -79,10 +80,10 @@ def compile(  # noqa: A001 (the contract's name)
 
     `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
-    must be); `records` are files of measured configs that win over the shipped ones, which `shipped_records` may leave
-    out; `report` receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the
-    processes that compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at
-    all.
+    must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
+    `own_records` and `shipped_records` may leave them out, see records.py. `report` receives one line a kernel,
+    `progress` what is being done and how much of it is; `jobs` bounds the processes that compile, one a CPU otherwise.
+    What the cache has is not done again. The file appears whole or not at all.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
@@ -90,7 +91,9 @@ def compile(  # noqa: A001 (the contract's name)
     _check_tools()
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32")
 
-    configs = load_records(map(Path, records), shipped=shipped_records)
+    configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
+    for note in configs.notes:
+        report(note)
     name, weights = c_identifier(path.stem), Weights()
     programs, batches = [], _batches(batch, name)
     for size, label in batches:
@@ -188,7 +191,7 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
             if step.choice.name in symbols.kernels
         }
         choice = choices.get(error.symbol)
-        if choice is None or choice.tier != "record":
+        if choice is None or choice.tier == "default":
             raise cause from cause.__cause__
         config = " ".join(f"{key}={value}" for key, value in asdict(choice.config).items())
         raise TvmcnnError(f"the record of {choice.kernel} does not fit it: rule {choice.rule}, {config}") from cause

@@ -118,7 +118,7 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
                 tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target)
             )
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
-                found.append((_winograd_cycles(config, strips, depth, maps, target), config))
+                found.append((winograd_cycles(config, strips, depth, maps, target), config))
     direct = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2 / target.lanes / 2
     cycles, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
     return best if cycles < direct else None
@@ -143,7 +143,7 @@ def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
     return min(((v, t) for v in vectors for t in divisors(strip) if fits_registers(v, t, target)), key=cost)
 
 
-def _winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
+def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
     """Estimated cycles an image: the products at the FMA peak or the rate of their weights, and both transforms.
 
     Fitted to AVX-512 measurements: a transform takes 1.4 cycles a vector that it stores or loads. Weights come from L2
@@ -194,6 +194,11 @@ def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> Col
 
 def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
     """The maps of one group by the run of pixels that are estimated to be fastest."""
+    return pixels_tiles(kernel, group, target)[0]
+
+
+def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfig]:
+    """Maps of one group by runs of pixels, those first that are estimated to be fastest."""
     maps, pixels = kernel.output.shape[1] // group, math.prod(kernel.output.shape[2:])
     depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes
 
@@ -212,7 +217,7 @@ def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
     # AVX-512 multiplies by a weight in memory: no register is needed for it.
     spare = 2 if target.lanes == BLOCK else None
     fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
-    return PixelsConfig(*min(fitting, key=cycles, default=(1, runs[0])), group)
+    return [PixelsConfig(*tile, group) for tile in sorted(fitting, key=cycles) or [(1, runs[0])]]
 
 
 def images_config(maps: int, count: int, window: int, depth: int, target: Target) -> ImagesConfig:
@@ -238,19 +243,20 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
     One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
     units idle (latency 4, two a cycle): then the sum is split into parts.
     """
-    lanes = target.lanes
     budget = target.registers - (1 if rows == 1 else 4)
-
-    def cost(tile: tuple[int, int]) -> float:
-        v, r = tile
-        return round_up(maps, v * lanes) / maps * ((v + r) / (v * r) + max(0, 8 - v * r) / 16)
-
-    tiles = [(v, r) for r in divisors(rows) for v in range(1, budget + 1) if v * r <= budget]
-    vectors, tile_rows = min(tiles, key=cost)
-    parts = 1
-    while vectors * tile_rows * parts * 2 <= 8 and depth % (parts * 2) == 0:
+    tiles = itertools.product(divisors(rows), range(1, budget + 1))
+    fitting = [DenseConfig(v * target.lanes, r) for r, v in tiles if v * r <= budget]
+    tile = min(fitting, key=lambda config: dense_cost(config, maps, target))
+    parts, accumulators = 1, tile.width // target.lanes * tile.rows
+    while accumulators * parts * 2 <= 8 and depth % (parts * 2) == 0:
         parts *= 2
-    return DenseConfig(vectors * lanes, tile_rows, parts, 1)
+    return DenseConfig(tile.width, tile.rows, parts, 1)
+
+
+def dense_cost(config: DenseConfig, maps: int, target: Target) -> float:
+    """Of an FMA that counts: loads, and FMA units that wait for too few accumulators."""
+    v, r = config.width // target.lanes, config.rows
+    return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, 8 - v * r * config.parts) / 16)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

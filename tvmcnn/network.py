@@ -313,7 +313,7 @@ class Choice:
     writes: Layout
     rule: str  # names the schedule in schedule/
     config: Any = None  # the rule's frozen dataclass of tile sizes
-    tier: str = "default"  # record: measured for this kernel and ISA; default: computed from registers and shapes
+    tier: str = "default"  # given, own or shipped record: measured, see records.py; default: computed from shapes
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack

@@ -72,9 +72,9 @@ class Walk:
         self.add(Choice(kernel, "reorder", (tensor,), (have,), layout, "memory"))
 
     def tuned(self, kernel: Kernel, rule: str, computed: Config) -> tuple[Config, str]:
-        """The recorded config of the kernel and "record", or the computed one and "default"."""
-        found = self.records.find(kernel_words(self.network, kernel), rule, self.target)
-        return (computed, "default") if found is None else (found, "record")
+        """The recorded config of the kernel and its tier, or the computed one and "default"."""
+        found = self.records.find(kernel_words(self.network, kernel), rule)
+        return (computed, "default") if found is None else found
 
     def add(self, choice: Choice) -> None:
         """The next kernel, numbered. One that makes a part of a concatenation writes it there."""

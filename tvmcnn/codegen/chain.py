@@ -130,7 +130,7 @@ typedef struct {{
 
 TVMCNN_PUBLIC int32_t {name}_check(void) {{
   __builtin_cpu_init();
-  return {_supports(target)} ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
+  return {supports(target)} ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
 }}
 
 static void {name}_chain(const {name}_frame *frame, int32_t threads) {{
@@ -218,7 +218,7 @@ def _prototypes(program: Program, symbols: Symbols) -> list[str]:
             counts[symbols.kernels[name]] = arguments
         if name in symbols.opened:
             counts[symbols.opened[name]] = arguments - 1 + len(step.choice.kernel.hidden)
-    return [f"extern int32_t {symbol}({_pointers(count)});" for symbol, count in counts.items()]
+    return [f"extern int32_t {symbol}({pointers(count)});" for symbol, count in counts.items()]
 
 
 def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
@@ -230,11 +230,13 @@ def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
     return f"{symbols.opened[step.choice.name]}({', '.join([*given, *hidden])}, NULL, 0, 1);"
 
 
-def _pointers(count: int) -> str:
+def pointers(count: int) -> str:
+    """The parameters of a kernel's function: its arguments, scratch, and the tasks from and to."""
     return ", ".join([*["void*"] * count, "char*", "int32_t", "int32_t"])
 
 
-def _supports(target: Target) -> str:
+def supports(target: Target) -> str:
+    """The C expression that is true where the CPU has what the target needs."""
     names = [_BUILTINS.get(feature, feature) for feature in target.features]
     return " && ".join(f'__builtin_cpu_supports("{name}")' for name in names if name)
 

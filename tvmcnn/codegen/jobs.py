@@ -48,6 +48,11 @@ class Job:
         return f"tvmcnn_{op}_{self.key[:20]}"
 
 
+def code_digest() -> str:
+    """The hash of what turns steps into object code: measurements of other code count for nothing."""
+    return digest_of([_tools()])[:16]
+
+
 @functools.cache
 def _tools() -> str:
     versions = f"tvmcnn {__version__}, tvm {version('apache-tvm')}, tvm-ffi {version('apache-tvm-ffi')}"

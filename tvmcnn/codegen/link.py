@@ -57,13 +57,13 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
     include = Path(tvm_ffi.libinfo.find_include_path())
     includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
-    _run(
+    run_compiler(
         [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes],
         folder,
     )
-    _run([*compiler, "-c", "weights.s"], folder)
+    run_compiler([*compiler, "-c", "weights.s"], folder)
     # Names that no program has: C identifiers, from which its file is called
-    _run([*compiler, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
+    run_compiler([*compiler, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
     output = f"{name}.so"
     flags = [
         "-shared",
@@ -80,11 +80,12 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
         "weights.o",
         *sorted(path.name for path in objects),
     ]
-    _run([*compiler, *flags, "-o", output, *names, "-lm", "-pthread"], folder)
+    run_compiler([*compiler, *flags, "-o", output, *names, "-lm", "-pthread"], folder)
     return folder / output
 
 
-def _run(command: list[str], folder: Path) -> None:
+def run_compiler(command: list[str], folder: Path) -> None:
+    """Run a command of the C compiler in `folder`. Raises ToolError with its first error."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError as error:

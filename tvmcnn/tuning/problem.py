@@ -1,0 +1,151 @@
+"""Problems: the distinct kernels of a network that have a space, each with what its candidates must compute.
+
+The oracle is NumPy, node by node on seeded input with outliers, and shares nothing with the expressions and rules that
+are tried.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvmcnn.bounds import largest, relative_bounds
+from tvmcnn.defaults import winograd_fits
+from tvmcnn.fusion import multiply_accumulates
+from tvmcnn.layout import moved_bytes
+from tvmcnn.network import Array, Choice, Kernel, Network, Node, Program
+from tvmcnn.records import kernel_words
+from tvmcnn.reference_ops.registry import OPERATORS
+from tvmcnn.runner import ArrayInfo
+from tvmcnn.tuning.space import RULES
+from tvmcnn.verify import seeded_input
+
+GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
+SAVED = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kernel to tune: in words, the choice by computed defaults, how often the network has it, its FLOP a call."""
+
+    words: str
+    network: Network
+    choice: Choice
+    count: int
+    flops: int
+
+    def floor(self, gflops: float) -> float:
+        """µs that no candidate undercuts, on a machine of that FMA peak: the roofline."""
+        winograd = self.choice.kernel.anchor.op == "Conv" and winograd_fits(self.choice.kernel)
+        products = self.flops / (SAVED if winograd else 1.0)
+        return max(products / gflops, moved_bytes(self.choice) / GIGABYTES) / 1e3
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Array, ...]:
+        """One seeded array an input of the kernel, of its logical shape."""
+        tensors = self.choice.kernel.inputs[: self._given]
+        return tuple(seeded_input(ArrayInfo(t.name, t.shape, t.dtype), seed) for seed, t in enumerate(tensors))
+
+    @property
+    def _given(self) -> int:
+        """How many inputs the kernel itself has: a streamed convolution reads one more, that another kernel makes."""
+        return len(self.choice.kernel.inputs) - (self.choice.rule == "streamed")
+
+    @functools.cached_property
+    def values(self) -> dict[str, Array]:
+        """What NumPy computes from the inputs: every tensor of the kernel by its name, in float64."""
+        kernel = self.choice.kernel
+        values = {
+            tensor.name: array.astype(np.float64)
+            for tensor, array in zip(kernel.inputs, self.inputs, strict=False)  # all but what streamed adds
+        }
+        for node in kernel.all_nodes:
+            values[node.output] = _evaluate(node, values, self.network.constants)
+        return values
+
+    @functools.cached_property
+    def expected(self) -> Array:
+        """The kernel's output as NumPy computes it."""
+        return self.values[self.choice.kernel.nodes[-1].output]
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """The largest |value| expected, by which errors are told."""
+        return largest(self.expected) or 1.0
+
+    def tolerance(self, choice: Choice) -> float:
+        """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
+        kernel = self.choice.kernel
+        tiles = {kernel.anchor.output: choice.config.tile} if choice.rule in ("winograd", "streamed") else {}
+        return relative_bounds(self._alone(kernel), self.values, tiles)[kernel.nodes[-1].output]
+
+    def _alone(self, kernel: Kernel) -> Network:
+        """The kernel as a network."""
+        network, inputs = self.network, kernel.inputs[: self._given]
+        return Network(
+            kernel.name, inputs, (kernel.output,), kernel.all_nodes, network.tensors, network.constants, folded={}
+        )
+
+    def forget(self) -> None:
+        """Drop the arrays, which come again when they are asked for."""
+        for name in ("inputs", "values", "expected", "scale"):
+            self.__dict__.pop(name, None)
+
+
+def problems(program: Program) -> tuple[Problem, ...]:
+    """The distinct kernels of a program that have a space and an oracle, in the order that they run."""
+    network = program.network
+    found = [(kernel_words(network, step.choice.kernel), step.choice) for step in program.steps]
+    counts = Counter(words for words, _ in found)
+    first = dict(reversed(found))
+    return tuple(
+        Problem(words, network, first[words], counts[words], 2 * multiply_accumulates(network, first[words].kernel))
+        for words in dict(found)
+        if first[words].rule in RULES and all(_knows(network, node) for node in first[words].kernel.all_nodes)
+    )
+
+
+def weights_bytes(program: Program) -> int:
+    """Bytes of all packed weights of a program."""
+    return sum(constant.size * constant.item_bytes for step in program.steps for constant in step.packed.values())
+
+
+def _knows(network: Network, node: Node) -> bool:
+    """True for a node whose float32 output NumPy computes."""
+    known = node.op == "BatchNormalization" or any(True for _ in _functions(node, len(node.inputs)))
+    return known and network.tensors[node.output].dtype == "float32"
+
+
+def _functions(node: Node, operands: int) -> Iterator[Any]:
+    """The meanings of an operator, newest first, that take so many operands and the node's attributes."""
+    for _, function in sorted(OPERATORS.get(node.op, {}).items(), reverse=True):
+        try:
+            inspect.signature(function).bind(*range(operands), **node.attributes)
+        except TypeError:  # Clip's bounds were attributes once, and are here
+            continue
+        yield function
+
+
+def _evaluate(node: Node, values: Mapping[str, Array], constants: Mapping[str, Array]) -> Array:
+    given = [values[name] if name in values else constants[name].astype(np.float64) for name in node.inputs]
+    if node.op == "BatchNormalization":  # folded at import to a scale and a shift a channel
+        x, scale, shift = given
+        form = (-1, *(1,) * (x.ndim - 2))
+        return np.asarray(x * scale.reshape(form) + shift.reshape(form))
+    made = next(_functions(node, len(given)))(*given, **node.attributes)
+    return np.asarray(made[0] if isinstance(made, tuple) else made)  # the others are indices
+
+
+def short(words: str) -> str:
+    """A kernel's words without what is as usual.
+
+    conv 1x6x14x14 16x6x5x5 k5,5 s1,1 p0,0,0,0 d1,1 g1 float32 +bias +relu    -->    conv 1x6x14x14 16x6x5x5 +relu
+    """
+    usual = ("s1,1", "p0,0,0,0", "d1,1", "g1", "float32", "+bias")
+    return " ".join(word for word in words.split() if word not in usual and not word.startswith("k"))

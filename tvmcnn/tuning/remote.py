@@ -1,0 +1,31 @@
+"""Remote: the servers of TVM's RPC tracker that measure for us."""
+
+from __future__ import annotations
+
+import re
+
+from tvmcnn.errors import ToolError
+
+
+def servers(tracker: str, key: str) -> tuple[str, int, int]:
+    """Host and port of a tracker, "HOST:PORT", and how many servers it has under a key.
+
+    Raises ToolError for one that does not answer, or has none.
+    """
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:]+):(\d+)", tracker)
+    if not found:
+        raise ToolError(f"the tracker '{tracker}' is not HOST:PORT")
+    host, port = found[1].strip("[]"), int(found[2])
+    from tvm import rpc
+
+    try:
+        session = rpc.connect_tracker(host, port)
+        summary = session.summary()
+    except Exception as error:  # TVM's RPC raises what it likes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ToolError(f"no RPC tracker answers at {tracker}: {lines[-1]}") from error
+    keys = [str(entry["key"]).removeprefix("server:") for entry in summary["server_info"]]
+    if not (count := keys.count(key)):
+        known = ", ".join(sorted({*keys})) or "none"
+        raise ToolError(f"the tracker at {tracker} has no server with the key '{key}'; its keys are: {known}")
+    return host, port, count

@@ -1,0 +1,355 @@
+"""Search: the budget is spent batch by batch, each on the kernel that may still gain most.
+
+    share of the network's time x distance from the roofline, less with every batch that found nothing
+
+A batch is some candidates of one kernel, compiled side by side, then checked and timed while nothing else runs. Those
+that may be faster than what the kernel has are measured again in turn with it and with the default; only who wins that
+beyond the spread gets the record.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvmcnn.codegen.trials import Linker
+from tvmcnn.isolated import LostError
+from tvmcnn.network import Choice, Network
+from tvmcnn.targets import Target
+from tvmcnn.tuning import space
+from tvmcnn.tuning.build import Builder
+from tvmcnn.tuning.journal import FAILED, OK, Journal, Log, Tried, described, trial_entry
+from tvmcnn.tuning.measure import Measurer, PlaceLostError
+from tvmcnn.tuning.problem import Problem
+from tvmcnn.tuning.space import Key, key_of
+from tvmcnn.tuning.trial import Prepared, Preparer
+
+FIRST, BATCH = 6, 10  # candidates of a kernel's first batch and of the others, beside the default
+TOP = 4  # new candidates in one final
+NEAR = 1.03  # of the holder's time: measured once, a candidate up to so much slower may be the faster one
+WHOLE = 1.05  # on one core what is in no bands must be so much faster: on two cores it is slower by far more
+RIVAL = 1.3  # of the best time: rules slower than that need not be measured again with it
+HOPE = 0.25  # of the distance to the roofline, what a kernel's first batch is expected to gain
+PATIENCE = 3  # attempts to reach a lost place again
+PAUSE = 2.0  # seconds before each
+GUESS = 0.6  # of the FMA peak, what a kernel reaches of which nothing is known yet
+
+Event = Callable[[Mapping[str, Any]], None]
+Watch = Callable[["Search", float], AbstractContextManager[None]]  # shows a search while it runs, and its seconds
+
+
+@dataclass
+class State:
+    """One kernel in the search: what is left to try, what is known, who holds its records."""
+
+    problem: Problem
+    log: Log
+    target: Target
+    preferred: Sequence[Key]  # to be tried first, beside the default
+    recorded: Mapping[str, Key]  # by rule what the file of records has from an earlier search
+    seed: int
+    busy: bool = False
+    batches: int = 0
+    idle: int = 0  # batches since one gained something
+
+    @functools.cached_property
+    def order(self) -> list[Choice]:
+        """The grid, in the order that it is tried."""
+        network, default = self.problem.network, self.problem.choice
+        kept = [space.made(network, default, key, self.target) for key in self.recorded.values()]
+        grid = space.ordered(network, default, self.target, self.preferred, self.seed)
+        known = {key_of(choice): choice for choice in (grid[0], *kept, *grid[1:])}
+        return list(known.values())
+
+    @property
+    def default(self) -> Key:
+        """The computed config, which every other is compared with."""
+        return key_of(self.problem.choice)
+
+    def waiting(self) -> Iterator[Choice]:
+        """Candidates that have not been tried: the grid, then the neighbours of each rule's holder."""
+        yield from (choice for choice in self.order if key_of(choice) not in self.log.trials)
+        for key in self.log.held.values():
+            choice = space.made(self.problem.network, self.problem.choice, key, self.target)
+            for near in space.neighbours(self.problem.network, choice, self.target):
+                if key_of(near) not in self.log.trials:
+                    yield near
+
+    @property
+    def best(self) -> float:
+        """µs of the fastest record; 0.0 before there is one."""
+        return min((self.log.finals[key].median for key in self.log.held.values()), default=0.0)
+
+    @property
+    def default_time(self) -> float:
+        """µs of the default in the last final with it; 0.0 before there was one."""
+        final = self.log.finals.get(self.default)
+        return final.median if final is not None else 0.0
+
+    def gain(self, peak: float) -> float:
+        """µs of the network's time that more candidates are expected to save."""
+        best = self.best or self.problem.flops / (GUESS * peak) / 1e3
+        distance = max(0.0, best - self.problem.floor(peak))
+        return self.problem.count * distance * HOPE / (1 + self.idle) ** 2
+
+
+@dataclass
+class Search:
+    """A running search. `records` is called with the state of a kernel whose records have changed."""
+
+    network: Network
+    states: Sequence[State]
+    journal: Journal
+    builder: Builder
+    linker: Linker
+    measurers: Sequence[Measurer]
+    target: Target
+    folder: Path
+    weights: int
+    cold: bool
+    deadline: float  # of time.monotonic
+    began: float
+    event: Event
+    records: Callable[[State], None]
+    peak: float = 100.0  # GFLOP/s, as measured last
+    lost: int = 0  # places
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _names: Iterator[int] = field(default_factory=itertools.count)
+    _errors: list[BaseException] = field(default_factory=list)
+    _preparers: dict[str, Preparer] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Search until the budget is spent or nothing is left, on every place at once. Ctrl-C ends it at once."""
+        threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in self.measurers]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                threads[0].join(0.2)
+                for thread in threads[1:]:
+                    thread.join(0.01)
+        finally:
+            self._stop.set()
+            if any(thread.is_alive() for thread in threads):
+                for measurer in self.measurers:
+                    measurer.kill()
+            for thread in threads:
+                thread.join()
+            for measurer in self.measurers:
+                measurer.close()
+        if self._errors:
+            raise self._errors[0]
+
+    @property
+    def at(self) -> float:
+        """Seconds of tuning, those of earlier runs too."""
+        return self.began + time.monotonic()
+
+    @property
+    def gain(self) -> float:
+        """µs of the network's time that more candidates are expected to save."""
+        return sum(state.gain(self.peak) for state in self.states if self._left(state))
+
+    def _work(self, measurer: Measurer) -> None:
+        try:
+            while not self._stop.is_set() and time.monotonic() < self.deadline:
+                if (state := self._next()) is None:
+                    if not any(each.busy for each in self.states):
+                        return
+                    time.sleep(0.05)
+                    continue
+                try:
+                    self._batch(state, measurer)
+                except PlaceLostError as lost:
+                    if not self._reached_again(measurer, lost):
+                        return
+                finally:
+                    state.busy = False
+        except BaseException as error:
+            if not self._stop.is_set():
+                self._errors.append(error)
+                self._stop.set()
+
+    def _reached_again(self, measurer: Measurer, lost: PlaceLostError) -> bool:
+        """Whether a lost place answers again; a place on this machine that does not is an error."""
+        library = self.linker.link("probe", [], {})
+        for _ in range(PATIENCE):
+            if self._stop.wait(PAUSE):
+                return False
+            try:
+                measurer.open(library, 0)
+                return True
+            except PlaceLostError as error:
+                lost = error
+        with self._lock:
+            self.lost += 1
+            self.event({"event": "lost", "reason": str(lost), "left": len(self.measurers) - self.lost})
+        if self.lost == len(self.measurers):
+            raise lost
+        return False
+
+    def _next(self) -> State | None:
+        """The kernel with the largest expected gain; those of which nothing is known come first."""
+        with self._lock:
+            free = [state for state in self.states if not state.busy and self._left(state)]
+            if not free:
+                return None
+            state = max(free, key=lambda each: (not each.batches and not each.log.finals, each.gain(self.peak)))
+            state.busy = True
+            return state
+
+    def _left(self, state: State) -> bool:
+        return next(state.waiting(), None) is not None
+
+    # ---- one batch --------------------------------------------------------------------------------------------------
+
+    def _batch(self, state: State, measurer: Measurer) -> None:
+        count = BATCH if state.batches else FIRST
+        default = state.log.trials.get(state.default)
+        known = default.microseconds if default is not None else 0.0
+        fresh = [each for each in itertools.islice(state.waiting(), count + 1) if key_of(each) != state.default]
+        first = [] if default is not None and default.outcome != OK else [state.order[0]]
+        state.batches += 1
+        before = state.best
+        library, ready = self._built(state, [*first, *fresh[:count]])
+        if library is None:
+            return
+
+        def done(index: int, tried: Tried) -> None:
+            if key_of(ready[index].choice) not in state.log.trials:
+                self._tell(state, ready[index].choice, tried)
+
+        measurer.tried(library, ready, known, done)
+        library.unlink()
+        self._final(state, measurer)
+        gained = before > 0 and state.best < before * 0.99
+        state.idle = 0 if gained else state.idle + 1
+
+    def _tell(self, state: State, choice: Choice, tried: Tried) -> None:
+        with self._lock:
+            entry = trial_entry(state.problem.words, choice, tried, self.at)
+            self.journal.write(entry)
+            self.event(entry)
+
+    def _built(self, state: State, choices: Sequence[Choice]) -> tuple[Path | None, list[Prepared]]:
+        """A library of those candidates that compile; the others have failed."""
+        preparer = self._preparer(state.problem)
+        prepared = [preparer.prepare(choice) for choice in choices]
+        jobs = {symbol: job for each in prepared for symbol, job in each.jobs.items()}
+        made = self.builder.build(jobs)
+        if self._stop.is_set():
+            return None, []
+        ready = []
+        for each in prepared:
+            reasons = [data for symbol in each.jobs if isinstance(data := made[symbol], str)]
+            if not reasons:
+                ready.append(each)
+            elif key_of(each.choice) not in state.log.trials:
+                self._tell(state, each.choice, Tried(FAILED, reason=reasons[0]))
+        if not ready:
+            return None, []
+        objects = {symbol: data for each in ready for symbol in each.jobs if isinstance(data := made[symbol], bytes)}
+        with self._lock:
+            return self.linker.link(f"trials{next(self._names)}", [each.calls for each in ready], objects), ready
+
+    def _preparer(self, problem: Problem) -> Preparer:
+        with self._lock:
+            if problem.words not in self._preparers:
+                preparer = Preparer(problem, self.target, self.folder, self.weights, cold=self.cold)
+                self._preparers[problem.words] = preparer
+            return self._preparers[problem.words]
+
+    # ---- the final --------------------------------------------------------------------------------------------------
+
+    def _final(self, state: State, measurer: Measurer) -> None:
+        """Measure the new best candidates again, in turn with the holders of the records and the default."""
+        log = state.log
+        new = contenders(state)
+        if not new:
+            return
+        holders = [key for key in log.held.values() if log.finals[key].median <= RIVAL * state.best]
+        kept = [key for key in state.recorded.values() if not log.finals]
+        keys = list(dict.fromkeys([state.default, *holders, *kept, *new]))
+        keys = [key for key in keys if key in log.trials and log.trials[key].outcome == OK]
+        choices = [space.made(self.network, state.problem.choice, key, self.target) for key in keys]
+        library, ready = self._built(state, choices)
+        if library is None:
+            return
+        try:
+            samples, peak = measurer.final(library, ready)
+        except LostError:  # whoever it was, all had passed: the next final will have others
+            return
+        finally:
+            library.unlink()
+        keys = [key_of(each.choice) for each in ready]
+        held = winners(keys, samples, log.held or {rule: key for rule, key in state.recorded.items() if key in keys})
+        entries = [
+            {**described(each.choice), "samples": [round(sample, 4) for sample in values]}
+            for each, values in zip(ready, samples, strict=True)
+        ]
+        with self._lock:
+            self.peak = peak
+            entry = {"event": "final", "kernel": state.problem.words, "entries": entries, "peak": round(peak, 1)}
+            entry |= {
+                "held": {rule: keys.index(key) for rule, key in held.items() if key in keys},
+                "at": round(self.at, 3),
+            }
+            entry |= {"default": 0} if keys[0] == state.default else {}
+            self.journal.write(entry)
+            self.event(entry)
+            self.records(state)
+
+
+def contenders(state: State) -> list[Key]:
+    """Candidates that were in no final yet and may be faster than the holder of their rule's record, the best first."""
+    log = state.log
+    tried = {key: weighed(state, key, each.microseconds) for key, each in log.trials.items() if each.outcome == OK}
+    found = []
+    for rule in {key[0] for key in tried}:
+        held = log.held.get(rule)
+        mine = sorted((key for key in tried if key[0] == rule), key=lambda key: tried[key])
+        limit = tried.get(held, np.inf) * NEAR if held is not None else np.inf
+        new = [key for key in mine if key not in log.finals and tried[key] <= limit]
+        found += new if held is not None else new[:TOP]
+    return sorted(found, key=lambda key: tried[key])[:TOP]
+
+
+def weighed(state: State, key: Key, microseconds: float) -> float:
+    """A candidate's time, by which it is compared: larger for one in no bands where others are in some."""
+    bands = getattr(key[1], "bands", 0)
+    cut = any(getattr(other[1], "bands", 1) > 1 for other in state.log.trials)
+    return microseconds * (WHOLE if bands == 1 and cut else 1.0)
+
+
+def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mapping[str, Key]) -> dict[str, Key]:
+    """By rule who has the record after a final: the fastest of those that beat the holder beyond the spread, else the
+    holder. The first of `keys` is the default, and holds its rule's record if nobody does.
+
+    Beyond the spread: three of four of its samples are below three of four of the holder's.
+    """
+    cut = any(getattr(config, "bands", 1) > 1 for _, config in keys)
+    times = {
+        key: np.asarray(values) * (WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0)
+        for key, values in zip(keys, samples, strict=True)
+    }
+    made = dict(held)
+    for rule in {rule for rule, _ in keys}:
+        mine = [key for key in keys if key[0] == rule]
+        holder = held.get(rule, keys[0] if keys[0][0] == rule else None)
+        best = min(mine, key=lambda key: float(np.median(times[key])))
+        if holder is None or holder not in times:
+            made[rule] = best if holder is None else holder
+            continue
+        wins = np.percentile(times[best], 75) < np.percentile(times[holder], 25)
+        made[rule] = best if wins else holder
+    return made

@@ -1,0 +1,260 @@
+"""Space: the configs of a kernel that are worth a try, in the order in which they are tried.
+
+    default, what records have for this kernel and the nearest ones, then of each rule in turn the best by estimate:
+    direct 2x1x14, winograd 4/28, streamed 1x16, direct 1x2x14, ...
+
+The order depends on the kernel, the target, the records and a seed, on no measurement. Behind it come the neighbours of
+the best so far: its config with one number changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tvmcnn.bands import MOST, banded
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
+from tvmcnn.defaults import (
+    BLOCK,
+    MAX_SCRATCH,
+    dense_cost,
+    direct_tiles,
+    fits_registers,
+    pixels_tiles,
+    prefetches,
+    streamed_scratch,
+    winograd_cycles,
+    winograd_fits,
+    winograd_scratch,
+)
+from tvmcnn.fusion import window_size
+from tvmcnn.layout import pack
+from tvmcnn.network import Choice, Network, divisors, round_up
+from tvmcnn.targets import Target
+from tvmcnn.tasks import tasks
+from tvmcnn.variants import as_direct, as_streamed, as_winograd, winograd_data, without_data
+from tvmcnn.winograd import grid
+
+RULES = ("direct", "winograd", "streamed", "columns", "pixels", "dense")  # those with a space
+ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
+UNROLLS = (1, 2, 4, 8, 16)
+TILES = 14  # register tiles of direct convolution: those estimated to be fastest
+JITTER = 2.0  # places that a seed may move a candidate by
+ENOUGH = 64 << 20  # bytes of a matrix that comes from memory, at the rate of that under any config
+MAX_WINOGRAD = 48  # configs, those estimated to be fastest
+
+Key = tuple[str, Any]  # a candidate of a kernel: its rule and config
+
+
+def key_of(choice: Choice) -> Key:
+    """By which a candidate of a kernel is known."""
+    return choice.rule, choice.config
+
+
+def ordered(
+    network: Network, default: Choice, target: Target, preferred: Iterable[Key] = (), seed: int = 0
+) -> list[Choice]:
+    """The candidates of a kernel, each once: the default, the preferred ones, the rules in turn by their estimates."""
+    choice, rng = dataclasses.replace(default), random.Random(f"{seed} {default.kernel.ops} {default.sources}")
+    found = {key_of(each): each for each in candidates(choice, network, target)}
+    ranks: dict[str, int] = {}
+    places = {}
+    for key in found:
+        ranks[key[0]] = rank = ranks.get(key[0], -1) + 1
+        places[key] = rank + JITTER * rng.random() * (rank > 0)  # each rule's first stays first
+    first = [key for key in dict.fromkeys(preferred) if key in found]
+    keys = dict.fromkeys([key_of(default), *first, *sorted(found, key=lambda key: places[key])])
+    found[key_of(default)] = default
+    return [_shared_out(network, found[key], target) for key in keys]
+
+
+def made(network: Network, default: Choice, key: Key, target: Target) -> Choice:
+    """The candidate of a rule and config, for the kernel whose default is given."""
+    rule, config = key
+    plain = without_data(default) if default.rule == "streamed" else default
+    if rule == "winograd":
+        choice = as_winograd(plain, config)
+    elif rule == "streamed":
+        choice = as_streamed(plain, config, winograd_data(plain, config.tile).kernel.output, target)
+    elif rule == "direct" and default.rule != "direct":
+        choice = as_direct(plain, config)
+    else:
+        choice = dataclasses.replace(plain, config=config)
+    return _shared_out(network, choice, target)
+
+
+def _shared_out(network: Network, choice: Choice, target: Target) -> Choice:
+    return dataclasses.replace(choice, tasks=tasks(network, choice, target))
+
+
+def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Choice]:
+    """The candidate with one number changed, as far as it still fits: what the grid leaves out."""
+    config = choice.config
+    for name, values in _steps(choice, target).items():
+        for value in values:
+            changed = dataclasses.replace(config, **{name: value})
+            if value != getattr(config, name) and _fits(choice, changed, target):
+                yield _shared_out(network, _with(choice, changed), target)
+
+
+def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
+    """By field of the config the values to try, those next to the present one where they have an order."""
+    config, shape = choice.config, choice.kernel.output.shape
+    if isinstance(config, DirectConfig):
+        deep = choice.algorithm != "depthwise" and choice.reads[0].block > 1
+        rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
+        bands = [b for b in divisors(max(1, shape[2] // config.rows)) if b <= MOST] if shape[0] == 1 else [1]
+        steps = {"order": ORDERS, "rows": rows, "columns": columns}
+        steps |= {"bands": bands if shape[2] % config.rows == 0 else [1]}
+        return steps | ({"unroll": UNROLLS, "prefetch": (False, True)} if deep else {})
+    if isinstance(config, WinogradConfig | StreamedConfig):
+        return {"unroll": UNROLLS, "prefetch": (False, True)}
+    if isinstance(config, DenseConfig):
+        width = [w for w in (config.width - target.lanes, config.width + target.lanes) if w > 0]
+        return {"unroll": (1, 2, 4, 8), "parts": (1, 2, 4, 8), "width": width}
+    return {}
+
+
+def _fits(choice: Choice, config: Any, target: Target) -> bool:
+    if isinstance(config, DirectConfig):
+        (p, q), (height, width) = window_size(choice.kernel), choice.kernel.output.shape[2:]
+        fits = fits_registers(config.vectors, config.rows * config.columns * p * q, target)
+        cut = height % config.rows == 0 and height // config.rows % config.bands == 0
+        return fits and config.rows <= height and config.columns <= width and (config.bands == 1 or cut)
+    if isinstance(config, DenseConfig):
+        return bool(config.width // target.lanes * config.rows * config.parts < target.registers)
+    return True
+
+
+def _with(choice: Choice, config: Any) -> Choice:
+    return dataclasses.replace(choice, config=config)
+
+
+# ---- candidates -----------------------------------------------------------------------------------------------------
+
+
+def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
+    """Every config of the grid, of the kernel's rule and of the others that compute the same, each rule's fastest by
+    estimate first."""
+    config = choice.config
+    if isinstance(config, ColumnsConfig):
+        for columns in _columns(choice, target):
+            yield dataclasses.replace(choice, config=columns)
+    elif isinstance(config, DenseConfig):
+        for dense in _dense(choice, network, target):
+            yield dataclasses.replace(choice, config=dense)
+    elif isinstance(config, PixelsConfig):
+        for pixels in pixels_tiles(choice.kernel, config.groups, target):
+            yield dataclasses.replace(choice, config=pixels)
+    elif isinstance(config, DirectConfig | WinogradConfig | StreamedConfig):
+        yield from _convolutions(choice, network, target)
+
+
+def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
+    """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
+    if choice.algorithm != "direct" and choice.rule == "direct":  # depthwise
+        yield from (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
+        return
+    if isinstance(choice.config, StreamedConfig):
+        choice = without_data(choice)
+    yield from (banded(network, as_direct(choice, each), target) for each in _direct(choice, target))
+    if winograd_fits(choice.kernel):
+        yield from (as_winograd(choice, each) for each in _fastest(choice, _winograd(choice, target), target))
+        for each in _streamed(choice, target):
+            data = winograd_data(choice, each.tile).kernel.output
+            yield as_streamed(choice, each, data, target)
+
+
+def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
+    shape = choice.makes.physical(choice.kernel.output.shape)
+    for maps in divisors(shape[1]):
+        for vectors in divisors(shape[3] // target.lanes):
+            if maps * vectors <= 8:
+                yield ColumnsConfig(maps, vectors)
+
+
+def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
+    kernel, block = choice.kernel, choice.reads[0].block
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    deep = choice.algorithm != "depthwise" and depth > 1
+    one = kernel.anchor["kernel_shape"] == (1, 1)
+    variants = [("rb rh rw rc", u) for u in (4, 16)] if one else [("rb rh rw rc", 4), ("rh rw rb rc", 4)]
+    variants = variants if deep and block > 1 else [(order, 1) for order in ORDERS]
+    fetched = deep and block > 1 and prefetches(kernel, target)
+    tiles = direct_tiles(kernel, kernel.output.shape[1], depth if deep else 0, target)
+    for tile in tiles[:TILES]:
+        for order, unroll in variants:
+            yield DirectConfig(*tile, order, unroll, fetched)
+
+
+def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
+    fetched = prefetches(choice.kernel, target)
+    for (tile, p, q), count in _grids(choice):
+        blocks = -(-choice.kernel.output.shape[1] // BLOCK)
+        for strip in divisors(count):
+            if not min(7, count) <= strip <= 64:
+                continue
+            parts = 2 if strip == count and blocks % 2 == 0 else 1  # two threads shall have work
+            for v, tiles in _register_tiles(blocks * BLOCK // parts // target.lanes, strip, target):
+                yield WinogradConfig(tile, p, q, strip, parts, v, tiles, prefetch=fetched)
+
+
+def _fastest(choice: Choice, configs: Iterable[WinogradConfig], target: Target) -> list[WinogradConfig]:
+    shapes = choice.kernel.inputs[0].shape[1], choice.kernel.output.shape[1]
+    depth, maps = (round_up(channels, BLOCK) for channels in shapes)
+
+    def cycles(config: WinogradConfig) -> float:
+        rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, config.tile)
+        return winograd_cycles(config, rows * columns // config.strip, depth, maps, target)
+
+    fitting = (each for each in configs if winograd_scratch(each, depth, maps) <= MAX_SCRATCH)
+    return sorted(fitting, key=cycles)[:MAX_WINOGRAD]
+
+
+def _streamed(choice: Choice, target: Target) -> Iterator[StreamedConfig]:
+    """Where few tiles share the filters' transform, and L2 has room for it."""
+    depth = round_up(choice.kernel.inputs[0].shape[1], BLOCK)
+    for (tile, p, q), count in _grids(choice):
+        maps = round_up(choice.kernel.output.shape[1], BLOCK)
+        for v, tiles in _register_tiles(maps // target.lanes, count, target):
+            config = StreamedConfig(tile, p, q, v, tiles, prefetch=True)
+            whole = v * target.lanes % BLOCK == 0
+            if count <= 64 and whole and streamed_scratch(config, depth, count, target) <= 1.5 * target.l2_bytes:
+                yield config
+
+
+def _grids(choice: Choice) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Winograd's tile, the output pixels that it makes, and the number of tiles."""
+    p, q = window_size(choice.kernel)
+    for tile in (4, 2):
+        if tile % p == 0 and tile % q == 0:
+            rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile)
+            yield (tile, tile // p, tile // q), rows * columns
+
+
+def _register_tiles(vectors: int, count: int, target: Target) -> Iterator[tuple[int, int]]:
+    """(vectors, tiles) that divide both and have accumulators enough for the FMA's latency."""
+    for v in divisors(vectors):
+        for tiles in divisors(count):
+            if v * tiles >= min(12, count) and v <= 4 and fits_registers(v, tiles, target):
+                yield v, tiles
+
+
+def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
+    rows = choice.kernel.output.shape[0]
+    maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
+    weight = network.constants[choice.kernel.anchor.inputs[1]]
+    if weight.nbytes > ENOUGH:
+        return
+    depth = dict(pack(choice, network.constants))[choice.kernel.anchor.inputs[1]].shape[1]
+    tiles = itertools.product(range(1, target.registers), divisors(rows), (1, 2, 4, 8), (1, 2, 4))
+    found = [
+        DenseConfig(vectors * target.lanes, tile, parts, unroll)
+        for vectors, tile, parts, unroll in tiles
+        if vectors * tile * parts < target.registers and depth % parts == 0
+        if vectors * target.lanes < maps + 8 * target.lanes
+    ]
+    yield from sorted(found, key=lambda config: dense_cost(config, maps, target))
