@@ -246,8 +246,8 @@ def distance(one: str, other: str) -> float:
     if ours[0] != theirs[0] or windows[0] != windows[1] or [*map(len, extents[0])] != [*map(len, extents[1])]:
         return math.inf
     flat = ([extent for operand in each for extent in operand] for each in extents)
-    apart: float = sum(abs(math.log2(a / b)) for a, b in zip(*flat, strict=True))
-    return apart + 0.1 * (rest[0] != rest[1])
+    apart = sum(abs(math.log2(a / b)) for a, b in zip(*flat, strict=True))
+    return float(apart + 0.1 * (rest[0] != rest[1]))
 
 
 def _parts(words: Sequence[str]) -> tuple[list[list[int]], list[str], list[str]]:

@@ -164,7 +164,10 @@ def tune(
         )  # fmt: skip
         resumed = journal.resumed
         with watch(search, seconds):
-            search.run()
+            try:
+                search.run()
+            except PlaceLostError as error:
+                raise ToolError(f"nothing is left to measure on: {error}; what was measured is kept") from error
         spent = time.monotonic() - started
         if plot is not None:
             picture(states, Path(plot), f"{network.name} for {machine.name} on {cpu}")

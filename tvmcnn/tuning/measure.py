@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.errors import ToolError
 from tvmcnn.isolated import Isolated, LostError
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Tried
 from tvmcnn.tuning.place import Place
+from tvmcnn.tuning.remote import servers
 from tvmcnn.tuning.trial import Prepared
 
 CODE = "tvmcnn.tuning.place"
@@ -91,6 +94,15 @@ class Measurer:
         peak = self._call("peak", SAMPLE)
         samples = self._call("times", list(range(len(candidates))), AGAIN, SAMPLE, rounds=AGAIN * len(candidates))
         return samples, max(peak, self._call("peak", SAMPLE))
+
+    def alive(self, places: int) -> bool:
+        """Whether as many `places` have somewhere to measure: always here, elsewhere as many as servers are left."""
+        if self.place is None:
+            return True
+        host, port, key = self.place
+        with contextlib.suppress(ToolError):
+            return servers(f"{host}:{port}", key)[2] >= places
+        return False
 
     def _times(self, library: Path, memory: int, indices: list[int], rounds: int) -> dict[int, list[float] | str]:
         """Samples by trial; the reason for one that died."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 
 from tvmcnn.errors import ToolError
 
@@ -16,6 +17,9 @@ def servers(tracker: str, key: str) -> tuple[str, int, int]:
     if not found:
         raise ToolError(f"the tracker '{tracker}' is not HOST:PORT")
     host, port = found[1].strip("[]"), int(found[2])
+    for name in ("tornado", "cloudpickle"):
+        if find_spec(name) is None:
+            raise ToolError(f"TVM's RPC needs {name}: install it by pip install 'tvmcnn[tune]'")
     from tvm import rpc
 
     try:

@@ -168,35 +168,39 @@ class Search:
                         return
                     time.sleep(0.05)
                     continue
+                reason = ""
                 try:
                     self._batch(state, measurer)
                 except PlaceLostError as lost:
-                    if not self._reached_again(measurer, lost):
-                        return
+                    reason = str(lost)
                 finally:
                     state.busy = False
+                if self._gives_up(measurer, reason):
+                    return
         except BaseException as error:
             if not self._stop.is_set():
                 self._errors.append(error)
                 self._stop.set()
 
-    def _reached_again(self, measurer: Measurer, lost: PlaceLostError) -> bool:
-        """Whether a lost place answers again; a place on this machine that does not is an error."""
-        library = self.linker.link("probe", [], {})
-        for _ in range(PATIENCE):
-            if self._stop.wait(PAUSE):
-                return False
-            try:
-                measurer.open(library, 0)
+    def _gives_up(self, measurer: Measurer, reason: str) -> bool:
+        """Whether a place is to be given up: it does not answer any more, or there are more places than servers.
+
+        A server that died is no reason to wait: the others take over what it had in hand. The last place that is lost
+        is an error.
+        """
+        for _ in range(PATIENCE if reason else 1):
+            if self._stop.wait(PAUSE if reason else 0.0):
                 return True
-            except PlaceLostError as error:
-                lost = error
+            with self._lock:
+                if measurer.alive(len(self.measurers) - self.lost):
+                    return False
         with self._lock:
             self.lost += 1
-            self.event({"event": "lost", "reason": str(lost), "left": len(self.measurers) - self.lost})
+            reason = reason or "its server is gone"
+            self.event({"event": "lost", "reason": reason, "left": len(self.measurers) - self.lost})
         if self.lost == len(self.measurers):
-            raise lost
-        return False
+            raise PlaceLostError(reason)
+        return True
 
     def _next(self) -> State | None:
         """The kernel with the largest expected gain; those of which nothing is known come first."""
