@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import records, targets
+from tvmcnn import compiler, records, targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.reference import reference
 
@@ -141,9 +141,9 @@ def use_target(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
         return name
     narrow, wide = targets.TARGETS["x86-64-v3"], targets.TARGETS["x86-64-v4"]
     split = dataclasses.replace(wide, name=narrow.name, features=narrow.features)
-    find = records.Records.find
     monkeypatch.setitem(targets.TARGETS, narrow.name, split)
-    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule, target: find(self, kernel, rule, wide))
+    load = records.load_records
+    monkeypatch.setattr(compiler, "load_records", lambda target, *files, **kinds: load(wide, *files, **kinds))
     return narrow.name
 
 

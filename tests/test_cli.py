@@ -170,8 +170,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, digits: tuple[Array, Array])
     onnx.save(odd.model(), folder / "odd.onnx")
 
     (folder / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    (folder / "other.jsonl").write_text('\n{"kernel": "conv"}\n')
-    (folder / "number.jsonl").write_text("5\n")
     return folder
 
 
@@ -269,8 +267,6 @@ MISTAKES = [
     ("compile {m} --input-shape image:1x1x32x32", "has no input 'image'; its inputs are input"),
     ("compile {m} --input-shape input:1x1x32", "the shape 1x1x32 does not fit it"),
     ("compile {m} --input-shape input:1x1x28x28", "node 'conv3' (Conv): the window does not fit"),
-    ("compile {m} --records {s}/other.jsonl", "other.jsonl, line 2 is not a record of tvmcnn"),
-    ("compile {m} --records {s}/number.jsonl", "number.jsonl, line 1 is not a record of tvmcnn"),
     ("compile {m} --records {s}/binary.jsonl", "binary.jsonl is no file of records: it is not UTF-8 text"),
     ("compile {m} --records nowhere.jsonl", "cannot read the records nowhere.jsonl: No such file or directory"),
     ("compile nowhere.onnx", "cannot read nowhere.onnx: No such file or directory"),

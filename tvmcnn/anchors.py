@@ -64,13 +64,13 @@ def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
     config, tier = walk.tuned(kernel, "direct", direct_config(kernel, maps, min(depth, block), walk.target))
-    padded = few and alone and walk.stored[image.name][1].plain and _pads_itself(kernel, config, walk.target)
+    padded = few and alone and walk.stored[image.name][1].plain and pads_itself(kernel, config, walk.target)
     read = [walk.plain(image) if padded else walk.image(image, Layout(block, pads))]
     read += [walk.gate(t) if t.shape[2:] == (1, 1) else walk.image(t, Layout(BLOCK)) for t in residuals]
     return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", (config, tier))
 
 
-def _pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
+def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
     """True if each row of tiles may copy the rows that it reads between zeros, instead of a kernel before.
 
     Each row of the image is copied at most twice then, and what a tile reads is a small part of the stack. (The first

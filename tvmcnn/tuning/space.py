@@ -15,10 +15,12 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tvmcnn.anchors import pads_itself
 from tvmcnn.bands import MOST, banded
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
 from tvmcnn.defaults import (
     BLOCK,
+    MAX_BLOCKS,
     MAX_SCRATCH,
     dense_cost,
     direct_tiles,
@@ -95,7 +97,7 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
     config = choice.config
     for name, values in _steps(choice, target).items():
         for value in values:
-            changed = dataclasses.replace(config, **{name: value})
+            changed = dataclasses.replace(config, **{name: value}, **({"bands": 1} if name == "rows" else {}))
             if value != getattr(config, name) and _fits(choice, changed, target):
                 yield _shared_out(network, _with(choice, changed), target)
 
@@ -107,7 +109,14 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
         deep = choice.algorithm != "depthwise" and choice.reads[0].block > 1
         rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
         bands = [b for b in divisors(max(1, shape[2] // config.rows)) if b <= MOST] if shape[0] == 1 else [1]
-        steps = {"order": ORDERS, "rows": rows, "columns": columns}
+        per_block = BLOCK // target.lanes
+        whole = [per_block * n for n in range(1, 1 + (MAX_BLOCKS if choice.algorithm != "depthwise" else 1))]
+        vectors = sorted(
+            {*(v for v in divisors(per_block)), *(v for v in whole if v <= per_block * -(-shape[1] // BLOCK))}
+        )
+        at = vectors.index(config.vectors) if config.vectors in vectors else 0
+        steps: dict[str, Sequence[Any]] = {"order": ORDERS, "rows": rows, "columns": columns}
+        steps |= {"vectors": vectors[max(0, at - 1) : at + 2]}
         steps |= {"bands": bands if shape[2] % config.rows == 0 else [1]}
         return steps | ({"unroll": UNROLLS, "prefetch": (False, True)} if deep else {})
     if isinstance(config, WinogradConfig | StreamedConfig):
@@ -122,6 +131,8 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
     if isinstance(config, DirectConfig):
         (p, q), (height, width) = window_size(choice.kernel), choice.kernel.output.shape[2:]
         fits = fits_registers(config.vectors, config.rows * config.columns * p * q, target)
+        if not _reads_alike(choice, dataclasses.replace(choice, config=config), target):
+            return False
         cut = height % config.rows == 0 and height // config.rows % config.bands == 0
         return fits and config.rows <= height and config.columns <= width and (config.bands == 1 or cut)
     if isinstance(config, DenseConfig):
@@ -155,8 +166,9 @@ def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Cho
 
 def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
     """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
-    if choice.algorithm != "direct" and choice.rule == "direct":  # depthwise
-        yield from (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
+    if choice.rule == "direct" and (choice.algorithm == "depthwise" or choice.reads[0].block == 1):
+        found = (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
+        yield from (banded(network, each, target) for each in found if _reads_alike(choice, each, target))
         return
     if isinstance(choice.config, StreamedConfig):
         choice = without_data(choice)
@@ -166,6 +178,13 @@ def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[
         for each in _streamed(choice, target):
             data = winograd_data(choice, each.tile).kernel.output
             yield as_streamed(choice, each, data, target)
+
+
+def _reads_alike(choice: Choice, other: Choice, target: Target) -> bool:
+    """Whether two configs of a convolution of few channels read the same memory: the image itself, or a padded copy,
+    which another kernel makes, whose time nobody would measure."""
+    padded = [pads_itself(choice.kernel, each.config, target) for each in (choice, other)]
+    return choice.reads[0].block > 1 or padded[0] == padded[1]
 
 
 def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
