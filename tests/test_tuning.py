@@ -298,7 +298,9 @@ def state_of(trials: Mapping[Key, float], held: Key | None = None, finals: Seque
 def test_contenders() -> None:
     """Whoever may be faster than the holder, and was in no final; without a holder the best of the rule."""
     assert contenders(state_of({A: 10.0, B: 10.2, C: 11.0}, A, [A])) == [B]
-    assert contenders(state_of({A: 10.0, B: 9.0, C: 8.0, W: 20.0}, A, [A, B])) == [W, C], "a rule without a holder first"
+    assert contenders(state_of({A: 10.0, B: 9.0, C: 8.0, W: 20.0}, A, [A, B])) == [W, C], (
+        "a rule without a holder first"
+    )
     assert contenders(state_of({A: 10.0}, A, [A])) == []
     failed = state_of({A: 10.0}, A, [A])
     failed.log.trials[B] = Tried(WRONG, 1.0)
