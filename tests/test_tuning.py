@@ -387,7 +387,7 @@ def test_the_search_finds_what_the_grid_leaves_out(tmp_path: Path) -> None:
     state = next(state for state in found.states if state.problem.words == KERNEL)
     assert state.best == pytest.approx(20.0, rel=1e-3)
     assert state.log.held["direct"][1].unroll == 8
-    assert not [state for state in found.states if next(state.waiting(), None)]
+    assert all(state.done and next(state.waiting(), None) is None for state in found.states)
     once = [each for each in machine.order if each[1] not in {state.default for state in found.states}]
     assert len(set(once)) == len(once)
 
@@ -433,7 +433,7 @@ def test_a_search_goes_on_where_it_ended(tmp_path: Path) -> None:
         found = searched(machine, tmp_path, seconds=0.05)
         defaults = {state.default for state in found.states}
         seen += [each for each in machine.order if each[1] not in defaults]
-        if all(next(state.waiting(), None) is None for state in found.states):
+        if all(state.done for state in found.states):
             break
     assert len(seen) == len(set(seen))
     assert next(s for s in found.states if s.problem.words == KERNEL).best == pytest.approx(20.0, rel=1e-3)

@@ -262,24 +262,28 @@ def _tune(options: argparse.Namespace) -> int:
     from tvmcnn.tuning.table import closing, watcher
 
     say = _progress(options)
-    tuned = tune(
-        options.model,
-        options.target,
-        options.budget,
-        options.output,
-        dict(options.input_shape),
-        batch=options.batch,
-        seed=options.seed,
-        cold=options.cache == "cold",
-        known_records=not options.from_scratch,
-        plot=options.plot,
-        rpc_tracker=options.rpc_tracker,
-        rpc_key=options.rpc_key,
-        jobs=options.jobs,
-        report=say,
-        event=_print_line if options.json else lambda entry: None,
-        watch=watcher(say, live=not options.json),
-    )
+    try:
+        tuned = tune(
+            options.model,
+            options.target,
+            options.budget,
+            options.output,
+            dict(options.input_shape),
+            batch=options.batch,
+            seed=options.seed,
+            cold=options.cache == "cold",
+            known_records=not options.from_scratch,
+            plot=options.plot,
+            rpc_tracker=options.rpc_tracker,
+            rpc_key=options.rpc_key,
+            jobs=options.jobs,
+            report=say,
+            event=_print_line if options.json else lambda entry: None,
+            watch=watcher(say, live=not options.json),
+        )
+    except KeyboardInterrupt:
+        say("stopped; what was measured is kept, and the same command goes on")
+        return 130
     if options.json:
         _print_line({"event": "end", **tuned.as_json()})
         return 0

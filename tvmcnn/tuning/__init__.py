@@ -177,7 +177,7 @@ def tune(
             figures = latency(model, target, input_shapes, batch, given, path, folder, known=known_records)
     kernels = tuple(_tuned(state, search.peak) for state in states if state.log.finals)
     measured = sum(len(state.log.trials) for state in states) - resumed
-    finished = all(next(state.waiting(), None) is None for state in states)
+    finished = all(state.done for state in states)
     return Tuned(path, journal.path, machine.name, cpu, kernels, spent, measured, finished, search.peak, figures)
 
 

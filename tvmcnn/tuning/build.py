@@ -26,6 +26,7 @@ class Builder:
         self._threads = ThreadPoolExecutor(processes)
         self._seconds, self._cache = seconds, Cache.default()
         self._failed: dict[str, str] = {}  # by key of a job the reason: it would fail again
+        self._killed = False
 
     def build(self, jobs: Mapping[str, Job]) -> dict[str, bytes | str]:
         """By symbol the object code, or the reason why there is none."""
@@ -38,6 +39,8 @@ class Builder:
             return known
         process = self._free.get()
         try:
+            if self._killed:
+                return "the search was stopped"
             data: bytes = process.call(OBJECT_CODE, job, seconds=self._seconds)
         except LostError as error:
             self._failed[job.key] = f"the compiler {error}"
@@ -51,10 +54,15 @@ class Builder:
             self._free.put(process)
         return self._failed[job.key]
 
-    def close(self) -> None:
-        """End the processes, also in the middle of a job."""
+    def kill(self) -> None:
+        """End the processes in the middle of their jobs, from another thread; nothing is built any more."""
+        self._killed = True
         for process in self._all:
             process.kill()
+
+    def close(self) -> None:
+        """End the processes."""
+        self.kill()
         self._threads.shutdown()
         for process in self._all:
             process.close()

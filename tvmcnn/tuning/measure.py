@@ -37,10 +37,13 @@ class Measurer:
         self.machine = ""
         self._process: Isolated | None = None
         self._opened = 0
+        self._killed = False
         self._losses: dict[object, int] = {}
 
     def open(self, library: Path, memory: int) -> None:
         """Open a library of trials. Raises PlaceLostError where that fails."""
+        if self._killed:
+            raise PlaceLostError("the search was stopped")
         limit = MEMORY + 2 * memory
         if self._process is None or (self._process.memory or 0) < limit or self._opened % FRESH == 0:
             self.close()
@@ -136,7 +139,8 @@ class Measurer:
             raise LostError(_line(error)) from error
 
     def kill(self) -> None:
-        """End what it does, from another thread."""
+        """End what it does, from another thread; it measures no more."""
+        self._killed = True
         if (process := self._process) is not None:
             process.kill()
 

@@ -60,6 +60,7 @@ class State:
     busy: bool = False
     batches: int = 0
     idle: int = 0  # batches since one gained something
+    done: bool = False  # nothing is left to try
 
     @functools.cached_property
     def order(self) -> list[Choice]:
@@ -152,6 +153,7 @@ class Search:
         finally:
             self._stop.set()
             if any(thread.is_alive() for thread in threads):
+                self.builder.kill()
                 for measurer in self.measurers:
                     measurer.kill()
             for thread in threads:
@@ -169,7 +171,7 @@ class Search:
     @property
     def gain(self) -> float:
         """µs of the network's time that more candidates are expected to save."""
-        return sum(state.gain(self.peak) for state in self.states if self._left(state))
+        return sum(state.gain(self.peak) for state in self.states if not state.done)
 
     def _work(self, measurer: Measurer) -> None:
         try:
@@ -216,15 +218,12 @@ class Search:
     def _next(self) -> State | None:
         """The kernel with the largest expected gain; those of which nothing is known come first."""
         with self._lock:
-            free = [state for state in self.states if not state.busy and self._left(state)]
+            free = [state for state in self.states if not state.busy and not state.done]
             if not free:
                 return None
             state = max(free, key=lambda each: (not each.batches and not each.log.finals, each.gain(self.peak)))
             state.busy = True
             return state
-
-    def _left(self, state: State) -> bool:
-        return next(state.waiting(), None) is not None
 
     # ---- one batch --------------------------------------------------------------------------------------------------
 
@@ -234,6 +233,9 @@ class Search:
         known = default.microseconds if default is not None else 0.0
         fresh = [each for each in itertools.islice(state.waiting(), count + 1) if key_of(each) != state.default]
         first = [] if default is not None and default.outcome != OK else [state.order[0]]
+        if not fresh and default is not None:
+            state.done = True
+            return
         state.batches += 1
         before = state.best
         library, ready = self._built(state, [*first, *fresh[:count]])
@@ -249,9 +251,12 @@ class Search:
         self._final(state, measurer)
         gained = before > 0 and state.best < before * 0.99
         state.idle = 0 if gained else state.idle + 1
+        self._preparer(state.problem).tidy()
 
     def _tell(self, state: State, choice: Choice, tried: Tried) -> None:
         with self._lock:
+            if self._stop.is_set():  # by Ctrl-C, which killed what it ran in
+                return
             entry = trial_entry(state.problem.words, choice, tried, self.at)
             self.journal.write(entry)
             self.event(entry)

@@ -14,7 +14,7 @@ from tvmcnn.tuning.journal import FAILED, WRONG
 from tvmcnn.tuning.problem import short
 from tvmcnn.tuning.search import Search, State, Watch
 
-REFRESH = 4  # a second
+REFRESH = 2  # a second: drawing takes time that others measure
 MARGIN = 8  # lines of the terminal that are not the table's rows
 HEADS = ("kernel", "×", "default", "best", "gain", "GFLOP/s", "peak", "tried", "wrong", "failed", "may gain")
 

@@ -29,6 +29,7 @@ from tvmcnn.variants import winograd_data, without_data
 ENOUGH = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
 OTHERS = 3  # of L3 a third is the network's: with 96 MB in turn weights came from L3 that ResNet-18 has from memory
 MAX_COPIES = 256
+KEPT = 32 << 20  # bytes of memory files and, about as many, of packed constants, from one batch to the next
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Preparer:
         if not self.expected.exists():
             self.expected.write_bytes(np.ascontiguousarray(problem.expected, np.float64).tobytes())
         self._packed: dict[object, list[tuple[str, Array]]] = {}
+        self._images: set[Path] = set()
 
     def prepare(self, choice: Choice) -> Prepared:
         """The jobs, calls and memory of a candidate."""
@@ -98,6 +100,16 @@ class Preparer:
         )
         whole = Calls(calls, places.scratch, places.constants, places.stride, copies)
         return Prepared(choice, {job.symbol: job for job in jobs}, whole, trial)
+
+    def tidy(self) -> None:
+        """Forget what takes much room, which is made again when it is asked for."""
+        images = list(self._images)
+        if sum(path.stat().st_size for path in images) > KEPT:
+            for path in images:
+                path.unlink()
+            self._images.clear()
+            self._packed.clear()
+            self.problem.forget()
 
     def _before(self, choice: Choice) -> list[Choice]:
         """The kernel that a candidate needs to have run, if there is one."""
@@ -131,6 +143,7 @@ class Preparer:
             for name, array in arrays:
                 _put(image, places.constants + places.offsets[f"{choice.name} {name}"], array)
         image.tofile(path)
+        self._images.add(path)
         return path
 
 
