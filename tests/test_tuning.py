@@ -16,7 +16,6 @@ import pytest
 from helpers import Graph, feeds
 
 import tvmcnn
-from tvmcnn import tuning
 from tvmcnn.choose import choose
 from tvmcnn.codegen.kernels import object_code
 from tvmcnn.codegen.trials import Linker
@@ -31,9 +30,11 @@ from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
 from tvmcnn.targets import TARGETS, resolve
 from tvmcnn.tuning import measure, place, search, space
+from tvmcnn.tuning.finals import contenders, winners
+from tvmcnn.tuning.given import parse_budget
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Final, Journal, Log, Tried, trial_entry
 from tvmcnn.tuning.problem import Problem, problems
-from tvmcnn.tuning.search import Search, State, contenders, winners
+from tvmcnn.tuning.search import Search, State
 from tvmcnn.tuning.space import Key, key_of
 from tvmcnn.tuning.trial import Prepared, Preparer
 
@@ -288,22 +289,20 @@ def test_whole_images_must_be_faster_by_far() -> None:
     assert winners([cut, whole], [[10.0] * 4, [9.3] * 4], {})["direct"] == whole
 
 
-def state_of(trials: Mapping[Key, float], held: Key | None = None, finals: Sequence[Key] = ()) -> State:
+def log_of(trials: Mapping[Key, float], held: Key | None = None, finals: Sequence[Key] = ()) -> Log:
     log = Log({key: Tried(OK, value) for key, value in trials.items()})
     log.finals = {key: Final((trials[key],), 100.0) for key in finals}
     log.held = {} if held is None else {held[0]: held}
-    return State(conv_problem(), log, resolve("native"), (), {}, 0)
+    return log
 
 
 def test_contenders() -> None:
     """Whoever may be faster than the holder, and was in no final; without a holder the best of the rule."""
-    assert contenders(state_of({A: 10.0, B: 10.2, C: 11.0}, A, [A])) == [B]
-    assert contenders(state_of({A: 10.0, B: 9.0, C: 8.0, W: 20.0}, A, [A, B])) == [W, C], (
-        "a rule without a holder first"
-    )
-    assert contenders(state_of({A: 10.0}, A, [A])) == []
-    failed = state_of({A: 10.0}, A, [A])
-    failed.log.trials[B] = Tried(WRONG, 1.0)
+    assert contenders(log_of({A: 10.0, B: 10.2, C: 11.0}, A, [A])) == [B]
+    assert contenders(log_of({A: 10.0, B: 9.0, C: 8.0, W: 20.0}, A, [A, B])) == [W, C], "a rule without a holder first"
+    assert contenders(log_of({A: 10.0}, A, [A])) == []
+    failed = log_of({A: 10.0}, A, [A])
+    failed.trials[B] = Tried(WRONG, 1.0)
     assert contenders(failed) == []
 
 
@@ -564,7 +563,7 @@ def test_a_target_that_cannot_run_here(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_budgets() -> None:
-    assert [tuning.parse_budget(each) for each in (7, "90", "90s", "10m", "1.5h", " 2 m ")] == [
+    assert [parse_budget(each) for each in (7, "90", "90s", "10m", "1.5h", " 2 m ")] == [
         7,
         90,
         90,

@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvmcnn.codegen.trials import Linker
 from tvmcnn.isolated import LostError
 from tvmcnn.network import Choice, Network
 from tvmcnn.targets import Target
 from tvmcnn.tuning import space
 from tvmcnn.tuning.build import Builder
+from tvmcnn.tuning.finals import contenders, winners
 from tvmcnn.tuning.journal import FAILED, OK, Journal, Log, Tried, described, trial_entry
 from tvmcnn.tuning.measure import Measurer, PlaceLostError
 from tvmcnn.tuning.problem import Problem
@@ -34,9 +33,6 @@ from tvmcnn.tuning.space import Key, key_of
 from tvmcnn.tuning.trial import Prepared, Preparer
 
 FIRST, BATCH = 6, 10  # candidates of a kernel's first batch and of the others, beside the default
-TOP = 4  # new candidates in one final
-NEAR = 1.03  # of the holder's time: measured once, a candidate up to so much slower may be the faster one
-WHOLE = 1.05  # on one core what is in no bands must be so much faster: on two cores it is slower by far more
 RIVAL = 1.3  # of the best time: rules slower than that need not be measured again with it
 HOPE = 0.25  # of the distance to the roofline, what a kernel's first batch is expected to gain
 PATIENCE = 3  # attempts to reach a lost place again
@@ -294,7 +290,7 @@ class Search:
     def _final(self, state: State, measurer: Measurer) -> None:
         """Measure the new best candidates again, in turn with the holders of the records and the default."""
         log = state.log
-        new = contenders(state)
+        new = contenders(log)
         if not new:
             return
         holders = [key for key in log.held.values() if log.finals[key].median <= RIVAL * state.best]
@@ -328,51 +324,3 @@ class Search:
             self.journal.write(entry)
             self.event(entry)
             self.records(state)
-
-
-def contenders(state: State) -> list[Key]:
-    """Candidates that were in no final yet and may be faster than the holder of their rule's record, the best first;
-    before them the best of each rule that has no holder, however slow: `--exact` needs direct convolution's."""
-    log = state.log
-    tried = {key: weighed(state, key, each.microseconds) for key, each in log.trials.items() if each.outcome == OK}
-    first: list[Key] = []
-    others: list[Key] = []
-    for rule in sorted({key[0] for key in tried}):
-        held = log.held.get(rule)
-        limit = tried.get(held, np.inf) * NEAR if held is not None else np.inf
-        mine = [key for key in tried if key[0] == rule and key not in log.finals and tried[key] <= limit]
-        mine.sort(key=lambda key: tried[key])
-        first += mine[:1] if held is None else []
-        others += mine[1:] if held is None else mine
-    return [*first, *sorted(others, key=lambda key: tried[key])][: max(TOP, len(first))]
-
-
-def weighed(state: State, key: Key, microseconds: float) -> float:
-    """A candidate's time, by which it is compared: larger for one in no bands where others are in some."""
-    bands = getattr(key[1], "bands", 0)
-    cut = any(getattr(other[1], "bands", 1) > 1 for other in state.log.trials)
-    return microseconds * (WHOLE if bands == 1 and cut else 1.0)
-
-
-def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mapping[str, Key]) -> dict[str, Key]:
-    """By rule who has the record after a final: the fastest of those that beat the holder beyond the spread, else the
-    holder. The first of `keys` is the default, and holds its rule's record if nobody does.
-
-    Beyond the spread: three of four of its samples are below three of four of the holder's.
-    """
-    cut = any(getattr(config, "bands", 1) > 1 for _, config in keys)
-    times = {
-        key: np.asarray(values) * (WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0)
-        for key, values in zip(keys, samples, strict=True)
-    }
-    made = dict(held)
-    for rule in {rule for rule, _ in keys}:
-        mine = [key for key in keys if key[0] == rule]
-        holder = held.get(rule, keys[0] if keys[0][0] == rule else None)
-        best = min(mine, key=lambda key: float(np.median(times[key])))
-        if holder is None or holder not in times:
-            made[rule] = best if holder is None else holder
-            continue
-        wins = np.percentile(times[best], 75) < np.percentile(times[holder], 25)
-        made[rule] = best if wins else holder
-    return made
