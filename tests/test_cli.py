@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -273,6 +274,17 @@ MISTAKES = [
     ("compile {s}/noise.onnx", "noise.onnx is not an ONNX model or is truncated"),
     ("compile {s}/empty.onnx", "empty.onnx is not an ONNX model"),
     ("compile {s}", "Is a directory"),
+    ("tune nowhere.onnx -o mine.jsonl", "cannot read nowhere.onnx: No such file or directory"),
+    ("tune {m} -o mine.jsonl --budget soon", "the budget 'soon' is no time above 0; write 90s, 10m or 2h"),
+    ("tune {m} -o mine.txt", "the records 'mine.txt' end in '.txt'; a file of records ends in .jsonl"),
+    ("tune {m} -o mine.jsonl --plot best.bmp", "the plot 'best.bmp' ends in '.bmp'; allowed are .png, .svg, .pdf"),
+    ("tune {m} -o mine.jsonl --target sparc", "unknown target 'sparc'"),
+    ("tune {m} -o mine.jsonl --rpc-key k", "--rpc-tracker HOST:PORT and --rpc-key KEY belong together"),
+    ("tune {m}", "there is no place for your own records ($TVMCNN_RECORDS is off, or $HOME is missing): give -o"),
+    ("records list nowhere.jsonl", "cannot read the records nowhere.jsonl: No such file or directory"),
+    ("records list {s}/binary.jsonl", "binary.jsonl is no file of records: it is not UTF-8 text"),
+    ("records merge {s}/binary.jsonl", "records merge writes a new file: name it with -o OUT.jsonl"),
+    ("records prune", "records prune takes at least one file"),
     ("run nowhere.so --input {s}/x.npy", "cannot read nowhere.so: No such file or directory"),
     ("run {s}/x.npy --input {s}/x.npy", "its name must end in .so"),
     ("run {s}/noise.so --input {s}/x.npy", "noise.so is not a library of tvmcnn"),
@@ -688,7 +700,8 @@ def test_ops_check_lists_reasons(shell: Shell) -> None:
 def test_targets(shell: Shell) -> None:
     native = targets.resolve("native")
     done = shell.succeeds("targets")
-    head, *rows = done.out.splitlines()
+    head, *rows, own = done.out.splitlines()
+    assert own == "your own records, which tune writes and compile reads: no place for them"
     assert head.startswith(f"this machine: {targets.cpu_name()}, ")
     assert head.endswith(f"native (or host) resolves to {native.name}")
     assert [row.split()[0] for row in rows] == list(targets.TARGETS)
@@ -698,6 +711,46 @@ def test_targets(shell: Shell) -> None:
     assert result["cpus"] == targets.usable_cpus()
     assert result["targets"]["x86-64-v4"]["lanes"] == 16
     assert result["targets"][native.name]["missing"] == []
+
+
+def test_targets_tell_of_own_records(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shell.folder / "own.jsonl"
+    monkeypatch.setenv("TVMCNN_RECORDS", str(path))
+    assert f"which tune writes and compile reads: 0 in {path}" in shell.succeeds("targets").out
+    shutil.copy(records.schedules_folder() / "x86-64-v3.jsonl", path)
+    count = len(path.read_text().splitlines())
+    assert f"which tune writes and compile reads: {count} in {path}" in shell.succeeds("targets").out
+    assert json.loads(shell.succeeds("targets --json").out)["own_records"] == count
+
+
+def test_tune(shell: Shell) -> None:
+    """A budget in, records out, which compile takes and `records` keeps in order; of another target it refuses them."""
+    done = shell.succeeds("tune {m} --budget 4s --from-scratch -o mine.jsonl --plot best.svg")
+    isa = targets.resolve("native").name
+    assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 4 s to try them$", done.out, re.MULTILINE)
+    assert re.search(r"^network, 1 thread: [\d.]+ µs before, [\d.]+ after", done.out, re.MULTILINE)
+    assert re.search(r"^\d+ trials in \d+ s \(\d+ known, 0 wrong, 0 failed\); ", done.out, re.MULTILINE)
+    assert done.out.splitlines()[-2:] == [f"tvmcnn compile {LENET} --records mine.jsonl", "wrote best.svg"]
+    assert "<svg" in Path("best.svg").read_text()
+    assert re.search(
+        r"^k1_conv .*\(given record\)", shell.succeeds("compile {m} --records mine.jsonl").out, re.MULTILINE
+    )
+    other = next(name for name in targets.TARGETS if name != isa)
+    told = shell.succeeds(f"compile {{m}} --records mine.jsonl --target {other} --no-verify").out
+    assert re.search(rf"^mine.jsonl: (\d+) of \1 records are not used: \1 are for {isa}$", told, re.MULTILINE)
+    assert "(given record)" not in told
+
+    count = len(Path("mine.jsonl").read_text().splitlines())
+    assert shell.succeeds("records list mine.jsonl").out.endswith(f"{count} records, 0 lines skipped\n")
+    Path("mine.jsonl").open("a").write("{torn\n")
+    assert "line" in shell.succeeds("records list mine.jsonl").out.splitlines()[-2]
+    pruned = shell.succeeds("records prune mine.jsonl").out
+    assert pruned.endswith(f"{count} records, 1 lines skipped; wrote mine.jsonl\n")
+    merged = json.loads(shell.succeeds("records merge mine.jsonl mine.jsonl -o two.jsonl --json").out)
+    assert (len(merged["records"]), len(merged["skipped"]), merged["written"]) == (count, count, ["two.jsonl"])
+    again = shell.succeeds("tune {m} --budget 1s --from-scratch -o mine.jsonl --json")
+    assert "trials of an earlier run are known and not measured again" in again.err
+    assert json.loads(again.out.splitlines()[-1])["event"] == "end"
 
 
 def test_targets_of_a_lesser_cpu(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
