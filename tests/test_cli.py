@@ -742,7 +742,7 @@ def test_tune(shell: Shell) -> None:
 
     count = len(Path("mine.jsonl").read_text().splitlines())
     assert shell.succeeds("records list mine.jsonl").out.endswith(f"{count} records, 0 lines skipped\n")
-    Path("mine.jsonl").open("a").write("{torn\n")
+    Path("mine.jsonl").write_text(Path("mine.jsonl").read_text() + "{torn\n")
     assert "line" in shell.succeeds("records list mine.jsonl").out.splitlines()[-2]
     pruned = shell.succeeds("records prune mine.jsonl").out
     assert pruned.endswith(f"{count} records, 1 lines skipped; wrote mine.jsonl\n")
