@@ -737,6 +737,7 @@ def test_tune(shell: Shell) -> None:
     )
     other = next(name for name in targets.TARGETS if name != isa)
     told = shell.succeeds(f"compile {{m}} --records mine.jsonl --target {other} --no-verify").out
+    assert re.search(r"^configs: \d computed$|^configs: .*by shipped", told, re.MULTILINE)
     assert re.search(rf"^mine.jsonl: (\d+) of \1 records are not used: \1 are for {isa}$", told, re.MULTILINE)
     assert "(given record)" not in told
 

@@ -460,6 +460,20 @@ def test_a_search_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert [e["at"] for e in lines if "at" in e] == sorted(e["at"] for e in lines if "at" in e)
 
 
+def test_a_final_that_was_missed_is_made_up_for(tmp_path: Path) -> None:
+    """A run that is killed between the last trial and the final leaves no record: the next has the final."""
+    first = searched(Invented(hilly), tmp_path)
+    path = tmp_path / "j.jsonl"
+    kept = [line for line in path.read_text().splitlines() if '"final"' not in line]
+    path.write_text("\n".join(kept) + "\n")
+    machine = Invented(hilly)
+    again = searched(machine, tmp_path)
+    assert not machine.order, "nothing is tried again"
+    for one, other in zip(first.states, again.states, strict=True):
+        assert other.done
+        assert other.best == pytest.approx(one.best, rel=1e-3)
+
+
 # ---- the journal ----------------------------------------------------------------------------------------------------
 
 

@@ -229,10 +229,11 @@ class Search:
         known = default.microseconds if default is not None else 0.0
         fresh = [each for each in itertools.islice(state.waiting(), count + 1) if key_of(each) != state.default]
         first = [] if default is not None and default.outcome != OK else [state.order[0]]
-        if not fresh and default is not None:
-            state.done = True
-            return
         state.batches += 1
+        if not fresh and default is not None:  # all are tried, but an earlier run may have been killed before the final
+            self._final(state, measurer)
+            state.done = next(state.waiting(), None) is None
+            return
         before = state.best
         library, ready = self._built(state, [*first, *fresh[:count]])
         if library is None:
