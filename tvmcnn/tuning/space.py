@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tvmcnn.anchors import pads_itself
 from tvmcnn.bands import MOST, banded
@@ -34,7 +34,7 @@ from tvmcnn.defaults import (
 )
 from tvmcnn.fusion import window_size
 from tvmcnn.layout import pack
-from tvmcnn.network import Choice, Network, divisors, round_up
+from tvmcnn.network import Choice, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
 from tvmcnn.variants import as_direct, as_streamed, as_winograd, winograd_data, without_data
@@ -44,10 +44,12 @@ RULES = ("direct", "winograd", "streamed", "columns", "pixels", "dense")  # thos
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
 UNROLLS = (1, 2, 4, 8, 16)
 TILES = 14  # register tiles of direct convolution: those estimated to be fastest
+SMALL = 16  # pixels: LLVM may keep the weights of a depthwise convolution in registers beside so many accumulators
 JITTER = 2.0  # places that a seed may move a candidate by
 ENOUGH = 64 << 20  # bytes of a matrix that comes from memory, at the rate of that under any config
 MAX_WINOGRAD = 48  # configs, those estimated to be fastest
 
+T = TypeVar("T")
 Key = tuple[str, Any]  # a candidate of a kernel: its rule and config
 
 
@@ -204,9 +206,20 @@ def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     variants = variants if deep and block > 1 else [(order, 1) for order in ORDERS]
     fetched = deep and block > 1 and prefetches(kernel, target)
     tiles = direct_tiles(kernel, kernel.output.shape[1], depth if deep else 0, target)
-    for tile in tiles[:TILES]:
+    small = [] if deep else [tile for tile in tiles[TILES:] if tile[1] * tile[2] <= SMALL and _divides(kernel, tile)]
+    for tile in _alternating(tiles[:TILES], small[:TILES]):
         for order, unroll in variants:
             yield DirectConfig(*tile, order, unroll, fetched)
+
+
+def _divides(kernel: Kernel, tile: tuple[int, int, int]) -> bool:
+    return kernel.output.shape[2] % tile[1] == kernel.output.shape[3] % tile[2] == 0
+
+
+def _alternating(one: Sequence[T], other: Sequence[T]) -> list[T]:
+    """The first of one, the first of the other, the second of one, …"""
+    pairs = itertools.zip_longest(one, other)
+    return [each for pair in pairs for each in pair if each is not None]
 
 
 def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
