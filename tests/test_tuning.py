@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph, feeds
+from helpers import Graph, feeds, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose import choose
@@ -70,6 +71,16 @@ def tiny() -> onnx.ModelProto:
     """LeNet's first layer: few maps, columns in the lanes."""
     g = Graph()
     g.output(g.node("MaxPool", g.conv(g.input(1, 1, 20, 36), 6, (5, 5)), kernel_shape=[2, 2], strides=[2, 2]))
+    return g.model()
+
+
+def turned() -> onnx.ModelProto:
+    """Maps that no L2 holds: two kernels take turns, in bands of rows."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 3, 63, 84), 20, (1, 1)))
+    y = g.node("Relu", g.conv(x, 72, (1, 1)))
+    z = g.node("Relu", g.conv(y, 72, (3, 2), group=72, pads=[1, 0, 2, 1], strides=[2, 1]))
+    g.output(g.conv(z, 17, (1, 1)))
     return g.model()
 
 
@@ -258,6 +269,25 @@ def test_constants_take_turns() -> None:
             for file in folder.iterdir():
                 file.unlink()
             folder.rmdir()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("build", [small, varied, tiny, turned])
+def test_any_candidates_together_are_a_network(build: Callable[[], onnx.ModelProto], seed: int, tmp_path: Path) -> None:
+    """Each is verified alone; chains, layouts, turns and bands must take whatever configs records have."""
+    model, rng, lines = build(), random.Random(seed), []
+    for problem in problems(program_of(model)):
+        grid = space.ordered(problem.network, problem.choice, resolve("native"))
+        near = [n for choice in grid[:5] for n in space.neighbours(problem.network, choice, resolve("native"))]
+        choice = rng.choice([*grid, *near])
+        line = record(choice.rule, 1.0, **dataclasses.asdict(choice.config))
+        lines.append(line.replace(KERNEL, problem.words))
+    (tmp_path / "any.jsonl").write_text("".join(lines))
+    compiled = tvmcnn.compile(model, output=tmp_path / "any.so", records=[tmp_path / "any.jsonl"])
+    assert compiled.verdict is not None and compiled.verdict.passed
+    assert sum(step.choice.tier == "given record" for step in compiled.program.steps) >= len(set(lines))
+    nets = [tvmcnn.load(compiled.path, threads=threads) for threads in (1, 2)]
+    same_bits_in_any_memory(next(iter(feeds(model).values())), nets)
 
 
 # ---- who has the record ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,21 @@ def test_an_input_that_dies_early_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
         tvmcnn.compile(pair("depthwise"), output=tmp_path / "early.so")
 
 
-def test_a_record_with_bands_of_its_own(tmp_path: Path) -> None:
-    """The tuner measures the first kernel alone, in bands; in turn with another it has those of the pair."""
+def test_records_with_bands_of_their_own(tmp_path: Path) -> None:
+    """The tuner measures each kernel alone, in bands; in turn with another it has those of the pair."""
     compiled = tvmcnn.compile(pair("depthwise"), output=tmp_path / "pair.so", verify=False)
     (i,) = [i for i, step in enumerate(compiled.program.steps) if step.choice.turns]
-    network, first = compiled.program.network, compiled.program.steps[i - 1].choice
-    config = dataclasses.asdict(first.config) | {"rows": 1, "bands": 3}
-    record = {"kernel": kernel_words(network, first.kernel), "rule": "direct", "config": config, "time_us": 1.0}
-    records = tmp_path / "records.jsonl"
-    records.write_text(json.dumps(record | {"target": {"isa": compiled.target.name}}))
+    network, records = compiled.program.network, tmp_path / "records.jsonl"
+    lines = []
+    for step, bands in zip(compiled.program.steps[i - 1 : i + 1], (3, 4), strict=True):
+        choice = step.choice
+        config = dataclasses.asdict(choice.config) | {"rows": 1, "bands": bands}
+        entry = {"kernel": kernel_words(network, choice.kernel), "rule": "direct", "config": config, "time_us": 1.0}
+        entry |= {"target": {"isa": compiled.target.name}, "tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}
+        lines.append(json.dumps(entry) + "\n")
+    records.write_text("".join(lines))
     again = tvmcnn.compile(pair("depthwise"), output=tmp_path / "again.so", records=[records])
+    assert {step.choice.tier for step in again.program.steps[i - 1 : i + 1]} == {"given record"}
     assert turns(again) == turns(compiled) == [(5, 2)]
 
 

@@ -24,15 +24,11 @@ from models import SIZE
 
 import tvmcnn
 from tvmcnn.artifact import write_file
-from tvmcnn.choose import choose
 from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.trials import Linker
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.fusion import fuse
-from tvmcnn.importer import import_model
-from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
-from tvmcnn.records import NONE, Records, load_records
+from tvmcnn.records import Records, load_records
 from tvmcnn.runner import random_array
 from tvmcnn.targets import Target, cpu_name, resolve, usable_cpus
 from tvmcnn.timing import rounds
@@ -65,17 +61,11 @@ def tuned(entry: Entry, model: Path, minutes: Sequence[float], work: Path, targe
     return found
 
 
-def program_of(model: Path, entry: Entry, target: Target) -> Program:
-    """The network with computed configs, whose kernels are tuned."""
-    network = import_model(model, batch=entry.batch)
-    return lay_out(network, choose(network, fuse(network), target, NONE), Weights())
-
-
 def kernel_times(
     program: Program, target: Target, known: Mapping[str, Records], work: Path
 ) -> dict[str, dict[str, float]]:
     """By kernel in words µs a call with each of the `known` records, and MetaSchedule's; `peak` is GFLOP/s then."""
-    todo = [each for each in problems(program) if len(space.ordered(each.network, each.choice, target)) > 1]
+    todo = metaschedule.tunable(program, target)
     theirs = metaschedule.best(todo, target, work)
     times: dict[str, dict[str, float]] = {}
     with scratch_folder() as folder:
@@ -140,13 +130,12 @@ def measured(entry: Entry, minutes: Sequence[float], work: Path, target: str, *,
     """All figures of one network, for JSON."""
     machine = resolve(target)
     model = entry.file(work)
-    program = program_of(model, entry, machine)
+    program = metaschedule.program_of(model, entry.batch, machine)
     ours = tuned(entry, model, minutes, work, target)
     theirs = work / f"{entry.name}-metaschedule"
     if peer and not theirs.exists():
         theirs.mkdir()
-        todo = [p for p in problems(program) if len(space.ordered(p.network, p.choice, machine)) > 1]
-        metaschedule.tune(todo, machine, theirs, 60 * max(minutes))
+        metaschedule.tune(model, entry.batch, target, theirs, 60 * max(minutes))
         print(f"{entry}: MetaSchedule, {metaschedule.trials(theirs)} trials", flush=True)
     files: dict[str, Path | None] = {"0": work / "none.jsonl"}
     files |= {f"{each:g}": path for each, path in ours.items()} | {"shipped": None}

@@ -8,11 +8,11 @@ trials, 2190 µs and 1940, and its candidates took minutes to compile.)
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,17 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import meta_schedule
 
+from tvmcnn.choose import choose
 from tvmcnn.configs import DirectConfig
-from tvmcnn.layout import pack
-from tvmcnn.network import Choice, Step, Tensor
+from tvmcnn.fusion import fuse
+from tvmcnn.importer import import_model
+from tvmcnn.layout import Weights, lay_out, pack
+from tvmcnn.network import Choice, Program, Step, Tensor
 from tvmcnn.ops import declare
-from tvmcnn.targets import Target
-from tvmcnn.tuning.problem import Problem
+from tvmcnn.records import NONE
+from tvmcnn.targets import Target, resolve
+from tvmcnn.tuning import space
+from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.variants import as_direct, without_data
 
 ENDLESS = 1_000_000  # trials: the time ends the search
@@ -57,25 +62,38 @@ def llvm(target: Target) -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mcpu": target.name, "num-cores": 1})
 
 
-def tune(problems: Sequence[Problem], target: Target, folder: Path, seconds: float, seed: int = 0) -> None:
-    """Search for so many seconds in a process of its own, which is killed then; `folder` has what it measured."""
-    process = multiprocessing.get_context("fork").Process(target=_search, args=(problems, target, folder, seed))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        assert process.pid is not None
-        with contextlib.suppress(ProcessLookupError):
+def tune(model: Path, batch: int, target: str, folder: Path, seconds: float) -> None:
+    """Search for so many seconds in a process of its own, which is killed then; `folder` has what it measured.
+
+    Started by name: a fork of a process that has run TVM may wait for ever for a thread that it lost.
+    """
+    command = [sys.executable, __file__, str(model), str(batch), target, str(folder)]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "TVM_NUM_THREADS": "1"}
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # and its builders and runners
-        process.join()
+            process.wait()
 
 
-def _search(problems: Sequence[Problem], target: Target, folder: Path, seed: int) -> None:
-    os.setsid()
-    os.environ["TVM_NUM_THREADS"] = "1"
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1), os.dup2(log, 2)
+def tunable(program: Program, target: Target) -> list[Problem]:
+    """The kernels that ours has candidates for, too."""
+    found = problems(program)
+    return [each for each in found if len(space.ordered(each.network, each.choice, target)) > 1]
+
+
+def program_of(model: Path, batch: int, target: Target) -> Program:
+    """The network with computed configs, whose kernels are tuned."""
+    network = import_model(model, batch=batch)
+    return lay_out(network, choose(network, fuse(network), target, NONE), Weights())
+
+
+def _search(todo: Sequence[Problem], target: Target, folder: Path, seed: int) -> None:
     contexts, weights = [], []
-    for index, problem in enumerate(problems):
+    for index, problem in enumerate(todo):
         context = meta_schedule.TuneContext(
             mod=function(problem, "main"),
             target=llvm(target),
@@ -107,14 +125,14 @@ def trials(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def best(problems: Sequence[Problem], target: Target, folder: Path) -> Mapping[str, Callable[[], float]]:
+def best(todo: Sequence[Problem], target: Target, folder: Path) -> Mapping[str, Callable[[], float]]:
     """By kernel in words a function that times its best schedule, in µs a call; none for one that has no schedule.
 
     Its constants stay in the cache, where those of ours are as cold as in the network.
     """
     database = meta_schedule.database.JSONDatabase(work_dir=str(folder))
     found: dict[str, Callable[[], float]] = {}
-    for problem in problems:
+    for problem in todo:
         module = tvm.IRModule({"main": function(problem, "main")})
         schedule = database.query_schedule(module, llvm(target), "main")
         if schedule is not None:
@@ -129,3 +147,15 @@ def _timer(module: tvm.IRModule, target: tvm.target.Target) -> Callable[[], floa
     arrays: list[Any] = [tvm.runtime.tensor(draw(shape, np.float32)) for shape in shapes]
     evaluate = executable.mod.time_evaluator("main", tvm.cpu(), number=1, repeat=1, min_repeat_ms=5)
     return lambda: float(evaluate(*arrays).mean) * 1e6
+
+
+def main() -> int:
+    """Search until somebody ends it: MODEL BATCH TARGET FOLDER."""
+    model, batch, name, folder = sys.argv[1:]
+    target = resolve(name)
+    _search(tunable(program_of(Path(model), int(batch), target), target), target, Path(folder), seed=0)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

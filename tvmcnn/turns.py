@@ -41,8 +41,7 @@ def take_turns(network: Network, choices: Sequence[Choice], target: Target) -> t
             continue
         if stored_bytes(between, first.writes) < target.l2_bytes:
             continue  # it is in L2 as it is
-        if first.config.bands > 1:  # by a record: bands of the pair take their place
-            first = dataclasses.replace(first, config=dataclasses.replace(first.config, bands=1))
+        first, second = _in_no_bands(first), _in_no_bands(second)
         for each in _with_fewer_maps(network, first, target):
             groups = _groups(each, second, target)
             if groups >= FEWEST and stored_bytes(between, first.writes) / groups < target.l2_bytes:
@@ -52,6 +51,13 @@ def take_turns(network: Network, choices: Sequence[Choice], target: Target) -> t
                 made[i], made[i + 1] = each, second
                 break
     return tuple(made)
+
+
+def _in_no_bands(choice: Choice) -> Choice:
+    """The choice without the bands that a record gave it: those of the pair take their place."""
+    if choice.rule != "direct" or choice.config.bands == 1:
+        return choice
+    return dataclasses.replace(choice, config=dataclasses.replace(choice.config, bands=1))
 
 
 def _with_fewer_maps(network: Network, choice: Choice, target: Target) -> Iterator[Choice]:
