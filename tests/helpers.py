@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +302,10 @@ def same_bits_in_any_memory(x: Array, nets: Sequence[tvmcnn.runner.Runner]) -> N
         for _, memory in net._arenas:
             memory.view(np.uint8)[:] = 0xFF
         assert net(x).tobytes() == wanted
+
+
+def record(kernel: str, rule: str, config: Mapping[str, Any], time: float = 1.0, isa: str = "") -> str:
+    """A line of a file of records, for this machine's ISA if none is named, of these versions."""
+    entry = {"kernel": kernel, "rule": rule, "config": dict(config), "time_us": time}
+    entry |= {"target": {"isa": isa or targets.resolve("native").name}}
+    return json.dumps(entry | {"tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}) + "\n"

@@ -119,8 +119,8 @@ def test_rule(
 ) -> None:
     """Without the shipped records: a measured config is no change of the rule."""
     config = StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True) if name == "streamed" else None
-    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule, target: config)
-    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules, target: config and "streamed")
+    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule: config and (config, records.GIVEN))
+    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: config and "streamed")
     g = Graph()
     g.output(globals()[name](g))
     made = {"verify": False, "activations": False, "exact": name == "direct"}

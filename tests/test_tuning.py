@@ -7,14 +7,13 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph, feeds, same_bits_in_any_memory
+from helpers import Graph, feeds, record, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose import choose
@@ -93,11 +92,6 @@ def conv_problem(target: str = "native") -> Problem:
     return next(each for each in problems(program_of(small(), target)) if each.words == KERNEL)
 
 
-def record(rule: str, time: float, **config: Any) -> str:
-    entry = {"kernel": KERNEL, "target": {"isa": resolve("native").name}, "rule": rule, "config": config}
-    return json.dumps(entry | {"time_us": time, "tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}) + "\n"
-
-
 def algorithm(compiled: Compiled) -> tuple[str, str]:
     """Algorithm and tier of the convolution."""
     step = next(s for s in compiled.program.steps if s.choice.kernel.anchor.op == "Conv")
@@ -113,7 +107,7 @@ def test_the_faster_record_decides(tmp_path: Path) -> None:
     direct = {"vectors": 1, "rows": 3, "columns": 2}
     for times, wanted in (((1.0, 2.0), "winograd"), ((2.0, 1.0), "direct")):
         path = tmp_path / "records.jsonl"
-        path.write_text(record("winograd", times[0], **winograd) + record("direct", times[1], **direct))
+        path.write_text(record(KERNEL, "winograd", winograd, times[0]) + record(KERNEL, "direct", direct, times[1]))
         compiled = tvmcnn.compile(small(), output=tmp_path / "small.so", records=[path])
         assert algorithm(compiled) == (wanted, "given record")
         exact = tvmcnn.compile(small(), output=tmp_path / "small.so", records=[path], exact=True)
@@ -129,7 +123,7 @@ def test_tiles_need_not_divide(tile: dict[str, int], tmp_path: Path) -> None:
     vectors = tile.pop("blocks", 1) * 16 // resolve("native").lanes
     for config in ({"rows": 3, "columns": 7, "vectors": 1}, {"vectors": vectors, "prefetch": True} | tile):
         path = tmp_path / "records.jsonl"
-        path.write_text(record("direct", 1.0, **config).replace("32x16", "48x16"))
+        path.write_text(record(KERNEL.replace("32x16", "48x16"), "direct", config))
         compiled = tvmcnn.compile(small(48), output=tmp_path / "small.so", records=[path])
         assert algorithm(compiled) == ("direct", "given record")
         assert ("prefetcht1" in compiled.code["asm"]()) == config.get("prefetch", False)
@@ -280,8 +274,7 @@ def test_any_candidates_together_are_a_network(build: Callable[[], onnx.ModelPro
         grid = space.ordered(problem.network, problem.choice, resolve("native"))
         near = [n for choice in grid[:5] for n in space.neighbours(problem.network, choice, resolve("native"))]
         choice = rng.choice([*grid, *near])
-        line = record(choice.rule, 1.0, **dataclasses.asdict(choice.config))
-        lines.append(line.replace(KERNEL, problem.words))
+        lines.append(record(problem.words, choice.rule, dataclasses.asdict(choice.config)))
     (tmp_path / "any.jsonl").write_text("".join(lines))
     compiled = tvmcnn.compile(model, output=tmp_path / "any.so", records=[tmp_path / "any.jsonl"])
     assert compiled.verdict is not None and compiled.verdict.passed
@@ -577,7 +570,7 @@ def test_records_of_others_stay(tmp_path: Path, quick: None) -> None:
     """Other kernels, other machines, even a broken line: the tuner rewrites its own lines alone."""
     model, output = tmp_path / "small.onnx", tmp_path / "mine.jsonl"
     model.write_bytes(small().SerializeToString())
-    kept = [record("direct", 1.0).strip(), record("dense", 1.0).replace("conv", "gemm").strip(), "broken"]
+    kept = [record("other", rule, {}).strip() for rule in ("direct", "dense")] + ["broken"]
     output.write_text("\n".join(kept) + "\n")
     tvmcnn.tune(model, budget="3s", records=output, measure=False)
     lines = output.read_text().splitlines()

@@ -114,7 +114,7 @@ def test_planted_faults_cost_their_candidates_and_nothing_else(copy: Path) -> No
     edit(package / "tuning" / "build.py", ("SECONDS = 30.0", "SECONDS = 4.0"))
     edit(package / "tuning" / "measure.py", ("SECONDS = 10.0", "SECONDS = 1.0"), ("SAMPLE = 0.005", "SAMPLE = 0.0002"))
     edit(package / "tuning" / "measure.py", ("MEMORY = 2 << 30", "MEMORY = 1 << 29"))
-    arguments = ["tune", "small.onnx", "--budget", "60s", "--from-scratch", "-o", "mine.jsonl", "--json"]
+    arguments = ["tune", "small.onnx", "--budget", "100s", "--from-scratch", "-o", "mine.jsonl", "--json"]
     done = subprocess.run(
         command(*arguments), cwd=copy, env=environment(copy), capture_output=True, text=True, timeout=300
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from helpers import Graph, check, feeds, same_bits_in_any_memory
+from helpers import Graph, check, feeds, record, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn import layout
@@ -96,9 +94,7 @@ def test_records_with_bands_of_their_own(tmp_path: Path) -> None:
     for step, bands in zip(compiled.program.steps[i - 1 : i + 1], (3, 4), strict=True):
         choice = step.choice
         config = dataclasses.asdict(choice.config) | {"rows": 1, "bands": bands}
-        entry = {"kernel": kernel_words(network, choice.kernel), "rule": "direct", "config": config, "time_us": 1.0}
-        entry |= {"target": {"isa": compiled.target.name}, "tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}
-        lines.append(json.dumps(entry) + "\n")
+        lines.append(record(kernel_words(network, choice.kernel), "direct", config))
     records.write_text("".join(lines))
     again = tvmcnn.compile(pair("depthwise"), output=tmp_path / "again.so", records=[records])
     assert {step.choice.tier for step in again.program.steps[i - 1 : i + 1]} == {"given record"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import onnx
 import pytest
 import winograd_error
 from bench_models import parse
-from helpers import Graph, feeds
+from helpers import Graph, feeds, record
 
 import tvmcnn
 from tvmcnn import winograd
@@ -56,15 +55,9 @@ def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str) 
     network = import_model(model)
     rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
     config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes)
-    entry = {"rule": rule, "config": asdict(config), "time_us": 1.0}
-    words = [kernel_words(network, kernel) for kernel in fuse(network)]
-    lines = [
-        json.dumps({"kernel": each, "target": {"isa": isa}} | entry)
-        for each in words
-        for isa in TARGETS
-        if "x3x3" in each
-    ]
-    (folder / "records.jsonl").write_text("\n".join(lines))
+    words = [each for kernel in fuse(network) if "x3x3" in (each := kernel_words(network, kernel))]
+    lines = [record(each, rule, asdict(config), isa=isa) for each in words for isa in TARGETS]
+    (folder / "records.jsonl").write_text("".join(lines))
     return tvmcnn.compile(model, target, folder / "net.so", records=[folder / "records.jsonl"], shipped_records=False)
 
 
