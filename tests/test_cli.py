@@ -725,9 +725,9 @@ def test_targets_tell_of_own_records(shell: Shell, monkeypatch: pytest.MonkeyPat
 
 def test_tune(shell: Shell) -> None:
     """A budget in, records out, which compile takes and `records` keeps in order; of another target it refuses them."""
-    done = shell.succeeds("tune {m} --budget 4s --from-scratch -o mine.jsonl --plot best.svg")
+    done = shell.succeeds("tune {m} --budget 15s --from-scratch -o mine.jsonl --plot best.svg")
     isa = targets.resolve("native").name
-    assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 4 s to try them$", done.out, re.MULTILINE)
+    assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 15 s to try them$", done.out, re.MULTILINE)
     assert re.search(r"^network, 1 thread: [\d.]+ µs before, [\d.]+ after", done.out, re.MULTILINE)
     assert re.search(r"^\d+ trials in \d+ s \(\d+ known, 0 wrong, 0 failed\); ", done.out, re.MULTILINE)
     assert done.out.splitlines()[-2:] == [f"tvmcnn compile {LENET} --records mine.jsonl", "wrote best.svg"]
@@ -738,7 +738,7 @@ def test_tune(shell: Shell) -> None:
     other = next(name for name in targets.TARGETS if name != isa)
     told = shell.succeeds(f"compile {{m}} --records mine.jsonl --target {other} --no-verify").out
     assert re.search(r"^configs: \d computed$|^configs: .*by shipped", told, re.MULTILINE)
-    assert re.search(rf"^mine.jsonl: (\d+) of \1 records are not used: \1 are for {isa}$", told, re.MULTILINE)
+    assert re.search(rf"^mine.jsonl: (\d+) of \1 records are not used: \1 (is|are) for {isa}$", told, re.MULTILINE)
     assert "(given record)" not in told
 
     count = len(Path("mine.jsonl").read_text().splitlines())
