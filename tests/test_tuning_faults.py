@@ -177,7 +177,7 @@ def test_kill_loses_no_measurement(tmp_path: Path) -> None:
         if records.exists():
             assert not read_records(records)[1]
     done = subprocess.run(
-        command("tune", "small.onnx", "--budget", "4s", "--from-scratch", "-o", "mine.jsonl", "--json"),
+        command("tune", "small.onnx", "--budget", "10s", "--from-scratch", "-o", "mine.jsonl", "--json"),
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -279,7 +279,7 @@ def test_a_server_dies_and_the_other_goes_on(
     lost = [each for each in events if each["event"] == "lost"]
     assert [each["left"] for each in lost] == [1]
     trials = [each for each in events if each["event"] == "trial"]
-    assert len(trials) > 45, "it went on"
+    assert len(trials) > 35, "it went on"
     assert {each["outcome"] for each in trials} == {"ok"}
     assert len({(e["kernel"], e["rule"], str(e["config"])) for e in trials}) == len(trials)
     assert {kernel.kernel.split()[0] for kernel in tuned.kernels} == {"conv", "gemm"}
