@@ -16,7 +16,7 @@ from tvmcnn.tuning.search import Search, State, Watch
 
 REFRESH = 2  # a second: drawing takes time that others measure
 MARGIN = 8  # lines of the terminal that are not the table's rows
-HEADS = ("kernel", "×", "default", "best", "gain", "GFLOP/s", "peak", "tried", "wrong", "failed", "may gain")
+HEADS = ("kernel", "×", "default µs", "best µs", "gain", "GFLOP/s", "peak", "tried", "wrong", "failed", "may gain µs")
 
 
 def watcher(say: Callable[[str], None], *, live: bool) -> Watch:
@@ -83,7 +83,7 @@ def summary(search: Search, left: float) -> str:
     wrong, failed = (sum(state.log.count(kind) for state in search.states) for kind in (WRONG, FAILED))
     whole = sum(state.problem.count * state.best for state in search.states)
     counts = f"{len(search.states)} kernels, {trials} tried, {wrong} wrong, {failed} failed"
-    return f"{counts}; {max(0.0, left):.0f} s left, about {search.gain:.0f} µs of {whole:.0f} may still be gained"
+    return f"{counts}; {max(0.0, left):.0f} s left, about {search.gain:.3g} µs of {whole:.4g} may still be gained"
 
 
 def row(state: State, peak: float) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def row(state: State, peak: float) -> tuple[str, ...]:
         *(known if best else ("", "", "")),
         *speed,
         *counts,
-        f"{state.gain(peak):.1f}",
+        f"{state.gain(peak):.2g}",
     )
 
 
