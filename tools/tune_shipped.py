@@ -27,7 +27,6 @@ from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.table import watcher
 
 NETWORKS = "lenet5,lenet5:256,resnet18,resnet50,vgg16,mobilenet_v2,squeezenet,densenet121,inception_v2"
-Order = tuple[str, str]
 
 
 def tune(entry: Entry, target: str, budget: str, work: Path, folder: Path) -> None:
@@ -52,7 +51,7 @@ def tune(entry: Entry, target: str, budget: str, work: Path, folder: Path) -> No
 def shipped(records: Iterable[Record], command: str) -> str:
     """The lines of a file of schedules/, in an order that does not depend on when a kernel was tuned."""
 
-    def order(record: Record) -> Order:
+    def order(record: Record) -> tuple[str, str]:
         return record.kernel, record.rule
 
     entries = [{**record.entry, "command": command} for record in sorted(records, key=order)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tvmcnn.artifact import write_file
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.records import Record, Skipped, own_records, read_records, schedules_folder, unfit
+from tvmcnn.records import Record, Skipped, read_records, standing_files, unfit
 
 HEADS = ("kernel", "rule", "target", "machine", "µs", "default", "peak", "date", "")
 
@@ -45,9 +45,7 @@ class Shelf:
 
 def listed(files: Sequence[Path], isa: str | None) -> Shelf:
     """Every record of some files, without any the user's own and the shipped ones."""
-    own = own_records()
-    found = files or [*([own] if own is not None and own.exists() else []), *sorted(schedules_folder().glob("*.jsonl"))]
-    records, skipped = _read(found, isa)
+    records, skipped = _read(files or standing_files(), isa)
     return Shelf(tuple(records), tuple(skipped), table=True)
 
 

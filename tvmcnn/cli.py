@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print one JSON object, for programs")
         return sub
 
+    def input_shape(sub: argparse.ArgumentParser) -> None:
+        text = "bind open dimensions or override fixed ones; may be repeated"
+        metavar = "NAME:1x3x224x224"
+        sub.add_argument("--input-shape", action="append", default=[], metavar=metavar, type=_input_shape, help=text)
+
     demo = command("demo", _demo, "compile the shipped LeNet-5, check it, let it read digits, time it")
     demo.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the four MNIST IDX files, for handwritten digits too"
@@ -78,14 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("model", type=Path, metavar="MODEL.onnx")
     build.add_argument("-o", "--output", type=Path, metavar="OUT.so", help="default: the model's name with .so")
     build.add_argument("--target", default="native", help=f"one of {targets.known()} (default: native, this machine)")
-    build.add_argument(
-        "--input-shape",
-        action="append",
-        default=[],
-        metavar="NAME:1x3x224x224",
-        type=_input_shape,
-        help="bind open dimensions or override fixed ones; may be repeated",
-    )
+    input_shape(build)
     build.add_argument(
         "--batch",
         type=_batches,
@@ -116,14 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "-o", "--output", type=Path, metavar="RECORDS.jsonl", help="default: your own records, which compile reads"
     )
-    tune.add_argument(
-        "--input-shape",
-        action="append",
-        default=[],
-        metavar="NAME:1x3x224x224",
-        type=_input_shape,
-        help="bind open dimensions or override fixed ones; may be repeated",
-    )
+    input_shape(tune)
     tune.add_argument("--batch", type=_positive, metavar="N", help="the leading dimension of every input (default: 1)")
     tune.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the order of candidates (default: 0)")
     tune.add_argument(

@@ -108,6 +108,12 @@ class Isolated:
         return lines[-1].strip() if lines else ""
 
 
+def last_line(error: Exception) -> str:
+    """The last line of an exception's text, which says what TVM's many lines come to; its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def serve(memory: int | None) -> None:
     """The process: answer what standard input asks until it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

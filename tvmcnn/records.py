@@ -101,6 +101,12 @@ def own_records() -> Path | None:
     return home / "tvmcnn" / "records.jsonl"
 
 
+def standing_files() -> list[Path]:
+    """The files of records that nobody has to name: the user's own, if there is one, and the shipped ones."""
+    own = own_records()
+    return [*([own] if own is not None and own.exists() else []), *sorted(schedules_folder().glob("*.jsonl"))]
+
+
 def read_records(path: Path) -> tuple[list[Record], list[Skipped]]:
     """The records of a file in its order, and the lines that are none, or that a later one replaces.
 
@@ -192,13 +198,13 @@ def load_records(target: Target, given: Iterable[Path] = (), *, own: bool = True
                 found.setdefault(record.kernel, {})[record.rule] = (record, tier)
         told = [*skipped, *(why for why in unused.values() if tier != SHIPPED or why.kind != "target")]
         if told:
-            notes.append(_note(path, tier, len(records) + len(skipped), told))
+            notes.append(_note(path, len(records) + len(skipped), told))
         if tier != SHIPPED and fitting and machine and not here:
             notes.append(f"{path}: measured on {fitting[0].machine or 'an unnamed CPU'}, not on this {machine}")
     return Records(found, tuple(notes))
 
 
-def _note(path: Path, tier: str, lines: int, skipped: Sequence[Skipped]) -> str:
+def _note(path: Path, lines: int, skipped: Sequence[Skipped]) -> str:
     """my.jsonl: 3 of 20 records are not used: line 4 is broken: …; 2 are for x86-64-v4"""
     reasons = Counter(each.reason for each in skipped if each.kind in ("version", "target"))
     many = [

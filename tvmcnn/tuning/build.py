@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tvmcnn.cache import Cache
 from tvmcnn.codegen.jobs import Job
 from tvmcnn.codegen.workers import OBJECT_CODE
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.isolated import Isolated, LostError, last_line
 
 SECONDS = 30.0  # for one candidate: the slowest takes one
 MEMORY = 3 << 30  # bytes: TVM and LLVM take 0.4 GB
@@ -45,8 +45,7 @@ class Builder:
         except LostError as error:
             self._failed[job.key] = f"the compiler {error}"
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self._failed[job.key] = f"does not compile: {lines[-1].strip()}"
+            self._failed[job.key] = f"does not compile: {last_line(error)}"
         else:
             self._cache.put(job.key, data)
             return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ WHOLE = 1.05  # on one core what is in no bands must be so much faster: on two c
 def contenders(log: Log) -> list[Key]:
     """Candidates that were in no final yet and may be faster than the holder of their rule's record, the best first;
     before them the best of each rule that has no holder, however slow: `--exact` needs direct convolution's."""
-    tried = {key: weighed(log, key, each.microseconds) for key, each in log.trials.items() if each.outcome == OK}
+    tried = {key: each.microseconds * weight(key, log.trials) for key, each in log.trials.items() if each.outcome == OK}
     first: list[Key] = []
     others: list[Key] = []
     for rule in sorted({key[0] for key in tried}):
@@ -30,11 +30,10 @@ def contenders(log: Log) -> list[Key]:
     return [*first, *sorted(others, key=lambda key: tried[key])][: max(TOP, len(first))]
 
 
-def weighed(log: Log, key: Key, microseconds: float) -> float:
-    """A candidate's time, by which it is compared: larger for one in no bands where others are in some."""
-    bands = getattr(key[1], "bands", 0)
-    cut = any(getattr(other[1], "bands", 1) > 1 for other in log.trials)
-    return microseconds * (WHOLE if bands == 1 and cut else 1.0)
+def weight(key: Key, rivals: Iterable[Key]) -> float:
+    """By which a candidate's time is multiplied: more for one in no bands where some of its rivals are in some."""
+    cut = any(getattr(config, "bands", 1) > 1 for _, config in rivals)
+    return WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0
 
 
 def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mapping[str, Key]) -> dict[str, Key]:
@@ -43,11 +42,7 @@ def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mappi
 
     Beyond the spread: three of four of its samples are below three of four of the holder's.
     """
-    cut = any(getattr(config, "bands", 1) > 1 for _, config in keys)
-    times = {
-        key: np.asarray(values) * (WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0)
-        for key, values in zip(keys, samples, strict=True)
-    }
+    times = {key: np.asarray(values) * weight(key, keys) for key, values in zip(keys, samples, strict=True)}
     made = dict(held)
     for rule in {rule for rule, _ in keys}:
         mine = [key for key in keys if key[0] == rule]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmcnn.errors import ToolError
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.isolated import Isolated, LostError, last_line
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Tried
 from tvmcnn.tuning.place import Place
 from tvmcnn.tuning.remote import servers
@@ -53,7 +53,7 @@ class Measurer:
             self.machine = self._process.call(f"{CODE}:open_library", library, memory, self.place, seconds=OPENING)
         except Exception as error:  # TVM's RPC raises what it likes
             self.close()
-            raise PlaceLostError(_line(error)) from error
+            raise PlaceLostError(last_line(error)) from error
 
     def tried(
         self, library: Path, candidates: Sequence[Prepared], known: float, done: Callable[[int, Tried], None]
@@ -136,7 +136,7 @@ class Measurer:
         except LostError:
             raise
         except Exception as error:  # of TVM's RPC, which raises what it likes
-            raise LostError(_line(error)) from error
+            raise LostError(last_line(error)) from error
 
     def kill(self) -> None:
         """End what it does, from another thread; it measures no more."""
@@ -149,8 +149,3 @@ class Measurer:
         process, self._process = self._process, None
         if process is not None:
             process.close()
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Places: where candidates run. A process on this machine, or one that drives a machine over TVM's RPC.
 
 These functions run inside an `Isolated` process, which keeps one open library: `open_library`, then `check` and `times`
-for its trials. A place is "" for this machine, or (tracker's host, port, key).
+for its trials. A place is None, this machine, or (tracker's host, port, key).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.network import ALIGNMENT, Array
+from tvmcnn.network import ALIGNMENT, FLOAT, Array
 from tvmcnn.tuning.trial import Trial
 
 Place = tuple[str, int, str] | None  # the tracker's host and port and the key; None: this machine
@@ -102,7 +102,7 @@ def check(index: int, trial: Trial) -> float:
     library.module["run"](index, tensor)
     after = library.back(tensor, image).view(np.float32)
     size = int(np.prod(trial.layout.physical(trial.shape)))
-    made = trial.layout.unpack(after[trial.output // 4 : trial.output // 4 + size], trial.shape)
+    made = trial.layout.unpack(after[trial.output // FLOAT : trial.output // FLOAT + size], trial.shape)
     expected = np.fromfile(trial.expected, np.float64).reshape(trial.shape)
     return float(np.max(np.abs(made - expected), initial=0.0)) / trial.scale  # of NaNs it is NaN
 

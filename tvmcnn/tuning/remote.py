@@ -6,6 +6,7 @@ import re
 from importlib.util import find_spec
 
 from tvmcnn.errors import ToolError
+from tvmcnn.isolated import last_line
 
 
 def servers(tracker: str, key: str) -> tuple[str, int, int]:
@@ -26,8 +27,7 @@ def servers(tracker: str, key: str) -> tuple[str, int, int]:
         session = rpc.connect_tracker(host, port)
         summary = session.summary()
     except Exception as error:  # TVM's RPC raises what it likes
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ToolError(f"no RPC tracker answers at {tracker}: {lines[-1]}") from error
+        raise ToolError(f"no RPC tracker answers at {tracker}: {last_line(error)}") from error
     keys = [str(entry["key"]).removeprefix("server:") for entry in summary["server_info"]]
     if not (count := keys.count(key)):
         known = ", ".join(sorted({*keys})) or "none"

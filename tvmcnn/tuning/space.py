@@ -62,8 +62,8 @@ def ordered(
     network: Network, default: Choice, target: Target, preferred: Iterable[Key] = (), seed: int = 0
 ) -> list[Choice]:
     """The candidates of a kernel, each once: the default, the preferred ones, the rules in turn by their estimates."""
-    choice, rng = dataclasses.replace(default), random.Random(f"{seed} {default.kernel.ops} {default.sources}")
-    found = {key_of(each): each for each in candidates(choice, network, target)}
+    rng = random.Random(f"{seed} {default.kernel.ops} {default.sources}")
+    found = {key_of(each): each for each in candidates(default, network, target)}
     ranks: dict[str, int] = {}
     places = {}
     for key in found:
@@ -101,7 +101,7 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
         for value in values:
             changed = dataclasses.replace(config, **{name: value}, **({"bands": 1} if name == "rows" else {}))
             if value != getattr(config, name) and _fits(choice, changed, target):
-                yield _shared_out(network, _with(choice, changed), target)
+                yield _shared_out(network, dataclasses.replace(choice, config=changed), target)
 
 
 def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
@@ -140,10 +140,6 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
     if isinstance(config, DenseConfig):
         return bool(config.width // target.lanes * config.rows * config.parts < target.registers)
     return True
-
-
-def _with(choice: Choice, config: Any) -> Choice:
-    return dataclasses.replace(choice, config=config)
 
 
 # ---- candidates -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tvmcnn.network import Program
-from tvmcnn.records import Record, distance, own_records, read_records, schedules_folder, unfit
+from tvmcnn.records import Record, distance, read_records, standing_files, unfit
 from tvmcnn.targets import Target
 from tvmcnn.tuning.journal import Journal
 from tvmcnn.tuning.problem import Problem, problems
@@ -38,9 +38,7 @@ def _fitting(path: Path, isa: str) -> list[Record]:
 
 def _known(path: Path, isa: str) -> list[Record]:
     """Every record there is: of the file to fill, the user's own, the shipped ones."""
-    own = own_records()
-    files = dict.fromkeys([path, *([own] if own else []), *sorted(schedules_folder().glob("*.jsonl"))])
-    return [record for file in files for record in _fitting(file, isa)]
+    return [record for file in dict.fromkeys([path, *standing_files()]) for record in _fitting(file, isa)]
 
 
 def _nearest(problem: Problem, records: Sequence[Record]) -> list[Key]:

@@ -46,18 +46,18 @@ static inline int tvmcnn_function(TVMFFISafeCallType call, const void* self, siz
   return 0;
 }
 
+/* The tensor that an argument is, NULL for one that is none. */
+static inline const DLTensor* tvmcnn_tensor(const TVMFFIAny* argument) {
+  if (argument->type_index == kTVMFFIDLTensorPtr) return (const DLTensor*)argument->v_ptr;
+  if (argument->type_index != kTVMFFITensor) return NULL;
+  return (const DLTensor*)((const char*)argument->v_obj + sizeof(TVMFFIObject));
+}
+
 /* The data of one CPU tensor of exactly this type and shape, C-contiguous and aligned to its elements; else NULL.
  * A tensor without elements may have no data either: then any address that is not NULL. */
 static inline void* tvmcnn_data(const TVMFFIAny* argument, int code, int bits, int32_t rank, const int64_t* shape) {
-  const DLTensor* tensor;
-  if (argument->type_index == kTVMFFIDLTensorPtr) {
-    tensor = (const DLTensor*)argument->v_ptr;
-  } else if (argument->type_index == kTVMFFITensor) {
-    tensor = (const DLTensor*)((const char*)argument->v_obj + sizeof(TVMFFIObject));
-  } else {
-    return NULL;
-  }
-  if (tensor->device.device_type != kDLCPU || tensor->ndim != rank) return NULL;
+  const DLTensor* tensor = tvmcnn_tensor(argument);
+  if (tensor == NULL || tensor->device.device_type != kDLCPU || tensor->ndim != rank) return NULL;
   if (tensor->dtype.code != code || tensor->dtype.bits != bits || tensor->dtype.lanes != 1) return NULL;
   int64_t stride = 1;
   for (int32_t axis = rank - 1; axis >= 0; --axis) {

@@ -15,15 +15,9 @@ static double now(void) {
 
 /* A tensor of bytes of any length. */
 static char* bytes_of(const TVMFFIAny* argument, int64_t* size) {
-  const DLTensor* tensor;
-  if (argument->type_index == kTVMFFIDLTensorPtr) {
-    tensor = (const DLTensor*)argument->v_ptr;
-  } else if (argument->type_index == kTVMFFITensor) {
-    tensor = (const DLTensor*)((const char*)argument->v_obj + sizeof(TVMFFIObject));
-  } else {
-    return NULL;
-  }
-  if (tensor->device.device_type != kDLCPU || tensor->ndim != 1 || tensor->dtype.bits != 8) return NULL;
+  const DLTensor* tensor = tvmcnn_tensor(argument);
+  if (tensor == NULL || tensor->device.device_type != kDLCPU) return NULL;
+  if (tensor->ndim != 1 || tensor->dtype.bits != 8) return NULL;
   *size = tensor->shape[0];
   return (char*)tensor->data + tensor->byte_offset;
 }
