@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import onnx
 import pytest
-from helpers import Graph, check, feeds, same_bits_in_any_memory
+from helpers import Graph, check, feeds, record, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn import tasks
 from tvmcnn.compiler import Compiled
+from tvmcnn.records import kernel_words
 from tvmcnn.targets import resolve
 
 
@@ -57,3 +59,17 @@ def test_many_weights_are_not_read_for_each_band(tmp_path: Path) -> None:
 
 def test_images_of_a_batch_are_cut_by_images(tmp_path: Path) -> None:
     assert set(bands(tvmcnn.compile(chain(batch=2), output=tmp_path / "batch.so", verify=False))) == {1}
+
+
+def test_records_do_not_decide(tmp_path: Path) -> None:
+    """Their times are those of one thread."""
+    plain = tvmcnn.compile(chain(), output=tmp_path / "plain.so", verify=False)
+    steps = [step for step in plain.program.steps if step.choice.rule == "direct"]
+    words = [kernel_words(plain.program.network, step.choice.kernel) for step in steps]
+    path = tmp_path / "records.jsonl"
+    for count in (1, 3):
+        configs = [dataclasses.asdict(step.choice.config) | {"bands": count} for step in steps]
+        path.write_text("".join(record(*each) for each in zip(words, ["direct"] * len(words), configs, strict=True)))
+        found = tvmcnn.compile(chain(), output=tmp_path / "found.so", records=[path])
+        assert {step.choice.tier for step in found.program.steps if step.choice.rule == "direct"} == {"given record"}
+        assert bands(found) == bands(plain)

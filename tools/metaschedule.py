@@ -47,7 +47,7 @@ def plain_choice(problem: Problem) -> Choice:
     if choice.rule in ("winograd", "streamed"):
         choice = as_direct(choice, DirectConfig())
     reads = tuple(dataclasses.replace(layout, pitch=0) for layout in choice.reads)
-    return dataclasses.replace(choice, reads=reads, writes=choice.makes, within=None, turns=None)
+    return dataclasses.replace(choice, reads=reads, writes=choice.makes, within=None)
 
 
 def function(problem: Problem, name: str) -> tirx.PrimFunc:

@@ -19,7 +19,6 @@ from tvmcnn.fusion import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Pads, Tensor
 from tvmcnn.records import Records
 from tvmcnn.targets import Target
-from tvmcnn.turns import take_turns
 from tvmcnn.walk import Walk, choice_of
 from tvmcnn.winograd import halo
 
@@ -50,7 +49,7 @@ def choose(
     if _is_tiny(network, choices, target):
         others = _walked(network, kernels, target, records, exact=exact, images=target.lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
-    return in_bands(network, take_turns(network, choices, target), target)
+    return in_bands(network, choices, target)
 
 
 def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:

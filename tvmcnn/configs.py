@@ -15,7 +15,7 @@ class DirectConfig:
     order: str = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
     unroll: int = 4  # input channels in one loop body
     prefetch: bool = False  # the next tile's weights into L2 while this one computes
-    bands: int = 1  # of rows, outermost: all maps of one, then of the next
+    bands: int = 1  # of rows, outermost: all maps of one, then of the next; the network's choice, see bands.py
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Nothing is allocated at run time: the arena is the caller's, and a kernel's own 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,15 +83,8 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
             arguments.append(Place("weights", offset=weights.add(array)))
         arguments.append(places[choice.kernel.output.name][0])
         steps.append(Step(choice, packed, tuple(arguments)))
-    scratch = max((round_up(scratch_bytes(choice), ALIGNMENT) for choice in choices), default=0)
+    scratch = max((round_up(choice.scratch_bytes, ALIGNMENT) for choice in choices), default=0)
     return Program(network, tuple(steps), arena_bytes, scratch, least, places)
-
-
-def scratch_bytes(choice: Choice) -> int:
-    """Bytes of scratch: a kernel's own, or the group of maps that two kernels hand on in turns."""
-    if not choice.turns:
-        return choice.scratch_bytes
-    return stored_bytes(choice.sources[0], choice.reads[0]) // choice.turns.groups
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
@@ -231,9 +223,6 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
     places = {tensor.name: (Place("input", i), Layout()) for i, tensor in enumerate(network.inputs)}
     outputs = {tensor.name: i for i, tensor in enumerate(network.outputs)}
     last_read = {source.name: step for step, choice in enumerate(choices) for source in choice.sources}
-    for step, (first, second) in enumerate(itertools.pairwise(choices), 1):
-        if second.turns:  # what the first reads is read until the second is done
-            last_read |= {source.name: max(step, last_read[source.name]) for source in first.sources}
     blocks: dict[str, Block] = {}
     inside: list[tuple[Choice, str, int]] = []  # choices whose outputs are in the arena, the block and offset in it
     for step, choice in enumerate(choices):

@@ -60,8 +60,7 @@ def kernel_line(step: Step) -> str:
     choice = step.choice
     config = " ".join(f"{key}={value}" for key, value in _config(step).items())
     decided = f"{choice.algorithm} -> {choice.writes}, rule {choice.rule} ({choice.tier}) {config}"
-    turns = f" in {choice.turns.count} turns with the kernel before" if choice.turns else ""
-    return f"{choice.name:<14} {choice.kernel.ops:<24} {decided}".rstrip() + turns
+    return f"{choice.name:<14} {choice.kernel.ops:<24} {decided}".rstrip()
 
 
 def _kernel(network: Network, step: Step) -> dict[str, Any]:
@@ -77,7 +76,6 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
         "tier": choice.tier,
         "config": _config(step),
         "tasks": choice.tasks,
-        "turns": choice.turns.count if choice.turns else 0,
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved_bytes(choice) + weights,
         "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],

@@ -282,24 +282,6 @@ PLAIN = Layout()
 
 
 @dataclass(frozen=True)
-class Turns:
-    """How a kernel alternates with the one before: in each band of rows for each group of maps, that one, then this.
-
-    A band is some of the rows of tiles of the one before, from and to, and of this one: of `rows` that there are. Those
-    of the one before overlap, as this one's windows do.
-    """
-
-    groups: int
-    rows: tuple[int, int]
-    bands: tuple[tuple[int, int, int, int], ...]
-
-    @property
-    def count(self) -> int:
-        """How often they alternate."""
-        return self.groups * len(self.bands)
-
-
-@dataclass(frozen=True)
 class Choice:
     """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from.
 
@@ -317,7 +299,6 @@ class Choice:
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
-    turns: Turns | None = None  # how it alternates with the kernel before it; None: it runs when that is done
 
     @property
     def makes(self) -> Layout:

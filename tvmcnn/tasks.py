@@ -73,15 +73,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     return ()
 
 
-def all_tasks(choice: Choice, target: Target) -> int:
-    """How many with every outer loop in them."""
-    return math.prod(outer_loops(choice, target))
-
-
 def by_rows(choice: Choice) -> bool:
     """True where the first half of the tasks makes the upper half of an image; else it makes half of its maps."""
-    if choice.turns:
-        return len(choice.turns.bands) > 1
     if choice.rule == "direct":
         return bool(choice.config.bands > 1)
     return choice.rule == "winograd" and choice.tasks > 1 and choice.config.parts == choice.kernel.output.shape[0] == 1

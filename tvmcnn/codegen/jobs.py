@@ -124,6 +124,6 @@ def without_names(step: Step) -> Step:
         scalars={name(key): value for key, value in kernel.scalars.items()},
     )
     choice = dataclasses.replace(
-        step.choice, kernel=renamed, sources=tensors(step.choice.sources), tier="", within=None, turns=None
+        step.choice, kernel=renamed, sources=tensors(step.choice.sources), tier="", within=None
     )
     return Step(choice, {name(key): tensor(packed) for key, packed in step.packed.items()}, ())

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.bands import in_one_band
 from tvmcnn.bounds import largest, relative_bounds
 from tvmcnn.defaults import winograd_fits
 from tvmcnn.fusion import multiply_accumulates
@@ -32,13 +33,17 @@ SAVED = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one
 
 @dataclass(frozen=True)
 class Problem:
-    """A kernel to tune: in words, the choice by computed defaults, how often the network has it, its FLOP a call."""
+    """A kernel to tune: in words, the choice by computed defaults, how often the network has it, its FLOP a call.
+
+    Bands are the network's choice: candidates have none, and are measured in as many as the network would cut them in.
+    """
 
     words: str
     network: Network
     choice: Choice
     count: int
     flops: int
+    banded: bool  # cut in bands where they pay
 
     def floor(self, gflops: float) -> float:
         """µs that no candidate undercuts, on a machine of that FMA peak: the roofline."""
@@ -101,14 +106,19 @@ class Problem:
 def problems(program: Program) -> tuple[Problem, ...]:
     """The distinct kernels of a program that have a space and an oracle, in the order that they run."""
     network = program.network
-    found = [(kernel_words(network, step.choice.kernel), step.choice) for step in program.steps]
-    counts = Counter(words for words, _ in found)
-    first = dict(reversed(found))
+    words = [kernel_words(network, step.choice.kernel) for step in program.steps]
+    first = {each: step.choice for each, step in reversed([*zip(words, program.steps, strict=True)])}
     return tuple(
-        Problem(words, network, first[words], counts[words], 2 * multiply_accumulates(network, first[words].kernel))
-        for words in dict(found)
-        if first[words].rule in RULES and all(_knows(network, node) for node in first[words].kernel.all_nodes)
+        _problem(network, each, first[each], count)
+        for each, count in Counter(words).items()
+        if first[each].rule in RULES and all(_knows(network, node) for node in first[each].kernel.all_nodes)
     )
+
+
+def _problem(network: Network, words: str, choice: Choice, count: int) -> Problem:
+    whole = in_one_band(choice)
+    banded = choice.algorithm != "depthwise" or choice != whole
+    return Problem(words, network, whole, count, 2 * multiply_accumulates(network, choice.kernel), banded)
 
 
 def weights_bytes(program: Program) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tvmcnn.anchors import pads_itself
-from tvmcnn.bands import MOST, banded
 from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
 from tvmcnn.defaults import (
     BLOCK,
@@ -33,7 +33,7 @@ from tvmcnn.defaults import (
     winograd_scratch,
 )
 from tvmcnn.fusion import window_size
-from tvmcnn.layout import pack
+from tvmcnn.layout import row_shape
 from tvmcnn.network import Choice, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
@@ -99,7 +99,7 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
     config = choice.config
     for name, values in _steps(choice, target).items():
         for value in values:
-            changed = dataclasses.replace(config, **{name: value}, **({"bands": 1} if name == "rows" else {}))
+            changed = dataclasses.replace(config, **{name: value})
             if value != getattr(config, name) and _fits(choice, changed, target):
                 yield _shared_out(network, dataclasses.replace(choice, config=changed), target)
 
@@ -110,7 +110,6 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
     if isinstance(config, DirectConfig):
         deep = choice.algorithm != "depthwise" and choice.reads[0].block > 1
         rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
-        bands = [b for b in divisors(max(1, shape[2] // config.rows)) if b <= MOST] if shape[0] == 1 else [1]
         per_block = BLOCK // target.lanes
         whole = [per_block * n for n in range(1, 1 + (MAX_BLOCKS if choice.algorithm != "depthwise" else 1))]
         vectors = sorted(
@@ -119,7 +118,6 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
         at = vectors.index(config.vectors) if config.vectors in vectors else 0
         steps: dict[str, Sequence[Any]] = {"order": ORDERS, "rows": rows, "columns": columns}
         steps |= {"vectors": vectors[max(0, at - 1) : at + 2]}
-        steps |= {"bands": bands if shape[2] % config.rows == 0 else [1]}
         return steps | ({"unroll": UNROLLS, "prefetch": (False, True)} if deep else {})
     if isinstance(config, WinogradConfig | StreamedConfig):
         return {"unroll": UNROLLS, "prefetch": (False, True)}
@@ -133,10 +131,8 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
     if isinstance(config, DirectConfig):
         (p, q), (height, width) = window_size(choice.kernel), choice.kernel.output.shape[2:]
         fits = fits_registers(config.vectors, config.rows * config.columns * p * q, target)
-        if not _reads_alike(choice, dataclasses.replace(choice, config=config), target):
-            return False
-        cut = height % config.rows == 0 and height // config.rows % config.bands == 0
-        return fits and config.rows <= height and config.columns <= width and (config.bands == 1 or cut)
+        alike = _reads_alike(choice, dataclasses.replace(choice, config=config), target)
+        return fits and alike and config.rows <= height and config.columns <= width
     if isinstance(config, DenseConfig):
         return bool(config.width // target.lanes * config.rows * config.parts < target.registers)
     return True
@@ -166,11 +162,11 @@ def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[
     """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
     if choice.rule == "direct" and (choice.algorithm == "depthwise" or choice.reads[0].block == 1):
         found = (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
-        yield from (banded(network, each, target) for each in found if _reads_alike(choice, each, target))
+        yield from (each for each in found if _reads_alike(choice, each, target))
         return
     if isinstance(choice.config, StreamedConfig):
         choice = without_data(choice)
-    yield from (banded(network, as_direct(choice, each), target) for each in _direct(choice, target))
+    yield from (as_direct(choice, each) for each in _direct(choice, target))
     if winograd_fits(choice.kernel):
         yield from (as_winograd(choice, each) for each in _fastest(choice, _winograd(choice, target), target))
         for each in _streamed(choice, target):
@@ -277,7 +273,8 @@ def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseCo
     weight = network.constants[choice.kernel.anchor.inputs[1]]
     if weight.nbytes > ENOUGH:
         return
-    depth = dict(pack(choice, network.constants))[choice.kernel.anchor.inputs[1]].shape[1]
+    inputs = math.prod(weight.shape[1:]) if choice.kernel.anchor.op == "Conv" else weight.shape[0]
+    depth = math.prod(choice.reads[0].physical((1, *row_shape(choice.sources[0].shape, inputs))))
     tiles = itertools.product(range(1, target.registers), divisors(rows), (1, 2, 4, 8), (1, 2, 4))
     found = [
         DenseConfig(vectors * target.lanes, tile, parts, unroll)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvmcnn.bands import banded
 from tvmcnn.cache import digest_of
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.codegen.trials import Call, Calls
@@ -75,7 +76,7 @@ class Preparer:
 
     def prepare(self, choice: Choice) -> Prepared:
         """The jobs, calls and memory of a candidate."""
-        choices = [_alone(each) for each in (*self._before(choice), choice)]
+        choices = [self._alone(each) for each in (*self._before(choice), choice)]
         packed = [self._constants(each) for each in choices]
         steps = [
             Step(each, {name: Tensor(name, a.shape, str(a.dtype)) for name, a in arrays}, ())
@@ -111,6 +112,13 @@ class Preparer:
             self._packed.clear()
             self.problem.forget()
 
+    def _alone(self, choice: Choice) -> Choice:
+        """The choice in the network's bands, but outside it: no part of a concatenation."""
+        reads = tuple(dataclasses.replace(layout, pitch=0) for layout in choice.reads)
+        writes = dataclasses.replace(choice.writes, pitch=0)
+        choice = dataclasses.replace(choice, reads=reads, writes=writes, within=None)
+        return banded(self.problem.network, choice, self.target) if self.problem.banded else choice
+
     def _before(self, choice: Choice) -> list[Choice]:
         """The kernel that a candidate needs to have run, if there is one."""
         if choice.rule != "streamed":
@@ -145,13 +153,6 @@ class Preparer:
         image.tofile(path)
         self._images.add(path)
         return path
-
-
-def _alone(choice: Choice) -> Choice:
-    """The choice outside its network: no part of a concatenation, in turns with nobody."""
-    reads = tuple(dataclasses.replace(layout, pitch=0) for layout in choice.reads)
-    writes = dataclasses.replace(choice.writes, pitch=0)
-    return dataclasses.replace(choice, reads=reads, writes=writes, within=None, turns=None)
 
 
 @dataclass
