@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tuning import KERNEL, small
+from tuning_models import KERNEL, small
 
 import tvmcnn
 from tvmcnn.configs import DirectConfig

@@ -10,6 +10,7 @@ from tvmcnn.defaults import (
     columns_config,
     dense_config,
     direct_config,
+    direct_tiles,
     images_config,
     pixels_config,
     rows_config,
@@ -24,6 +25,7 @@ from tvmcnn.walk import Walk, choice_of
 from tvmcnn.winograd import halo
 
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
+TILES = 28  # register tiles, those estimated to be fastest
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
@@ -63,11 +65,21 @@ def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
         return _winograd(walk, kernel, *found)
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
-    config, tier = walk.tuned(kernel, "direct", direct_config(kernel, maps, min(depth, block), walk.target))
-    padded = few and alone and walk.stored[image.name][1].plain and pads_itself(kernel, config, walk.target)
+    direct, tier = _tile(walk, kernel, maps, min(depth, block))
+    padded = few and alone and walk.stored[image.name][1].plain and pads_itself(kernel, direct, walk.target)
     read = [walk.plain(image) if padded else walk.image(image, Layout(block, pads))]
     read += [walk.gate(t) if t.shape[2:] == (1, 1) else walk.image(t, Layout(BLOCK)) for t in residuals]
-    return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", (config, tier))
+    return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", (direct, tier))
+
+
+def _tile(walk: Walk, kernel: Kernel, maps: int, depth: int) -> tuple[DirectConfig, str]:
+    """A record's, a similar kernel's if it is among the best estimates for this one, or the best estimate."""
+    best = set(direct_tiles(kernel, maps, depth, walk.target)[:TILES])
+
+    def fits(config: DirectConfig) -> bool:
+        return (config.vectors, config.rows, config.columns) in best and max(1, depth) % config.unroll == 0
+
+    return walk.tuned(kernel, "direct", direct_config(kernel, maps, depth, walk.target), fits)
 
 
 def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,9 @@ from tvmcnn.targets import Target, cpu_name
 from tvmcnn.version import __version__
 
 SCHEDULES = Path(__file__).parent / "schedules"  # in the wheel; a source checkout has it beside the package
-GIVEN, OWN, SHIPPED = "given record", "own record", "shipped record"  # the tiers, best first; then "default"
+GIVEN, OWN, SHIPPED = "given record", "own record", "shipped record"  # the tiers, best first
+NEAREST = "nearest record"  # of a kernel much like it; behind it there is only "default", computed
+NEAR = 3.0  # doublings of extents, in all, that may lie between two kernels
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Records:
         """The config recorded for the kernel under the rule with its tier, or None."""
         record, tier = self.found.get(kernel, {}).get(rule, (None, ""))
         return None if record is None else (record.config, tier)
+
+    def near(self, kernel: str, rule: str) -> Iterator[Any]:
+        """Configs that similar kernels have under the rule, the most similar kernel's first. They may not fit."""
+        apart = sorted((distance(kernel, words), words) for words, found in self.found.items() if rule in found)
+        yield from (self.found[words][rule][0].config for far, words in apart if far <= NEAR)
 
     def fastest(self, kernel: str, rules: Iterable[str]) -> str | None:
         """The rule of the fastest record of the kernel, or None if there is none of these rules."""
@@ -241,6 +248,7 @@ def _window_words(node: Node) -> list[str]:
     return found + ([f"g{node['group']}"] if "group" in node.attributes else [])
 
 
+@functools.lru_cache(1 << 20)
 def distance(one: str, other: str) -> float:
     """How unlike two kernels in words are: the sum of the ratios' logarithms of their extents; inf for another operator
     or window. The epilogue counts little: it costs little.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvmcnn.defaults import BLOCK
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor
-from tvmcnn.records import Records, kernel_words
+from tvmcnn.records import NEAREST, Records, kernel_words
 from tvmcnn.targets import Target
 from tvmcnn.tasks import tasks
 
@@ -71,10 +71,16 @@ class Walk:
         kernel = Kernel("reorder", (node,), (tensor,), output)
         self.add(Choice(kernel, "reorder", (tensor,), (have,), layout, "memory"))
 
-    def tuned(self, kernel: Kernel, rule: str, computed: Config) -> tuple[Config, str]:
-        """The recorded config of the kernel and its tier, or the computed one and "default"."""
-        found = self.records.find(kernel_words(self.network, kernel), rule)
-        return (computed, "default") if found is None else found
+    def tuned(
+        self, kernel: Kernel, rule: str, computed: Config, fits: Callable[[Config], bool] | None = None
+    ) -> tuple[Config, str]:
+        """The config and its tier: recorded for the kernel, or for the nearest one whose config `fits`, or computed."""
+        words = kernel_words(self.network, kernel)
+        if (found := self.records.find(words, rule)) is not None:
+            return found
+        near = filter(fits, self.records.near(words, rule)) if fits is not None else iter(())
+        config = next(near, None)
+        return (computed, "default") if config is None else (config, NEAREST)
 
     def add(self, choice: Choice) -> None:
         """The next kernel, numbered. One that makes a part of a concatenation writes it there."""
