@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import record
-from tuning_models import KERNEL, small
+from tuning_models import KERNEL, small, tiny
 
 import tvmcnn
 from tvmcnn.compiler import Compiled
@@ -124,6 +124,17 @@ def test_tune(tmp_path: Path, quick: None) -> None:
     assert f"{len(trials)} trials of an earlier run are known and not measured again" in said
     both = [(e["kernel"], e["rule"], str(e["config"])) for e in (*events, *again) if e["event"] == "trial"]
     assert len(both) == len(set(both))
+
+
+def test_networks_share_a_journal(tmp_path: Path, quick: None) -> None:
+    """What another network's kernels know is neither told nor counted."""
+    tvmcnn.tune(small(), budget="6s", records=tmp_path / "ours.jsonl", measure=False)
+    said, events = list[str](), list[Mapping[str, Any]]()
+    tuned = tvmcnn.tune(
+        tiny(), budget="6s", records=tmp_path / "ours.jsonl", measure=False, report=said.append, event=events.append
+    )
+    assert tuned.measured == sum(event["event"] == "trial" for event in events) > 0
+    assert not any("earlier run" in line for line in said)
 
 
 def test_records_of_others_stay(tmp_path: Path, quick: None) -> None:

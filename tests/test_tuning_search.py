@@ -258,8 +258,8 @@ def test_the_journal_keeps_whole_lines(tmp_path: Path) -> None:
     again = Journal(path, {"machine": "a"})
     assert path.read_bytes() == whole
     assert again.logs["k"].trials == journal.logs["k"].trials
-    assert (again.resumed, again.foreign, again.elapsed) == (2, 0, 2.5)
+    assert (len(again.logs["k"].trials), again.foreign, again.elapsed) == (2, 0, 2.5)
     again.close()
     other = Journal(path, {"machine": "b"})
-    assert (other.resumed, other.foreign, other.logs) == (0, 2, {})
+    assert (other.foreign, other.logs) == (2, {})
     other.close()

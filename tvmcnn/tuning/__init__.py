@@ -98,8 +98,9 @@ def tune(
         conditions = {"isa": machine.name, "machine": cpu, "cache": "cold" if cold else "warm", "code": code_digest()}
         journal = Journal(journal_path(path), conditions)
         stack.callback(journal.close)
-        resumed, before = journal.resumed, [snapshot(path, folder)] if known_records else []
+        before = [snapshot(path, folder)] if known_records else []
         kernels = states(program, machine, cpu, path, journal, seed, known=known_records)
+        resumed = sum(len(state.log.trials) for state in kernels)
         for line in opening(machine, cpu, kernels, program, path, journal, seconds, conditions["cache"]):
             report(line)
         command = f"tvmcnn tune {name(model)} --target {target} --budget {budget}{f' --seed {seed}' if seed else ''}"

@@ -79,7 +79,7 @@ class Journal:
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
         """Read what was measured under the same `conditions`. Raises ToolError for a file that cannot be had."""
-        self.path, self.logs, self.resumed, self.elapsed, self.foreign = path, dict[str, Log](), 0, 0.0, 0
+        self.path, self.logs, self.elapsed, self.foreign = path, dict[str, Log](), 0.0, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -104,7 +104,6 @@ class Journal:
                     ours = all(entry.get(name) == value for name, value in conditions.items())
                 elif ours:
                     self._take(entry)
-                    self.resumed += entry["event"] == "trial"
                 else:
                     self.foreign += entry["event"] == "trial"
             except (ValueError, KeyError, TypeError):

@@ -64,7 +64,7 @@ def opening(
     yield f"target {machine}, measured on {cpu}, float32, one thread, weights {cache}"
     yield f"{len(states)} kernels of {program.network.name} have {count} candidates; {seconds:g} s to try them"
     yield f"records go to {path}, every measurement to {journal.path}"
-    if journal.resumed:
-        yield f"{journal.resumed} trials of an earlier run are known and not measured again"
+    if known := sum(len(state.log.trials) for state in states):
+        yield f"{known} trials of an earlier run are known and not measured again"
     if journal.foreign:
         yield f"{journal.foreign} trials there are of another machine, target, cache mode or version: not used"
