@@ -14,7 +14,7 @@ import pytest
 from helpers import Graph
 from tuning_models import KERNEL, conv_problem, program_of, small
 
-from tvmcnn.configs import DirectConfig, WinogradConfig
+from tvmcnn.configs import DenseConfig, DirectConfig, WinogradConfig
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Choice
 from tvmcnn.targets import resolve
@@ -118,7 +118,12 @@ class Invented:
 
 
 def searched(
-    machine: Invented, folder: Path, seconds: float = 60.0, seed: int = 0, model: onnx.ModelProto | None = None
+    machine: Invented,
+    folder: Path,
+    seconds: float = 60.0,
+    seed: int = 0,
+    model: onnx.ModelProto | None = None,
+    same: Sequence[Key] = (),
 ) -> Search:
     """A search with an invented machine, run to its end."""
     machine.folder = folder
@@ -126,7 +131,7 @@ def searched(
     program = program_of(model or small())
     journal = Journal(folder / "j.jsonl", {"isa": target.name})
     journal.write({"event": "start", "isa": target.name})
-    states = [State(each, journal.log(each.words), target, (), {}, seed) for each in problems(program)]
+    states = [State(each, journal.log(each.words), target, same, (), {}, seed) for each in problems(program)]
     now = time.monotonic()
     made: Any = machine
     found = Search(
@@ -161,6 +166,15 @@ def test_the_search_finds_what_the_grid_leaves_out(tmp_path: Path) -> None:
     assert all(state.done and next(state.waiting(), None) is None for state in found.states)
     once = [each for each in machine.order if each[1] not in {state.default for state in found.states}]
     assert len(set(once)) == len(once)
+
+
+def test_records_of_the_same_kernel_come_first(tmp_path: Path) -> None:
+    """Even one that the grid leaves out; a rule that the kernel has not counts for nothing."""
+    other = ("direct", DirectConfig(vectors=1, rows=1, columns=1, unroll=2))
+    found = searched(Invented(hilly), tmp_path, same=[other, ("dense", DenseConfig())])
+    conv = next(state for state in found.states if state.problem.choice.kernel.anchor.op == "Conv")
+    assert [*conv.log.trials].index(other) == 1
+    assert other not in [key_of(c) for c in space.ordered(found.network, conv.problem.choice, found.target)]
 
 
 def test_the_seed_reproduces_the_order(tmp_path: Path) -> None:

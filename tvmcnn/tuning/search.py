@@ -52,7 +52,8 @@ class State:
     problem: Problem
     log: Log
     target: Target
-    preferred: Sequence[Key]  # to be tried first, beside the default
+    same: Sequence[Key]  # what any records have for this kernel: to be tried first, whether the grid has it or not
+    preferred: Sequence[Key]  # what they have for similar ones: next, if the grid has it
     recorded: Mapping[str, Key]  # by rule what the file of records has from an earlier search
     seed: int
     busy: bool = False
@@ -64,10 +65,11 @@ class State:
     def order(self) -> list[Choice]:
         """The grid, in the order that it is tried."""
         network, default = self.problem.network, self.problem.choice
-        kept = [space.made(network, default, key, self.target) for key in self.recorded.values()]
         grid = space.ordered(network, default, self.target, self.preferred, self.seed)
-        known = {key_of(choice): choice for choice in (grid[0], *kept, *grid[1:])}
-        return list(known.values())
+        rules = {choice.rule for choice in grid}
+        known = [key for key in (*self.recorded.values(), *self.same) if key[0] in rules]
+        kept = [space.made(network, default, key, self.target) for key in known]
+        return list({key_of(choice): choice for choice in (grid[0], *kept, *grid[1:])}.values())
 
     @property
     def default(self) -> Key:

@@ -25,7 +25,8 @@ def states(
     found = []
     for problem in problems(program):
         mine = {record.rule: (record.rule, record.config) for record in ours if record.kernel == problem.words}
-        state = State(problem, journal.log(problem.words), machine, _nearest(problem, others), mine, seed)
+        same, near = _nearest(problem, others)
+        state = State(problem, journal.log(problem.words), machine, same, near, mine, seed)
         if len(state.order) > 1:
             found.append(state)
     return found
@@ -41,12 +42,13 @@ def _known(path: Path, isa: str) -> list[Record]:
     return [record for file in dict.fromkeys([path, *standing_files()]) for record in _fitting(file, isa)]
 
 
-def _nearest(problem: Problem, records: Sequence[Record]) -> list[Key]:
-    """Configs of the same kernel, then of those most like it."""
+def _nearest(problem: Problem, records: Sequence[Record]) -> tuple[list[Key], list[Key]]:
+    """Configs of the same kernel, and of those most like it."""
     apart = [(distance(problem.words, record.kernel), i) for i, record in enumerate(records)]
     same = [i for far, i in apart if far == 0]
     near = [i for far, i in sorted(apart) if 0 < far < float("inf")][:NEAREST]
-    return list(dict.fromkeys((records[i].rule, records[i].config) for i in (*same, *near)))
+    first, others = ([(records[i].rule, records[i].config) for i in each] for each in (same, near))
+    return list(dict.fromkeys(first)), list(dict.fromkeys(others))
 
 
 def opening(
