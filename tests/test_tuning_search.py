@@ -18,6 +18,7 @@ from tvmcnn.configs import DenseConfig, DirectConfig, WinogradConfig
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Choice
 from tvmcnn.targets import resolve
+from tvmcnn.tuning import space
 from tvmcnn.tuning.finals import contenders, winners
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Final, Journal, Log, Tried, trial_entry
 from tvmcnn.tuning.problem import problems
