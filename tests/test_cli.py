@@ -274,6 +274,12 @@ MISTAKES = [
     ("compile {s}/noise.onnx", "noise.onnx is not an ONNX model or is truncated"),
     ("compile {s}/empty.onnx", "empty.onnx is not an ONNX model"),
     ("compile {s}", "Is a directory"),
+    ("compile {m} --target cuda:80", "target 'cuda:80': GPUs are named as in cuda:sm_80 or cuda:sm_80,sm_90"),
+    ("compile {m} --target cuda:sm_80 --emit asm", "--emit asm is for CPUs, the target is cuda:sm_80"),
+    ("compile {m} --emit cuda", "--emit cuda is for GPUs, the target is native"),
+    ("tune {m} --emit-candidates here", "--emit-candidates and --measured are for GPUs, the target is native"),
+    ("tune {m} --target cuda:sm_80,sm_90 --emit-candidates here", "candidates are measured on one kind of GPU"),
+    ("tune {m} --target cuda:sm_80 --measured {s} -o mine.jsonl", "has no results of measure.py"),
     ("tune nowhere.onnx -o mine.jsonl", "cannot read nowhere.onnx: No such file or directory"),
     ("tune {m} -o mine.jsonl --budget soon", "the budget 'soon' is no time above 0; write 90s, 10m or 2h"),
     ("tune {m} -o mine.txt", "the records 'mine.txt' end in '.txt'; a file of records ends in .jsonl"),
@@ -700,7 +706,8 @@ def test_ops_check_lists_reasons(shell: Shell) -> None:
 def test_targets(shell: Shell) -> None:
     native = targets.resolve("native")
     done = shell.succeeds("targets")
-    head, *rows, own = done.out.splitlines()
+    head, *rows, gpus, own = done.out.splitlines()
+    assert gpus.startswith("cuda:sm_80,…  NVIDIA GPUs of these architectures; ")
     assert own == "your own records, which tune writes and compile reads: no place for them"
     assert head.startswith(f"this machine: {targets.cpu_name()}, ")
     assert head.endswith(f"native (or host) resolves to {native.name}")

@@ -122,7 +122,7 @@ def _tests(backend: Any) -> Any:
         return BackendTest(backend, __name__).test_cases["OnnxBackendNodeModelTest"]
 
 
-def outcome(operator: str, case: TestCase, backend: Any = Counting) -> Outcome:
+def outcome(operator: str, case: TestCase, backend: Any = Counting, device: str = "cpu") -> Outcome:
     """Run one case by the runner of `onnx.backend.test`."""
     if reason := left_out(case):
         return Outcome(operator, case.name, LEFT_OUT, reason)
@@ -130,7 +130,7 @@ def outcome(operator: str, case: TestCase, backend: Any = Counting) -> Outcome:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the comparison, about infinities
-            _tests(backend)(f"{case.name}_cpu").debug()
+            _tests(backend)(f"{case.name}_{device}").debug()
     except UnsupportedError as error:
         return Outcome(operator, case.name, DECLINED, error.reasons[0])
     except unittest.SkipTest as error:
@@ -195,6 +195,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="operators whose names match")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
     parser.add_argument("--json", action="store_true", help="print one JSON object a case")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(%(default)s)")
     parser.add_argument("--no-onnxruntime", action="store_true", help="only tvmcnn")
     options = parser.parse_args()
     found = list(cases(options.only))
@@ -202,7 +203,7 @@ def main() -> int:
     for number, (operator, case) in enumerate(found, 1):
         if sys.stderr.isatty():
             print(f"\r{number}/{len(found)} {case.name:<60.60}", end="", file=sys.stderr, flush=True)
-        ours.append(outcome(operator, case))
+        ours.append(outcome(operator, case, device=options.device))
         if not options.no_onnxruntime:
             from onnxruntime.backend.backend import OnnxRuntimeBackend
 

@@ -15,18 +15,21 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
+from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
-from tvmcnn.errors import InputError, TargetError, UnsupportedError
+from tvmcnn.errors import InputError, TargetError, ToolError, UnsupportedError
 from tvmcnn.importer import import_model, open_inputs
 from tvmcnn.network import Array, Shape
 from tvmcnn.runner import Runner, load
+
+TARGETS = {"CPU": "native", "CUDA": "cuda:sm_80"}  # the oldest GPUs that many have; newer ones compile its PTX
 
 
 class TvmcnnRep(BackendRep):
     """A prepared model: `run(inputs)` compiles it for what decides its shapes, once for each."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: onnx.ModelProto, target: str = "native") -> None:
+        self.model, self.target = model, target
         self.names = [value.name for value in open_inputs(model)]
         self.deciding: tuple[str, ...] = ()  # inputs whose values decide shapes: constants of the library
         self.libraries: dict[tuple[Any, ...], Runner] = {}
@@ -49,7 +52,7 @@ class TvmcnnRep(BackendRep):
             key = (*shapes.values(), *((array.shape, array.tobytes()) for array in values.values()))
             if key not in self.libraries:
                 try:
-                    self.libraries[key] = _compiled(self.model, shapes, values)
+                    self.libraries[key] = _compiled(self.model, self.target, shapes, values)
                 except UnsupportedError as error:
                     if not (found := [name for name in arrays if name in error.undecided and name not in values]):
                         raise
@@ -70,15 +73,15 @@ class TvmcnnRep(BackendRep):
         return [np.asarray(value) for value in values]
 
 
-def _compiled(model: onnx.ModelProto, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Runner:
+def _compiled(model: onnx.ModelProto, target: str, shapes: Mapping[str, Shape], values: Mapping[str, Array]) -> Runner:
     with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder:
         path = Path(folder) / "network.so"
-        compile(model, output=path, input_shapes=shapes, input_values=values, verify=False, activations=False)
+        compile(model, target, path, input_shapes=shapes, input_values=values, verify=False, activations=False)
         return load(path).programs[0]
 
 
 class TvmcnnBackend(Backend):
-    """tvmcnn behind the API that ONNX's own tests and tools speak; device "CPU"."""
+    """tvmcnn behind the API that ONNX's own tests and tools speak; devices "CPU" and, where nvcc is, "CUDA"."""
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
@@ -91,10 +94,10 @@ class TvmcnnBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> TvmcnnRep:
-        """The model, ready to `run`. Raises TargetError for a device other than the CPU."""
+        """The model, ready to `run`. Raises TargetError for a device that is not supported."""
         if not cls.supports_device(device):
-            raise TargetError(f"device '{device}' is not supported; allowed is CPU")
-        return TvmcnnRep(model)
+            raise TargetError(f"device '{device}' is not supported; allowed are CPU and, where nvcc is, CUDA")
+        return TvmcnnRep(model, TARGETS[device.partition(":")[0]])
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Array, ...]:
@@ -135,8 +138,14 @@ class TvmcnnBackend(Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """True for "CPU"."""
-        return device.partition(":")[0] == "CPU"
+        """True for "CPU", and for "CUDA" where nvcc is."""
+        kind = device.partition(":")[0]
+        if kind != "CUDA":
+            return kind in TARGETS
+        try:
+            return bool(nvcc())
+        except ToolError:
+            return False
 
 
 is_compatible = TvmcnnBackend.is_compatible

@@ -38,9 +38,9 @@ def parts(batch: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 class BatchedRunner:
     """A network compiled for several batch sizes; it takes any batch. What it shows is that of the smallest size."""
 
-    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, path: Path, manifest: Manifest, threads: int, kind: type[Runner] = Runner) -> None:
         self.path, self.manifest, self.threads = path, manifest, threads
-        runners = [Runner(path, manifest | entry, threads) for entry in ({}, *manifest["specialisations"])]
+        runners = [kind(path, manifest | entry, threads) for entry in ({}, *manifest["specialisations"])]
         self.programs = tuple(sorted(runners, key=lambda runner: runner.inputs[0].shape[0]))
         self.name, self.target = self.programs[0].name, self.programs[0].target
         self.sizes = {runner.inputs[0].shape[0]: runner for runner in self.programs}

@@ -18,7 +18,7 @@ import numpy as np
 from tvmcnn import targets
 from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.errors import InputError, TvmcnnError, VerifyError
+from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
 from tvmcnn.progress import bar
 from tvmcnn.runner import load
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from tvmcnn.compiler import Compiled
     from tvmcnn.runner import Net
 
-EMITS = ("header", "package", "tir", "asm", "c")
+EMITS = ("header", "package", "tir", "asm", "c", "cuda")
+ELSEWHERE = {True: ("asm", "c"), False: ("cuda",)}  # what there is not, for GPUs or not
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     build = command("compile", _compile, "compile an ONNX model into a native library, checked against NumPy")
     build.add_argument("model", type=Path, metavar="MODEL.onnx")
     build.add_argument("-o", "--output", type=Path, metavar="OUT.so", help="default: the model's name with .so")
-    build.add_argument("--target", default="native", help=f"one of {targets.known()} (default: native, this machine)")
+    build.add_argument(
+        "--target",
+        default="native",
+        help=f"{targets.known()}, or GPUs as cuda:sm_80,sm_90 (default: native, this machine)",
+    )
     input_shape(build)
     build.add_argument(
         "--batch",
@@ -130,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rpc-tracker", metavar="HOST:PORT", help="measure on the machines of a TVM RPC tracker; trusted networks only"
     )
     tune.add_argument("--rpc-key", metavar="KEY", help="the key of the servers to measure on")
+    tune.add_argument(
+        "--emit-candidates",
+        type=Path,
+        metavar="DIR",
+        help="for a GPU elsewhere: write what DIR/measure.py measures there",
+    )
+    tune.add_argument("--measured", type=Path, metavar="DIR", help="and make records of what it measured")
 
     book = command("records", _records, "list, merge or prune files of records")
     book.add_argument("action", choices=["list", "merge", "prune"])
@@ -206,6 +218,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     import tvmcnn
 
+    for_gpus = options.target.startswith("cuda")
+    if missing := [kind for kind in options.emit if kind in ELSEWHERE[for_gpus]]:
+        raise ToolError(f"--emit {missing[0]} is for {'CPUs' if for_gpus else 'GPUs'}, the target is {options.target}")
     with bar() as progress:
         compiled = tvmcnn.compile(
             options.model,
@@ -242,16 +257,54 @@ def _emit(kind: str, compiled: Compiled) -> Path:
     if kind == "package":
         return write_package(compiled.path, compiled.header, compiled.path.parent / name)
     path = compiled.path.with_name(
-        {"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c"}[kind]
+        {"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c", "cuda": f"{name}.cu"}[
+            kind
+        ]
     )
     write_file(path, compiled.header if kind == "header" else compiled.code[kind]())
     return path
+
+
+def _tune_gpu(options: argparse.Namespace) -> int:
+    """For a GPU: all steps here, or the one that is asked for."""
+    from tvmcnn.tuning.given import records_path
+    from tvmcnn.tuning.gpu import collect, emit_candidates, tune_gpu
+
+    say = _progress(options)
+    given: dict[str, Any] = {"batch": options.batch, "report": say}
+    with bar() as progress:
+        if options.emit_candidates is not None:
+            shapes = dict(options.input_shape)
+            count = emit_candidates(
+                options.model, options.target, options.emit_candidates, shapes, progress=progress, **given
+            )
+            folder = options.emit_candidates
+            say(f"wrote {count} candidates; on the machine with the GPU: python {folder}/measure.py")
+            return 0
+        if options.measured is not None:
+            tuned = collect(options.measured, records_path(options.output))
+        else:
+            shapes = dict(options.input_shape)
+            tuned = tune_gpu(
+                options.model, options.target, options.budget, options.output, shapes, progress=progress, **given
+            )
+    if options.json:
+        _print_json({**dataclasses.asdict(tuned), "records": str(tuned.records)})
+        return 0
+    for words, (default, best) in tuned.kernels.items():
+        print(f"{words}: {best:.2f} µs, default {default:.2f}")
+    print(f"{len(tuned.kernels)} records in {tuned.records}; {tuned.wrong} candidates wrong, {tuned.failed} failed")
+    return 0
 
 
 def _tune(options: argparse.Namespace) -> int:
     from tvmcnn.tuning import tune
     from tvmcnn.tuning.table import closing, watcher
 
+    if options.target.startswith("cuda"):
+        return _tune_gpu(options)
+    if options.emit_candidates is not None or options.measured is not None:
+        raise ToolError(f"--emit-candidates and --measured are for GPUs, the target is {options.target}")
     say = _progress(options)
     try:
         tuned = tune(
@@ -410,6 +463,17 @@ def _cache(options: argparse.Namespace) -> int:
     return 0
 
 
+def _nvcc() -> tuple[str | None, str]:
+    """The CUDA compiler, or None, and a sentence about it."""
+    from tvmcnn.codegen.nvcc import nvcc
+
+    try:
+        command = " ".join(nvcc())
+    except ToolError as error:
+        return None, str(error)
+    return command, f"compiled by {command}"
+
+
 def _targets(options: argparse.Namespace) -> int:
     from tvmcnn.records import own_records, read_records
 
@@ -420,6 +484,7 @@ def _targets(options: argparse.Namespace) -> int:
     if options.json:
         names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
         book = {"records": None if own is None else str(own), "own_records": count}
+        book |= {"nvcc": _nvcc()[0]}
         _print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names, **book})
         return 0
     plural = "s" if cpus > 1 else ""
@@ -428,6 +493,7 @@ def _targets(options: argparse.Namespace) -> int:
         missing = target.missing()
         print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
         print(f"cannot run here: this CPU lacks {', '.join(missing)}" if missing else "runs here")
+    print(f"cuda:sm_80,…  NVIDIA GPUs of these architectures; {_nvcc()[1]}")
     where = "no place for them" if own is None else f"{count} in {own}"
     print(f"your own records, which tune writes and compile reads: {where}")
     return 0

@@ -12,22 +12,26 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tvmcnn import artifact
+from tvmcnn import artifact, gpu
 from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.choose import choose
-from tvmcnn.codegen import Functions, chain, compile_functions, generate, no_room, scratch_folder
+from tvmcnn.codegen import Functions, chain, compile_functions, generate, gpu_chain, no_room, scratch_folder
+from tvmcnn.codegen.gpu import Kernels
+from tvmcnn.codegen.gpu import generate as generate_for_gpus
 from tvmcnn.codegen.link import c_compiler
+from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.fusion import fuse
+from tvmcnn.gpu_runner import why_not_here
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
-from tvmcnn.network import Array, Program, Shape, dims
+from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest
 from tvmcnn.progress import Progress, silent
-from tvmcnn.records import load_records
-from tvmcnn.targets import Target, cpu_name, resolve, usable_cpus
+from tvmcnn.records import Records, load_records
+from tvmcnn.targets import Gpu, Target, cpu_name, resolve_any, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
@@ -38,7 +42,7 @@ class Compiled:
 
     path: Path
     programs: tuple[Program, ...]
-    target: Target
+    target: Target | Gpu
     verdicts: tuple[Verdict, ...]
     header: str
     code: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # "tir", "asm", "c": made when asked for
@@ -88,8 +92,8 @@ def compile(  # noqa: A001 (the contract's name)
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
-    machine, path = resolve(target), _output_path(model, output)
-    _check_tools()
+    machine, path = resolve_any(target), _output_path(model, output)
+    _check_tools(machine)
     report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32")
 
     configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
@@ -99,32 +103,74 @@ def compile(  # noqa: A001 (the contract's name)
     programs, batches = [], _batches(batch, name)
     for size, label in batches:
         network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
-        program = lay_out(network, choose(network, fuse(network), machine, configs, exact=exact), weights)
+        program = lay_out(network, _chosen(network, machine, configs, exact=exact), weights)
         for line in (*network.notes, *map(kernel_line, program.steps)):
             report(line)
         programs.append(program)
     _check_batches(programs, [size for size, _ in batches])
     report(_tiers(programs))
     cache = _cache(report)
-    functions = Functions.of(programs, machine, activations=activations)
-    objects = _compiled(functions, cache, jobs or usable_cpus(), progress)
+    processes = jobs or usable_cpus()
+    code = _generated(programs, machine, weights, cache, processes, report, progress, activations=activations)
     versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
-    manifest = describe(programs, machine, versions, weights.bytes, activations=activations)
+    manifest = describe(programs, machine, versions, weights.bytes, activations=code.activations)
     with scratch_folder() as folder:
-        image = generate(functions, objects, weights.path, folder)
-        if why_not := _why_not(verify, machine):
+        image = code.link(folder)
+        if why_not := _why_not(verify, machine, image, name):
             verdicts: tuple[Verdict, ...] = ()
             report(f"not verified: {why_not}")
         else:
             verdicts = _verified(image, manifest, model, cache, report, progress)
         with artifact.written_whole(path) as target_path:
             artifact.sealed(image, manifest, target_path)
-    code = {
+    return Compiled(path, tuple(programs), machine, verdicts, code.header, code.shown)
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What the programs became: how to link it, its C header, and what can be shown of it."""
+
+    link: Callable[[Path], Path]
+    header: str
+    shown: Mapping[str, Callable[[], str]]
+    activations: bool  # whether tensors that fusion hides can be computed
+
+
+def _chosen(network: Network, machine: Target | Gpu, configs: Records, *, exact: bool) -> tuple[Choice, ...]:
+    if isinstance(machine, Gpu):
+        return gpu.choose(network, fuse(network), configs)
+    return choose(network, fuse(network), machine, configs, exact=exact)
+
+
+def _generated(
+    programs: Sequence[Program],
+    machine: Target | Gpu,
+    weights: Weights,
+    cache: Cache,
+    processes: int,
+    report: Callable[[str], None],
+    progress: Progress,
+    *,
+    activations: bool,
+) -> _Code:
+    """Object code of the kernels for a CPU, CUDA C++ for GPUs."""
+    if isinstance(machine, Gpu):
+        kernels = Kernels.of(programs, machine, progress)
+        return _Code(
+            lambda folder: generate_for_gpus(kernels, weights.path, weights.bytes, folder, cache, report, progress),
+            gpu_chain.header(programs, machine),
+            {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(programs, machine)},
+            activations=False,
+        )
+    functions = Functions.of(programs, machine, activations=activations)
+    objects = _compiled(functions, cache, processes, progress)
+    shown = {
         "tir": lambda: _tir(programs, machine),
         "asm": lambda: _assembly(programs, machine),
         "c": lambda: "\n".join(functions.sources().values()),
     }
-    return Compiled(path, tuple(programs), machine, verdicts, chain.header(programs, machine), code)
+    header = chain.header(programs, machine)
+    return _Code(lambda folder: generate(functions, objects, weights.path, folder), header, shown, activations)
 
 
 def _cache(report: Callable[[str], None]) -> Cache:
@@ -136,9 +182,11 @@ def _cache(report: Callable[[str], None]) -> Cache:
     return Cache(None)
 
 
-def _check_tools() -> None:
+def _check_tools(machine: Target | Gpu) -> None:
     """Raise ToolError for what is missing: it is better said now than after the work."""
     c_compiler()
+    if isinstance(machine, Gpu):
+        nvcc()
     if find_spec("tvm") is None:  # which is imported only when there is something to compile
         raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
 
@@ -209,12 +257,15 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
         raise TvmcnnError(f"the record of {choice.kernel} does not fit it: rule {choice.rule}, {config}") from cause
 
 
-def _tir(programs: Sequence[Program], machine: Target) -> str:
+def _tir(programs: Sequence[Program], machine: Target | Gpu) -> str:
     """The scheduled TVMScript of every kernel."""
-    from tvmcnn.codegen.kernels import scheduled
+    from tvmcnn.codegen import cuda, kernels
 
     steps = [step for program in programs for step in program.steps if not step.choice.is_view]
-    return "\n\n".join(f"# {step.choice.name}\n{scheduled(step, machine).script()}" for step in steps)
+    functions = [
+        cuda.scheduled(step) if isinstance(machine, Gpu) else kernels.scheduled(step, machine) for step in steps
+    ]
+    return "\n\n".join(f"# {step.choice.name}\n{func.script()}" for step, func in zip(steps, functions, strict=True))
 
 
 def _assembly(programs: Sequence[Program], machine: Target) -> str:
@@ -287,10 +338,12 @@ def _stem(model: Model) -> str:
     return Path(model).stem if isinstance(model, str | PathLike) else "model"
 
 
-def _why_not(verify: bool, machine: Target) -> str:
+def _why_not(verify: bool, machine: Target | Gpu, image: Path, name: str) -> str:
     """Why there is no verification; empty if there is one."""
     if not verify:
         return "it was turned off (--no-verify)"
+    if isinstance(machine, Gpu):
+        return why_not_here(image, name)
     if missing := machine.missing():
         return f"this CPU lacks {', '.join(missing)}, which {machine.name} needs"
     return ""

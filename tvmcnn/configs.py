@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,41 @@ class SoftmaxConfig:
     in_lanes: bool = True
 
 
+@dataclass(frozen=True)
+class GemmConfig:
+    """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted, of which each thread has a
+    smaller one in registers, `depth` terms at a time in shared memory."""
+
+    maps: int = 64
+    pixels: int = 64
+    thread_maps: int = 4
+    thread_pixels: int = 4
+    depth: int = 16
+    split: int = 1  # parts of the sum, each for blocks of its own; another kernel adds them
+
+
+@dataclass(frozen=True)
+class GemvConfig:
+    """In how many parts the sum over k is cut: warps of a block."""
+
+    parts: int = 8
+
+
+@dataclass(frozen=True)
+class ThreadsConfig:
+    """Threads of a block."""
+
+    threads: int = 128
+
+
+@dataclass(frozen=True)
+class WholeConfig:
+    """A network in one kernel: the choices that are its parts, and the threads of a block."""
+
+    parts: tuple[Any, ...]
+    threads: int = 512
+
+
 CONFIGS = {
     "direct": DirectConfig,
     "winograd": WinogradConfig,
@@ -111,4 +147,7 @@ CONFIGS = {
     "pixels": PixelsConfig,
     "dense": DenseConfig,
     "images": ImagesConfig,
+    "gemm": GemmConfig,
+    "gemv": GemvConfig,
+    "threads": ThreadsConfig,
 }

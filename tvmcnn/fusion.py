@@ -254,8 +254,11 @@ def pool_first(kernel: Kernel) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
 
 
 def multiply_accumulates(network: Network, kernel: Kernel) -> int:
-    """Multiply-accumulates of a kernel's convolution or matrix product; 0 for the rest."""
-    node = kernel.anchor
+    """Multiply-accumulates of a kernel's convolutions and matrix products; 0 for the rest."""
+    return sum(_products(network, node) for node in kernel.nodes)
+
+
+def _products(network: Network, node: Node) -> int:
     if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
     x, weight = (

@@ -95,6 +95,10 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     kernel = choice.kernel
     if choice.is_view:
         return
+    if choice.algorithm == "whole":
+        for part in choice.config.parts:
+            yield from pack(part, constants)
+        return
     early = {name for node in kernel.prologue for name in node.inputs}
     for name in kernel.constants:
         array = constants[name]
@@ -184,6 +188,19 @@ def row_shape(source: Shape, depth: int) -> Shape:
     return source[1:] if math.prod(source[1:]) == depth else (depth,)
 
 
+def _gemm(choice: Choice, weight: Array) -> Array:
+    """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles."""
+    if weight.ndim == 4:
+        groups = choice.kernel.anchor["group"]
+        terms = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
+    else:
+        terms = weight[None]
+    config = choice.config
+    deep, wide = (config.parts, 32) if choice.rule == "gemv" else (config.depth * config.split, config.maps)
+    _, depth, maps = terms.shape
+    return np.pad(terms, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
+
+
 WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "direct": _direct,
     "winograd": _winograd,
@@ -194,6 +211,11 @@ WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "conv_images": _columns,
     "dense_images": _dense_images,
     "pixels": lambda choice, weight: weight,
+    "gemm_conv": _gemm,
+    "gemm_partial": _gemm,
+    "gemm_dense": _gemm,
+    "gemv": _gemm,
+    "grouped_conv": lambda choice, weight: weight,
     "grouped": lambda choice, weight: weight,
 }
 

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tvmcnn.artifact import Manifest
+from tvmcnn.configs import WholeConfig
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Network, Program, Step, Tensor
-from tvmcnn.targets import Target
+from tvmcnn.targets import Gpu, Target
 
 
 def describe(
-    programs: Sequence[Program], machine: Target, versions: Mapping[str, str], weights_bytes: int, *, activations: bool
+    programs: Sequence[Program],
+    machine: Target | Gpu,
+    versions: Mapping[str, str],
+    weights_bytes: int,
+    *,
+    activations: bool,
 ) -> Manifest:
     """The manifest of a library: everything that the runner needs, and everything that was decided on the way.
 
@@ -23,7 +29,7 @@ def describe(
     network = programs[0].network
     return {
         "versions": dict(versions),
-        "target": {"name": machine.name, "features": list(machine.features)},
+        "target": _target(machine),
         "precision": "float32",
         "weights_bytes": weights_bytes,
         "activations": activations,
@@ -31,6 +37,12 @@ def describe(
         **_program(programs[0]),
         "specialisations": [_program(program) for program in programs[1:]],
     }
+
+
+def _target(machine: Target | Gpu) -> Manifest:
+    if isinstance(machine, Gpu):
+        return {"name": machine.name, "features": [], "archs": list(machine.archs)}
+    return {"name": machine.name, "features": list(machine.features)}
 
 
 def _program(program: Program) -> Manifest:
@@ -95,7 +107,10 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
 
 
 def _config(step: Step) -> dict[str, Any]:
-    return dataclasses.asdict(step.choice.config) if step.choice.config is not None else {}
+    config = step.choice.config
+    if isinstance(config, WholeConfig):
+        return {"parts": [part.kernel.name for part in config.parts], "threads": config.threads}
+    return dataclasses.asdict(config) if config is not None else {}
 
 
 def _entry(tensor: Tensor) -> dict[str, Any]:

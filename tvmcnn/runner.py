@@ -82,12 +82,17 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Net:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads={threads!r}; allowed are 1 to {MAX_THREADS}")
     try:
+        kind: type[Runner] = Runner
+        if "archs" in manifest["target"]:
+            from tvmcnn.gpu_runner import GpuRunner
+
+            kind = GpuRunner
         if manifest["specialisations"]:
             from tvmcnn.batches import BatchedRunner
 
-            runner: Net = BatchedRunner(place, manifest, threads)
+            runner: Net = BatchedRunner(place, manifest, threads, kind)
         else:
-            runner = Runner(place, manifest, threads)
+            runner = kind(place, manifest, threads)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(f"{label} cannot be loaded: {str(error).splitlines()[0]}") from error
     if _identity(place) != before:
@@ -119,12 +124,15 @@ class Runner:
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
         self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
-        spelling = _spelling(path, manifest)
+        self._open(_spelling(path, manifest))
+        self._arenas: list[tuple[int, Array]] = []
+
+    def _open(self, spelling: str) -> None:
+        """Load the library and find its entries."""
         self._module = tvm_ffi.load_module(spelling)
         self._native = self._module.get_function(f"{self.name}_run")
         self._native_bind = self._module.get_function(f"{self.name}_bind")
         self._symbols = ctypes.CDLL(spelling)
-        self._arenas: list[tuple[int, Array]] = []
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
@@ -235,8 +243,7 @@ class Runner:
         if not arrays:
             arrays = tuple(random_array(info, seed) for seed, info in enumerate(self.inputs))
         kernels = self.manifest["kernels"]
-        if kernel is not None and kernel not in (names := [entry["name"] for entry in kernels]):
-            raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
+        self._check_kernel(kernel)
         count = len(kernels) if kernel is None else 1
         profiles = []
         with _Frame(self, arrays, self._allocate()) as frame:
@@ -248,6 +255,10 @@ class Runner:
                 words = (entry["name"], "+".join(entry["ops"]), entry["algorithm"])
                 profiles.append(KernelProfile(*words, spent * 1e6, 2 * entry["macs"], entry["bytes"]))
         return profiles
+
+    def _check_kernel(self, kernel: str | None) -> None:
+        if kernel is not None and kernel not in (names := [entry["name"] for entry in self.manifest["kernels"]]):
+            raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
 
     def _allocate(self) -> tuple[Array, ...]:
         return tuple([np.empty(shape, dtype) for shape, dtype in self._output_arrays])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,11 @@ class Target:
     l2_bytes: int = 512 << 10
     machine: str = ""  # the CPU's own name when the target is this machine, "" for a class of machines
 
+    @property
+    def isa(self) -> str:
+        """What a record calls it."""
+        return self.name
+
     def missing(self) -> tuple[str, ...]:
         """The features that this machine's CPU lacks."""
         flags = cpu_flags()
@@ -34,11 +40,29 @@ class Target:
         return f"{self.name} ({self.lanes} float32 lanes, {self.registers} registers)"
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """NVIDIA GPUs of some architectures; a library has code for each, and PTX of the newest for those to come."""
+
+    name: str  # cuda:sm_80,sm_90
+    archs: tuple[str, ...]  # sm_80, …: ascending
+    machine: str = ""
+
+    @property
+    def isa(self) -> str:
+        """What a record calls it: the newest, which the kernels are chosen for."""
+        return f"cuda:{self.archs[-1]}"
+
+    def __str__(self) -> str:
+        return f"{self.name} (NVIDIA GPUs: code for {', '.join(self.archs)}, PTX of {self.archs[-1]})"
+
+
 TARGETS = {
     "x86-64-v3": Target("x86-64-v3", lanes=8, registers=16, features=_V3),
     "x86-64-v4": Target("x86-64-v4", lanes=16, registers=32, features=_V4, l2_bytes=1 << 20),
 }
 NATIVE = ("native", "host")
+OLDEST = 75  # compute capability: the oldest of CUDA 13
 
 
 def cpu_flags() -> frozenset[str]:
@@ -52,11 +76,13 @@ def cpu_name() -> str:
 
 
 def resolve(name: str) -> Target:
-    """The target that a user's word means; `native` (or `host`) is the best class that this machine supports.
+    """The CPUs that a user's word means; `native` (or `host`) is the best class that this machine supports.
 
     Raises TargetError for an unknown name, for a machine that is no x86-64 Linux, and for one older than AVX2.
     """
     check_platform()
+    if name.startswith("cuda"):
+        raise TargetError(f"target '{name}' is for GPUs; allowed here are {known()}")
     if name in TARGETS:
         return TARGETS[name]
     if name in NATIVE:
@@ -68,6 +94,21 @@ def resolve(name: str) -> Target:
     if "," in name:
         raise TargetError(f"target '{name}': one library holds one target for now; choose one of {known()}")
     raise TargetError(f"unknown target '{name}'; allowed are {known()}")
+
+
+def resolve_any(name: str) -> Target | Gpu:
+    """The CPUs or GPUs that a user's word means. Raises TargetError as `resolve`, and for no or an unknown arch."""
+    if not name.startswith("cuda"):
+        return resolve(name)
+    check_platform()
+    words = name.removeprefix("cuda").removeprefix(":").split(",")
+    if name == "cuda" or not all(re.fullmatch(r"sm_\d+a?", word) for word in words):
+        raise TargetError(f"target '{name}': GPUs are named as in cuda:sm_80 or cuda:sm_80,sm_90")
+    numbers = {int(re.sub(r"\D", "", word)): word for word in words}
+    if min(numbers) < OLDEST:
+        raise TargetError(f"target '{name}': the oldest GPU that tvmcnn compiles for is sm_{OLDEST}")
+    archs = tuple(numbers[number] for number in sorted(numbers))
+    return Gpu(f"cuda:{','.join(archs)}", archs)
 
 
 def known() -> str:

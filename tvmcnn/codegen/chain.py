@@ -21,7 +21,7 @@ from tvmcnn.codegen.signature import Signature
 from tvmcnn.network import Program, Step, dims
 from tvmcnn.targets import Target
 
-_DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
+DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
 
@@ -247,10 +247,11 @@ def _unpack(signature: Signature) -> str:
     for position, (word, tensor) in enumerate(words):
         shape = ", ".join(map(str, tensor.shape)) or "1"
         wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}"
-        kind = f"{_DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
+        kind = f"{DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
         lines += [
             f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
-            f"  frame->{word} = tvmcnn_data(&args[{position}], {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
+            f"  frame->{word} ="
+            f" tvmcnn_data(&args[{position}], kDLCPU, {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
             f"  if (frame->{word} == NULL)",
             f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
         ]

@@ -42,14 +42,7 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
     compiler = c_compiler()
     for program, source in sources.items():
         (folder / f"{program}.c").write_text(source)
-    if weights.stat().st_size:
-        (folder / "weights.bin").symlink_to(weights)
-    else:
-        (folder / "weights.bin").write_bytes(bytes(1))
-    (folder / "weights.s").write_text(
-        f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
-        f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
-    )
+    weights_object(folder, name, weights, compiler)
     symbols = [*(symbol for program in sources for symbol in exports(program)), POOL]
     (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
     shutil.copy(NATIVE / "pool.c", folder / "pool-threads.c")
@@ -61,7 +54,6 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
         [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes],
         folder,
     )
-    run_compiler([*compiler, "-c", "weights.s"], folder)
     # Names that no program has: C identifiers, from which its file is called
     run_compiler([*compiler, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
     output = f"{name}.so"
@@ -84,8 +76,21 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
     return folder / output
 
 
-def run_compiler(command: list[str], folder: Path) -> None:
-    """Run a command of the C compiler in `folder`. Raises ToolError with its first error."""
+def weights_object(folder: Path, name: str, weights: Path, compiler: list[str]) -> None:
+    """folder/weights.o, with the weights as the symbol {name}_weights."""
+    if weights.stat().st_size:
+        (folder / "weights.bin").symlink_to(weights)
+    else:
+        (folder / "weights.bin").write_bytes(bytes(1))
+    (folder / "weights.s").write_text(
+        f'.section .rodata,"a",@progbits\n.balign 64\n.hidden {name}_weights\n.globl {name}_weights\n'
+        f'{name}_weights:\n.incbin "weights.bin"\n.section .note.GNU-stack,"",@progbits\n'
+    )
+    run_compiler([*compiler, "-c", "weights.s"], folder)
+
+
+def run_compiler(command: list[str], folder: Path) -> str:
+    """Run a command of the C compiler in `folder`, and what it says. Raises ToolError with its first error."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError as error:
@@ -93,3 +98,4 @@ def run_compiler(command: list[str], folder: Path) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
         raise ToolError(f"{command[0]} failed (status {done.returncode}): {lines[0] if lines else 'no message'}")
+    return done.stderr

@@ -8,6 +8,7 @@ Nothing here names a target, a thread or a loop order: that is schedule/'s. Bloc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tvm_ffi
@@ -20,6 +21,7 @@ from tvmcnn.ops import (
     elementwise,
     fill,
     gather,
+    gemm,
     images,
     matmul,
     move,
@@ -28,6 +30,7 @@ from tvmcnn.ops import (
     reduce,
     resize,
     shape,
+    whole,
     windows,
     winograd,
 )
@@ -64,6 +67,12 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "pixels": conv.pixels,
     "grouped": conv.grouped,
     "dense": dense.dense,
+    "gemm_conv": gemm.gemm_conv,
+    "gemm_partial": gemm.gemm_partial,
+    "gemm_sum": gemm.gemm_sum,
+    "grouped_conv": gemm.grouped_conv,
+    "gemm_dense": gemm.gemm_dense,
+    "gemv": gemm.gemv,
     "conv_images": images.conv_images,
     "dense_images": images.dense_images,
     "pool": pool.pool,
@@ -74,9 +83,11 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "depth_to_space": move.depth_to_space_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,
+    "softmax_along": norm.softmax_along,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
 }
+EXPRESSIONS["whole"] = functools.partial(whole.whole, EXPRESSIONS)
 
 
 def declare(step: Step) -> tirx.PrimFunc:

@@ -27,9 +27,21 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
     Subtracting the maximum keeps every exponent at or below 0, so that nothing overflows.
     """
     node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
-    x, axis = given.tensor(node.inputs[0]), node["axis"]
+    x = given.tensor(node.inputs[0])
     if step.choice.config.in_lanes:
         return _softmax_in_lanes(node, shape, x)
+    return _softmax_along(node, shape, x)
+
+
+def softmax_along(step: Step, given: Operands) -> te.Tensor:
+    """The same, no elements in lanes."""
+    node = step.choice.kernel.anchor
+    return _softmax_along(node, step.choice.kernel.output.shape, given.tensor(node.inputs[0]))
+
+
+def _softmax_along(node: Node, shape: Shape, x: te.Tensor) -> te.Tensor:
+    """Stages "maximum", "exponentials", "total" and "out"."""
+    axis = node["axis"]
     rest = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def along(tensor: te.Tensor, reduce: Any, name: str) -> te.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,15 @@ def described_target(machine: Target, cpu: str) -> dict[str, Any]:
 def write_records(path: Path, state: State, facts: Mapping[str, Any]) -> None:
     """The file with the records that the kernel's holders have now; every other line stays what it is."""
     made = [_record(state, rule, key, facts) for rule, key in sorted(state.log.held.items())]
-    target = facts["target"]
-    keys = {(each["kernel"], each["rule"], target["isa"], target["machine"]) for each in made}
+    write_file(path, replaced(path, made))
+
+
+def replaced(path: Path, made: Sequence[Mapping[str, Any]]) -> str:
+    """The lines of a file of records with those just made, instead of what it had of the same kernels and targets."""
     lines = path.read_text().splitlines() if path.exists() else []
+    keys = {_line_key(json.dumps(each)) for each in made}
     kept = [line for line in lines if line.strip() and _line_key(line) not in keys]
-    write_file(path, "".join(f"{line}\n" for line in (*kept, *map(json.dumps, made))))
+    return "".join(f"{line}\n" for line in (*kept, *map(json.dumps, made)))
 
 
 def _record(state: State, rule: str, key: Key, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ static inline int tvmcnn_function(TVMFFISafeCallType call, const void* self, siz
   }
   result->type_index = kTVMFFIFunction;
   result->zero_padding = 0;
-  result->v_obj = function;
+  result->v_obj = (TVMFFIObject*)function;
   return 0;
 }
 
@@ -53,11 +53,12 @@ static inline const DLTensor* tvmcnn_tensor(const TVMFFIAny* argument) {
   return (const DLTensor*)((const char*)argument->v_obj + sizeof(TVMFFIObject));
 }
 
-/* The data of one CPU tensor of exactly this type and shape, C-contiguous and aligned to its elements; else NULL.
+/* The data of one tensor of exactly this device, type and shape, C-contiguous and aligned to its elements; else NULL.
  * A tensor without elements may have no data either: then any address that is not NULL. */
-static inline void* tvmcnn_data(const TVMFFIAny* argument, int code, int bits, int32_t rank, const int64_t* shape) {
+static inline void* tvmcnn_data(const TVMFFIAny* argument, int32_t device, int code, int bits, int32_t rank,
+                                const int64_t* shape) {
   const DLTensor* tensor = tvmcnn_tensor(argument);
-  if (tensor == NULL || tensor->device.device_type != kDLCPU || tensor->ndim != rank) return NULL;
+  if (tensor == NULL || (int32_t)tensor->device.device_type != device || tensor->ndim != rank) return NULL;
   if (tensor->dtype.code != code || tensor->dtype.bits != bits || tensor->dtype.lanes != 1) return NULL;
   int64_t stride = 1;
   for (int32_t axis = rank - 1; axis >= 0; --axis) {

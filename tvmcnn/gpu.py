@@ -1,0 +1,100 @@
+"""Choose for GPUs: each kernel's algorithm, rule and config. Every tensor is plain: 32 threads read 32 neighbouring
+pixels, so that no layout is better than ONNX's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from tvmcnn.choose import LANES, MOVES
+from tvmcnn.configs import ThreadsConfig
+from tvmcnn.fusion import ELEMENTWISE, POOLS, is_anchor
+from tvmcnn.gpu_defaults import WARP, configs, maps_of
+from tvmcnn.gpu_variants import covers, in_parts, is_tiny, whole
+from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
+from tvmcnn.records import NONE, Records, kernel_words
+from tvmcnn.walk import choice_of
+
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+FEW = 8  # rows of a matrix product, each of which reads the other matrix on its own
+NARROW = 8  # channels or maps of a group that fill no tile
+
+
+def choose(network: Network, kernels: Sequence[Kernel], records: Records = NONE) -> tuple[Choice, ...]:
+    """The kernels in the order they run, each with every decision made."""
+    choices = decided(network, kernels, records)
+    choices = [whole(network, choices)] if is_tiny(network, choices) else choices
+    return named([part for choice in choices for part in in_parts(choice)])
+
+
+def named(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """The choices with their kernels numbered: k0_conv, k1_maxpool, …"""
+    names = [f"k{i}_{choice.kernel.anchor.op.lower()}" for i, choice in enumerate(choices)]
+    return tuple(
+        dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, name=name))
+        for choice, name in zip(choices, names, strict=True)
+    )
+
+
+def decided(network: Network, kernels: Sequence[Kernel], records: Records) -> list[Choice]:
+    """The kernels one by one. A Reshape costs nothing, as on CPUs."""
+    stored = {tensor.name: tensor for tensor in network.inputs}
+    outputs = {tensor.name for tensor in network.outputs}
+    choices: list[Choice] = []
+    for kernel in kernels:
+        stored[kernel.output.name] = kernel.output
+        if kernel.output.size == 0:
+            continue
+        if kernel.anchor.op == "Reshape" and kernel.inputs and kernel.output.name not in outputs:
+            stored[kernel.output.name] = stored[kernel.anchor.inputs[0]]
+            continue
+        read = [dataclasses.replace(stored[tensor.name], shape=tensor.shape) for tensor in kernel.inputs]
+        choice = _decide(network, kernel, read)
+        if choice.rule in ("gemm", "gemv"):
+            found = records.find(kernel_words(network, kernel), choice.rule)
+            config, tier = found or (configs(network, choice)[0], "default")
+            choice = dataclasses.replace(choice, config=config, tier=tier)
+        choices.append(choice)
+    return choices
+
+
+def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:
+    op, sources = kernel.anchor.op, [(tensor, PLAIN) for tensor in read]
+
+    def by(algorithm: str, rule: str, config: object) -> Choice:
+        return choice_of(kernel, algorithm, sources, PLAIN, rule, (config, "default"))
+
+    if is_anchor(network, kernel.anchor):
+        if op == "Conv":
+            if covers(kernel) and kernel.output.shape[0] <= FEW:
+                return by("gemv", "gemv", None)
+            narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW
+            if kernel.anchor["group"] > 1 and narrow:
+                return by("grouped_conv", "threads", ThreadsConfig())
+            return by("gemm_conv", "gemm", None)
+        rows = math.prod(kernel.output.shape[:-1])
+        if rows <= FEW:
+            return by("gemv", "gemv", None)
+        return by("gemm_dense", "gemm", None)
+    if op in ELEMENTWISE:
+        return by("elementwise", "threads", ThreadsConfig())
+    if op in ("Softmax", "LogSoftmax"):
+        last = kernel.anchor["axis"] == len(kernel.output.shape) - 1
+        return by("softmax_along", "rows" if last and kernel.output.shape[-1] >= WARP else "threads", ThreadsConfig())
+    floats = bool(kernel.inputs) and kernel.inputs[0].dtype == kernel.output.dtype == "float32"
+    if floats and len(kernel.output.shape) == 4 and op in (*POOLS, "LpPool", *GLOBAL_POOLS):
+        if op in GLOBAL_POOLS:
+            terms = math.prod(kernel.inputs[0].shape[2:])
+            return by("global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig())
+        return by("pool", "threads", ThreadsConfig())
+    if _reduces_rows(kernel):
+        return by("plain", "rows", ThreadsConfig())
+    return by("plain", "threads" if op in MOVES or op in LANES else "fallback", ThreadsConfig())
+
+
+def _reduces_rows(kernel: Kernel) -> bool:
+    """Whether the last axes are reduced, of at least a warp's elements each."""
+    node, shape = kernel.anchor, kernel.inputs[0].shape if kernel.inputs else ()
+    axes = tuple(node["axes"]) if "axes" in node.attributes and node.op in LANES else ()
+    return axes == tuple(range(len(shape) - len(axes), len(shape))) != () and math.prod(shape[axes[0] :]) >= WARP

@@ -1,0 +1,80 @@
+"""Defaults for GPUs: the configs of a kernel that are worth a try, the best by estimate first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from tvmcnn.configs import GemmConfig, GemvConfig
+from tvmcnn.fusion import window_size
+from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
+
+WARP = 32  # threads
+PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
+LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
+TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16)  # of a sum
+RATES = (0.6, 0.9)  # of the peak: a thread's tile of 4 x 4 waits for loads from shared memory, one of 8 x 8 does not
+ENOUGH = 12  # warps that hide each other's latency
+DEPTHS, STEPS = (16, 8, 32), 4  # terms at a time, the usual first, and how often at least
+
+
+def configs(network: Network, choice: Choice) -> list[Any]:
+    """The configs of a choice that are worth a try, those estimated to be fastest first; none for a rule without."""
+    if choice.rule == "gemv":
+        return gemv_configs(network, choice.kernel)
+    if choice.rule == "gemm":
+        conv = choice.algorithm == "gemm_conv"
+        return gemm_configs(network, choice.kernel) if conv else dense_configs(choice.kernel)
+    return []
+
+
+def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
+    """Tiles and parts of the sum, those first by which the GPU is done first, by estimate.
+
+    Large tiles load less, small ones keep all multiprocessors at work; where even those are few, the sum is split:
+    7 x 7 pixels of 512 maps are 8 tiles of 64 x 64 for 132 multiprocessors.
+    """
+    window = math.prod(window_size(kernel))
+    pixels, maps = math.prod(kernel.output.shape[2:]) * window, maps_of(kernel)
+    others = kernel.output.shape[0] * int(kernel.anchor["group"])
+    terms = math.prod(network.constants[kernel.anchor.inputs[1]].shape[1:])
+    found: list[tuple[float, GemmConfig]] = []
+    for (tall, wide, rows, columns), split, depth in itertools.product(TILES, PARTS, DEPTHS):
+        across = round_up(columns, window)
+        config = GemmConfig(tall, wide // columns * across, rows, across, depth, split)
+        tiles = -(-maps // tall) * -(-pixels // config.pixels) * others
+        if split == 1:
+            found.append((_cycles(config, tiles, terms), config))
+        elif terms // split >= DEPTHS[0] * STEPS:
+            adding = LAUNCH + 2 * split * maps * pixels * others * FLOAT / BYTES
+            found.append((_cycles(config, tiles, terms) + adding, config))
+    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+
+
+def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
+    """Of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
+    warps = config.maps // config.thread_maps * (config.pixels // config.thread_pixels) / WARP
+    each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
+    rate = FMAS * RATES[config.thread_maps > 4] * min(1.0, each * warps / ENOUGH)
+    return each * config.maps * config.pixels * (terms / config.split + DEPTHS[0]) / rate
+
+
+def dense_configs(kernel: Kernel) -> list[GemmConfig]:
+    """Tiles of columns by rows, the first as tall as there are rows."""
+    rows = math.prod(kernel.output.shape[:-1])
+    widths = (64, 32) if rows > 32 else (32, 64)
+    return [GemmConfig(64, wide, 4, 4, depth) for wide, depth in itertools.product(widths, DEPTHS)]
+
+
+def gemv_configs(network: Network, kernel: Kernel) -> list[GemvConfig]:
+    """Parts of the sum: as many as leave each warp some terms."""
+    weight = network.constants[kernel.anchor.inputs[1]].shape
+    terms = math.prod(weight[1:]) if kernel.anchor.op == "Conv" else weight[0]
+    return [GemvConfig(parts) for parts in (16, 8, 32, 4, 2) if terms >= 16 * parts] or [GemvConfig(1)]
+
+
+def maps_of(kernel: Kernel) -> int:
+    """Maps of one group."""
+    return kernel.output.shape[1] // int(kernel.anchor["group"])

@@ -1,0 +1,23 @@
+"""Schedules for NVIDIA GPUs, one rule a family of kernels: (schedule, config) --> loops bound to blocks and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from tvmcnn.schedule.cuda.gemm import gemm
+from tvmcnn.schedule.cuda.gemv import gemv
+from tvmcnn.schedule.cuda.rows import rows
+from tvmcnn.schedule.cuda.threads import threads
+from tvmcnn.schedule.cuda.whole import whole
+
+RULES: dict[str, Callable[[Schedule, Any], None]] = {
+    "gemm": gemm,
+    "gemv": gemv,
+    "rows": rows,
+    "threads": threads,
+    "fallback": threads,
+    "whole": whole,
+}
