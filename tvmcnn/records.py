@@ -28,8 +28,8 @@ from tvmcnn.version import __version__
 SCHEDULES = Path(__file__).parent / "schedules"  # in the wheel; a source checkout has it beside the package
 GIVEN, OWN, SHIPPED = "given record", "own record", "shipped record"  # the tiers, best first
 NEAREST = "nearest record"  # of a kernel much like it; behind it there is only "default", computed
-# Doublings of extents, in all, that may lie between two kernels: with their neighbours' configs MobileNetV2 on 192 x 160
-# takes 4 % less, ShuffleNet 1.5 %, with those of up to three doublings 2.4 and 1.5 %.
+# Doublings of extents, in all, that may lie between two kernels. MobileNetV2 on 192 x 160 takes 4 % less with its
+# neighbours' configs, ShuffleNet 1.5 %; with those of up to three doublings 2.4 and 1.5 %.
 NEAR = 1.5
 
 
