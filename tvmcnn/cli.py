@@ -465,10 +465,12 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _nvcc() -> tuple[str | None, str]:
     """The CUDA compiler, or None, and a sentence about it."""
-    from tvmcnn.codegen.nvcc import nvcc
-
     try:
+        from tvmcnn.codegen.nvcc import nvcc
+
         command = " ".join(nvcc())
+    except ImportError:
+        return None, "to compile for them takes pip install 'tvmcnn[compiler]'"
     except ToolError as error:
         return None, str(error)
     return command, f"compiled by {command}"
