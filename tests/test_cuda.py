@@ -23,8 +23,9 @@ from helpers import Graph, feeds, lenet, mnist8
 from models import make
 
 import tvmcnn
-from tvmcnn.codegen import gpu, nvcc
-from tvmcnn.codegen.cuda import Device, device_code
+from tvmcnn.codegen import cuda, nvcc
+from tvmcnn.codegen.cuda import device_code
+from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError
@@ -290,7 +291,7 @@ def test_mistakes_are_seen(mistake: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert (edit(device.text) != device.text) == bool(mistake)
         return dataclasses.replace(device, text=edit(device.text))
 
-    monkeypatch.setattr(gpu, "device_code", changed)
+    monkeypatch.setattr(cuda, "device_code", changed)
     library = tvmcnn.compile(g.model(), TARGET, tmp_path / "network.so", verify=False).path
     ends = [outcome(library, order, x) for order in ORDERS]
     seen = {end or ("wrong" if wrong(y, expected) else "right") for end, y in ends}
@@ -519,7 +520,7 @@ def test_wrong_and_deadly_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return dataclasses.replace(device, text=re.sub(r"a03_out_ptr\[", "a03_out_ptr[(1 << 28) + ", device.text))
         return device
 
-    monkeypatch.setattr(gpu, "device_code", planted)
+    monkeypatch.setattr(cuda, "device_code", planted)
     configs = [GemmConfig(32, 64, 4, 4, 16), GemmConfig(64, 64, 4, 4, 16), GemmConfig(16, 64, 4, 4, 8)]
     monkeypatch.setattr(tuning, "configs", lambda network, choice: configs if choice.rule == "gemm" else [])
     g = Graph()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tvmcnn.compiler import Compiled
     from tvmcnn.runner import Net
 
+SUFFIXES = {"header": ".h", "tir": ".tir.py", "asm": ".s", "c": ".c", "cuda": ".cu"}
 EMITS = ("header", "package", "tir", "asm", "c", "cuda")
 ELSEWHERE = {True: ("asm", "c"), False: ("cuda",)}  # what there is not, for GPUs or not
 
@@ -218,7 +219,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _compile(options: argparse.Namespace) -> int:
     import tvmcnn
 
-    for_gpus = options.target.startswith("cuda")
+    for_gpus = targets.is_gpu(options.target)
     if missing := [kind for kind in options.emit if kind in ELSEWHERE[for_gpus]]:
         raise ToolError(f"--emit {missing[0]} is for {'CPUs' if for_gpus else 'GPUs'}, the target is {options.target}")
     with bar() as progress:
@@ -256,11 +257,7 @@ def _emit(kind: str, compiled: Compiled) -> Path:
     name = compiled.program.network.name
     if kind == "package":
         return write_package(compiled.path, compiled.header, compiled.path.parent / name)
-    path = compiled.path.with_name(
-        {"header": f"{name}.h", "tir": f"{name}.tir.py", "asm": f"{name}.s", "c": f"{name}.c", "cuda": f"{name}.cu"}[
-            kind
-        ]
-    )
+    path = compiled.path.with_name(f"{name}{SUFFIXES[kind]}")
     write_file(path, compiled.header if kind == "header" else compiled.code[kind]())
     return path
 
@@ -270,24 +267,17 @@ def _tune_gpu(options: argparse.Namespace) -> int:
     from tvmcnn.tuning.given import records_path
     from tvmcnn.tuning.gpu import collect, emit_candidates, tune_gpu
 
-    say = _progress(options)
-    given: dict[str, Any] = {"batch": options.batch, "report": say}
-    with bar() as progress:
-        if options.emit_candidates is not None:
-            shapes = dict(options.input_shape)
-            count = emit_candidates(
-                options.model, options.target, options.emit_candidates, shapes, progress=progress, **given
-            )
-            folder = options.emit_candidates
-            say(f"wrote {count} candidates; on the machine with the GPU: python {folder}/measure.py")
-            return 0
-        if options.measured is not None:
-            tuned = collect(options.measured, records_path(options.output))
-        else:
-            shapes = dict(options.input_shape)
-            tuned = tune_gpu(
-                options.model, options.target, options.budget, options.output, shapes, progress=progress, **given
-            )
+    say, shapes = _progress(options), dict(options.input_shape)
+    if options.measured is not None:
+        tuned = collect(options.measured, records_path(options.output))
+    else:
+        with bar() as progress:
+            given: dict[str, Any] = {"batch": options.batch, "report": say, "progress": progress}
+            if (folder := options.emit_candidates) is not None:
+                count = emit_candidates(options.model, options.target, folder, shapes, **given)
+                say(f"wrote {count} candidates; on the machine with the GPU: python {folder}/measure.py")
+                return 0
+            tuned = tune_gpu(options.model, options.target, options.budget, options.output, shapes, **given)
     if options.json:
         _print_json({**dataclasses.asdict(tuned), "records": str(tuned.records)})
         return 0
@@ -301,7 +291,7 @@ def _tune(options: argparse.Namespace) -> int:
     from tvmcnn.tuning import tune
     from tvmcnn.tuning.table import closing, watcher
 
-    if options.target.startswith("cuda"):
+    if targets.is_gpu(options.target):
         return _tune_gpu(options)
     if options.emit_candidates is not None or options.measured is not None:
         raise ToolError(f"--emit-candidates and --measured are for GPUs, the target is {options.target}")
@@ -465,12 +455,10 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _nvcc() -> tuple[str | None, str]:
     """The CUDA compiler, or None, and a sentence about it."""
-    try:
-        from tvmcnn.codegen.nvcc import nvcc
+    from tvmcnn.codegen.nvcc import nvcc
 
+    try:
         command = " ".join(nvcc())
-    except ImportError:
-        return None, "to compile for them takes pip install 'tvmcnn[compiler]'"
     except ToolError as error:
         return None, str(error)
     return command, f"compiled by {command}"

@@ -81,7 +81,7 @@ def resolve(name: str) -> Target:
     Raises TargetError for an unknown name, for a machine that is no x86-64 Linux, and for one older than AVX2.
     """
     check_platform()
-    if name.startswith("cuda"):
+    if is_gpu(name):
         raise TargetError(f"target '{name}' is for GPUs; allowed here are {known()}")
     if name in TARGETS:
         return TARGETS[name]
@@ -96,9 +96,14 @@ def resolve(name: str) -> Target:
     raise TargetError(f"unknown target '{name}'; allowed are {known()}")
 
 
+def is_gpu(name: str) -> bool:
+    """Whether a user's word means GPUs, rightly spelt or not."""
+    return name.startswith("cuda")
+
+
 def resolve_any(name: str) -> Target | Gpu:
     """The CPUs or GPUs that a user's word means. Raises TargetError as `resolve`, and for no or an unknown arch."""
-    if not name.startswith("cuda"):
+    if not is_gpu(name):
         return resolve(name)
     check_platform()
     words = name.removeprefix("cuda").removeprefix(":").split(",")

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from tvmcnn.codegen import entries
 from tvmcnn.codegen.calls import call, kernel_function
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
-from tvmcnn.network import Program, Step, dims
+from tvmcnn.network import Program, Step
 from tvmcnn.targets import Target
 
-DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
 _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
 
 
@@ -33,48 +31,21 @@ def exports(name: str) -> tuple[str, ...]:
 
 def header(programs: Sequence[Program], target: Target) -> str:
     """The C header of a compiled network, for programs that link the library; one section a batch size."""
-    name = programs[0].network.name
-    sections = "\n".join(_declarations(program, target) for program in programs)
-    return f"""/* {name}: a CNN compiled by tvmcnn for {target.name}. */
-#ifndef {name.upper()}_H_
-#define {name.upper()}_H_
-
-#include <stdbool.h>
-#include <stdint.h>
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-{sections}
-#ifdef __cplusplus
-}}
-#endif
-
-#endif /* {name.upper()}_H_ */
-"""
+    return entries.header(programs, target.name, _declarations)
 
 
-def _declarations(program: Program, target: Target) -> str:
+def _declarations(program: Program) -> str:
     signature = Signature.of(program.network)
     name, upper = signature.name, signature.name.upper()
-    shapes = "\n".join(
-        f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous"
-        for word, tensor in (*signature.inputs, *signature.outputs)
-    )
-    sizes = "\n".join(
-        f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* elements */"
-        for word, tensor in (*signature.inputs, *signature.outputs)
-    )
     return f"""#define {upper}_ARENA_BYTES {max(program.arena_bytes + program.thread_bytes, 64)}
 #define {upper}_THREAD_BYTES {program.thread_bytes} /* more for each thread but the first */
-{sizes}
+{entries.sizes(signature)}
 
 /* Returns 0 if this CPU has the instructions that the library uses, 2 if not: then call nothing else. */
 int32_t {name}_check(void);
 
 /* Runs the network. Any number of threads may call at once, each with an arena of its own.
-{shapes}
+{entries.shapes(signature)}
  *   arena: {upper}_ARENA_BYTES bytes, aligned to 64 for speed; need not be zeroed
  * Returns 0, or 1 if an argument is NULL. Allocates nothing, prints nothing, keeps nothing between calls. */
 int32_t {name}_run({signature.parameters});
@@ -238,23 +209,12 @@ def supports(target: Target) -> str:
 
 
 def _unpack(signature: Signature) -> str:
-    words = [*signature.inputs, *signature.outputs]
-    count = len(words)
+    count = len(signature.tensors)
     lines = [
         f"  if (count != {count + 2})",
         f'    return tvmcnn_raise("TypeError", "expected {count} tensors, the arena and the threads");',
+        *entries.tensors_read(signature, "kDLCPU", lambda position, word: f"frame->{word}"),
     ]
-    for position, (word, tensor) in enumerate(words):
-        shape = ", ".join(map(str, tensor.shape)) or "1"
-        wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}"
-        kind = f"{DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
-        lines += [
-            f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
-            f"  frame->{word} ="
-            f" tvmcnn_data(&args[{position}], kDLCPU, {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
-            f"  if (frame->{word} == NULL)",
-            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
-        ]
     lines += [
         f"  if (args[{count}].type_index != kTVMFFIInt || args[{count + 1}].type_index != kTVMFFIInt)",
         '    return tvmcnn_raise("TypeError", "the arena must be given as its address, the threads as a number");',

@@ -8,31 +8,21 @@ TVM sorts a kernel's parameters by name; ours are named by their position, so th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import Schedule
 
+from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.network import Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
 from tvmcnn.schedule.cuda.loops import guarded
 
+ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
 SHARED_BYTES, THREADS = 48 << 10, 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
-
-
-@dataclass(frozen=True)
-class Device:
-    """One kernel's text, the positions of the arguments that it takes, and how many blocks and threads by x, y, z."""
-
-    symbol: str
-    text: str
-    arguments: tuple[int, ...]
-    blocks: tuple[int, ...]
-    threads: tuple[int, ...]
 
 
 def scheduled(step: Step) -> tirx.PrimFunc:
@@ -44,11 +34,11 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     return guarded(func) if choice.rule in ("gemm", "gemv") else func
 
 
-def device_code(step: Step, symbol: str, arch: str = "sm_80") -> Device:
-    """The kernel of a step. Raises RuntimeError if it is more than one kernel, or takes more than a block may have."""
+def device_code(step: Step, symbol: str) -> Device:
+    """The kernel of a step. Raises RuntimeError if it is more than one kernel."""
     func = _by_position(scheduled(step))
     limits = {"max_threads_per_block": THREADS, "max_shared_memory_per_block": SHARED_BYTES, "thread_warp_size": 32}
-    machine = tvm.target.Target({"kind": "cuda", "arch": arch, **limits}, host={"kind": "llvm", "mcpu": "x86-64-v3"})
+    machine = tvm.target.Target({"kind": "cuda", "arch": ARCH, **limits}, host={"kind": "llvm", "mcpu": "x86-64-v3"})
     with tvm.transform.PassContext(config={"tirx.UnrollLoop": {"explicit_unroll": False}}):
         module = tvm.compile(tvm.IRModule({"main": func}), target=machine).mod
     source = module.imports[0].inspect_source("cuda")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tvmcnn.cache import Cache, digest_of, sources_digest
 from tvmcnn.codegen import gpu_chain, no_room
-from tvmcnn.codegen.cuda import Device, device_code
-from tvmcnn.codegen.jobs import Symbols, code_digest, without_names
+from tvmcnn.codegen.gpu_chain import Device
+from tvmcnn.codegen.jobs import Symbols, code_digest, symbol_of, without_names
 from tvmcnn.codegen.nvcc import Resources, compile_object, link, nvcc_version, resources
 from tvmcnn.network import Program
 from tvmcnn.progress import Progress
@@ -28,6 +28,8 @@ class Kernels:
     @staticmethod
     def of(programs: Sequence[Program], machine: Gpu, progress: Progress) -> Kernels:
         """Declared, scheduled and written as CUDA C++: a few hundredths of a second each."""
+        from tvmcnn.codegen import cuda  # TVM, which takes a second, and is not there where libraries only run
+
         steps = [
             (index, step) for index, program in enumerate(programs) for step in program.steps if not step.choice.is_view
         ]
@@ -37,9 +39,9 @@ class Kernels:
             progress("writing kernels", done, len(steps))
             nameless = step if step.choice.algorithm == "whole" else without_names(step)
             key = digest_of([repr(nameless), "cuda", code_digest()])
-            symbol = f"tvmcnn_{step.choice.kernel.anchor.op.lower()}_{key[:20]}"
+            symbol = symbol_of(step, key)
             if symbol not in texts:
-                texts[symbol] = device_code(nameless, symbol)
+                texts[symbol] = cuda.device_code(nameless, symbol)
             symbols[index].kernels[step.choice.name] = symbol
         progress("writing kernels", len(steps), len(steps))
         return Kernels(tuple(programs), symbols, texts, machine)

@@ -10,15 +10,24 @@ What a network keeps on a device, and when it waits for whom, is in native/gpu.h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from tvmcnn.codegen.chain import DLPACK_CODES
-from tvmcnn.codegen.cuda import Device
+from tvmcnn.codegen import entries
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import C_TYPES, Signature
-from tvmcnn.network import Place, Program, Step, Tensor, dims
+from tvmcnn.network import Place, Program, Step, Tensor
 from tvmcnn.targets import Gpu
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kernel's text, the positions of the arguments that it takes, and how many blocks and threads by x, y, z."""
+
+    symbol: str
+    text: str
+    arguments: tuple[int, ...]
+    blocks: tuple[int, ...]
+    threads: tuple[int, ...]
 
 
 def exports(name: str) -> tuple[str, ...]:
@@ -28,43 +37,21 @@ def exports(name: str) -> tuple[str, ...]:
 
 def header(programs: Sequence[Program], target: Gpu) -> str:
     """The C header of a compiled network; one section a batch size."""
-    name = programs[0].network.name
-    sections = "\n".join(_declarations(program) for program in programs)
-    return f"""/* {name}: a CNN compiled by tvmcnn for {target.name}. */
-#ifndef {name.upper()}_H_
-#define {name.upper()}_H_
-
-#include <stdbool.h>
-#include <stdint.h>
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-{sections}
-#ifdef __cplusplus
-}}
-#endif
-
-#endif /* {name.upper()}_H_ */
-"""
+    return entries.header(programs, target.name, _declarations)
 
 
 def _declarations(program: Program) -> str:
     signature = Signature.of(program.network)
     name, upper = signature.name, signature.name.upper()
-    words = (*signature.inputs, *signature.outputs)
-    shapes = "\n".join(f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous" for word, tensor in words)
-    sizes = "\n".join(f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* elements */" for word, tensor in words)
     return f"""#define {upper}_ARENA_BYTES 0 /* of the host's memory: the arena is on the device */
-{sizes}
+{entries.sizes(signature)}
 
 /* Returns 0 if the current device can run the library, 4 without a driver or device, 5 for a GPU that it has no code
  * for, 6 without memory: then call nothing else. */
 int32_t {name}_check(void);
 
 /* Runs the network on the current device, and returns when the outputs are there. Any thread may call.
-{shapes}
+{entries.shapes(signature)}
  *   arena: not used, may be NULL
  * Returns 0, 1 if another argument is NULL, else what {name}_check does, or 7 for another error of CUDA's. */
 int32_t {name}_run({signature.parameters});
@@ -105,26 +92,24 @@ static tvmcnn_weights {name}_on_devices({name}_weights, {max(1, weights_bytes)})
 def _network(program: Program, symbols: Symbols, kernels: Mapping[str, Device], weights: str) -> str:
     """The launches of one program and the entries around them."""
     signature = Signature.of(program.network)
-    name, words = signature.name, [word for word, _ in (*signature.inputs, *signature.outputs)]
+    name, words = signature.name, [word for word, _ in signature.tensors]
     count, inputs = len(words), len(signature.inputs)
     steps = [step for step in program.steps if not step.choice.is_view]
     found = [kernels[symbols.kernels[step.choice.name]] for step in steps]
     launches = "\n\n".join(_launch(name, inputs, step, device) for step, device in zip(steps, found, strict=True))
     calls = "\n".join(f"  TVMCNN_TRY({name}_{step.choice.name}(weights, arena, buffers, stream));" for step in steps)
-    tensors = (*program.network.inputs, *program.network.outputs)
-    sizes = ", ".join(str(max(1, tensor.size * tensor.item_bytes)) for tensor in tensors)
+    sizes = ", ".join(str(max(1, tensor.size * tensor.item_bytes)) for _, tensor in signature.tensors)
+    where = ", on the device of the first"
+    read = "\n".join(entries.tensors_read(signature, "place", lambda position, word: f"buffers[{position}]", where))
     nulls = " || ".join(f"!{word}" for word in words)
     pointers = ", ".join(f"(void*){word}" for word in words)
     cases = "\n".join(
         f"    case {i}: launch = {name}_{step.choice.name}; break;" for i, step in enumerate(program.steps)
     )
-    probe = (
-        ""
-        if not found
-        else (
-            "  cudaFuncAttributes attributes;\n"
-            f"  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, (const void*){found[0].symbol});\n"
-        )
+    probe = "".join(
+        "  cudaFuncAttributes attributes;\n"
+        f"  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, (const void*){device.symbol});\n"
+        for device in found[:1]
     )
     return f"""{launches}
 
@@ -175,7 +160,7 @@ TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void *self, const TVMFFIAny *args, int32_
   if (count != {count}) return tvmcnn_raise("TypeError", "expected {count} tensors");
   const DLTensor *first = tvmcnn_tensor(&args[0]);
   int32_t place = first != NULL && first->device.device_type == kDLCUDA ? kDLCUDA : kDLCPU;
-{_unpack(signature)}
+{read}
   cudaError_t error = place == kDLCPU ? {name}_network.run_host(buffers, {inputs})
                                       : {name}_network.run_there(buffers, first->device.device_id);
   return error == cudaSuccess ? tvmcnn_nothing(result) : tvmcnn_raise("RuntimeError", cudaGetErrorString(error));
@@ -207,19 +192,3 @@ def _place(place: Place, tensor: Tensor, inputs: int) -> str:
     if place.space in ("input", "output"):
         return f"B({kind}, {place.index + inputs * (place.space == 'output')})"
     return f"{'W' if place.space == 'weights' else 'A'}({kind}, {place.offset})"
-
-
-def _unpack(signature: Signature) -> str:
-    lines = []
-    for position, (word, tensor) in enumerate((*signature.inputs, *signature.outputs)):
-        shape = ", ".join(map(str, tensor.shape)) or "1"
-        kind = f"{DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
-        wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}, on the device of the first"
-        lines += [
-            f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
-            f"  buffers[{position}] ="
-            f" tvmcnn_data(&args[{position}], place, {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
-            f"  if (buffers[{position}] == NULL)",
-            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
-        ]
-    return "\n".join(lines)

@@ -43,9 +43,13 @@ class Job:
 
     @property
     def symbol(self) -> str:
-        """The name of the C function. Whoever has this name has this code: two libraries may share it."""
-        op = self.step.choice.kernel.anchor.op.lower()
-        return f"tvmcnn_{op}_{self.key[:20]}"
+        """The name of the C function."""
+        return symbol_of(self.step, self.key)
+
+
+def symbol_of(step: Step, key: str) -> str:
+    """The name of a kernel's function. Whoever has this name has this code: two libraries may share it."""
+    return f"tvmcnn_{step.choice.kernel.anchor.op.lower()}_{key[:20]}"
 
 
 def code_digest() -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tvm_ffi
@@ -23,14 +23,34 @@ def c_compiler() -> list[str]:
 
     Raises ToolError with how to get one.
     """
-    if named := shlex.split(os.environ.get("CC", "")):
-        if shutil.which(named[0]) is None:
-            raise ToolError(f"$CC names the C compiler '{named[0]}', which is not found")
+    if named := named_compiler("CC", "C"):
         return named
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
     raise ToolError("no C compiler found (looked for $CC, cc, gcc, clang): install one, on Debian by 'apt install gcc'")
+
+
+def named_compiler(variable: str, language: str) -> list[str]:
+    """The command that an environment variable names, with its arguments; none if it names none.
+
+    Raises ToolError if that is not found.
+    """
+    named = shlex.split(os.environ.get(variable, ""))
+    if named and shutil.which(named[0]) is None:
+        raise ToolError(f"${variable} names the {language} compiler '{named[0]}', which is not found")
+    return named
+
+
+def includes() -> list[str]:
+    """The folders of our headers, tvm-ffi's and DLPack's, as options."""
+    folders = NATIVE, tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()
+    return [f"-I{folder}" for folder in folders]
+
+
+def write_exports(folder: Path, symbols: Iterable[str]) -> None:
+    """folder/exports.map, by which the linker hides every other symbol."""
+    (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
 
 
 def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, objects: Sequence[Path]) -> Path:
@@ -43,15 +63,12 @@ def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, obj
     for program, source in sources.items():
         (folder / f"{program}.c").write_text(source)
     weights_object(folder, name, weights, compiler)
-    symbols = [*(symbol for program in sources for symbol in exports(program)), POOL]
-    (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
+    write_exports(folder, [*(symbol for program in sources for symbol in exports(program)), POOL])
     shutil.copy(NATIVE / "pool.c", folder / "pool-threads.c")
     chains = [*(f"{program}.c" for program in sources), "pool-threads.c"]
-    include = Path(tvm_ffi.libinfo.find_include_path())
-    includes = [f"-I{NATIVE}", f"-I{include}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU
     run_compiler(
-        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes],
+        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes()],
         folder,
     )
     # Names that no program has: C identifiers, from which its file is called

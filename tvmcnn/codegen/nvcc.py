@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tvm_ffi
-
 from tvmcnn.codegen.gpu_chain import exports
-from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler, weights_object
+from tvmcnn.codegen.link import c_compiler, includes, named_compiler, run_compiler, weights_object, write_exports
 from tvmcnn.errors import ToolError
 from tvmcnn.targets import Gpu
 
@@ -27,9 +23,7 @@ def nvcc() -> list[str]:
 
     Raises ToolError with how to get one.
     """
-    if named := shlex.split(os.environ.get("NVCC", "")):
-        if shutil.which(named[0]) is None:
-            raise ToolError(f"$NVCC names the CUDA compiler '{named[0]}', which is not found")
+    if named := named_compiler("NVCC", "CUDA"):
         return named
     found = shutil.which("nvcc") or next((place for place in (*_packaged(), *PLACES) if Path(place).exists()), None)
     if found is None:
@@ -87,14 +81,13 @@ def compile_object(folder: Path, name: str, source: str, target: Gpu) -> tuple[b
     Raises ToolError where nvcc fails.
     """
     (folder / f"{name}.cu").write_text(source)
-    includes = [NATIVE, tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
     numbers = [arch.removeprefix("sm_") for arch in target.archs]
     newest = numbers[-1].removesuffix("a")
     flags = [
         *("-c", "-std=c++17", "-O3", "-w", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden"),
         *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers),
         f"-gencode=arch=compute_{newest},code=compute_{newest}",
-        *(f"-I{path}" for path in includes),
+        *includes(),
     ]
     log = run_compiler([*nvcc(), *flags, "-o", f"{name}.o", f"{name}.cu"], folder)
     return (folder / f"{name}.o").read_bytes(), log
@@ -108,8 +101,7 @@ def link(folder: Path, names: Sequence[str], code: bytes, weights: Path) -> Path
     name = names[0]
     (folder / f"{name}.o").write_bytes(code)
     weights_object(folder, name, weights, c_compiler())
-    symbols = [symbol for program in names for symbol in exports(program)]
-    (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
+    write_exports(folder, [symbol for program in names for symbol in exports(program)])
     words = ("--version-script=exports.map", "-Bsymbolic", "--build-id=none", "--as-needed", "-s")
     flags = ["-shared", "--cudart=static", *(f"-Xlinker={word}" for word in words)]
     run_compiler([*nvcc(), *flags, "-o", f"{name}.so", f"{name}.o", "weights.o"], folder)

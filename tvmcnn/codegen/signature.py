@@ -53,6 +53,11 @@ class Signature:
         return Signature(network.name, inputs, tuple((name(tensor), tensor) for tensor in network.outputs))
 
     @property
+    def tensors(self) -> tuple[tuple[str, Tensor], ...]:
+        """Inputs, then outputs."""
+        return (*self.inputs, *self.outputs)
+
+    @property
     def parameters(self) -> str:
         """const float *input, float *scores, void *arena"""
         inputs = [f"const {C_TYPES[tensor.dtype]} *{name}" for name, tensor in self.inputs]
@@ -62,7 +67,7 @@ class Signature:
     @property
     def arguments(self) -> str:
         """input, scores, arena"""
-        return ", ".join([*(name for name, _ in (*self.inputs, *self.outputs)), "arena"])
+        return ", ".join([*(name for name, _ in self.tensors), "arena"])
 
     def place(self, place: Place) -> str:
         """The C expression for an address: of a parameter in the frame f, in the weights or in the arena."""

@@ -38,11 +38,11 @@ from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import NONE, kernel_words, versions_here
 from tvmcnn.targets import Gpu, resolve_any
+from tvmcnn.tuning import measure_there
 from tvmcnn.tuning.given import name, parse_budget, records_path
 from tvmcnn.tuning.outcome import replaced
 from tvmcnn.tuning.problem import Problem
 
-SCRIPT = Path(__file__).with_name("measure_there.py")
 MOST = 24  # candidates of a kernel, those estimated to be fastest
 
 
@@ -109,7 +109,7 @@ def emit_candidates(
         problem.forget()
         report(f"{problem.words}: {len(plan[-1]['candidates'])} candidates")
     progress("compiling candidates", len(found), len(found))
-    shutil.copy(SCRIPT, folder / "measure.py")
+    shutil.copy(measure_there.__file__, folder / "measure.py")
     facts = {"model": name(model), "target": machine.name, "versions": versions_here()}
     write_file(folder / "plan.json", json.dumps({**facts, "problems": plan}, indent=1) + "\n")
     return sum(len(each["candidates"]) for each in plan)
@@ -178,9 +178,10 @@ def collect(folder: Path, records: Path) -> TunedForGpu:
     """
     try:
         plan = json.loads((folder / "plan.json").read_text())
-        lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
         raise ToolError(f"{folder} has no results of measure.py: {error}") from error
+    if not (lines := measure_there.known(folder / measure_there.RESULTS.name)):
+        raise ToolError(f"{folder} has no results of measure.py")
     finals = {entry["kernel"]: entry["times_us"] for entry in lines if entry["outcome"] == "final"}
     errors = {(e["kernel"], e["candidate"]): e["error"] for e in lines if e["outcome"] == "ok"}
     made, kernels = [], {}

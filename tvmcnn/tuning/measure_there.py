@@ -30,10 +30,10 @@ SAMPLE = 2000.0  # µs
 PATIENCE = 60.0  # seconds for one candidate
 
 
-def known() -> list[dict[str, Any]]:
+def known(results: Path = RESULTS) -> list[dict[str, Any]]:
     """The whole lines that there are."""
     found = []
-    for line in RESULTS.read_text().splitlines() if RESULTS.exists() else []:
+    for line in results.read_text().splitlines() if results.exists() else []:
         try:
             found.append(json.loads(line))
         except ValueError:  # the last one, of a run that was ended as it wrote

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import SBlockRealize, Schedule
 
-Loop = Any
-Block = Any
-
-
-def extent(sch: Schedule, loop: Loop) -> int:
-    """The trip count of a loop."""
-    return int(sch.get(loop).extent)
+from tvmcnn.schedule.x86.vectors import Block, Loop, extent
 
 
 def tiles(sch: Schedule, loop: Loop, *sizes: int) -> list[Loop]:
     """The loop in tiles of the product of `sizes`, without a test for the last: see `guarded`."""
-    whole = 1
-    for size in sizes:
-        whole *= size
-    return list(sch.split(loop, [-(-extent(sch, loop) // whole), *sizes], disable_predication=True))
+    count = -(-extent(sch, loop) // math.prod(sizes))
+    return list(sch.split(loop, [count, *sizes], disable_predication=True))
 
 
 def together(sch: Schedule, block: Block, at: Loop, threads: Mapping[str, int], vector: int = 1) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ThreadsConfig
+from tvmcnn.schedule.x86.vectors import reduction_axes
 
 
 def rows(sch: Schedule, config: ThreadsConfig) -> None:
     """Blocks: one reduction and "out", an element a row; or Softmax's "maximum", "exponentials", "total" and "out", the
     last axis a row."""
     out = sch.get_sblock("out")
-    reductions = [
-        block
-        for block in sch.get_child_blocks(sch.get_sblock("root"))
-        if any(axis.iter_type == axis.CommReduce for axis in sch.get(block).iter_vars)
-    ]
+    reductions = [block for block in sch.get_child_blocks(sch.get_sblock("root")) if reduction_axes(sch, block)]
     loops = sch.get_loops(out)
     if len(reductions) > 1:
         sch.compute_inline(sch.get_sblock("exponentials"))
@@ -32,6 +29,6 @@ def rows(sch: Schedule, config: ThreadsConfig) -> None:
     for block in reversed(reductions):
         sch.set_scope(block, 0, "shared")
         sch.compute_at(block, row, preserve_unit_loops=True)
-        terms = sch.get_loops(block)[-sum(axis.iter_type == axis.CommReduce for axis in sch.get(block).iter_vars) :]
+        terms = sch.get_loops(block)[-len(reduction_axes(sch, block)) :]
         _, thread = sch.split(sch.fuse(*terms) if len(terms) > 1 else terms[0], [None, config.threads])
         sch.bind(thread, "threadIdx.x")

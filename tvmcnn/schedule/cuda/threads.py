@@ -8,6 +8,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ThreadsConfig
+from tvmcnn.schedule.x86.vectors import reduction_axes
 
 
 def threads(sch: Schedule, config: ThreadsConfig) -> None:
@@ -31,7 +32,7 @@ def threads(sch: Schedule, config: ThreadsConfig) -> None:
         info = sch.get(each)
         if info.name_hint == "out":
             continue
-        reduced = any(axis.iter_type == axis.CommReduce for axis in info.iter_vars)
+        reduced = reduction_axes(sch, each)
         if not reduced and "at" not in info.annotations:
             sch.compute_inline(each)
             continue
@@ -39,5 +40,4 @@ def threads(sch: Schedule, config: ThreadsConfig) -> None:
         at = thread if "at" in info.annotations else sch.get_loops(sch.get_consumers(each)[-1])[-1]
         sch.compute_at(each, at, preserve_unit_loops=True)
         if empty:  # of a reduction of nothing the first term, which would set the initial value, never comes
-            count = sum(axis.iter_type == axis.CommReduce for axis in info.iter_vars)
-            sch.decompose_reduction(each, sch.get_loops(each)[-count])
+            sch.decompose_reduction(each, sch.get_loops(each)[-len(reduced)])

@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.configs import WholeConfig
 from tvmcnn.schedule.cuda.gemv import UNROLL
-from tvmcnn.schedule.cuda.loops import Block, Loop
+from tvmcnn.schedule.x86.vectors import Block, Loop
 
 PRODUCT = 4  # axes of the "sum" of a matrix product: row, part, column and term; a convolution has six
 

@@ -13,7 +13,7 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, unroll, vectorize_inner
+from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 
 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
@@ -74,5 +74,4 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
 
 def _reductions(sch: Schedule, block: object) -> list[str]:
     """The names of the block's reduction axes, as the tensor expression gave them (without TIR's v_ prefix)."""
-    axes = [axis for axis in sch.get(block).iter_vars if axis.iter_type == axis.CommReduce]
-    return [axis.var.name.removeprefix("v_") for axis in axes]
+    return [axis.var.name.removeprefix("v_") for axis in reduction_axes(sch, block)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
+from tvmcnn.schedule.x86.vectors import reduction_axes
+
 
 def fallback(sch: Schedule, config: None, lanes: int) -> None:
     """Compute each intermediate where it is read, one element at a time, and zero it ahead of its reduction.
@@ -15,7 +17,7 @@ def fallback(sch: Schedule, config: None, lanes: int) -> None:
     outputs = {sch.get(block).name_hint for block in sch.get_output_blocks(sch.get_sblock("root"))}
     for block in reversed(blocks):
         info = sch.get(block)
-        reductions = [axis for axis in info.iter_vars if axis.iter_type == axis.CommReduce]
+        reductions = reduction_axes(sch, block)
         if info.name_hint not in outputs:
             consumers, at = sch.get_consumers(block), info.annotations.get("at")
             loops = sch.get_loops(consumers[-1] if at is None else sch.get_sblock("out"))

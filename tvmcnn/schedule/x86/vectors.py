@@ -17,6 +17,11 @@ def extent(sch: Schedule, loop: Loop) -> int:
     return int(sch.get(loop).extent)
 
 
+def reduction_axes(sch: Schedule, block: Block) -> list[Any]:
+    """The axes of a block that it sums over, or reduces otherwise."""
+    return [axis for axis in sch.get(block).iter_vars if axis.iter_type == axis.CommReduce]
+
+
 def unroll(sch: Schedule, loops: Iterable[Loop]) -> None:
     """Unroll every loop of `loops`."""
     for loop in loops:

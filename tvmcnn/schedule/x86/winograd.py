@@ -13,7 +13,7 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import StreamedConfig, WinogradConfig
-from tvmcnn.schedule.x86.vectors import Block, Loop, extent, initialise, prefetch, unroll
+from tvmcnn.schedule.x86.vectors import Block, Loop, extent, initialise, prefetch, reduction_axes, unroll
 
 # The elements of a tile lie in the 36 planes of one block of channels, an odd number of lines apart: at strides of
 # whole pages all would be in one set of L1, which holds 12 lines (14 x 14 pixels of 256 channels took 60 µs to
@@ -143,8 +143,7 @@ def _products(
 
 def _terms(sch: Schedule, product: Block) -> int:
     """Channels of the sum."""
-    axes = [axis for axis in sch.get(product).iter_vars if axis.iter_type == axis.CommReduce]
-    return math.prod(int(axis.dom.extent) for axis in axes)
+    return math.prod(int(axis.dom.extent) for axis in reduction_axes(sch, product))
 
 
 def _transform(sch: Schedule, rows: Block, data: Block, lanes: int) -> None:

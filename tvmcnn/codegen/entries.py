@@ -1,0 +1,70 @@
+"""What the C of libraries for CPUs and for GPUs has in common: the header, and tensors that come through tvm-ffi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tvmcnn.codegen.signature import Signature
+from tvmcnn.network import Program, dims
+
+_DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
+
+
+def header(programs: Sequence[Program], target: str, declarations: Callable[[Program], str]) -> str:
+    """The C header of a compiled network, for programs that link the library; one section a batch size."""
+    name = programs[0].network.name
+    sections = "\n".join(map(declarations, programs))
+    return f"""/* {name}: a CNN compiled by tvmcnn for {target}. */
+#ifndef {name.upper()}_H_
+#define {name.upper()}_H_
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+{sections}
+#ifdef __cplusplus
+}}
+#endif
+
+#endif /* {name.upper()}_H_ */
+"""
+
+
+def shapes(signature: Signature) -> str:
+    """Lines of a comment: each input and output with its dtype and shape."""
+    return "\n".join(
+        f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous" for word, tensor in signature.tensors
+    )
+
+
+def sizes(signature: Signature) -> str:
+    """The macros with the elements of each input and output."""
+    upper = signature.name.upper()
+    return "\n".join(
+        f"#define {upper}_{word.upper()}_SIZE {tensor.size} /* elements */" for word, tensor in signature.tensors
+    )
+
+
+def tensors_read(signature: Signature, device: str, to: Callable[[int, str], str], where: str = "") -> list[str]:
+    """Lines of C that put the data of each argument `to` its place, or raise what it must be.
+
+    `device` is DLPack's kind, as C; `where` says it in words.
+    """
+    lines = []
+    for position, (word, tensor) in enumerate(signature.tensors):
+        shape, place = ", ".join(map(str, tensor.shape)) or "1", to(position, word)
+        wanted = f"C-contiguous {tensor.dtype} {dims(tensor.shape)}{where}"
+        kind = f"{_DLPACK_CODES[np.dtype(tensor.dtype).kind]}, {8 * tensor.item_bytes}"
+        lines += [
+            f"  static const int64_t tvmcnn_shape_{word}[] = {{{shape}}};",
+            f"  {place} = tvmcnn_data(&args[{position}], {device}, {kind}, {len(tensor.shape)}, tvmcnn_shape_{word});",
+            f"  if ({place} == NULL)",
+            f'    return tvmcnn_raise("ValueError", "\'{word}\' must be {wanted}");',
+        ]
+    return lines
