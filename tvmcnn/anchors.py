@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
@@ -74,10 +75,13 @@ def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
 
 def _tile(walk: Walk, kernel: Kernel, maps: int, depth: int) -> tuple[DirectConfig, str]:
     """A record's, a similar kernel's if it is among the best estimates for this one, or the best estimate."""
-    best = set(direct_tiles(kernel, maps, depth, walk.target)[:TILES])
+
+    @functools.cache  # and not at all where there is a record
+    def best() -> set[tuple[int, int, int]]:
+        return set(direct_tiles(kernel, maps, depth, walk.target)[:TILES])
 
     def fits(config: DirectConfig) -> bool:
-        return (config.vectors, config.rows, config.columns) in best and max(1, depth) % config.unroll == 0
+        return max(1, depth) % config.unroll == 0 and (config.vectors, config.rows, config.columns) in best()
 
     return walk.tuned(kernel, "direct", direct_config(kernel, maps, depth, walk.target), fits)
 

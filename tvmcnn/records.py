@@ -253,7 +253,7 @@ def _window_words(node: Node) -> list[str]:
     return found + ([f"g{node['group']}"] if "group" in node.attributes else [])
 
 
-@functools.lru_cache(1 << 20)
+@functools.lru_cache(1 << 16)
 def distance(one: str, other: str) -> float:
     """How unlike two kernels in words are: the sum of the ratios' logarithms of their extents; inf for another operator
     or window. The epilogue counts little: it costs little.

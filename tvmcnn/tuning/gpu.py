@@ -8,7 +8,6 @@ tvmcnn tune MODEL --target cuda:sm_90 --measured DIR -o my.jsonl         the fas
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import shutil
 import subprocess
@@ -33,14 +32,14 @@ from tvmcnn.gpu_defaults import configs
 from tvmcnn.gpu_variants import in_parts
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.network import Choice, Network, Program, Shape
+from tvmcnn.network import Network, Program, Shape
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import NONE, kernel_words, versions_here
 from tvmcnn.targets import Gpu, resolve_any
 from tvmcnn.tuning import measure_there
 from tvmcnn.tuning.given import name, parse_budget, records_path
-from tvmcnn.tuning.outcome import replaced
+from tvmcnn.tuning.outcome import replaced, stamp
 from tvmcnn.tuning.problem import Problem
 
 MOST = 24  # candidates of a kernel, those estimated to be fastest
@@ -163,12 +162,8 @@ def _written(problem: Problem, machine: Gpu, index: int, folder: Path) -> dict[s
 
 def _program(problem: Problem, config: Any, label: str, weights: Weights) -> Program:
     """The kernel with a config as a network of its own."""
-    network, kernel = problem.network, problem.choice.kernel
-    alone = Network(
-        label, kernel.inputs, (kernel.output,), kernel.all_nodes, network.tensors, network.constants, folded={}
-    )
-    choice: Choice = dataclasses.replace(problem.choice, sources=kernel.inputs, config=config)
-    return lay_out(alone, gpu.named(in_parts(choice)), weights)
+    choice = dataclasses.replace(problem.choice, sources=problem.choice.kernel.inputs, config=config)
+    return lay_out(problem.alone(label), gpu.named(in_parts(choice)), weights)
 
 
 def collect(folder: Path, records: Path) -> TunedForGpu:
@@ -187,9 +182,7 @@ def collect(folder: Path, records: Path) -> TunedForGpu:
     made, kernels = [], {}
     names = [entry["name"] for entry in lines if entry["outcome"] == "machine"]
     target = {"isa": plan["target"], "machine": names[-1] if names else ""}
-    tvmcnn, tvm = plan["versions"]
-    facts = {"tvmcnn": tvmcnn, "tvm": tvm, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
-    facts["command"] = f"tvmcnn tune {plan['model']} --target {plan['target']}"
+    facts = stamp(plan["versions"], f"tvmcnn tune {plan['model']} --target {plan['target']}")
     for problem in plan["problems"]:
         if not (times := finals.get(problem["kernel"])):
             continue

@@ -100,9 +100,14 @@ def _record(state: State, rule: str, key: Key, facts: Mapping[str, Any]) -> dict
     entry |= {"spread_us": round(high - low, 3), "default_time_us": round(state.default_time, 3) or None}
     entry |= {"gflops": round(gflops, 1), "peak_share": round(gflops / final.peak, 3)}
     entry |= {"max_rel_error": float(f"{tried.error:.3g}"), "cache": facts["cache"], "target": facts["target"]}
-    tvmcnn, tvm = versions_here()
+    return entry | stamp(versions_here(), facts["command"])
+
+
+def stamp(versions: Sequence[str], command: str) -> dict[str, str]:
+    """The end of a record: with what it was made, versions of tvmcnn and TVM first, when, and how."""
+    tvmcnn, tvm = versions
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return entry | {"tvmcnn": tvmcnn, "tvm": tvm, "date": date, "command": facts["command"]}
+    return {"tvmcnn": tvmcnn, "tvm": tvm, "date": date, "command": command}
 
 
 def _line_key(line: str) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from tvmcnn.bounds import largest, relative_bounds
 from tvmcnn.defaults import winograd_fits
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
-from tvmcnn.network import Array, Choice, Kernel, Network, Node, Program
+from tvmcnn.network import Array, Choice, Network, Node, Program
 from tvmcnn.records import kernel_words
 from tvmcnn.reference_ops.registry import OPERATORS
 from tvmcnn.runner import ArrayInfo
@@ -88,14 +88,13 @@ class Problem:
         """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
         kernel = self.choice.kernel
         tiles = {kernel.anchor.output: choice.config.tile} if choice.rule in ("winograd", "streamed") else {}
-        return relative_bounds(self._alone(kernel), self.values, tiles)[kernel.nodes[-1].output]
+        return relative_bounds(self.alone(kernel.name), self.values, tiles)[kernel.nodes[-1].output]
 
-    def _alone(self, kernel: Kernel) -> Network:
-        """The kernel as a network."""
-        network, inputs = self.network, kernel.inputs[: self._given]
-        return Network(
-            kernel.name, inputs, (kernel.output,), kernel.all_nodes, network.tensors, network.constants, folded={}
-        )
+    def alone(self, name: str) -> Network:
+        """The kernel as a network of that name."""
+        network, kernel = self.network, self.choice.kernel
+        inputs = kernel.inputs[: self._given]
+        return Network(name, inputs, (kernel.output,), kernel.all_nodes, network.tensors, network.constants, folded={})
 
     def forget(self) -> None:
         """Drop the arrays, which come again when they are asked for."""
