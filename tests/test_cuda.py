@@ -21,6 +21,7 @@ import onnx
 import pytest
 from helpers import Graph, feeds, lenet, mnist8
 from models import make
+from test_planted_bugs import short_reduction
 
 import tvmcnn
 from tvmcnn.codegen import cuda, nvcc
@@ -28,9 +29,10 @@ from tvmcnn.codegen.cuda import device_code
 from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig
-from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError
+from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.importer import import_model
+from tvmcnn.ops import gemm, norm
 from tvmcnn.records import read_records
 from tvmcnn.reference import reference
 from tvmcnn.tuning import gpu as tuning
@@ -139,12 +141,21 @@ def rows(g: Graph) -> str:
     return g.node("Gemm", g.input(41, 23), g.draw(67, 23), g.draw(67), transB=1)
 
 
+def full_rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(41, 64), g.draw(64, 29))
+
+
 def stack(g: Graph) -> str:
     return g.node("MatMul", g.input(3, 14, 20), g.draw(20, 9))
 
 
 def covering(g: Graph) -> str:
     return g.conv(g.input(2, 6, 5, 4), 50, (5, 4))
+
+
+def tiny(g: Graph) -> str:
+    x = g.node("Relu", g.conv(g.input(1, 3, 9, 12), 7, (3, 2)))
+    return g.node("Gemm", g.node("Flatten", x), g.draw(539, 13), g.draw(13))
 
 
 def softmax(g: Graph) -> str:
@@ -296,6 +307,39 @@ def test_mistakes_are_seen(mistake: str, tmp_path: Path, monkeypatch: pytest.Mon
     ends = [outcome(library, order, x) for order in ORDERS]
     seen = {end or ("wrong" if wrong(y, expected) else "right") for end, y in ends}
     assert wanted in seen and (mistake or seen == {"right"}), seen
+
+
+def lost_part(patch: pytest.MonkeyPatch) -> None:
+    """Of a sum in parts the last is not added."""
+    real = gemm.extents
+    patch.setattr(gemm, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
+
+
+# Of "prologue" and "full_rows" the terms fill their tiles: a short sum loses a term and not a zero.
+EDITS: dict[str, tuple[Build, Callable[[pytest.MonkeyPatch], None]]] = {
+    "gemm_conv": (prologue, short_reduction(gemm)),
+    "gemm_partial": (split, short_reduction(gemm)),
+    "gemm_sum": (split, lost_part),
+    "grouped_conv": (depthwise, short_reduction(gemm)),
+    "gemm_dense": (full_rows, short_reduction(gemm)),
+    "gemv": (row, short_reduction(gemm)),
+    "softmax_along": (softmax, short_reduction(norm)),
+    "whole": (tiny, short_reduction(gemm)),
+}
+
+
+@pytest.mark.parametrize("algorithm", EDITS)
+def test_planted_bug_is_caught(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real edit of each expression that is for GPUs: nothing is written. Without it the same model passes."""
+    build, plant = EDITS[algorithm]
+    g = Graph()
+    g.output(build(g))
+    right = tvmcnn.compile(g.model(), TARGET, tmp_path / "right.so")
+    assert algorithm in {step.choice.algorithm for step in right.program.steps}
+    plant(monkeypatch)
+    with pytest.raises(VerifyError, match="differs from NumPy"):
+        tvmcnn.compile(g.model(), TARGET, tmp_path / "wrong.so")
+    assert not (tmp_path / "wrong.so").exists()
 
 
 # ---- the library ----------------------------------------------------------------------------------------------------
