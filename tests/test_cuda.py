@@ -309,6 +309,38 @@ def test_mistakes_are_seen(mistake: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert wanted in seen and (mistake or seen == {"right"}), seen
 
 
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every load and store of the kernels is judged, see cuda_shim/races.h."""
+    monkeypatch.setenv("NVCC", f"{SHIM} --races")
+
+
+def test_no_rule_races(judged: None, tmp_path: Path) -> None:
+    """Kernels of every rule, in one library; and a network in one launch."""
+    g = Graph()
+    for build in RULES:
+        g.output(build(g))
+    compiled = tvmcnn.compile(g.model(), TARGET, tmp_path / "rules.so")
+    assert compiled.verdict is not None and compiled.verdict.passed
+    rules = {step.choice.rule for step in compiled.program.steps}
+    alone = tvmcnn.compile(lenet(2), TARGET, tmp_path / "lenet.so")
+    assert rules | {step.choice.rule for step in alone.program.steps} == {*cuda.RULES}
+
+
+@pytest.mark.parametrize("barrier", ["before", "behind", ""])
+def test_races_are_seen(barrier: str, judged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order of threads, where a barrier is missing; and blocks that write one element."""
+    edit = MISTAKES[f"no barrier {barrier}"][0] if barrier else (lambda text: re.sub(r"blockIdx\.x", "0", text))
+    g = Graph()
+    g.output(conv(g))
+    real = device_code
+    monkeypatch.setattr(cuda, "device_code", lambda *a: dataclasses.replace(d := real(*a), text=edit(d.text)))
+    library = tvmcnn.compile(g.model(), TARGET, tmp_path / "network.so", verify=False).path
+    code = f"import tvmcnn, numpy as np; tvmcnn.load({str(library)!r})(np.zeros((1, 5, 11, 14), np.float32))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"two {'threads' if barrier else 'blocks'} race" in done.stderr
+
+
 def lost_part(patch: pytest.MonkeyPatch) -> None:
     """Of a sum in parts the last is not added."""
     real = gemm.extents

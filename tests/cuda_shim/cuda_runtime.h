@@ -4,7 +4,8 @@
  * a shuffle, in the order that CUDA_SHIM_ORDER says: 0 ascending, 1 descending, more: shuffled by that seed. A barrier
  * that not all threads of a block reach, a launch that no GPU allows and an index outside a shared or local array
  * (-fsanitize=bounds) end the process; so does one outside device memory, which ends at a page that nobody may touch.
- * Device memory is filled with NaNs. */
+ * Device memory is filled with NaNs.
+ The judge of races is in races.h. */
 #pragma once
 
 #include <math.h>
@@ -27,7 +28,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static /* blocks run one by one */
+#define __shared__ static __attribute__((section("shim_shared"))) /* blocks run one by one */
 #define __restrict__
 
 struct uint3 {
@@ -47,15 +48,23 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 using std::max;
 using std::min;
 
-/* ---- fibers ------------------------------------------------------------------------------------------------------ */
-
 namespace shim {
+
+inline unsigned current; /* thread of the block */
 
 [[noreturn]] inline void fail(const char *what) {
   fprintf(stderr, "cuda shim: %s\n", what);
   fflush(stderr);
   abort();
 }
+
+}  // namespace shim
+
+#include "races.h"
+
+/* ---- fibers ------------------------------------------------------------------------------------------------------ */
+
+namespace shim {
 
 /* Saves the callee's registers on this stack and goes on with the other: 20 ns, where swapcontext calls the kernel. */
 extern "C" void tvmcnn_shim_switch(void **from, void *to);
@@ -97,7 +106,6 @@ struct Barrier {
 inline std::vector<Fiber> fibers;
 inline std::function<void()> kernel;
 inline void *scheduler;
-inline unsigned current;
 inline int running;
 inline bool moved;
 inline dim3 grid, block;
@@ -129,6 +137,7 @@ void wait(Barrier &barrier, Count count) {
     if (barrier.arrived >= count()) {
       barrier.arrived = 0;
       barrier.generation++;
+      now++;
       return;
     }
     leave();
@@ -167,10 +176,13 @@ inline void launch(dim3 blocks, dim3 threads, std::function<void()> body) {
   fibers.resize(count);
   kernel = std::move(body);
   grid = blocks, block = threads;
+  launch_began = ++now;
+  know_shared();
   for (unsigned i = 0; i < blocks.x * blocks.y * blocks.z; i++) {
     block_index = {i % blocks.x, i / blocks.x % blocks.y, i / blocks.x / blocks.y};
     if (seed > 1) std::shuffle(order.begin(), order.end(), random);
     running = static_cast<int>(count);
+    block_began = ++now;
     all = Barrier();
     for (auto &warp : warps) warp = Barrier();
     for (unsigned t = 0; t < count; t++) {
@@ -182,7 +194,9 @@ inline void launch(dim3 blocks, dim3 threads, std::function<void()> body) {
       for (unsigned t : order) {
         if (fibers[t].done) continue;
         current = t;
+        judging = true;
         tvmcnn_shim_switch(&scheduler, fibers[t].at);
+        judging = false;
       }
       if (!moved) fail("threads of a block wait at different barriers");
     }
@@ -205,6 +219,7 @@ T shuffle(unsigned mask, T value, int source) {
 inline int lane() { return static_cast<int>(current % 32); }
 
 }  // namespace shim
+
 
 #define threadIdx (shim::fibers[shim::current].index)
 #define blockIdx (shim::block_index)
@@ -368,6 +383,7 @@ inline cudaError_t cudaMalloc(void **memory, size_t bytes) {
   mprotect(whole, page, PROT_NONE);
   mprotect(whole + page + size, page, PROT_NONE);
   *memory = whole + page + (size - bytes) / 64 * 64;
+  shim::know(*memory, bytes, false);
   return cudaSuccess;
 }
 

@@ -41,9 +41,10 @@ def _packaged() -> list[str]:
 
 
 def nvcc_version() -> str:
-    """What nvcc says of itself."""
-    done = subprocess.run([*nvcc(), "--version"], capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
+    """What nvcc says of itself, behind its command: $NVCC may have flags of the user's."""
+    command = nvcc()
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return f"{command}\n{done.stdout}{done.stderr}"
 
 
 @dataclass(frozen=True)

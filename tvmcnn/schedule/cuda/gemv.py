@@ -17,9 +17,11 @@ def gemv(sch: Schedule, config: GemvConfig) -> None:
     out, sums = sch.get_sblock("out"), sch.get_sblock("sum")
     row, column = sch.get_loops(out)
     tile, lane = tiles(sch, column, LANES)
+    _, warp = sch.split(sch.add_unit_loop(out), [None, config.parts])  # the first warp alone has a column's total
     sch.bind(row, "blockIdx.y")
     sch.bind(tile, "blockIdx.x")
     sch.bind(lane, "threadIdx.x")
+    sch.bind(warp, "threadIdx.y")
     copy = sch.cache_write(sums, 0, "local")
     sch.set_scope(copy, 0, "shared")
     sch.compute_at(copy, tile, preserve_unit_loops=True)
