@@ -231,7 +231,9 @@ def tracker(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
                 break
         time.sleep(0.1)
     for _ in range(2):
-        server = [*head, "tvm.exec.rpc_server", "--tracker", address, "--key", "cpu", "--host", "127.0.0.1"]
+        # Of two servers that look for a port at once both may find the same, and one then ends.
+        own = ["--port", str(port := free_port()), "--port-end", str(port + 1)]
+        server = [*head, "tvm.exec.rpc_server", "--tracker", address, "--key", "cpu", "--host", "127.0.0.1", *own]
         running.append(subprocess.Popen(server, **options))
     try:
         _wait_for_servers(address, 2)

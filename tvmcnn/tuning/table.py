@@ -112,7 +112,8 @@ def closing(tuned: Tuned, model: Path, *, own: bool) -> Iterator[str]:
         yield f"{short(kernel.kernel)}{f' ×{kernel.count}' if kernel.count > 1 else ''}: {times}, {share}"
     tried, wrong, failed = (sum(getattr(k, name) for k in tuned.kernels) for name in ("tried", "wrong", "failed"))
     ended = "nothing is left to try" if tuned.finished else "the same command goes on"
-    yield f"{tuned.measured} trials in {tuned.seconds:.0f} s ({tried} known, {wrong} wrong, {failed} failed); {ended}"
+    done = f"{tuned.measured} trials in {tuned.seconds:.0f} s"
+    yield f"{done} ({tried} with those of earlier runs; {wrong} wrong, {failed} failed); {ended}"
     if tuned.kernels:
         yield f"kernels: {tuned.default_us:.1f} µs by default, {tuned.best_us:.1f} with the records"
     if tuned.latency is not None:
