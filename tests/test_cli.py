@@ -736,7 +736,8 @@ def test_tune(shell: Shell) -> None:
     isa = targets.resolve("native").name
     assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 15 s to try them$", done.out, re.MULTILINE)
     assert re.search(r"^network, 1 thread: [\d.]+ µs before, [\d.]+ after", done.out, re.MULTILINE)
-    assert re.search(r"^\d+ trials in \d+ s \(\d+ with those of earlier runs; 0 wrong, 0 failed\); ", done.out, re.MULTILINE)
+    closing = r"^\d+ trials in \d+ s \(\d+ with those of earlier runs; 0 wrong, 0 failed\); "
+    assert re.search(closing, done.out, re.MULTILINE)
     assert done.out.splitlines()[-2:] == [f"tvmcnn compile {LENET} --records mine.jsonl", "wrote best.svg"]
     assert "<svg" in Path("best.svg").read_text()
     assert re.search(
