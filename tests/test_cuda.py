@@ -24,18 +24,21 @@ from models import make
 from test_planted_bugs import short_reduction
 
 import tvmcnn
+from tvmcnn import gpu
 from tvmcnn.codegen import cuda, nvcc
 from tvmcnn.codegen.cuda import device_code
 from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig
+from tvmcnn.defaults import winograd_fits
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.importer import import_model
-from tvmcnn.ops import gemm, norm
-from tvmcnn.records import read_records
+from tvmcnn.ops import gemm, norm, winograd_planes
+from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
 from tvmcnn.tuning import gpu as tuning
+from tvmcnn.winograd import MATRICES
 
 SHIM = Path(__file__).parent / "cuda_shim" / "nvcc"
 TARGET = "cuda:sm_80,sm_90"
@@ -153,6 +156,16 @@ def covering(g: Graph) -> str:
     return g.conv(g.input(2, 6, 5, 4), 50, (5, 4))
 
 
+def three_by_three(g: Graph) -> str:
+    x = g.conv(g.input(2, 32, 11, 14), 37, (3, 3), pads=[1, 0, 1, 1])
+    return g.node("Relu", g.node("Add", g.node("Relu", x), g.input(2, 37, 11, 13)))
+
+
+def three_by_three_pool(g: Graph) -> str:
+    x = g.node("Relu", g.conv(g.input(1, 19, 12, 9), 21, (3, 3), pads=[2, 1, 1, 0]))
+    return g.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+
+
 def tiny(g: Graph) -> str:
     x = g.node("Relu", g.conv(g.input(1, 3, 9, 12), 7, (3, 2)))
     return g.node("Gemm", g.node("Flatten", x), g.draw(539, 13), g.draw(13))
@@ -255,6 +268,42 @@ def test_trained_networks(name: str, test_data: Path, tmp_path: Path) -> None:
     check(test_data / "models" / name / "model.onnx", tmp_path)
 
 
+@pytest.fixture
+def winograd(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Convolutions of 3 x 3 take a tile of Winograd's, which by estimate pays for larger ones alone."""
+    return lambda tile: monkeypatch.setattr(gpu, "configs", lambda network, choice: [GemmConfig(32, 64, winograd=tile)])
+
+
+@pytest.mark.parametrize("tile", [4, 2])
+@pytest.mark.parametrize("build", [three_by_three, three_by_three_pool], ids=lambda build: build.__name__)
+def test_winograd(
+    build: Build, tile: int, winograd: Callable[[int], None], tmp_path: Path, golden: Callable[[str], None]
+) -> None:
+    """Three kernels, within the bound of their tile."""
+    winograd(tile)
+    g = Graph()
+    g.output(build(g))
+    compiled = check(g.model(), tmp_path)
+    assert [step.choice.algorithm for step in compiled.program.steps] == [
+        "winograd_in",
+        "winograd_gemm",
+        "winograd_out",
+    ]
+    golden(compiled.code["tir"]())
+
+
+def test_winograd_by_estimate() -> None:
+    """Where there are many pixels; of 7 x 7 its tiles are few, and the sum is better split."""
+    network = import_model(make("resnet18"))
+    found = {
+        choice.kernel.output.shape[2]: choice.config
+        for choice in gpu.decided(network, fuse(network), NONE)
+        if choice.kernel.anchor.op == "Conv" and winograd_fits(choice.kernel)
+    }
+    assert [found[rows].winograd for rows in (56, 7)] == [4, 0]
+    assert found[7].split > 1
+
+
 # ---- mistakes in a kernel -------------------------------------------------------------------------------------------
 
 BARRIER = "__syncthreads();"
@@ -315,7 +364,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCC", f"{SHIM} --races")
 
 
-def test_no_rule_races(judged: None, tmp_path: Path) -> None:
+def test_no_rule_races(judged: None, winograd: Callable[[int], None], tmp_path: Path) -> None:
     """Kernels of every rule, in one library; and a network in one launch."""
     g = Graph()
     for build in RULES:
@@ -323,6 +372,10 @@ def test_no_rule_races(judged: None, tmp_path: Path) -> None:
     compiled = tvmcnn.compile(g.model(), TARGET, tmp_path / "rules.so")
     assert compiled.verdict is not None and compiled.verdict.passed
     rules = {step.choice.rule for step in compiled.program.steps}
+    winograd(4)
+    planes = Graph()
+    planes.output(three_by_three(planes))
+    rules |= {step.choice.rule for step in tvmcnn.compile(planes.model(), TARGET, tmp_path / "n.so").program.steps}
     alone = tvmcnn.compile(lenet(2), TARGET, tmp_path / "lenet.so")
     assert rules | {step.choice.rule for step in alone.program.steps} == {*cuda.RULES}
 
@@ -347,6 +400,13 @@ def lost_part(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gemm, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
 
 
+def wrong_matrix(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """The last row of a transform is twice too large."""
+    real = MATRICES[4]
+    rows = (*getattr(real, name)[:-1], tuple(2 * factor for factor in getattr(real, name)[-1]))
+    return lambda patch: patch.setattr(winograd_planes, "MATRICES", {4: dataclasses.replace(real, **{name: rows})})
+
+
 # Of "prologue" and "full_rows" the terms fill their tiles: a short sum loses a term and not a zero.
 EDITS: dict[str, tuple[Build, Callable[[pytest.MonkeyPatch], None]]] = {
     "gemm_conv": (prologue, short_reduction(gemm)),
@@ -357,13 +417,20 @@ EDITS: dict[str, tuple[Build, Callable[[pytest.MonkeyPatch], None]]] = {
     "gemv": (row, short_reduction(gemm)),
     "softmax_along": (softmax, short_reduction(norm)),
     "whole": (tiny, short_reduction(gemm)),
+    "winograd_in": (three_by_three, wrong_matrix("bt")),
+    "winograd_gemm": (three_by_three, short_reduction(winograd_planes)),
+    "winograd_out": (three_by_three, wrong_matrix("at")),
 }
 
 
 @pytest.mark.parametrize("algorithm", EDITS)
-def test_planted_bug_is_caught(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_caught(
+    algorithm: str, winograd: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real edit of each expression that is for GPUs: nothing is written. Without it the same model passes."""
     build, plant = EDITS[algorithm]
+    if build is three_by_three:
+        winograd(4)
     g = Graph()
     g.output(build(g))
     right = tvmcnn.compile(g.model(), TARGET, tmp_path / "right.so")

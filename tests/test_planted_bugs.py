@@ -480,4 +480,5 @@ def test_every_family_has_a_bug(tmp_path: Path) -> None:
         seen |= {step.choice.algorithm for step in compiled.program.steps}
     by_records = {"streamed", "winograd_data"}  # which no default is: tests/test_winograd.py plants theirs
     for_gpus = {"gemm_conv", "gemm_partial", "gemm_sum", "grouped_conv", "gemm_dense", "gemv", "softmax_along", "whole"}
+    for_gpus |= {"winograd_in", "winograd_gemm", "winograd_out"}
     assert seen >= set(ops.EXPRESSIONS) - by_records - for_gpus  # tests/test_cuda.py plants those of GPUs

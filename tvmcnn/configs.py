@@ -115,6 +115,7 @@ class GemmConfig:
     thread_pixels: int = 4
     depth: int = 16
     split: int = 1  # parts of the sum, each for blocks of its own; another kernel adds them
+    winograd: int = 0  # tile of Winograd's transform, whose planes are then what is multiplied; 0: none
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,17 @@ class GemvConfig:
     """In how many parts the sum over k is cut: warps of a block."""
 
     parts: int = 8
+
+
+@dataclass(frozen=True)
+class PlanesConfig:
+    """A transform of Winograd's for GPUs: the tile, of which `rows` x `columns` are stored after a pool, and a block's
+    threads."""
+
+    tile: int = 4
+    rows: int = 4
+    columns: int = 4
+    threads: int = 128
 
 
 @dataclass(frozen=True)

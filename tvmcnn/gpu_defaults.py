@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 from tvmcnn.configs import GemmConfig, GemvConfig
+from tvmcnn.defaults import winograd_fits
 from tvmcnn.fusion import window_size
 from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
+from tvmcnn.winograd import grid
 
 WARP = 32  # threads
 PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
@@ -50,7 +52,28 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
         elif terms // split >= DEPTHS[0] * STEPS:
             adding = LAUNCH + 2 * split * maps * pixels * others * FLOAT / BYTES
             found.append((_cycles(config, tiles, terms) + adding, config))
+    found += winograd_configs(kernel)
     return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+
+
+def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
+    """Those of Winograd's planes with their cycles; none where the filters are not 3 x 3 of stride 1.
+
+    The transforms move (m+2)²/m² times the image each way, 2.25 times for m = 4, and are two launches more.
+    """
+    if not winograd_fits(kernel):
+        return []
+    node, image, (a, b) = kernel.anchor, kernel.inputs[0].shape, window_size(kernel)
+    maps, found = maps_of(kernel), []
+    for m, (tall, wide, rows, across), depth in itertools.product((4, 2), TILES, DEPTHS):
+        if m % a or m % b:
+            continue
+        planes, count = (m + 2) ** 2, image[0] * math.prod(grid(node, image, m))
+        config = GemmConfig(tall, wide, rows, across, depth, winograd=m)
+        tiles = -(-maps // tall) * -(-count // wide) * planes
+        moved = FLOAT * (math.prod(image) + 2 * planes * count * (image[1] + maps) + kernel.output.size)
+        found.append((_cycles(config, tiles, image[1]) + 2 * LAUNCH + moved / BYTES, config))
+    return found
 
 
 def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:

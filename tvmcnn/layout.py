@@ -201,6 +201,14 @@ def _gemm(choice: Choice, weight: Array) -> Array:
     return np.pad(terms, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
 
 
+def _planes(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> ((m+2)², C', M'): G g Gᵀ by its elements, terms by maps, with zeros up to whole tiles."""
+    config = choice.config
+    moved = transformed(weight, config.winograd)
+    terms = moved.reshape(-1, *moved.shape[2:]).transpose(0, 2, 1)
+    return np.pad(terms, ((0, 0), (0, -terms.shape[1] % config.depth), (0, -terms.shape[2] % config.maps)))
+
+
 WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "direct": _direct,
     "winograd": _winograd,
@@ -214,6 +222,7 @@ WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
     "gemm_conv": _gemm,
     "gemm_partial": _gemm,
     "gemm_dense": _gemm,
+    "winograd_gemm": _planes,
     "gemv": _gemm,
     "grouped_conv": lambda choice, weight: weight,
     "grouped": lambda choice, weight: weight,

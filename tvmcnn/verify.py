@@ -19,6 +19,8 @@ from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
 from tvmcnn.runner import ArrayInfo, Runner, load, random_array
 
+WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config has its tile
+
 
 @dataclass(frozen=True)
 class TensorError:
@@ -120,7 +122,7 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
 
 def _winograd_tiles(runner: Runner, network: Network) -> dict[str, int]:
     """By the output of each node that the library convolves by Winograd the tile."""
-    kernels = [kernel for kernel in runner.manifest["kernels"] if kernel["algorithm"] in ("winograd", "streamed")]
+    kernels = [kernel for kernel in runner.manifest["kernels"] if kernel["algorithm"] in WINOGRAD]
     tiles = {name: kernel["config"]["tile"] for kernel in kernels for name in kernel["nodes"]}
     return {node.output: tiles[node.name] for node in network.nodes if node.op == "Conv" and node.name in tiles}
 

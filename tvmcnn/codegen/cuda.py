@@ -21,6 +21,7 @@ from tvmcnn.schedule.cuda import RULES
 from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
+TILED = ("gemm", "gemv", "planes")  # their last tiles reach beyond the output
 SHARED_BYTES, THREADS = 48 << 10, 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
 
@@ -31,7 +32,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     sch = Schedule(declare(step))
     RULES[choice.rule](sch, choice.config)
     func = sch.mod["main"]
-    return guarded(func) if choice.rule in ("gemm", "gemv") else func
+    return guarded(func) if choice.rule in TILED else func
 
 
 def device_code(step: Step, symbol: str) -> Device:

@@ -33,6 +33,7 @@ from tvmcnn.ops import (
     whole,
     windows,
     winograd,
+    winograd_planes,
 )
 from tvmcnn.ops.opened import hidden_tensors
 from tvmcnn.ops.operands import Operands
@@ -70,6 +71,9 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "gemm_conv": gemm.gemm_conv,
     "gemm_partial": gemm.gemm_partial,
     "gemm_sum": gemm.gemm_sum,
+    "winograd_in": winograd_planes.winograd_in,
+    "winograd_gemm": winograd_planes.winograd_gemm,
+    "winograd_out": winograd_planes.winograd_out,
     "grouped_conv": gemm.grouped_conv,
     "gemm_dense": gemm.gemm_dense,
     "gemv": gemm.gemv,

@@ -34,7 +34,7 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     matrix = MATRICES[step.choice.config.tile].bt
     data = te.compute(
         (n, depth, side, side, count, lanes),
-        lambda b, cb, i, j, t, c: _row(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
+        lambda b, cb, i, j, t, c: combined(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
         name="transformed",
     )
 
@@ -50,7 +50,7 @@ def winograd_data(step: Step, given: Operands) -> te.Tensor:
     matrix = MATRICES[step.choice.kernel.anchor["tile"]].bt
     return te.compute(
         step.choice.kernel.output.shape,
-        lambda b, cb, i, j, t, c: _row(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
+        lambda b, cb, i, j, t, c: combined(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
         name="out",
     )
 
@@ -68,12 +68,12 @@ def streamed(step: Step, given: Operands) -> te.Tensor:
     matrix = MATRICES[step.choice.config.tile].g
     down = te.compute(
         (blocks, depth, lanes, side, taps, lanes),
-        lambda ob, cb, c, i, s, o: _row(matrix, PARITY, i, lambda r: weight[ob, cb, c, r, s, o]),
+        lambda ob, cb, c, i, s, o: combined(matrix, PARITY, i, lambda r: weight[ob, cb, c, r, s, o]),
         name="filter_rows",
     )
     filters = te.compute(
         (blocks, depth, side, side, lanes, lanes),
-        lambda ob, cb, i, j, c, o: _row(matrix, PARITY, j, lambda s: down[ob, cb, c, i, s, o]),
+        lambda ob, cb, i, j, c, o: combined(matrix, PARITY, j, lambda s: down[ob, cb, c, i, s, o]),
         name="filters",
     )
 
@@ -98,7 +98,7 @@ def _rows(step: Step, given: Operands) -> te.Tensor:
 
     return te.compute(
         (n, depth, rows * columns, m + 2, m + 2, lanes),
-        lambda b, cb, t, i, s, c: _row(MATRICES[m].bt, PARITY, i, lambda r: pixel(b, cb, t, r, s, c)),
+        lambda b, cb, t, i, s, c: combined(MATRICES[m].bt, PARITY, i, lambda r: pixel(b, cb, t, r, s, c)),
         name="rows",
     )
 
@@ -120,12 +120,12 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
     )
     lines = te.compute(
         (n, blocks, count, m, m + 2, lanes),
-        lambda b, ob, t, p, j, o: _row(matrix, PAIRS, p, lambda i: product[b, ob, i, j, t, o]),
+        lambda b, ob, t, p, j, o: combined(matrix, PAIRS, p, lambda i: product[b, ob, i, j, t, o]),
         name="lines",
     )
     tile = te.compute(
         (n, blocks, count, m, m, lanes),
-        lambda b, ob, t, p, q, o: _row(matrix, PAIRS, q, lambda j: lines[b, ob, t, p, j, o]),
+        lambda b, ob, t, p, q, o: combined(matrix, PAIRS, q, lambda j: lines[b, ob, t, p, j, o]),
         name="tile",
     )
     p, q = window_size(choice.kernel)
@@ -145,10 +145,10 @@ def filter_tap(weight: te.Tensor, tile: int, o: Any, c: Any, i: Any, j: Any) -> 
     def element(a: int, b: int) -> Expr:
         return weight[block // per_part, a, b, block % per_part, c // lanes, c % lanes, o % lanes]
 
-    return _row(back, PARITY, i, lambda a: _row(back, PARITY, j, lambda b: element(a, b)))
+    return combined(back, PARITY, i, lambda a: combined(back, PARITY, j, lambda b: element(a, b)))
 
 
-def _row(matrix: Matrix, groups: Groups, index: Any, term: Callable[[int], Expr]) -> Expr:
+def combined(matrix: Matrix, groups: Groups, index: Any, term: Callable[[int], Expr]) -> Expr:
     """Σ_k matrix[index][k]·term(k): of the unrolled `index` one sum is left, without its zeros and ones."""
     value = _combination(matrix[-1], groups, term)
     for position in reversed(range(len(matrix) - 1)):

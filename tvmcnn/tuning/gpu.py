@@ -147,13 +147,13 @@ def _written(problem: Problem, machine: Gpu, index: int, folder: Path) -> dict[s
         "inputs": files,
         "expected": f"k{index}.y.npy",
         "scale": problem.scale,
-        "tolerance": problem.tolerance(problem.choice),
         "candidates": [
             {
                 "name": program.network.name,
                 "rule": problem.choice.rule,
                 "config": dataclasses.asdict(config),
                 "steps": len(program.steps),
+                "tolerance": problem.tolerance(dataclasses.replace(problem.choice, config=config)),
             }
             for program, config in zip(programs, found, strict=True)
         ],

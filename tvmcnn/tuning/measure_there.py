@@ -91,7 +91,7 @@ def measure(problem: Mapping[str, Any]) -> None:
         write(kernel=words, candidate=name, outcome="started")
         try:
             error = check(library, candidate, problem)
-            right = error <= problem["tolerance"]
+            right = error <= candidate["tolerance"]
             spent = timer(library, candidate)(SAMPLE) if right else None
         except RuntimeError as failure:
             write(kernel=words, candidate=name, outcome="failed", reason=str(failure))

@@ -86,8 +86,9 @@ class Problem:
 
     def tolerance(self, choice: Choice) -> float:
         """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
-        kernel = self.choice.kernel
-        tiles = {kernel.anchor.output: choice.config.tile} if choice.rule in ("winograd", "streamed") else {}
+        kernel, config = self.choice.kernel, choice.config
+        tile = config.tile if choice.rule in ("winograd", "streamed") else getattr(config, "winograd", 0)
+        tiles = {kernel.anchor.output: tile} if tile else {}
         return relative_bounds(self.alone(kernel.name), self.values, tiles)[kernel.nodes[-1].output]
 
     def alone(self, name: str) -> Network:

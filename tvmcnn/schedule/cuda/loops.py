@@ -44,6 +44,6 @@ def guarded(func: tirx.PrimFunc, name: str = "out") -> tirx.PrimFunc:
             return realize
         pairs = zip(realize.iter_values, realize.block.iter_vars, strict=True)
         tests = [value < axis.dom.extent for value, axis in pairs if axis.iter_type != axis.CommReduce]
-        return SBlockRealize(realize.iter_values, tirx.all(realize.predicate, *tests), realize.block) if tests else realize
+        return SBlockRealize(realize.iter_values, tirx.all(realize.predicate, *tests), realize.block)
 
     return tvm_ffi.structural_map(func, (SBlockRealize, test))
