@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from models import make
 from test_planted_bugs import short_reduction
 
 import tvmcnn
-from tvmcnn import gpu
+from tvmcnn import gpu, gpu_variants
 from tvmcnn.codegen import cuda, nvcc
 from tvmcnn.codegen.cuda import device_code
 from tvmcnn.codegen.gpu_chain import Device
@@ -34,6 +35,7 @@ from tvmcnn.defaults import winograd_fits
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.importer import import_model
+from tvmcnn.layout import Weights, lay_out
 from tvmcnn.ops import gemm, norm, winograd_planes
 from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
@@ -258,7 +260,29 @@ def test_small_networks_are_one_launch(
     golden(compiled.code["tir"]())
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 48), ("mobilenet_v2", 40), ("squeezenet", 48)])
+@pytest.mark.parametrize(("build", "batch", "images"), [(lenet, 16, 8), (lenet, 6, 2), (mnist8, 8, 4), (lenet, 7, 1)])
+def test_images_of_a_block(
+    build: Callable[[int], onnx.ModelProto], batch: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as divide the batch, fit, and leave blocks enough: here for a GPU of one multiprocessor."""
+    monkeypatch.setattr(gpu_variants, "PROCESSORS", 1)
+    compiled = check(build(batch), tmp_path)
+    (step,) = compiled.program.steps
+    assert step.choice.config.images == images
+
+
+def test_one_image_is_computed_once() -> None:
+    """A block makes each element of its image once: its loops cover what it stores, up to whole rounds of threads."""
+    network = import_model(lenet(9))
+    (step,) = lay_out(network, gpu.choose(network, fuse(network)), Weights()).steps
+    text = cuda.scheduled(step).script()
+    rounds = [int(n) for n in re.findall(r"fused_0 in range\((\d+)\)", text)]
+    assert rounds[0] == math.ceil(6 * 14 * 14 / step.choice.config.threads), rounds
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 48), ("mobilenet_v2", 40), ("squeezenet", 48), ("resnet50", 32), ("vgg16", 32)]
+)
 def test_networks(name: str, size: int, tmp_path: Path) -> None:
     check(make(name, (size, size)), tmp_path)
 
@@ -400,6 +424,12 @@ def lost_part(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gemm, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
 
 
+def next_pixel(patch: pytest.MonkeyPatch) -> None:
+    """Of every term the next pixel is gathered."""
+    real = gemm._gather
+    patch.setattr(gemm, "_gather", lambda *given: lambda i, g, q, p: real(*given)(i, g, q, p + 1))
+
+
 def wrong_matrix(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """The last row of a transform is twice too large."""
     real = MATRICES[4]
@@ -410,7 +440,7 @@ def wrong_matrix(name: str) -> Callable[[pytest.MonkeyPatch], None]:
 # Of "prologue" and "full_rows" the terms fill their tiles: a short sum loses a term and not a zero.
 EDITS: dict[str, tuple[Build, Callable[[pytest.MonkeyPatch], None]]] = {
     "gemm_conv": (prologue, short_reduction(gemm)),
-    "gemm_partial": (split, short_reduction(gemm)),
+    "gemm_partial": (split, next_pixel),
     "gemm_sum": (split, lost_part),
     "grouped_conv": (depthwise, short_reduction(gemm)),
     "gemm_dense": (full_rows, short_reduction(gemm)),

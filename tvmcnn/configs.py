@@ -145,10 +145,11 @@ class ThreadsConfig:
 
 @dataclass(frozen=True)
 class WholeConfig:
-    """A network in one kernel: the choices that are its parts, and the threads of a block."""
+    """A network in one kernel: the choices that are its parts, and the threads and images of a block."""
 
     parts: tuple[Any, ...]
     threads: int = 512
+    images: int = 1
 
 
 CONFIGS = {

@@ -13,6 +13,7 @@ from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
 from tvmcnn.winograd import grid
 
 WARP = 32  # threads
+SHARED_BYTES = 48 << 10  # of a block, on every GPU
 PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
 LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
 TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from tvmcnn.configs import GemvConfig, PlanesConfig, ThreadsConfig, WholeConfig
 from tvmcnn.fusion import multiply_accumulates, pool_of, window_size
-from tvmcnn.gpu_defaults import WARP, gemv_configs
+from tvmcnn.gpu_defaults import PROCESSORS, SHARED_BYTES, WARP, gemv_configs
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Network, Node, Tensor, round_up
 from tvmcnn.walk import choice_of
 from tvmcnn.winograd import grid
 
 SHARED = 32 << 10  # bytes of a block for every tensor of an image, beside the sums of a product
+IMAGES = (8, 4, 2)  # of a block: with more a thread has no registers for their sums
 TINY = 1 << 20  # multiply-accumulates an image: more keep many blocks at work
 
 
@@ -119,7 +120,25 @@ def whole(network: Network, choices: Sequence[Choice]) -> Choice:
         scalars={name: value for each in kernels for name, value in each.scalars.items()},
     )
     source = [(parts[0].sources[0], PLAIN)]
-    return choice_of(kernel, "whole", source, PLAIN, "whole", (WholeConfig(parts), "default"))
+    config = WholeConfig(parts, images=_images(parts))
+    return choice_of(kernel, "whole", source, PLAIN, "whole", (config, "default"))
+
+
+def _images(parts: Sequence[Choice]) -> int:
+    """Images of a block: as many as there is shared memory for, and blocks enough to keep all multiprocessors at work.
+
+    A weight that is loaded serves them all. Two tensors of an image are alive at once; where a thread has one element
+    of the later, all have read before any writes, and TVM gives both the same memory.
+    """
+    batch, threads = parts[0].kernel.output.shape[0], WholeConfig(()).threads
+    tensors: list[int] = []
+    for part in parts:
+        size = part.kernel.output.size // batch
+        tensors += [part.config.parts * round_up(size, WARP), size] if part.config is not None else [size]
+    pairs = zip(tensors, tensors[1:], strict=False)
+    room = FLOAT * max(max(one, other) if other <= threads else one + other for one, other in pairs)
+    fits = (n for n in IMAGES if batch % n == 0 and batch // n >= 2 * PROCESSORS and n * room <= SHARED_BYTES)
+    return next(fits, 1)
 
 
 def _part(network: Network, choice: Choice) -> Choice:

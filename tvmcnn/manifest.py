@@ -109,7 +109,8 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
 def _config(step: Step) -> dict[str, Any]:
     config = step.choice.config
     if isinstance(config, WholeConfig):
-        return {"parts": [part.kernel.name for part in config.parts], "threads": config.threads}
+        names = [part.kernel.name for part in config.parts]
+        return {"parts": names, "threads": config.threads, "images": config.images}
     return dataclasses.asdict(config) if config is not None else {}
 
 

@@ -15,15 +15,17 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 
 from tvmcnn.codegen.gpu_chain import Device
-from tvmcnn.network import Step
+from tvmcnn.gpu_defaults import SHARED_BYTES
+from tvmcnn.network import FLOAT, Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
 from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
 TILED = ("gemm", "gemv", "planes")  # their last tiles reach beyond the output
-SHARED_BYTES, THREADS = 48 << 10, 1024  # of a block, on every GPU
+THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
+_SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?float \w+\[(\d+)\]")
 
 
 def scheduled(step: Step) -> tirx.PrimFunc:
@@ -36,7 +38,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
 
 
 def device_code(step: Step, symbol: str) -> Device:
-    """The kernel of a step. Raises RuntimeError if it is more than one kernel."""
+    """The kernel of a step. Raises RuntimeError if it is more than one kernel, or a block has no room for it."""
     func = _by_position(scheduled(step))
     limits = {"max_threads_per_block": THREADS, "max_shared_memory_per_block": SHARED_BYTES, "thread_warp_size": 32}
     machine = tvm.target.Target({"kind": "cuda", "arch": ARCH, **limits}, host={"kind": "llvm", "mcpu": "x86-64-v3"})
@@ -46,6 +48,8 @@ def device_code(step: Step, symbol: str) -> Device:
     found = list(_KERNEL.finditer(source))
     if len(found) != 1:
         raise RuntimeError(f"{symbol} is {len(found)} kernels")
+    if (shared := FLOAT * sum(map(int, _SHARED.findall(source)))) > SHARED_BYTES:
+        raise RuntimeError(f"{symbol} needs {shared} bytes of shared memory; a block has {SHARED_BYTES}")
     name, parameters = found[0].groups()
     text = source[source.index('extern "C" __global__') :]
     text = text[text.index(";") + 1 :].strip()  # behind the declaration

@@ -149,7 +149,7 @@ def gemm_dense(step: Step, given: Operands) -> te.Tensor:
     pixels = round_up(rows, config.pixels)
 
     def gather(q: Any, m: Any) -> Expr:
-        value = x[unravel(m * depth + q, extents(x))]
+        value = _of_row(x, rows, m, q)
         tests = [*([q < depth] if terms > depth else []), *([m < rows] if pixels > rows else [])]
         return tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value
 
@@ -187,7 +187,7 @@ def gemv(step: Step, given: Operands) -> te.Tensor:
 
     def product(m: Any, part: Any, o: Any) -> Expr:
         k = part * run + rk
-        value = x[unravel(m * depth + k, extents(x))]
+        value = _of_row(x, rows, m, k)
         value = value if terms == depth else tirx.if_then_else(k < depth, value, float32(0.0))
         return te.sum(value * weight[0, k, o], axis=[rk])
 
@@ -201,3 +201,11 @@ def gemv(step: Step, given: Operands) -> te.Tensor:
         return apply(kernel.nodes[1:], value, given, where)
 
     return te.compute((rows, columns), element, name="out")
+
+
+def _of_row(x: te.Tensor, rows: int, m: Any, k: Any) -> Expr:
+    """Element k of row m as the rows lie in memory. Rows that are x's own first axis stay apart from what is within
+    one: a schedule that has one row at hand would else take the next for needed too."""
+    first, *rest = extents(x)
+    depth = first * math.prod(rest) // rows
+    return x[(m, *unravel(k, rest))] if first == rows else x[unravel(m * depth + k, (first, *rest))]
