@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from tvmcnn.configs import GemvConfig, PlanesConfig, ThreadsConfig, WholeConfig
@@ -135,7 +136,7 @@ def _images(parts: Sequence[Choice]) -> int:
     for part in parts:
         size = part.kernel.output.size // batch
         tensors += [part.config.parts * round_up(size, WARP), size] if part.config is not None else [size]
-    pairs = zip(tensors, tensors[1:], strict=False)
+    pairs = itertools.pairwise(tensors)
     room = FLOAT * max(max(one, other) if other <= threads else one + other for one, other in pairs)
     fits = (n for n in IMAGES if batch % n == 0 and batch // n >= 2 * PROCESSORS and n * room <= SHARED_BYTES)
     return next(fits, 1)
