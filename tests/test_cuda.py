@@ -30,13 +30,15 @@ from tvmcnn.codegen import cuda, nvcc
 from tvmcnn.codegen.cuda import device_code
 from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.compiler import Compiled
-from tvmcnn.configs import GemmConfig
+from tvmcnn.configs import GemmConfig, MmaConfig
 from tvmcnn.defaults import winograd_fits
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
+from tvmcnn.gpu_defaults import MMA_TILES
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.ops import gemm, norm, winograd_planes
+from tvmcnn.precision import PRECISIONS, rounded
 from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
 from tvmcnn.tuning import gpu as tuning
@@ -328,6 +330,77 @@ def test_winograd_by_estimate() -> None:
     assert found[7].split > 1
 
 
+MMA = (prologue, dilated, max_pool, rows, stack, grouped, split, split_pool)  # products that fill tiles of tensor cores
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+@pytest.mark.parametrize("build", MMA, ids=lambda build: build.__name__)
+def test_tensor_cores(build: Build, precision: str, tmp_path: Path, golden: Callable[[str], None]) -> None:
+    """As far from NumPy as rounded factors may be, and farther than float32 is."""
+    g = Graph()
+    g.output(build(g))
+    lines: list[str] = []
+    compiled = check(g.model(), tmp_path, precision=precision, report=lines.append)
+    assert "mma" in {step.choice.rule for step in compiled.program.steps}
+    assert any(line.startswith("tensor cores: ") for line in lines)
+    assert compiled.verdict is not None and compiled.verdict.as_json()["error"] > 5e-5
+    if build in (split, rows):
+        golden(compiled.code["tir"]())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+@pytest.mark.parametrize("tile", MMA_TILES, ids=str)
+def test_tiles_of_tensor_cores(
+    tile: tuple[int, ...], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = MmaConfig(*tile, precision=precision)
+    monkeypatch.setattr(gpu, "mma_configs", lambda network, choice, precision: [config])
+    g = Graph()
+    g.output(three_by_three_pool(g))
+    assert check(g.model(), tmp_path, precision=precision).program.steps[0].choice.config == config
+
+
+def test_where_tensor_cores_are_not(tmp_path: Path) -> None:
+    """A pool's window that divides no tile, and a network of one launch, multiply in float32, which is said."""
+    g = Graph()
+    g.output(average_pool(g))
+    for model in (g.model(), lenet(1)):
+        lines: list[str] = []
+        compiled = tvmcnn.compile(model, TARGET, tmp_path / "n.so", precision="fp16", report=lines.append)
+        assert "tensor cores: 0 of 1 kernels with products; the others multiply in float32" in lines
+        assert compiled.verdict is not None and compiled.verdict.as_json()["error"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "words"),
+    [
+        ("x86-64-v3", "tf32", "precision tf32 is for tensor cores, target cuda:sm_…; x86-64-v3 computes in fp32"),
+        (TARGET, "int8", "precision 'int8' is unknown; allowed are fp32, tf32, fp16"),
+        ("cuda:sm_75,sm_80", "tf32", "precision tf32 needs sm_80 or later; the target has sm_75: choose fp16 for it"),
+    ],
+)
+def test_precisions_that_are_none(target: str, precision: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=re.escape(words)):
+        tvmcnn.compile(lenet(1), target, tmp_path / "network.so", precision=precision)
+
+
+def test_rounding() -> None:
+    """To 10 bits of mantissa, ties away from zero; the largest that float16 has is 65504."""
+    given = np.array([1, 1 + 2**-10, 1 + 2**-11, -1 - 2**-11, 1 + 2**-12, 0, -3e38], np.float32)
+    wanted = [1, 1 + 2**-10, 1 + 2**-10, -1 - 2**-10, 1, 0]
+    found = rounded(given, "tf32")
+    np.testing.assert_array_equal(found[:-1], wanted)
+    assert abs(found[-1] / given[-1] - 1) < 2**-11
+    np.testing.assert_array_equal(rounded(np.array([65504, 7e4], np.float32), "fp16"), [65504, np.inf])
+
+
+def test_exact_has_no_winograd() -> None:
+    network = import_model(make("resnet18"))
+    found = gpu.choose(network, fuse(network), exact=True)
+    assert not {choice.algorithm for choice in found} & {"winograd_in", "winograd_gemm", "winograd_out"}
+    assert "winograd_gemm" in {choice.algorithm for choice in gpu.choose(network, fuse(network))}
+
+
 # ---- mistakes in a kernel -------------------------------------------------------------------------------------------
 
 BARRIER = "__syncthreads();"
@@ -400,6 +473,12 @@ def test_no_rule_races(judged: None, winograd: Callable[[int], None], tmp_path: 
     planes = Graph()
     planes.output(three_by_three(planes))
     rules |= {step.choice.rule for step in tvmcnn.compile(planes.model(), TARGET, tmp_path / "n.so").program.steps}
+    for precision in ("tf32", "fp16"):
+        products = Graph()
+        for build in MMA:
+            products.output(build(products))
+        compiled = tvmcnn.compile(products.model(), TARGET, tmp_path / f"{precision}.so", precision=precision)
+        rules |= {step.choice.rule for step in compiled.program.steps}
     alone = tvmcnn.compile(lenet(2), TARGET, tmp_path / "lenet.so")
     assert rules | {step.choice.rule for step in alone.program.steps} == {*cuda.RULES}
 
@@ -447,6 +526,7 @@ EDITS: dict[str, tuple[Build, Callable[[pytest.MonkeyPatch], None]]] = {
     "gemv": (row, short_reduction(gemm)),
     "softmax_along": (softmax, short_reduction(norm)),
     "whole": (tiny, short_reduction(gemm)),
+    "mma": (split, next_pixel),
     "winograd_in": (three_by_three, wrong_matrix("bt")),
     "winograd_gemm": (three_by_three, short_reduction(winograd_planes)),
     "winograd_out": (three_by_three, wrong_matrix("at")),
@@ -463,11 +543,12 @@ def test_planted_bug_is_caught(
         winograd(4)
     g = Graph()
     g.output(build(g))
-    right = tvmcnn.compile(g.model(), TARGET, tmp_path / "right.so")
-    assert algorithm in {step.choice.algorithm for step in right.program.steps}
+    precision = "fp16" if algorithm == "mma" else "fp32"
+    right = tvmcnn.compile(g.model(), TARGET, tmp_path / "right.so", precision=precision)
+    assert algorithm in {word for step in right.program.steps for word in (step.choice.algorithm, step.choice.rule)}
     plant(monkeypatch)
     with pytest.raises(VerifyError, match="differs from NumPy"):
-        tvmcnn.compile(g.model(), TARGET, tmp_path / "wrong.so")
+        tvmcnn.compile(g.model(), TARGET, tmp_path / "wrong.so", precision=precision)
     assert not (tmp_path / "wrong.so").exists()
 
 
@@ -623,18 +704,25 @@ def test_without_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ptxas_spills_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By nvcc itself, where it is: kernels of every rule, in one library."""
+@pytest.mark.parametrize("case", ["rules", "winograd", "tf32", "fp16", "many images"])
+def test_ptxas_spills_nothing(
+    case: str, winograd: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By nvcc itself, where it is: kernels of every rule."""
     monkeypatch.delenv("NVCC")
     try:
         nvcc.nvcc()
     except ToolError as error:
         pytest.skip(str(error))
+    builds: dict[str, Any] = {"rules": RULES, "winograd": (three_by_three, three_by_three_pool)}
     g = Graph()
-    for build in RULES:
+    for build in builds.get(case, MMA):
         g.output(build(g))
-    lines: list[str] = []
-    compiled = tvmcnn.compile(g.model(), TARGET, tmp_path / "network.so", verify=False, report=lines.append)
+    if case == "winograd":
+        winograd(4)
+    options: dict[str, Any] = {"precision": case} if case in PRECISIONS else {}
+    model, lines = lenet(2112) if case == "many images" else g.model(), list[str]()
+    compiled = tvmcnn.compile(model, TARGET, tmp_path / "net.so", verify=False, report=lines.append, **options)
     taken = [line for line in lines if "registers" in line]
     assert len(taken) == len(compiled.program.steps)
     assert all("on sm_80" in line and "on sm_90" in line for line in taken)

@@ -10,7 +10,6 @@ import numpy as np
 
 from tvmcnn.fusion import ELEMENTWISE
 from tvmcnn.network import Array, Network, Shape
-from tvmcnn.winograd import error_growth
 
 UNIT = 2.0**-24  # unit roundoff of float32
 SAFETY = 8.0  # standard deviations that the bound allows
@@ -37,11 +36,12 @@ SLOPE = 1.2  # of the other activations: Gelu and Erf have 1.13
 
 
 def relative_bounds(
-    network: Network, values: Mapping[str, Array], tiles: Mapping[str, int] | None = None
+    network: Network, values: Mapping[str, Array], growths: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """The allowed error of each tensor, relative to its largest value; `values` are the reference's tensors by name.
 
-    `tiles` has the tile of each node that Winograd convolves, whose errors are larger by `winograd.error_growth`.
+    `growths` has how much larger a rounding error is in the output of some nodes: of those that Winograd convolves
+    (`winograd.error_growth`) or tensor cores multiply (`precision.error_growth`).
 
     Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
     λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
@@ -49,7 +49,7 @@ def relative_bounds(
     """
     squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
     for node in network.nodes:
-        growth = error_growth(tiles[node.output]) if tiles and node.output in tiles else 1.0
+        growth = growths.get(node.output, 1.0) if growths else 1.0
         own = (SAFETY * UNIT * growth) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
         operands = [values[name] if name in values else network.constants.get(name) for name in node.inputs]
         passed_on = [

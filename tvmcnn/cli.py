@@ -20,6 +20,7 @@ from tvmcnn.arrays import read_inputs, write_arrays
 from tvmcnn.artifact import read_manifest, write_file
 from tvmcnn.errors import InputError, ToolError, TvmcnnError, VerifyError
 from tvmcnn.network import Array, Shape
+from tvmcnn.precision import PRECISIONS
 from tvmcnn.progress import bar
 from tvmcnn.runner import load
 from tvmcnn.version import __version__
@@ -104,7 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.jsonl",
         help="measured configs that win over the shipped ones; may be repeated",
     )
-    build.add_argument("--precision", choices=["fp32"], default="fp32", help="the arithmetic of the kernels")
+    build.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="tf32, fp16: round what a GPU's tensor cores multiply; sums stay float32 (default: fp32)",
+    )
     build.add_argument("--exact", action="store_true", help="convolve as the formula is written: no Winograd")
     build.add_argument("--jobs", type=_positive, metavar="N", help="processes that compile (default: one a CPU)")
     build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
@@ -233,6 +239,7 @@ def _compile(options: argparse.Namespace) -> int:
             verify=not options.no_verify,
             activations=not options.no_activations,
             exact=options.exact,
+            precision=options.precision,
             report=_progress(options),
             progress=progress,
             jobs=options.jobs,

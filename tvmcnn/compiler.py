@@ -22,13 +22,14 @@ from tvmcnn.codegen.link import c_compiler
 from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
-from tvmcnn.fusion import fuse
+from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_runner import why_not_here
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest
+from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import Records, load_records
 from tvmcnn.targets import Gpu, Target, cpu_name, resolve_any, usable_cpus
@@ -77,6 +78,7 @@ def compile(  # noqa: A001 (the contract's name)
     verify: bool = True,
     activations: bool = True,
     exact: bool = False,
+    precision: str = "fp32",
     report: Callable[[str], None] = lambda line: None,
     progress: Progress = silent,
     jobs: int | None = None,
@@ -86,7 +88,8 @@ def compile(  # noqa: A001 (the contract's name)
     `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
     must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
-    `own_records` and `shipped_records` may leave them out, see records.py. `report` receives one line a kernel,
+    `own_records` and `shipped_records` may leave them out, see records.py. `precision` "tf32" or "fp16" rounds the
+    factors of large products for a GPU's tensor cores, see precision.py. `report` receives one line a kernel,
     `progress` what is being done and how much of it is; `jobs` bounds the processes that compile, one a CPU otherwise.
     What the cache has is not done again. The file appears whole or not at all.
 
@@ -94,7 +97,8 @@ def compile(  # noqa: A001 (the contract's name)
     """
     machine, path = resolve_any(target), _output_path(model, output)
     _check_tools(machine)
-    report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; float32")
+    _check_precision(precision, machine)
+    report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; {WORDS[precision]}")
 
     configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
     for note in configs.notes:
@@ -103,17 +107,19 @@ def compile(  # noqa: A001 (the contract's name)
     programs, batches = [], _batches(batch, name)
     for size, label in batches:
         network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
-        program = lay_out(network, _chosen(network, machine, configs, exact=exact), weights)
+        program = lay_out(network, _chosen(network, machine, configs, precision, exact=exact), weights)
         for line in (*network.notes, *map(kernel_line, program.steps)):
             report(line)
         programs.append(program)
     _check_batches(programs, [size for size, _ in batches])
     report(_tiers(programs))
+    if precision != "fp32":
+        report(_on_tensor_cores(programs))
     cache = _cache(report)
     processes = jobs or usable_cpus()
     code = _generated(programs, machine, weights, cache, processes, report, progress, activations=activations)
     versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
-    manifest = describe(programs, machine, versions, weights.bytes, activations=code.activations)
+    manifest = describe(programs, machine, versions, weights.bytes, precision, activations=code.activations)
     with scratch_folder() as folder:
         image = code.link(folder)
         if why_not := _why_not(verify, machine, image, name):
@@ -136,9 +142,11 @@ class _Code:
     activations: bool  # whether tensors that fusion hides can be computed
 
 
-def _chosen(network: Network, machine: Target | Gpu, configs: Records, *, exact: bool) -> tuple[Choice, ...]:
+def _chosen(
+    network: Network, machine: Target | Gpu, configs: Records, precision: str, *, exact: bool
+) -> tuple[Choice, ...]:
     if isinstance(machine, Gpu):
-        return gpu.choose(network, fuse(network), configs)
+        return gpu.choose(network, fuse(network), configs, precision, exact=exact)
     return choose(network, fuse(network), machine, configs, exact=exact)
 
 
@@ -234,6 +242,27 @@ def _tiers(programs: Sequence[Program]) -> str:
     computed = tiers.pop("default", 0)
     counts = [f"{count} by {tier}{'s' if count > 1 else ''}" for tier, count in sorted(tiers.items())]
     return f"configs: {', '.join([*counts, f'{computed} computed'])}"
+
+
+def _check_precision(precision: str, machine: Target | Gpu) -> None:
+    """Raises ToolError for an unknown precision, and for one that the target has not."""
+    if precision not in PRECISIONS:
+        raise ToolError(f"precision '{precision}' is unknown; allowed are {', '.join(PRECISIONS)}")
+    if precision != "fp32" and not isinstance(machine, Gpu):
+        raise ToolError(f"precision {precision} is for tensor cores, target cuda:sm_…; {machine.name} computes in fp32")
+    if precision == "tf32" and isinstance(machine, Gpu) and (old := [a for a in machine.archs if a < "sm_80"]):
+        raise ToolError(f"precision tf32 needs sm_80 or later; the target has {', '.join(old)}: choose fp16 for it")
+
+
+def _on_tensor_cores(programs: Sequence[Program]) -> str:
+    """tensor cores: 16 of 21 kernels with products; the others multiply in float32"""
+    pairs = [(program.network, step.choice) for program in programs for step in program.steps]
+    on = sum(choice.rule == "mma" for _, choice in pairs)
+    off = sum(
+        choice.rule != "mma" and choice.algorithm != "gemm_sum" and multiply_accumulates(network, choice.kernel) > 0
+        for network, choice in pairs
+    )
+    return f"tensor cores: {on} of {on + off} kernels with products{'; the others multiply in float32' * (off > 0)}"
 
 
 def _compiled(functions: Functions, cache: Cache, processes: int, progress: Progress) -> dict[str, bytes]:

@@ -119,6 +119,30 @@ class GemmConfig:
 
 
 @dataclass(frozen=True)
+class MmaConfig:
+    """The tile of a block of GPU threads for tensor cores: maps by pixels, of which each warp has a smaller one,
+    `depth` terms at a time in shared memory; the factors are rounded to `precision`, "tf32" or "fp16"."""
+
+    maps: int = 64
+    pixels: int = 64
+    warp_maps: int = 32
+    warp_pixels: int = 32
+    depth: int = 32
+    split: int = 1  # as in GemmConfig
+    precision: str = "tf32"
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a factor in memory: TF32 is a float32 whose last 13 bits are zero."""
+        return 2 if self.precision == "fp16" else 4
+
+    @property
+    def fragment_terms(self) -> int:
+        """Terms that a tensor core takes at once."""
+        return 16 if self.precision == "fp16" else 8
+
+
+@dataclass(frozen=True)
 class GemvConfig:
     """In how many parts the sum over k is cut: warps of a block."""
 
@@ -161,6 +185,7 @@ CONFIGS = {
     "dense": DenseConfig,
     "images": ImagesConfig,
     "gemm": GemmConfig,
+    "mma": MmaConfig,
     "gemv": GemvConfig,
     "threads": ThreadsConfig,
 }

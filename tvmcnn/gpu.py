@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tvmcnn.choose import LANES, MOVES
 from tvmcnn.configs import ThreadsConfig
 from tvmcnn.fusion import ELEMENTWISE, POOLS, is_anchor
-from tvmcnn.gpu_defaults import WARP, configs, maps_of
+from tvmcnn.gpu_defaults import WARP, configs, maps_of, mma_configs
 from tvmcnn.gpu_variants import covers, in_parts, is_tiny, whole
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
 from tvmcnn.records import NONE, Records, kernel_words
@@ -21,11 +21,28 @@ FEW = 8  # rows of a matrix product, each of which reads the other matrix on its
 NARROW = 8  # channels or maps of a group that fill no tile
 
 
-def choose(network: Network, kernels: Sequence[Kernel], records: Records = NONE) -> tuple[Choice, ...]:
-    """The kernels in the order they run, each with every decision made."""
-    choices = decided(network, kernels, records)
-    choices = [whole(network, choices)] if is_tiny(network, choices) else choices
+def choose(
+    network: Network,
+    kernels: Sequence[Kernel],
+    records: Records = NONE,
+    precision: str = "fp32",
+    *,
+    exact: bool = False,
+) -> tuple[Choice, ...]:
+    """The kernels in the order they run, each with every decision made; `exact`, none by Winograd. Another `precision`
+    than float32 is for matrix products that fill tensor cores' tiles; a network that is one launch has none."""
+    choices = decided(network, kernels, records, exact=exact)
+    if is_tiny(network, choices):
+        return named([whole(network, choices)])
+    if precision != "fp32":
+        choices = [on_tensor_cores(network, choice, precision) for choice in choices]
     return named([part for choice in choices for part in in_parts(choice)])
+
+
+def on_tensor_cores(network: Network, choice: Choice, precision: str) -> Choice:
+    """A product of matrices by tensor cores; others, and one whose pool's window cuts their tiles, as it is."""
+    found = mma_configs(network, choice, precision) if choice.rule == "gemm" else []
+    return dataclasses.replace(choice, rule="mma", config=found[0], tier="default") if found else choice
 
 
 def named(choices: Sequence[Choice]) -> tuple[Choice, ...]:
@@ -37,7 +54,7 @@ def named(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     )
 
 
-def decided(network: Network, kernels: Sequence[Kernel], records: Records) -> list[Choice]:
+def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, exact: bool = False) -> list[Choice]:
     """The kernels one by one. A Reshape costs nothing, as on CPUs."""
     stored = {tensor.name: tensor for tensor in network.inputs}
     outputs = {tensor.name for tensor in network.outputs}
@@ -53,7 +70,9 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records) -> li
         choice = _decide(network, kernel, read)
         if choice.rule in ("gemm", "gemv"):
             found = records.find(kernel_words(network, kernel), choice.rule)
-            config, tier = found or (configs(network, choice)[0], "default")
+            ranked = [(config, "default") for config in configs(network, choice)]
+            ranked = [found, *ranked] if found is not None else ranked
+            config, tier = next(each for each in ranked if not exact or getattr(each[0], "winograd", 0) == 0)
             choice = dataclasses.replace(choice, config=config, tier=tier)
         choices.append(choice)
     return choices

@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any
 
-from tvmcnn.configs import GemmConfig, GemvConfig
+from tvmcnn.configs import GemmConfig, GemvConfig, MmaConfig
 from tvmcnn.defaults import winograd_fits
 from tvmcnn.fusion import window_size
 from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
@@ -19,6 +19,9 @@ LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
 TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
 PARTS = (1, 2, 3, 4, 6, 8, 12, 16)  # of a sum
 RATES = (0.6, 0.9)  # of the peak: a thread's tile of 4 x 4 waits for loads from shared memory, one of 8 x 8 does not
+MMA_TILES = ((64, 128, 32, 32), (64, 64, 32, 32), (32, 64, 16, 32), (16, 64, 16, 16))
+MMA_RATES = {"tf32": 256, "fp16": 512}  # FMAs a cycle: half of an A100's peak, which fragments from shared memory allow
+GATHERED = 16  # elements a cycle that a multiprocessor brings to shared memory, by address arithmetic
 ENOUGH = 12  # warps that hide each other's latency
 DEPTHS, STEPS = (16, 8, 32), 4  # terms at a time, the usual first, and how often at least
 
@@ -83,6 +86,29 @@ def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
     each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
     rate = FMAS * RATES[config.thread_maps > 4] * min(1.0, each * warps / ENOUGH)
     return each * config.maps * config.pixels * (terms / config.split + DEPTHS[0]) / rate
+
+
+def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaConfig]:
+    """Tiles for tensor cores as in `gemm_configs`; none where a pool's window does not divide them."""
+    kernel, dense = choice.kernel, choice.algorithm == "gemm_dense"
+    window = 1 if dense else math.prod(window_size(kernel))
+    weight = network.constants[kernel.anchor.inputs[1]].shape
+    if dense:
+        maps, pixels, others, terms = weight[1], math.prod(kernel.output.shape[:-1]), 1, weight[0]
+    else:
+        pixels, maps = math.prod(kernel.output.shape[2:]) * window, maps_of(kernel)
+        others, terms = kernel.output.shape[0] * int(kernel.anchor["group"]), math.prod(weight[1:])
+    found: list[tuple[float, MmaConfig]] = []
+    for (tall, wide, high, across), split in itertools.product(MMA_TILES, PARTS):
+        config = MmaConfig(tall, wide, high, across, split=split, precision=precision)
+        if wide % window or (split > 1 and (dense or terms // split < config.depth * STEPS)):
+            continue
+        tiles = -(-maps // tall) * -(-pixels // wide) * others
+        rounds = -(-tiles * split // PROCESSORS)
+        each = (terms / split + config.depth) * max(tall * wide / MMA_RATES[precision], (tall + wide) / GATHERED)
+        adding = LAUNCH + 2 * split * maps * pixels * others * FLOAT / BYTES if split > 1 else 0
+        found.append((rounds * each + adding, config))
+    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
 
 
 def dense_configs(kernel: Kernel) -> list[GemmConfig]:

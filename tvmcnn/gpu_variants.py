@@ -20,9 +20,9 @@ TINY = 1 << 20  # multiply-accumulates an image: more keep many blocks at work
 
 def in_parts(choice: Choice) -> list[Choice]:
     """The kernels that a choice stands for: three by Winograd, two where the sum is split, else itself."""
-    if choice.rule != "gemm":
+    if choice.rule not in ("gemm", "mma"):
         return [choice]
-    if choice.config.winograd:
+    if choice.rule == "gemm" and choice.config.winograd:
         return _by_winograd(choice)
     return _split(choice) if choice.config.split > 1 else [choice]
 

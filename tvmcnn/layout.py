@@ -30,6 +30,7 @@ from tvmcnn.network import (
     dims,
     round_up,
 )
+from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
 
 
@@ -189,7 +190,10 @@ def row_shape(source: Shape, depth: int) -> Shape:
 
 
 def _gemm(choice: Choice, weight: Array) -> Array:
-    """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles."""
+    """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles.
+
+    For tensor cores (g, N', K'), rounded once.
+    """
     if weight.ndim == 4:
         groups = choice.kernel.anchor["group"]
         terms = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
@@ -198,7 +202,8 @@ def _gemm(choice: Choice, weight: Array) -> Array:
     config = choice.config
     deep, wide = (config.parts, 32) if choice.rule == "gemv" else (config.depth * config.split, config.maps)
     _, depth, maps = terms.shape
-    return np.pad(terms, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
+    padded: Array = np.pad(terms, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
+    return rounded(padded.transpose(0, 2, 1), config.precision) if choice.rule == "mma" else padded
 
 
 def _planes(choice: Choice, weight: Array) -> Array:

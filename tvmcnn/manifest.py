@@ -11,6 +11,7 @@ from tvmcnn.configs import WholeConfig
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Network, Program, Step, Tensor
+from tvmcnn.precision import WORDS
 from tvmcnn.targets import Gpu, Target
 
 
@@ -19,6 +20,7 @@ def describe(
     machine: Target | Gpu,
     versions: Mapping[str, str],
     weights_bytes: int,
+    precision: str = "fp32",
     *,
     activations: bool,
 ) -> Manifest:
@@ -30,7 +32,7 @@ def describe(
     return {
         "versions": dict(versions),
         "target": _target(machine),
-        "precision": "float32",
+        "precision": WORDS[precision],
         "weights_bytes": weights_bytes,
         "activations": activations,
         "metadata": dict(network.metadata),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn import precision, winograd
 from tvmcnn.bounds import SAFETY, UNIT, largest, relative_bounds
 from tvmcnn.errors import ModelError
 from tvmcnn.importer import import_model
@@ -19,6 +20,7 @@ from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
 from tvmcnn.runner import ArrayInfo, Runner, load, random_array
 
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config has its tile
 
 
@@ -103,7 +105,7 @@ def _verify_program(runner: Runner, library: str | os.PathLike[str], model: Mode
 def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str, Array], seed: int) -> Verdict:
     """Every tensor that the library can show, then the outputs of its single native call."""
     expected = reference(model, inputs, every_tensor=True)
-    bounds = relative_bounds(network, {**expected, **inputs}, _winograd_tiles(runner, network))
+    bounds = relative_bounds(network, {**expected, **inputs}, _growths(runner, network))
 
     def error(name: str, found: Array) -> TensorError:
         wanted, ours = expected[name].astype(np.float64), found.astype(np.float64)
@@ -120,11 +122,17 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     return Verdict(tensors, outputs, seed)
 
 
-def _winograd_tiles(runner: Runner, network: Network) -> dict[str, int]:
-    """By the output of each node that the library convolves by Winograd the tile."""
-    kernels = [kernel for kernel in runner.manifest["kernels"] if kernel["algorithm"] in WINOGRAD]
-    tiles = {name: kernel["config"]["tile"] for kernel in kernels for name in kernel["nodes"]}
-    return {node.output: tiles[node.name] for node in network.nodes if node.op == "Conv" and node.name in tiles}
+def _growths(runner: Runner, network: Network) -> dict[str, float]:
+    """By the output of each node that the library convolves by Winograd, or gives to tensor cores, its `growths`."""
+    found: dict[str, float] = {}
+    for kernel in runner.manifest["kernels"]:
+        growth = 1.0
+        if kernel["algorithm"] in WINOGRAD:
+            growth = winograd.error_growth(kernel["config"]["tile"])
+        elif kernel["rule"] == "mma":
+            growth = precision.error_growth(kernel["config"]["precision"])
+        found |= {name.removesuffix("@parts"): growth for name in kernel["nodes"] if growth > 1}
+    return {node.output: found[node.name] for node in network.nodes if node.op in PRODUCTS and node.name in found}
 
 
 def seeded_input(info: ArrayInfo, seed: int) -> Array:

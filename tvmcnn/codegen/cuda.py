@@ -19,13 +19,14 @@ from tvmcnn.gpu_defaults import SHARED_BYTES
 from tvmcnn.network import FLOAT, Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
+from tvmcnn.schedule.cuda.fragments import as_tf32
 from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
-TILED = ("gemm", "gemv", "planes")  # their last tiles reach beyond the output
+TILED = ("gemm", "mma", "gemv", "planes")  # their last tiles reach beyond the output
 THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
-_SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?float \w+\[(\d+)\]")
+_SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?(float|half) \w+\[(\d+)\]")
 
 
 def scheduled(step: Step) -> tirx.PrimFunc:
@@ -42,13 +43,18 @@ def device_code(step: Step, symbol: str) -> Device:
     func = _by_position(scheduled(step))
     limits = {"max_threads_per_block": THREADS, "max_shared_memory_per_block": SHARED_BYTES, "thread_warp_size": 32}
     machine = tvm.target.Target({"kind": "cuda", "arch": ARCH, **limits}, host={"kind": "llvm", "mcpu": "x86-64-v3"})
-    with tvm.transform.PassContext(config={"tirx.UnrollLoop": {"explicit_unroll": False}}):
+    # A pass that gives two stages one buffer takes a half for a float where it does so with both.
+    keep_apart = getattr(step.choice.config, "precision", "") == "fp16"
+    options = {"tirx.UnrollLoop": {"explicit_unroll": False}, "tirx.disable_storage_rewrite": keep_apart}
+    with tvm.transform.PassContext(config=options):
         module = tvm.compile(tvm.IRModule({"main": func}), target=machine).mod
     source = module.imports[0].inspect_source("cuda")
+    source = as_tf32(source) if getattr(step.choice.config, "precision", "") == "tf32" else source
     found = list(_KERNEL.finditer(source))
     if len(found) != 1:
         raise RuntimeError(f"{symbol} is {len(found)} kernels")
-    if (shared := FLOAT * sum(map(int, _SHARED.findall(source)))) > SHARED_BYTES:
+    shared = sum((FLOAT if kind == "float" else FLOAT // 2) * int(count) for kind, count in _SHARED.findall(source))
+    if shared > SHARED_BYTES:
         raise RuntimeError(f"{symbol} needs {shared} bytes of shared memory; a block has {SHARED_BYTES}")
     name, parameters = found[0].groups()
     text = source[source.index('extern "C" __global__') :]

@@ -30,15 +30,16 @@ def gemm_conv(step: Step, given: Operands) -> te.Tensor:
     kernel = step.choice.kernel
     weight = given.constants[kernel.anchor.inputs[1]]
     n, _, height, width = kernel.output.shape
-    groups, terms, columns = extents(weight)
+    groups, terms, columns = _sizes(step, weight)
     a, b = window_size(kernel)
     pixels = round_up(height * width * a * b, step.choice.config.pixels)
     gather = _gather(step, given, terms, pixels)
     gathered = te.compute((n, groups, terms, pixels), gather, name="gathered")
+    left, right = _factors(step, weight, gathered)
     rq = te.reduce_axis((0, terms), "rq")
 
     def product(i: Any, g: Any, o: Any, p: Any) -> Expr:
-        return te.sum(weight[g, rq, o] * gathered[i, g, rq, p], axis=[rq])
+        return te.sum(left(g, rq, o) * right(i, g, rq, p), axis=[rq])
 
     sums = te.compute((n, groups, columns, pixels), product, name="sum", attrs={"window": a * b})
     return _finish(step, given, groups, lambda i, g, o, p: sums[i, g, o, p])
@@ -49,14 +50,15 @@ def gemm_partial(step: Step, given: Operands) -> te.Tensor:
     kernel = step.choice.kernel
     weight = given.constants[kernel.anchor.inputs[1]]
     split, n, groups, _, pixels = kernel.output.shape
-    _, terms, columns = extents(weight)
+    _, terms, columns = _sizes(step, weight)
     run, padded = terms // split, round_up(pixels, step.choice.config.pixels)
     gather = _gather(step, given, terms, padded)
     gathered = te.compute((n, groups, terms, padded), gather, name="gathered")
+    left, right = _factors(step, weight, gathered)
     rq = te.reduce_axis((0, run), "rq")
 
     def product(part: Any, i: Any, g: Any, o: Any, p: Any) -> Expr:
-        return te.sum(weight[g, part * run + rq, o] * gathered[i, g, part * run + rq, p], axis=[rq])
+        return te.sum(left(g, part * run + rq, o) * right(i, g, part * run + rq, p), axis=[rq])
 
     sums = te.compute((split, n, groups, columns, padded), product, name="sum", attrs={"window": 1})
     return te.compute(kernel.output.shape, lambda *i: sums[i], name="out")
@@ -113,9 +115,34 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
             *([place < height * width] if pixels > height * width * a * b else []),
             *([row >= 0, row < h, column >= 0, column < w] if any(node["pads"]) else []),
         ]
-        return tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value
+        return _rounded(step, tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value)
 
     return element
+
+
+def _sizes(step: Step, weight: te.Tensor) -> tuple[int, int, int]:
+    """(groups, terms, maps) of a weight: for tensor cores its terms lie side by side."""
+    groups, terms, maps = extents(weight)
+    return (groups, maps, terms) if step.choice.rule == "mma" else (groups, terms, maps)
+
+
+def _rounded(step: Step, value: Expr) -> Expr:
+    """A factor as tensor cores take it: the rounding to TF32 is CUDA's."""
+    if step.choice.rule != "mma":
+        return value
+    if step.choice.config.precision == "fp16":
+        return value.astype("float16")
+    return tirx.call_pure_extern("float32", "nvcuda::wmma::__float_to_tf32", value)
+
+
+def _factors(step: Step, weight: te.Tensor, gathered: te.Tensor) -> tuple[Callable[..., Expr], Callable[..., Expr]]:
+    """(left(g, q, o), right(…, q, p)). For tensor cores both are stages of their own, which become fragments: "left" is
+    (G, M', K'), and so is the weight."""
+    if step.choice.rule != "mma":
+        return (lambda g, q, o: weight[g, q, o]), (lambda *i: gathered[i])
+    left = te.compute(weight.shape, lambda *i: weight[i].astype("float16"), name="left")
+    right = te.compute(gathered.shape, lambda *i: gathered[i].astype("float16"), name="right")
+    return (lambda g, q, o: left[g, o, q].astype("float32")), (lambda *i: right[i].astype("float32"))
 
 
 def _finish(step: Step, given: Operands, groups: int, conv: Callable[..., Expr]) -> te.Tensor:
@@ -144,20 +171,21 @@ def gemm_dense(step: Step, given: Operands) -> te.Tensor:
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     shape = kernel.output.shape
     rows, columns = math.prod(shape[:-1]), shape[-1]
-    _, terms, stored = extents(weight)
+    _, terms, stored = _sizes(step, weight)
     depth = math.prod(extents(x)) // rows
     pixels = round_up(rows, config.pixels)
 
     def gather(q: Any, m: Any) -> Expr:
         value = _of_row(x, rows, m, q)
         tests = [*([q < depth] if terms > depth else []), *([m < rows] if pixels > rows else [])]
-        return tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value
+        return _rounded(step, tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value)
 
     gathered = te.compute((terms, pixels), gather, name="gathered")
+    left, right = _factors(step, weight, gathered)
     rq = te.reduce_axis((0, terms), "rq")
 
     def product(o: Any, m: Any) -> Expr:
-        return te.sum(weight[0, rq, o] * gathered[rq, m], axis=[rq])
+        return te.sum(left(0, rq, o) * right(rq, m), axis=[rq])
 
     sums = te.compute((stored, pixels), product, name="sum", attrs={"window": 1})
     bias = node.inputs[2] if len(node.inputs) > 2 else None

@@ -26,6 +26,7 @@ from tvmcnn.reference_ops.registry import OPERATORS
 from tvmcnn.runner import ArrayInfo
 from tvmcnn.tuning.space import RULES
 from tvmcnn.verify import seeded_input
+from tvmcnn.winograd import error_growth
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
 SAVED = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
@@ -88,8 +89,8 @@ class Problem:
         """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
         kernel, config = self.choice.kernel, choice.config
         tile = config.tile if choice.rule in ("winograd", "streamed") else getattr(config, "winograd", 0)
-        tiles = {kernel.anchor.output: tile} if tile else {}
-        return relative_bounds(self.alone(kernel.name), self.values, tiles)[kernel.nodes[-1].output]
+        growths = {kernel.anchor.output: error_growth(tile)} if tile else {}
+        return relative_bounds(self.alone(kernel.name), self.values, growths)[kernel.nodes[-1].output]
 
     def alone(self, name: str) -> Network:
         """The kernel as a network of that name."""

@@ -9,6 +9,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.schedule.cuda.gemm import gemm
 from tvmcnn.schedule.cuda.gemv import gemv
+from tvmcnn.schedule.cuda.mma import mma
 from tvmcnn.schedule.cuda.planes import planes
 from tvmcnn.schedule.cuda.rows import rows
 from tvmcnn.schedule.cuda.threads import threads
@@ -16,6 +17,7 @@ from tvmcnn.schedule.cuda.whole import whole
 
 RULES: dict[str, Callable[[Schedule, Any], None]] = {
     "gemm": gemm,
+    "mma": mma,
     "gemv": gemv,
     "planes": planes,
     "rows": rows,
