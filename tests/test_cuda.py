@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,14 @@ def shim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCC", str(SHIM))
 
 
-def check(model: onnx.ModelProto | Path, folder: Path, **options: Any) -> Compiled:
+def check(model: onnx.ModelProto | Path, folder: Path, orders: Sequence[str] = ORDERS, **options: Any) -> Compiled:
     """Compiled and compared with NumPy; and the same bits in every order of threads."""
     compiled = tvmcnn.compile(model, TARGET, folder / "network.so", **options)
     assert compiled.verdict is not None and compiled.verdict.passed
     net = tvmcnn.load(compiled.path)
     arrays = [np.full(info.shape, 0.1, info.dtype) for info in net.inputs]
     found = []
-    for order in ORDERS:
+    for order in orders:
         ctypes.CDLL(None).setenv(b"CUDA_SHIM_ORDER", order.encode(), 1)  # os.environ is not where libraries look
         found.append(net.run(None, dict(zip((info.name for info in net.inputs), arrays, strict=True))))
     ctypes.CDLL(None).unsetenv(b"CUDA_SHIM_ORDER")
@@ -286,7 +286,8 @@ def test_one_image_is_computed_once() -> None:
     ("name", "size"), [("resnet18", 48), ("mobilenet_v2", 40), ("squeezenet", 48), ("resnet50", 32), ("vgg16", 32)]
 )
 def test_networks(name: str, size: int, tmp_path: Path) -> None:
-    check(make(name, (size, size)), tmp_path)
+    """Compared with NumPy; their rules are run in every order above."""
+    check(make(name, (size, size)), tmp_path, orders=())
 
 
 @pytest.mark.parametrize("name", ["mnist-8", "lenet5-ccoltong"])
@@ -801,3 +802,25 @@ def test_mistakes_of_tuning(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="candidates are measured on one kind of GPU"):
         tuning.emit_candidates(lenet(1), "native", tmp_path / "candidates")
     assert not (tmp_path / "candidates").exists()
+
+
+# ---- on a machine with a GPU ----------------------------------------------------------------------------------------
+
+
+def test_what_a_gpu_machine_gets(tmp_path: Path) -> None:
+    """tools/gpu_check.py writes all that its other half reads, and a page of what that finds."""
+    pytest.importorskip("onnxruntime")
+    import gpu_check
+
+    gpu_check.prepare(tmp_path / "gpu", "lenet5,lenet5:3", TARGET)
+    plan = json.loads((tmp_path / "gpu" / "plan.json").read_text())
+    assert [entry["name"] for entry in plan] == ["lenet5_b1", "lenet5_b3"]
+    for entry in plan:
+        net = tvmcnn.load(tmp_path / "gpu" / f"{entry['name']}.so")
+        expected = np.load(tmp_path / "gpu" / f"{entry['name']}.npz")["y"]
+        x = np.random.default_rng(0).standard_normal(entry["shape"], dtype=np.float32)
+        np.testing.assert_allclose(net(x), expected, rtol=0, atol=gpu_check.TOLERANCE * np.abs(expected).max())
+    times = {"tvmcnn": 5.0, "eager": 60.0, "graph": 12.0}
+    found = {"name": "lenet5_b1", "error": 2e-7, "us": times, "flops": 833040, "bytes": 300000, "passed": True}
+    text = gpu_check.page([found], "a GPU", {"gflops": 50e3, "gigabytes": 3000.0})
+    assert "| lenet5_b1 | 5.0 | 60.0 |  | 12.0 | 2.40 | 0% | 2% | 2.0e-07 |" in text

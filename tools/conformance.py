@@ -158,12 +158,14 @@ def table(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> list[str]:
     return [f"| {' | '.join(map(str, cells))} |" for cells in rows]
 
 
-def report(ours: Sequence[Outcome], theirs: Sequence[Outcome] = ()) -> str:
+def report(ours: Sequence[Outcome], theirs: Sequence[Outcome] = (), device: str = "cpu") -> str:
     """The page: the shares, the table, and every case that did not pass with its reason."""
+    options = "docs/conformance.md" if device == "cpu" else "docs/conformance-cuda.md --device cuda --no-onnxruntime"
+    shim = "" if device == "cpu" else ", on the CPU by `NVCC=tests/cuda_shim/nvcc`"
     lines = [
-        "# ONNX conformance",
+        f"# ONNX conformance{' of GPU kernels' if device == 'cuda' else ''}",
         "",
-        "Made by `python tools/conformance.py --markdown docs/conformance.md`: ONNX's own single-node cases, run by",
+        f"Made by `python tools/conformance.py --markdown {options}`{shim}: ONNX's own single-node cases, run by",
         f"`onnx.backend.test` of onnx {onnx.__version__} through `tvmcnn.backend`. A passed case ran kernels compiled",
         "from tvmcnn's own tensor expressions. Left out are strings, sequences, optionals, bfloat16, types of fewer",
         "bits that NumPy lacks, and training.",
@@ -212,10 +214,10 @@ def main() -> int:
         print(json.dumps([asdict(o) for o in ours], indent=2))
     elif options.markdown is not None:
         options.markdown.parent.mkdir(exist_ok=True)
-        options.markdown.write_text(report(ours, theirs))
+        options.markdown.write_text(report(ours, theirs, options.device))
         print(f"tvmcnn passes {share(ours)}; wrote {options.markdown}")
     else:
-        print(report(ours, theirs))
+        print(report(ours, theirs, options.device))
     return 1 if any(o.status == FAILED for o in ours) else 0
 
 

@@ -1,12 +1,12 @@
 """Check and time libraries for GPUs, beside PyTorch: prepared where the compiler is, run where the GPU is.
 
-    python tools/gpu_check.py prepare build/gpu --target cuda:sm_80,sm_90       libraries, inputs, onnxruntime's outputs
-    python tools/gpu_check.py run build/gpu --json gpu.json --markdown gpu.md   needs torch, and what runs libraries
+    python tools/gpu_check.py prepare build/gpu --target cuda:sm_80,sm_90       libraries, and onnxruntime's outputs
+    python tools/gpu_check.py run build/gpu --json gpu.json --markdown gpu.md   needs torch, numpy and apache-tvm-ffi
 
 A network agrees if its outputs are within TOLERANCE of onnxruntime's, relative to their largest value. Times are of the
 device, by events around calls on PyTorch's stream, in turn; PyTorch runs the same nodes with weights of its own, TF32
 off: as they come, compiled, and as a CUDA graph with cuDNN's fastest algorithms. The device's limits are measured: FMA
-by a large product, memory by a copy.
+by a large product, memory by a copy. A model's path may stand among the networks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-NETWORKS = "lenet5,lenet5:65536,mnist8,resnet18,resnet50,resnet50:64,mobilenet_v2,squeezenet"
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the GPU is, nothing of ours need be installed
+
+NETWORKS = "lenet5,lenet5:65536,resnet18,resnet50,resnet50:64,mobilenet_v2,squeezenet,vgg16"
 TOLERANCE = 1e-4
 ROUNDS = 15
 SECONDS = 420.0  # of them all: what is left out then is said
@@ -42,14 +45,15 @@ def prepare(folder: Path, networks: str, target: str) -> None:
     plan = []
     for entry in parse(networks, (224, 224)):
         name = str(entry).replace("@", "_").replace(":", "_b")
-        model = entry.file(folder)
-        network = import_model(model, batch=entry.batch)
-        tvmcnn.compile(model, target, folder / f"{name}.so", batch=entry.batch, report=print)
-        x = np.random.default_rng(0).standard_normal(network.inputs[0].shape, dtype=np.float32)
-        session = onnxruntime.InferenceSession(str(model))
-        few = x[: min(len(x), 64)]  # outputs of the first images are enough, and travel
-        y = np.concatenate([session.run(None, {network.inputs[0].name: image[None]})[0] for image in few])
-        np.savez(folder / f"{name}.npz", y=y)
+        with tempfile.TemporaryDirectory() as models:
+            model = entry.file(Path(models))
+            network = import_model(model, batch=entry.batch)
+            tvmcnn.compile(model, target, folder / f"{name}.so", batch=entry.batch, report=print)
+            x = np.random.default_rng(0).standard_normal(network.inputs[0].shape, dtype=np.float32)
+            session = onnxruntime.InferenceSession(str(model))
+            few = x[: min(len(x), 64)]  # outputs of the first images are enough, and travel
+            y = np.concatenate([session.run(None, {network.inputs[0].name: image[None]})[0] for image in few])
+            np.savez(folder / f"{name}.npz", y=y)
         nodes = [{"op": n.op, "in": n.inputs, "out": n.output, "attributes": n.attributes} for n in network.nodes]
         constants = {key: list(array.shape) for key, array in network.constants.items()}
         tensors = {"x": network.inputs[0].name, "shape": network.inputs[0].shape, "y": network.outputs[0].name}
@@ -167,8 +171,9 @@ def checked(entry: Mapping[str, Any], folder: Path, torch: Any) -> dict[str, Any
             functions.pop(name, None)
             print(f"{entry['name']}: PyTorch {name} left out: {str(problem).splitlines()[0]}", file=sys.stderr)
     spent = times(functions, given, torch)
-    flops = sum(kernel["macs"] * 2 for kernel in net.manifest["kernels"])
-    return {"name": entry["name"], "error": error, "passed": error <= TOLERANCE, "us": spent, "flops": flops}
+    flops, moved = (sum(kernel[word] for kernel in net.manifest["kernels"]) for word in ("macs", "bytes"))
+    work = {"flops": 2 * flops, "bytes": moved}
+    return {"name": entry["name"], "error": error, "passed": error <= TOLERANCE, "us": spent, **work}
 
 
 def sanitized(folder: Path, name: str) -> str:
@@ -193,16 +198,18 @@ def page(results: Sequence[Mapping[str, Any]], device: str, found: Mapping[str, 
         "",
         f"{device}; float32, TF32 off; limits, measured: {found['gflops'] / 1e3:.1f} TFLOP/s,"
         f" {found['gigabytes']:.0f} GB/s.",
-        "µs of the device for one call, medians in turn; the ratio is PyTorch's best over tvmcnn's.",
+        "µs of the device for one call, medians in turn; the ratio is PyTorch's best over tvmcnn's; shares are of the",
+        "limits, products counted as direct convolution's.",
         "",
-        "| network | tvmcnn | PyTorch eager | torch.compile | CUDA graph | ratio | of the FMA limit | error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | tvmcnn | PyTorch eager | torch.compile | CUDA graph | ratio | of FMA | of memory | error |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         cells = [f"{r['us'][name]:.1f}" if name in r["us"] else "" for name in names]
         ratio = min(r["us"][name] for name in names[1:] if name in r["us"]) / r["us"]["tvmcnn"]
-        share = r["flops"] / r["us"]["tvmcnn"] / 1e3 / found["gflops"]
-        lines.append(f"| {r['name']} | {' | '.join(cells)} | {ratio:.2f} | {share:.0%} | {r['error']:.1e} |")
+        rate = 1e-3 / r["us"]["tvmcnn"]
+        shares = f"{r['flops'] * rate / found['gflops']:.0%} | {r['bytes'] * rate / found['gigabytes']:.0%}"
+        lines.append(f"| {r['name']} | {' | '.join(cells)} | {ratio:.2f} | {shares} | {r['error']:.1e} |")
     return "\n".join([*lines, ""])
 
 

@@ -97,13 +97,15 @@ def compile_object(folder: Path, name: str, source: str, target: Gpu) -> tuple[b
 def link(folder: Path, names: Sequence[str], code: bytes, weights: Path) -> Path:
     """folder/{name}.so from nvcc's object of programs of these names, and their weights.
 
-    It needs no library of CUDA's: the runtime is inside, and loads the driver if there is one. Raises ToolError.
+    It needs no library of CUDA's nor of C++'s: both runtimes are inside, and CUDA's loads the driver if there is one.
+    Raises ToolError.
     """
     name = names[0]
     (folder / f"{name}.o").write_bytes(code)
     weights_object(folder, name, weights, c_compiler())
     write_exports(folder, [symbol for program in names for symbol in exports(program)])
     words = ("--version-script=exports.map", "-Bsymbolic", "--build-id=none", "--as-needed", "-s")
-    flags = ["-shared", "--cudart=static", *(f"-Xlinker={word}" for word in words)]
+    own = "-Xcompiler=-static-libstdc++,-static-libgcc"
+    flags = ["-shared", "--cudart=static", own, *(f"-Xlinker={word}" for word in words)]
     run_compiler([*nvcc(), *flags, "-o", f"{name}.so", f"{name}.o", "weights.o"], folder)
     return folder / f"{name}.so"
