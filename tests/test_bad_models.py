@@ -611,11 +611,6 @@ def test_unknown_target(target: str, tmp_path: Path) -> None:
     compile_fails(tmp_path, TargetError, f"unknown target '{target}'", allowed, target=target)
 
 
-def test_list_of_cpus(tmp_path: Path) -> None:
-    words = ("target 'x86-64-v3,x86-64-v4'", "one library holds one target", "x86-64-v3, x86-64-v4")
-    compile_fails(tmp_path, TargetError, *words, target="x86-64-v3,x86-64-v4")
-
-
 def test_machine_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     compile_fails(tmp_path, TargetError, "tvmcnn runs on Linux on x86-64; this is Linux on aarch64")

@@ -180,7 +180,9 @@ def test_another_model_of_the_same_kernels_is_verified(
     """Other weights are another image; the verdict is not theirs."""
     seen, judged = compiled(monkeypatch), list[Path]()
     real = verify.verify_library
-    monkeypatch.setattr(compiler, "verify_library", lambda *given: judged.append(given[0]) or real(*given))
+    monkeypatch.setattr(
+        compiler, "verify_library", lambda *given, **named: judged.append(given[0]) or real(*given, **named)
+    )
     for seed in (0, 1):
         g = Graph(seed)
         g.output(g.conv(g.input(1, 3, 5, 7), 16, (3, 2)))

@@ -55,8 +55,9 @@ def page(machine: Gpu, found: Mapping[str, Sequence[Resources]], networks: str) 
     lines = [
         "# Kernels for GPUs",
         "",
-        f"What ptxas gives each rule's kernels: the most of any in {networks.replace(',', ', ')}; in float32,",
-        "and with tensor cores in TF32 and float16. A multiprocessor has 65,536 registers, a block 48 KB.",
+        "What ptxas gives each rule's kernels: the most of any in",
+        f"{networks.replace(',', ', ')},",
+        "in float32 and with tensor cores in TF32 and float16. A multiprocessor has 65,536 registers, a block 48 KB.",
         "",
         f"`python tools/gpu_kernels.py --target {machine.name} --markdown docs/gpu-kernels.md`;"
         f" {nvcc_version().strip().splitlines()[-1]}",

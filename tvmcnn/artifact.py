@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from tvmcnn.errors import ArtifactError, ToolError
 
 MAGIC = b"tvmcnn\r\n"  # \r\n: a transfer that rewrites line ends damages it
-FORMAT = 1
+FORMAT = 2  # 1 had one class of CPUs: no "symbol", no "variants"
 FOOTER = struct.Struct("<8sIIQQ32s")
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -75,7 +75,7 @@ def _checked(file: BinaryIO, label: str) -> Manifest:
         raise ArtifactError(f"{label} is not a library of tvmcnn, or it is truncated: its trailer is missing")
     if version > FORMAT:
         raise ArtifactError(f"{label} has format {version}; this tvmcnn reads up to {FORMAT}: update tvmcnn")
-    whole = image_size + text_size + FOOTER.size == size and version == FORMAT and zero == 0
+    whole = image_size + text_size + FOOTER.size == size and version >= 1 and zero == 0
     text = b""
     if whole:
         file.seek(image_size)
@@ -90,7 +90,14 @@ def _checked(file: BinaryIO, label: str) -> Manifest:
         left -= len(part)
     if image.hexdigest() != manifest["sha256"]:
         raise ArtifactError(f"{label} is damaged: its code and weights do not match their hash")
-    return manifest
+    return _of_today(manifest)
+
+
+def _of_today(manifest: Manifest) -> Manifest:
+    """A manifest of an earlier format with what it did not have."""
+    for program in (manifest, *manifest["specialisations"]):
+        program.setdefault("symbol", program["name"])
+    return {"variants": [], **manifest}
 
 
 @contextlib.contextmanager

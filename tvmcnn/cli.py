@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--target",
         default="native",
-        help=f"{targets.known()}, or GPUs as cuda:sm_80,sm_90 (default: native, this machine)",
+        help=f"{targets.known()}, both classes as x86-64-v3,x86-64-v4, or GPUs as cuda:sm_80,sm_90 (default: native)",
     )
     input_shape(build)
     build.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,17 @@ from typing import Any
 from tvmcnn import artifact, gpu
 from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.choose import choose
-from tvmcnn.codegen import Functions, chain, compile_functions, generate, gpu_chain, no_room, scratch_folder
+from tvmcnn.codegen import (
+    Functions,
+    all_sources,
+    chain,
+    compile_functions,
+    dispatch,
+    generate,
+    gpu_chain,
+    no_room,
+    scratch_folder,
+)
 from tvmcnn.codegen.gpu import Kernels
 from tvmcnn.codegen.gpu import generate as generate_for_gpus
 from tvmcnn.codegen.link import c_compiler
@@ -32,21 +43,27 @@ from tvmcnn.onnx_file import Model, model_digest
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import Records, load_records
-from tvmcnn.targets import Gpu, Target, cpu_name, resolve_any, usable_cpus
+from tvmcnn.targets import Gpu, Target, cpu_name, resolve_several, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What `compile` made: the library's path, its programs (one a batch size), target, verdicts and code."""
+    """What `compile` made: the library's path, its programs (one a batch size, of each target those one after the
+    other), targets, verdicts and code."""
 
     path: Path
     programs: tuple[Program, ...]
-    target: Target | Gpu
+    targets: tuple[Target | Gpu, ...]
     verdicts: tuple[Verdict, ...]
     header: str
     code: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # "tir", "asm", "c": made when asked for
+
+    @property
+    def target(self) -> Target | Gpu:
+        """The target, the best of several."""
+        return self.targets[0]
 
     @property
     def program(self) -> Program:
@@ -85,6 +102,7 @@ def compile(  # noqa: A001 (the contract's name)
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
 
+    A `target` such as "x86-64-v3,x86-64-v4" makes one library for several classes of CPUs, which chooses when loaded.
     `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
     must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
@@ -95,41 +113,49 @@ def compile(  # noqa: A001 (the contract's name)
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
     """
-    machine, path = resolve_any(target), _output_path(model, output)
-    _check_tools(machine)
-    _check_precision(precision, machine)
-    report(f"target {machine}{f': this machine, {machine.machine}' if machine.machine else ''}; {WORDS[precision]}")
-
-    configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
-    for note in configs.notes:
-        report(note)
-    name, weights = c_identifier(path.stem), Weights()
-    programs, batches = [], _batches(batch, name)
-    for size, label in batches:
-        network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
-        program = lay_out(network, _chosen(network, machine, configs, precision, exact=exact), weights)
-        for line in (*network.notes, *map(kernel_line, program.steps)):
-            report(line)
-        programs.append(program)
-    _check_batches(programs, [size for size, _ in batches])
-    report(_tiers(programs))
-    if precision != "fp32":
-        report(_on_tensor_cores(programs))
-    cache = _cache(report)
+    machines, path = resolve_several(target), _output_path(model, output)
+    _check_tools(machines[0])
+    _check_precision(precision, machines[0])
+    name, weights, cache = c_identifier(path.stem), Weights(), _cache(report)
+    programs: list[list[Program]] = []
+    for machine in machines:
+        here = f": this machine, {machine.machine}" if machine.machine else ""
+        report(f"target {machine}{here}; {WORDS[precision]}")
+        configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
+        for note in configs.notes:
+            report(note)
+        batches = _batches(batch, name if len(machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}")
+        found = []
+        for size, label in batches:
+            network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
+            program = lay_out(network, _chosen(network, machine, configs, precision, exact=exact), weights)
+            for line in (*network.notes, *map(kernel_line, program.steps)):
+                report(line)
+            found.append(program)
+        _check_batches(found, [size for size, _ in batches])
+        report(_tiers(found))
+        if precision != "fp32":
+            report(_on_tensor_cores(found))
+        programs.append(found)
     processes = jobs or usable_cpus()
-    code = _generated(programs, machine, weights, cache, processes, report, progress, activations=activations)
+    code = _generated(name, programs, machines, weights, cache, processes, report, progress, activations=activations)
     versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
-    manifest = describe(programs, machine, versions, weights.bytes, precision, activations=code.activations)
+    manifest, *others = (
+        describe(name, each, machine, versions, weights.bytes, precision, activations=code.activations)
+        for machine, each in zip(machines, programs, strict=True)
+    )
+    manifest["variants"] = others
+    verdicts: list[Verdict] = []
     with scratch_folder() as folder:
         image = code.link(folder)
-        if why_not := _why_not(verify, machine, image, name):
-            verdicts: tuple[Verdict, ...] = ()
-            report(f"not verified: {why_not}")
-        else:
-            verdicts = _verified(image, manifest, model, cache, report, progress)
+        for machine, entry in zip(machines, (manifest, *others), strict=True):
+            if why_not := _why_not(verify, machine, image, name):
+                report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
+            else:
+                verdicts += _verified(image, manifest, entry, model, cache, report, progress)
         with artifact.written_whole(path) as target_path:
             artifact.sealed(image, manifest, target_path)
-    return Compiled(path, tuple(programs), machine, verdicts, code.header, code.shown)
+    return Compiled(path, tuple(itertools.chain(*programs)), machines, tuple(verdicts), code.header, code.shown)
 
 
 @dataclass(frozen=True)
@@ -151,8 +177,9 @@ def _chosen(
 
 
 def _generated(
-    programs: Sequence[Program],
-    machine: Target | Gpu,
+    name: str,
+    programs: Sequence[Sequence[Program]],
+    machines: Sequence[Target | Gpu],
     weights: Weights,
     cache: Cache,
     processes: int,
@@ -161,24 +188,29 @@ def _generated(
     *,
     activations: bool,
 ) -> _Code:
-    """Object code of the kernels for a CPU, CUDA C++ for GPUs."""
+    """Object code of the kernels for each class of CPUs, CUDA C++ for GPUs."""
+    first, machine = programs[0], machines[0]
     if isinstance(machine, Gpu):
-        kernels = Kernels.of(programs, machine, progress)
+        kernels = Kernels.of(first, machine, progress)
         return _Code(
             lambda folder: generate_for_gpus(kernels, weights.path, weights.bytes, folder, cache, report, progress),
-            gpu_chain.header(programs, machine),
-            {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(programs, machine)},
+            gpu_chain.header(first, machine),
+            {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(first, machine)},
             activations=False,
         )
-    functions = Functions.of(programs, machine, activations=activations)
-    objects = _compiled(functions, cache, processes, progress)
+    cpus = [(each, cpu) for each, cpu in zip(programs, machines, strict=True) if isinstance(cpu, Target)]
+    classes = [Functions.of(each, cpu, activations=activations) for each, cpu in cpus]
+    objects: dict[str, bytes] = {}
+    for functions in classes:
+        objects |= _compiled(functions, cache, processes, progress)
     shown = {
-        "tir": lambda: _tir(programs, machine),
-        "asm": lambda: _assembly(programs, machine),
-        "c": lambda: "\n".join(functions.sources().values()),
+        "tir": lambda: "\n\n".join(_tir(each, cpu) for each, cpu in cpus),
+        "asm": lambda: "\n".join(_assembly(each, cpu) for each, cpu in cpus),
+        "c": lambda: "\n".join(all_sources(name, classes)[0].values()),
     }
-    header = chain.header(programs, machine)
-    return _Code(lambda folder: generate(functions, objects, weights.path, folder), header, shown, activations)
+    one = len(cpus) == 1
+    header = chain.header(first, machine) if one else dispatch.header(name, programs, [cpu for _, cpu in cpus])
+    return _Code(lambda folder: generate(name, classes, objects, weights.path, folder), header, shown, activations)
 
 
 def _cache(report: Callable[[str], None]) -> Cache:
@@ -316,30 +348,33 @@ def _assembly(programs: Sequence[Program], machine: Target) -> str:
 def _verified(
     image: Path,
     manifest: artifact.Manifest,
+    entry: artifact.Manifest,
     model: Model,
     cache: Cache,
     report: Callable[[str], None],
     progress: Progress,
 ) -> tuple[Verdict, ...]:
-    """The verdicts on the programs of an image, which go into its manifest.
+    """The verdicts on the programs of an image for the target of `entry`, its part of the manifest, into which they go.
 
     A verdict holds for the same image and manifest, the same model and the same judge; what the cache has is not
     computed again. Raises VerifyError if a program disagrees with NumPy.
     """
+    name = entry["target"]["name"]
     key = digest_of(
-        ["verdict", file_digest(image), json.dumps(manifest, sort_keys=True), model_digest(model), _judge()]
+        ["verdict", name, file_digest(image), json.dumps(manifest, sort_keys=True), model_digest(model), _judge()]
     )
     kept = cache.get(key)
     if kept is not None:
-        verdicts = tuple(Verdict.from_json(entry) for entry in json.loads(kept))
+        verdicts = tuple(Verdict.from_json(verdict) for verdict in json.loads(kept))
     else:
         progress("verifying against NumPy", 0, 0)
-        verdicts = _judged(image, manifest, model)
+        verdicts = _judged(image, manifest, name, model)
         progress("verifying against NumPy", 1, 1)
         cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
-    for entry, verdict in zip((manifest, *manifest["specialisations"]), verdicts, strict=True):
-        entry["verification"] = verdict.as_json()
-        report(f"{verdict}{', when the same library was compiled before' if kept is not None else ''}")
+    for part, verdict in zip((entry, *entry["specialisations"]), verdicts, strict=True):
+        part["verification"] = verdict.as_json()
+        for_ = f"{name}: " if manifest["variants"] else ""
+        report(f"{for_}{verdict}{', when the same library was compiled before' if kept is not None else ''}")
     return verdicts
 
 
@@ -348,14 +383,14 @@ def _judge() -> str:
     return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
 
 
-def _judged(image: Path, manifest: artifact.Manifest, model: Model) -> tuple[Verdict, ...]:
+def _judged(image: Path, manifest: artifact.Manifest, target: str, model: Model) -> tuple[Verdict, ...]:
     """The library compared with NumPy, from a file of its own: a loaded file stays mapped."""
     trial = image.with_name("trial.so")
     try:
         artifact.sealed(image, manifest, trial)
     except OSError as error:
         raise no_room(error) from error
-    verdicts = verify_library(trial, model)
+    verdicts = verify_library(trial, model, target=target)
     trial.unlink()
     for verdict in verdicts:
         if not verdict.passed:

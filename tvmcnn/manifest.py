@@ -16,6 +16,7 @@ from tvmcnn.targets import Gpu, Target
 
 
 def describe(
+    name: str,
     programs: Sequence[Program],
     machine: Target | Gpu,
     versions: Mapping[str, str],
@@ -26,7 +27,9 @@ def describe(
 ) -> Manifest:
     """The manifest of a library: everything that the runner needs, and everything that was decided on the way.
 
-    The first program's entries are the library's own; what differs in those of other batches is in "specialisations".
+    The first program's entries are the library's own; what differs in those of other batches is in "specialisations",
+    and "variants" has what the library is for other classes of CPUs. `name` is the library's, "symbol" begins those of
+    a program.
     """
     network = programs[0].network
     return {
@@ -37,7 +40,9 @@ def describe(
         "activations": activations,
         "metadata": dict(network.metadata),
         **_program(programs[0]),
+        "name": name,
         "specialisations": [_program(program) for program in programs[1:]],
+        "variants": [],
     }
 
 
@@ -51,6 +56,7 @@ def _program(program: Program) -> Manifest:
     network = program.network
     return {
         "name": network.name,
+        "symbol": network.name,
         "inputs": [_entry(tensor) | {"stores": _seen(network, tensor.name)[1:]} for tensor in network.inputs],
         "outputs": [_entry(tensor) for tensor in network.outputs],
         "arena_bytes": program.arena_bytes,

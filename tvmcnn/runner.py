@@ -61,27 +61,25 @@ class KernelProfile:
         return self.flops / self.microseconds / 1e3
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Net:
+def load(path: str | os.PathLike[str], threads: int | None = None, *, target: str | None = None) -> Net:
     """The runner of a compiled library; a BatchedRunner if it was compiled for several batch sizes.
 
     Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
-    instructions that this CPU has. Raises ArtifactError where not, TargetError anywhere but on Linux on x86-64,
-    InputError for a `threads` that is not positive. By default it has as many as this process may use CPUs: by its
-    affinity, cut to its cgroup's quota.
+    instructions that this CPU has. Of several classes of CPUs in it the best that this one is of is taken, or the
+    `target` named. Raises ArtifactError where there is none, TargetError anywhere but on Linux on x86-64, InputError
+    for a `threads` that is not positive. By default it has as many as this process may use CPUs: by its affinity, cut
+    to its cgroup's quota.
     """
     label, place = os.fspath(path), Path(os.path.abspath(path))
     before = _identity(place)
-    manifest = read_manifest(path)
+    whole = read_manifest(path)
     check_platform()
-    if missing := [feature for feature in manifest["target"]["features"] if feature not in cpu_flags()]:
-        raise ArtifactError(
-            f"{label} is made for {manifest['target']['name']}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
-        )
     if threads is None:
         threads = usable_cpus()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise InputError(f"threads={threads!r}; allowed are 1 to {MAX_THREADS}")
     try:
+        manifest = _variant(label, place, whole, target)
         kind: type[Runner] = Runner
         if "archs" in manifest["target"]:
             from tvmcnn.gpu_runner import GpuRunner
@@ -98,6 +96,40 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Net:
     if _identity(place) != before:
         raise ArtifactError(f"{label} was replaced while it was being loaded: load it again")
     return runner
+
+
+def _variant(label: str, path: Path, whole: Manifest, target: str | None) -> Manifest:
+    """The manifest of the best class of CPUs that this one is of, or of `target`. Raises ArtifactError.
+
+    /proc/cpuinfo decides, and then the library's own code, which asks the CPU: under an emulator the former is the
+    host's.
+    """
+    variants: list[Manifest] = [whole, *(variant | {"sha256": whole["sha256"]} for variant in whole["variants"])]
+    names = [variant["target"]["name"] for variant in variants]
+    if target is not None and target not in names:
+        raise ArtifactError(f"{label} is made for {', '.join(names)}; it has no code for {target}")
+    missing: list[str] = []
+    for variant, name in zip(variants, names, strict=True):
+        if target in (None, name):
+            features = variant["target"]["features"]
+            missing = [feature for feature in features if feature not in cpu_flags()]
+            missing = missing or _denied(path, variant)
+            if not missing:
+                return variant
+    raise ArtifactError(
+        f"{label} is made for {target or names[-1]}; this CPU ({cpu_name()}) lacks {', '.join(missing)}"
+    )
+
+
+def _denied(path: Path, manifest: Manifest) -> list[str]:
+    """The features that the CPU itself says it lacks."""
+    features = manifest["target"]["features"]
+    asked = getattr(ctypes.CDLL(_spelling(path, manifest)), f"{manifest['symbol']}_missing", None) if features else None
+    if asked is None:  # a GPU's, or of the first format
+        return []
+    asked.restype = ctypes.c_uint32
+    bits = asked()
+    return [feature for bit, feature in enumerate(features) if bits >> bit & 1]
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -120,6 +152,7 @@ class Runner:
         self.path, self.manifest, self._threads = path, manifest, threads
         self.programs = (self,)
         self.name: str = manifest["name"]
+        self.symbol: str = manifest["symbol"]  # what the names of its entries begin with
         self.target: str = manifest["target"]["name"]
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
@@ -130,8 +163,8 @@ class Runner:
     def _open(self, spelling: str) -> None:
         """Load the library and find its entries."""
         self._module = tvm_ffi.load_module(spelling)
-        self._native = self._module.get_function(f"{self.name}_run")
-        self._native_bind = self._module.get_function(f"{self.name}_bind")
+        self._native = self._module.get_function(f"{self.symbol}_run")
+        self._native_bind = self._module.get_function(f"{self.symbol}_bind")
         self._symbols = ctypes.CDLL(spelling)
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
@@ -271,7 +304,7 @@ class Runner:
 
     def _run_checked(self, arrays: Sequence[Any], outputs: Sequence[Any], arena: int) -> None:
         """The slow way in: say what is wrong, or copy what only lies badly (strides, alignment)."""
-        run = self._symbols[f"{self.name}_run_threads"]
+        run = self._symbols[f"{self.symbol}_run_threads"]
         status = run(*self._addresses(arrays, outputs), ctypes.c_void_p(arena), ctypes.c_int32(self.threads))
         if status:
             raise RuntimeError(f"{self.name}_run_threads returned {status}")
@@ -355,7 +388,7 @@ class _Frame:
         self.runner._arenas.append(self.arena)
 
     def step(self, index: int, repeat: int = 1) -> None:
-        step = self.symbols[f"{self.runner.name}_step"]
+        step = self.symbols[f"{self.runner.symbol}_step"]
         numbers = (ctypes.c_int32(index), ctypes.c_int32(repeat), ctypes.c_int32(self.runner.threads))
         step(*numbers, *self.addresses, ctypes.c_void_p(self.arena[0]))
 
@@ -365,7 +398,7 @@ class _Frame:
         infos = [_info(tensor) for tensor in tensors]
         sizes = [int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize for info in infos]
         memory = np.empty(sum(sizes), np.uint8)
-        opened = self.symbols[f"{self.runner.name}_open"]
+        opened = self.symbols[f"{self.runner.symbol}_open"]
         opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
         parts = np.split(memory, np.cumsum(sizes)[:-1])
         return {i.name: part.copy().view(i.dtype).reshape(i.shape) for i, part in zip(infos, parts, strict=True)}

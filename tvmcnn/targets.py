@@ -91,8 +91,6 @@ def resolve(name: str) -> Target:
                 return replace(candidate, machine=cpu_name())
         missing = ", ".join(TARGETS["x86-64-v3"].missing())
         raise TargetError(f"this CPU ({cpu_name()}) lacks {missing}: tvmcnn needs at least x86-64-v3")
-    if "," in name:
-        raise TargetError(f"target '{name}': one library holds one target for now; choose one of {known()}")
     raise TargetError(f"unknown target '{name}'; allowed are {known()}")
 
 
@@ -114,6 +112,23 @@ def resolve_any(name: str) -> Target | Gpu:
         raise TargetError(f"target '{name}': the oldest GPU that tvmcnn compiles for is sm_{OLDEST}")
     archs = tuple(numbers[number] for number in sorted(numbers))
     return Gpu(f"cuda:{','.join(archs)}", archs)
+
+
+def resolve_several(name: str) -> tuple[Target | Gpu, ...]:
+    """The classes of CPUs of a list such as x86-64-v3,x86-64-v4, the best first, or what `resolve_any` finds.
+
+    Raises TargetError as that does, and for a list with `native`, GPUs or one class twice.
+    """
+    words = name.split(",")
+    if is_gpu(name) or len(words) == 1:
+        return (resolve_any(name),)
+    if odd := [word for word in words if word not in TARGETS]:
+        classes = ", ".join(TARGETS)
+        raise TargetError(f"target '{name}': '{odd[0]}' cannot be one of several; those that can are {classes}")
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise TargetError(f"target '{name}' names {twice[0]} twice")
+    check_platform()
+    return tuple(sorted((TARGETS[word] for word in words), key=lambda target: -target.lanes))
 
 
 def known() -> str:

@@ -83,12 +83,14 @@ class Verdict:
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max)"
 
 
-def verify_library(library: str | os.PathLike[str], model: Model, seed: int = 0) -> tuple[Verdict, ...]:
+def verify_library(
+    library: str | os.PathLike[str], model: Model, seed: int = 0, *, target: str | None = None
+) -> tuple[Verdict, ...]:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
 
-    One verdict for each batch size that the library has.
+    One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best.
     """
-    programs = load(Path(library).resolve()).programs
+    programs = load(Path(library).resolve(), target=target).programs
     return tuple(_verify_program(runner, library, model, seed) for runner in programs)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmcnn.cache import Cache
-from tvmcnn.codegen import chain
+from tvmcnn.codegen import chain, dispatch
 from tvmcnn.codegen.jobs import Job, Symbols, jobs_of
 from tvmcnn.codegen.link import link
 from tvmcnn.codegen.workers import build
@@ -35,9 +35,9 @@ class Functions:
         jobs = {symbol: job for _, each in found for symbol, job in each.items()}
         return Functions(tuple(programs), tuple(symbols for symbols, _ in found), jobs, machine)
 
-    def sources(self) -> dict[str, str]:
-        """The C of each program's chain, by its name."""
-        weights = f"{self.programs[0].network.name}_weights"
+    def sources(self, library: str) -> dict[str, str]:
+        """The C of each program's chain, by its name; `library` is that of the whole, which has the weights."""
+        weights = f"{library}_weights"
         pairs = zip(self.programs, self.symbols, strict=True)
         return {p.network.name: chain.source(p, self.machine, symbols, weights) for p, symbols in pairs}
 
@@ -64,18 +64,33 @@ def compile_functions(functions: Functions, cache: Cache, processes: int, progre
     return objects
 
 
-def generate(functions: Functions, objects: Mapping[str, bytes], weights: Path, folder: Path) -> Path:
-    """The ELF image of programs that share the file `weights`, in `folder`: their objects and chains, linked.
+def generate(
+    name: str, classes: Sequence[Functions], objects: Mapping[str, bytes], weights: Path, folder: Path
+) -> Path:
+    """The ELF image folder/{name}.so of programs that share the file `weights`: their objects and chains, linked.
 
-    Raises ToolError where the C compiler is missing or fails, or where there is no room for the compiler's own files.
+    Of several classes of CPUs there are functions for each, the best first. Raises ToolError where the C compiler is
+    missing or fails, or where there is no room for the compiler's own files.
     """
     try:
         for symbol, data in objects.items():
             (folder / f"{symbol}.o").write_bytes(data)
         paths = [folder / f"{symbol}.o" for symbol in sorted(objects)]
-        return link(folder, functions.programs[0].network.name, functions.sources(), weights, paths)
+        sources, public = all_sources(name, classes)
+        return link(folder, name, sources, public, weights, paths)
     except OSError as error:
         raise no_room(error) from error
+
+
+def all_sources(name: str, classes: Sequence[Functions]) -> tuple[dict[str, str], list[str]]:
+    """The C of a library by file, and the symbols that it exports."""
+    sources = {label: text for functions in classes for label, text in functions.sources(name).items()}
+    public = [symbol for label in sources for symbol in chain.exports(label)]
+    if len(classes) > 1:
+        programs = [functions.programs for functions in classes]
+        public += [symbol for label, _ in dispatch.labelled(name, programs) for symbol in dispatch.exports(label)]
+        sources[f"{name}-dispatch"] = dispatch.source(name, programs)  # a name that no program has
+    return sources, public
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ _BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's fl
 
 def exports(name: str) -> tuple[str, ...]:
     """The symbols that a program's library exports."""
-    ours = [f"{name}_{word}" for word in ("check", "run", "run_threads", "step", "open")]
+    ours = [f"{name}_{word}" for word in ("missing", "check", "run", "run_threads", "step", "open")]
     return (*ours, f"__tvm_ffi_{name}_run", f"__tvm_ffi_{name}_bind")
 
 
@@ -95,9 +95,14 @@ typedef struct {{
 
 {kernels}
 
-TVMCNN_PUBLIC int32_t {name}_check(void) {{
+/* Bit i: this CPU lacks the feature i of {", ".join(target.features)}. */
+TVMCNN_PUBLIC uint32_t {name}_missing(void) {{
   __builtin_cpu_init();
-  return {supports(target)} ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
+  return {missing(target)};
+}}
+
+TVMCNN_PUBLIC int32_t {name}_check(void) {{
+  return {name}_missing() == 0 ? TVMCNN_OK : TVMCNN_CPU_TOO_OLD;
 }}
 
 static void {name}_chain(const {name}_frame *frame, int32_t threads) {{
@@ -202,10 +207,12 @@ def pointers(count: int) -> str:
     return ", ".join([*["void*"] * count, "char*", "int32_t", "int32_t"])
 
 
-def supports(target: Target) -> str:
-    """The C expression that is true where the CPU has what the target needs."""
+def missing(target: Target) -> str:
+    """The C expression with a bit for each feature that the CPU lacks, or the system keeps no registers for."""
     names = [_BUILTINS.get(feature, feature) for feature in target.features]
-    return " && ".join(f'__builtin_cpu_supports("{name}")' for name in names if name)
+    return " | ".join(
+        f'!__builtin_cpu_supports("{name}") * {1 << bit}u' for bit, name in enumerate(names) if name is not None
+    )
 
 
 def _unpack(signature: Signature) -> str:

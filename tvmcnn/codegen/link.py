@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tvm_ffi
 
-from tvmcnn.codegen.chain import exports
 from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
@@ -53,17 +52,24 @@ def write_exports(folder: Path, symbols: Iterable[str]) -> None:
     (folder / "exports.map").write_text(f"{{ global: {'; '.join(symbols)}; local: *; }};\n")
 
 
-def link(folder: Path, name: str, sources: Mapping[str, str], weights: Path, objects: Sequence[Path]) -> Path:
-    """folder/{name}.so from the C sources of the chains by program, the weights and the kernels' objects in `folder`.
+def link(
+    folder: Path,
+    name: str,
+    sources: Mapping[str, str],
+    public: Iterable[str],
+    weights: Path,
+    objects: Sequence[Path],
+) -> Path:
+    """folder/{name}.so from the C sources of the chains by file, the weights and the kernels' objects in `folder`.
 
-    The library exports the network's own symbols and nothing else, needs no library but libc and libm, and is the same
-    byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
+    The library exports the `public` symbols and the pool's and nothing else, needs no library but libc and libm, and is
+    the same byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
     """
     compiler = c_compiler()
     for program, source in sources.items():
         (folder / f"{program}.c").write_text(source)
     weights_object(folder, name, weights, compiler)
-    write_exports(folder, [*(symbol for program in sources for symbol in exports(program)), POOL])
+    write_exports(folder, [*public, POOL])
     shutil.copy(NATIVE / "pool.c", folder / "pool-threads.c")
     chains = [*(f"{program}.c" for program in sources), "pool-threads.c"]
     # x86-64 without extensions, so that {name}_check itself runs on every CPU

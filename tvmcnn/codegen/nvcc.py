@@ -86,6 +86,7 @@ def compile_object(folder: Path, name: str, source: str, target: Gpu) -> tuple[b
     newest = numbers[-1].removesuffix("a")
     flags = [
         *("-c", "-std=c++17", "-O3", "-w", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden"),
+        "-Xptxas=--register-usage-level=10",  # by default some kernels of tensor cores spill 16 bytes for occupancy
         *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers),
         f"-gencode=arch=compute_{newest},code=compute_{newest}",
         *includes(),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tvm_ffi
 
-from tvmcnn.codegen.chain import pointers, supports
+from tvmcnn.codegen.chain import missing, pointers
 from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler
 from tvmcnn.targets import Target
 
@@ -87,7 +87,7 @@ const int32_t tvmcnn_trial_count = {len(candidates)};
 
 int32_t tvmcnn_trial_supported(void) {{
   __builtin_cpu_init();
-  return {supports(target)};
+  return ({missing(target)}) == 0;
 }}
 """
 

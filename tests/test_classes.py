@@ -1,0 +1,155 @@
+"""One library for several classes of CPUs: each verified, the best taken, none run where the CPU is no such."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Graph, lenet
+
+import tvmcnn
+from tvmcnn import artifact, runner, targets
+from tvmcnn.compiler import Compiled
+from tvmcnn.errors import ArtifactError, TargetError
+
+LENET = Path(tvmcnn.__file__).parent / "data" / "lenet5.onnx"
+V3, V4 = "x86-64-v3", "x86-64-v4"
+EMULATOR = shutil.which("qemu-x86_64")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """LeNet-5 for two classes and two batch sizes."""
+    return tvmcnn.compile(LENET, f"{V3},{V4}", tmp_path_factory.mktemp("classes") / "both.so", batch=[1, 3])
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, 1, 32, 32), dtype=np.float32)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """The CPU has what a class needs and no more."""
+    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset(targets.TARGETS[target].features))
+
+
+def test_each_is_as_alone(both: Compiled, tmp_path: Path) -> None:
+    """Bit for bit what a library for that class alone computes; as many verdicts as this CPU runs programs."""
+    runnable = [target for target in (V4, V3) if not targets.TARGETS[target].missing()]
+    assert len(both.verdicts) == 2 * len(runnable)
+    assert [each.name for each in both.targets] == [V4, V3]
+    for target in runnable:
+        alone = tvmcnn.load(tvmcnn.compile(LENET, target, tmp_path / f"{target}.so", batch=[1, 3]).path)
+        one = tvmcnn.load(both.path, target=target)
+        assert (one.target, one.name) == (target, "both")
+        for count in (1, 3, 4):
+            np.testing.assert_array_equal(one(images(count)), alone(images(count)))
+
+
+def test_the_best_is_taken(both: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not targets.TARGETS[V4].missing():
+        assert tvmcnn.load(both.path).target == V4
+    pretend(monkeypatch, V3)
+    assert tvmcnn.load(both.path).target == V3
+    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset({"avx", "fma"}))
+    with pytest.raises(ArtifactError, match=r"made for x86-64-v3; this CPU \(.*\) lacks avx2, bmi1, bmi2, f16c, abm"):
+        tvmcnn.load(both.path)
+    with pytest.raises(ArtifactError, match="made for x86-64-v4, x86-64-v3; it has no code for cuda:sm_90"):
+        tvmcnn.load(both.path, target="cuda:sm_90")
+
+
+def test_the_cpu_itself_is_asked(both: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever /proc/cpuinfo says: under an emulator it is the host's."""
+    denied = {V4: ["avx512f"], V3: []}
+    monkeypatch.setattr(runner, "_denied", lambda path, manifest: denied[manifest["target"]["name"]])
+    pretend(monkeypatch, V4)
+    assert tvmcnn.load(both.path).target == V3
+    denied[V3] = ["avx2"]
+    with pytest.raises(ArtifactError, match="lacks avx2"):
+        tvmcnn.load(both.path)
+
+
+def test_c_entries_choose(both: Compiled) -> None:
+    """By the CPU that runs them, with an arena that does for each."""
+    library = ctypes.CDLL(str(both.path))
+    for name, count in (("both", 1), ("both_b3", 3)):
+        size = int(re.search(rf"#define {name.upper()}_ARENA_BYTES (\d+)", both.header).group(1))  # type: ignore[union-attr]
+        x, y = images(count), np.empty((count, 10), np.float32)
+        arena = np.zeros(size + 64, np.uint8)
+        address = arena.ctypes.data + -arena.ctypes.data % 64
+        assert library[f"{name}_check"]() == 0
+        pointers = [ctypes.c_void_p(p) for p in (x.ctypes.data, y.ctypes.data, address)]
+        assert library[f"{name}_run"](*pointers) == 0
+        np.testing.assert_array_equal(y, tvmcnn.load(both.path)(x))
+        assert library[f"{name}_run_threads"](*pointers[:2], None, 2) == 1
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-x86_64 is not installed: apt install qemu-user")
+@pytest.mark.parametrize(
+    ("cpu", "wanted"), [("Haswell", "x86-64-v3 "), ("Nehalem", "lacks avx, avx2, bmi1, bmi2, f16c, fma, abm")]
+)
+def test_older_cpus(cpu: str, wanted: str, both: Compiled) -> None:
+    """Emulated ones: AVX2 without AVX-512 runs it, SSE alone hears what it lacks; no instruction is illegal."""
+    code = f"""
+import numpy as np, tvmcnn
+try:
+    net = tvmcnn.load({str(both.path)!r}, threads=1)
+    print(net.target, float(net(np.ones((1, 1, 32, 32), np.float32))[0, 8]))
+except tvmcnn.ArtifactError as error:
+    print(error)
+"""
+    done = subprocess.run([str(EMULATOR), "-cpu", cpu, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert wanted in done.stdout
+    if cpu == "Haswell":
+        ones = tvmcnn.load(both.path, target=V3)(np.ones((1, 1, 32, 32), np.float32))
+        assert abs(float(done.stdout.split()[1]) - float(ones[0, 8])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("x86-64-v3,native", "'native' cannot be one of several; those that can are x86-64-v3, x86-64-v4"),
+        ("x86-64-v4,cuda:sm_80", "'cuda:sm_80' cannot be one of several"),
+        ("x86-64-v3,x86-64-v3", "names x86-64-v3 twice"),
+        ("x86-64-v3,", "'' cannot be one of several"),
+    ],
+)
+def test_lists_that_are_none(target: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=re.escape(words)):
+        tvmcnn.compile(lenet(1), target, tmp_path / "net.so")
+
+
+# ---- formats --------------------------------------------------------------------------------------------------------
+
+
+def in_first_format(library: Path, out: Path) -> Path:
+    """The library as the tvmcnn before wrote it: without what format 2 brought."""
+    data = library.read_bytes()
+    magic, _, zero, size, text_size, _ = artifact.FOOTER.unpack(data[-artifact.FOOTER.size :])
+    manifest = json.loads(data[size : size + text_size])
+    for program in (manifest, *manifest["specialisations"]):
+        del program["symbol"]
+    del manifest["variants"]
+    trailer = artifact.trailer(manifest, size)
+    head = struct.pack("<8sII", magic, 1, zero)
+    out.write_bytes(data[:size] + trailer[: -artifact.FOOTER.size] + head + trailer[-artifact.FOOTER.size + 16 :])
+    return out
+
+
+def test_a_library_of_the_first_format(tmp_path: Path) -> None:
+    """It loads, and computes the same."""
+    g = Graph()
+    g.output(g.node("Relu", g.conv(g.input(1, 3, 5, 7), 16, (3, 2))))
+    library = tvmcnn.compile(g.model(), output=tmp_path / "net.so", batch=[1, 2]).path
+    x = np.random.default_rng(0).standard_normal((3, 3, 5, 7), dtype=np.float32)
+    (tmp_path / "old").mkdir()
+    old = tvmcnn.load(in_first_format(library, tmp_path / "old" / "net.so"))
+    np.testing.assert_array_equal(old(x), tvmcnn.load(library)(x))
