@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tvmcnn.errors import (
     ArtifactError,
     InputError,
+    LockError,
     ModelError,
     TargetError,
     ToolError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactError",
     "InputError",
+    "LockError",
     "ModelError",
     "Runner",
     "TargetError",

@@ -97,7 +97,7 @@ def _of_today(manifest: Manifest) -> Manifest:
     """A manifest of an earlier format with what it did not have."""
     for program in (manifest, *manifest["specialisations"]):
         program.setdefault("symbol", program["name"])
-    return {"variants": [], **manifest}
+    return {"variants": [], "made_of": {}, **manifest}
 
 
 @contextlib.contextmanager

@@ -112,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         help="tf32, fp16: round what a GPU's tensor cores multiply; sums stay float32 (default: fp32)",
     )
     build.add_argument("--exact", action="store_true", help="convolve as the formula is written: no Winograd")
+    build.add_argument(
+        "--locked", type=Path, metavar="FILE", help="refuse to make what differs from a lockfile of `inspect --lock`"
+    )
     build.add_argument("--jobs", type=_positive, metavar="N", help="processes that compile (default: one a CPU)")
     build.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     build.add_argument("--no-activations", action="store_true", help="leave out what shows tensors that fusion hides")
@@ -204,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument(
         "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
     )
+    inspect = command("inspect", _inspect, "what a library is, kernel by kernel, and the hashes of what it was made of")
+    inspect.add_argument("library", type=Path, metavar="MODEL.so")
+    inspect.add_argument("--lock", type=Path, metavar="FILE", help="write these as a lockfile for `compile --locked`")
     cache = command("cache", _cache, "show what is kept of earlier compiles, or drop it")
     cache.add_argument("--clear", action="store_true", help="drop everything")
     command("targets", _targets, "list the targets and what this machine resolves to")
@@ -243,6 +249,7 @@ def _compile(options: argparse.Namespace) -> int:
             report=_progress(options),
             progress=progress,
             jobs=options.jobs,
+            locked=options.locked,
         )
     written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
     size = compiled.path.stat().st_size
@@ -261,7 +268,7 @@ def _compile(options: argparse.Namespace) -> int:
 def _emit(kind: str, compiled: Compiled) -> Path:
     from tvmcnn.package import write_package
 
-    name = compiled.program.network.name
+    name = compiled.name
     if kind == "package":
         return write_package(compiled.path, compiled.header, compiled.path.parent / name)
     path = compiled.path.with_name(f"{name}{SUFFIXES[kind]}")
@@ -404,6 +411,22 @@ def _verify(options: argparse.Namespace) -> int:
         print(verdict)
     if not passed:
         raise VerifyError(f"{options.library} does not agree with {options.model}")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from tvmcnn.lock import lock_of
+    from tvmcnn.manifest import described
+
+    manifest = read_manifest(options.library)
+    if options.lock is not None:
+        write_file(options.lock, json.dumps(lock_of(manifest), indent=2) + "\n")
+    if options.json:
+        _print_json(manifest)
+        return 0
+    print("\n".join(described(manifest)))
+    if options.lock is not None:
+        print(f"wrote {options.lock}")
     return 0
 
 

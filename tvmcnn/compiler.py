@@ -29,7 +29,7 @@ from tvmcnn.codegen import (
 )
 from tvmcnn.codegen.gpu import Kernels
 from tvmcnn.codegen.gpu import generate as generate_for_gpus
-from tvmcnn.codegen.link import c_compiler
+from tvmcnn.codegen.link import c_compiler, compiler_version
 from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
@@ -37,6 +37,7 @@ from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_runner import why_not_here
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
+from tvmcnn.lock import compare, read_lock, records_digest
 from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest
@@ -59,6 +60,11 @@ class Compiled:
     verdicts: tuple[Verdict, ...]
     header: str
     code: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # "tir", "asm", "c": made when asked for
+
+    @property
+    def name(self) -> str:
+        """The library's name, with which its C symbols begin."""
+        return c_identifier(self.path.stem)
 
     @property
     def target(self) -> Target | Gpu:
@@ -99,6 +105,7 @@ def compile(  # noqa: A001 (the contract's name)
     report: Callable[[str], None] = lambda line: None,
     progress: Progress = silent,
     jobs: int | None = None,
+    locked: str | PathLike[str] | None = None,
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
 
@@ -109,13 +116,16 @@ def compile(  # noqa: A001 (the contract's name)
     `own_records` and `shipped_records` may leave them out, see records.py. `precision` "tf32" or "fp16" rounds the
     factors of large products for a GPU's tensor cores, see precision.py. `report` receives one line a kernel,
     `progress` what is being done and how much of it is; `jobs` bounds the processes that compile, one a CPU otherwise.
-    What the cache has is not done again. The file appears whole or not at all.
+    What the cache has is not done again. The file appears whole or not at all; `locked` names a lockfile from which it
+    may not differ, see lock.py.
 
-    Raises ModelError, UnsupportedError, TargetError, ToolError, or VerifyError if the library disagrees with NumPy.
+    Raises ModelError, UnsupportedError, TargetError, ToolError, LockError, or VerifyError if the library disagrees with
+    NumPy.
     """
     machines, path = resolve_several(target), _output_path(model, output)
     _check_tools(machines[0])
     _check_precision(precision, machines[0])
+    lock = read_lock(Path(locked)) if locked is not None else {}
     name, weights, cache = c_identifier(path.stem), Weights(), _cache(report)
     programs: list[list[Program]] = []
     for machine in machines:
@@ -137,17 +147,28 @@ def compile(  # noqa: A001 (the contract's name)
         if precision != "fp32":
             report(_on_tensor_cores(found))
         programs.append(found)
+    everything = list(itertools.chain(*programs))
+    made_of = {
+        "model": model_digest(model),
+        "records": records_digest(everything),
+        "weights": file_digest(weights.path),
+    }
+    versions = _versions(machines[0])
+    if locked is not None:
+        given: artifact.Manifest = {"name": name, "targets": [machine.name for machine in machines]}
+        compare(lock, {**given, "precision": WORDS[precision], "versions": versions, "sha256": made_of}, Path(locked))
     processes = jobs or usable_cpus()
     code = _generated(name, programs, machines, weights, cache, processes, report, progress, activations=activations)
-    versions = {"tvmcnn": __version__, "tvm": version("apache-tvm")}
     manifest, *others = (
         describe(name, each, machine, versions, weights.bytes, precision, activations=code.activations)
         for machine, each in zip(machines, programs, strict=True)
     )
-    manifest["variants"] = others
+    manifest |= {"variants": others, "made_of": made_of}
     verdicts: list[Verdict] = []
     with scratch_folder() as folder:
         image = code.link(folder)
+        if locked is not None:
+            compare(lock, {"sha256": {"image": file_digest(image)}}, Path(locked))
         for machine, entry in zip(machines, (manifest, *others), strict=True):
             if why_not := _why_not(verify, machine, image, name):
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
@@ -155,7 +176,7 @@ def compile(  # noqa: A001 (the contract's name)
                 verdicts += _verified(image, manifest, entry, model, cache, report, progress)
         with artifact.written_whole(path) as target_path:
             artifact.sealed(image, manifest, target_path)
-    return Compiled(path, tuple(itertools.chain(*programs)), machines, tuple(verdicts), code.header, code.shown)
+    return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, code.shown)
 
 
 @dataclass(frozen=True)
@@ -211,6 +232,13 @@ def _generated(
     one = len(cpus) == 1
     header = chain.header(first, machine) if one else dispatch.header(name, programs, [cpu for _, cpu in cpus])
     return _Code(lambda folder: generate(name, classes, objects, weights.path, folder), header, shown, activations)
+
+
+def _versions(machine: Target | Gpu) -> dict[str, str]:
+    """Of all that decides a library's bytes beside its model and records."""
+    found = {"tvmcnn": __version__, "tvm": version("apache-tvm"), "tvm-ffi": version("apache-tvm-ffi")}
+    found["cc"] = compiler_version(c_compiler())
+    return found | ({"nvcc": compiler_version(nvcc())} if isinstance(machine, Gpu) else {})
 
 
 def _cache(report: Callable[[str], None]) -> Cache:

@@ -48,3 +48,7 @@ class ToolError(TvmcnnError):
 
 class VerifyError(TvmcnnError):
     """A compiled network does not agree with the NumPy reference."""
+
+
+class LockError(TvmcnnError):
+    """A compile would make another library than its lockfile says, or the lockfile is none."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tvmcnn.artifact import Manifest
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
-from tvmcnn.network import Network, Program, Step, Tensor
+from tvmcnn.network import Network, Program, Step, Tensor, dims
 from tvmcnn.precision import WORDS
 from tvmcnn.targets import Gpu, Target
 
@@ -43,6 +43,7 @@ def describe(
         "name": name,
         "specialisations": [_program(program) for program in programs[1:]],
         "variants": [],
+        "made_of": {},
     }
 
 
@@ -135,3 +136,30 @@ def _seen(network: Network, name: str) -> list[dict[str, Any]]:
             sources[node.output] = sources.get(node.inputs[0], node.inputs[0])
     names = [name, *(alias for alias, source in sources.items() if source == name)]
     return [_entry(network.tensors[n]) for n in names if n in network.tensors]
+
+
+def described(manifest: Manifest) -> Iterator[str]:
+    """A library in words: what it is, what it was made of, and each kernel's row."""
+    variants = [manifest, *manifest["variants"]]
+    yield f"{manifest['name']} for {', '.join(entry['target']['name'] for entry in variants)}; {manifest['precision']}"
+    for word in ("inputs", "outputs"):
+        arrays = (f"{entry['name']} {entry['dtype']} {dims(tuple(entry['shape']))}" for entry in manifest[word])
+        yield f"{word}: {', '.join(arrays)}"
+    sizes = [entry["inputs"][0]["shape"][0] for entry in manifest["specialisations"] if entry["inputs"]]
+    if sizes:
+        yield f"other batches: {', '.join(map(str, sizes))}"
+    yield f"weights {manifest['weights_bytes']:,} bytes; arena {manifest['arena_bytes']:,}, at least" + (
+        f" {manifest['arena_lower_bound']:,}; {manifest['thread_bytes']:,} more a thread"
+    )
+    yield f"versions: {', '.join(f'{name} {found}' for name, found in manifest['versions'].items())}"
+    for name, digest in {**manifest["made_of"], "image": manifest["sha256"]}.items():
+        yield f"SHA-256 of the {name:<8} {digest}"
+    for entry in variants:
+        verdict = entry["verification"]
+        judged = f"outputs within {verdict['error']:.1e} of max" if verdict and verdict["passed"] else "not verified"
+        yield f"{entry['target']['name']}, {judged}:"
+        yield f"  {'kernel':<16} {'nodes':<28} {'algorithm':<14} {'rule':<10} {'config':<14} {'MMAC':>9} {'KB':>9}"
+        for kernel in entry["kernels"]:
+            ops = "+".join(kernel["ops"])
+            words = f"  {kernel['name']:<16} {ops[:28]:<28} {kernel['algorithm']:<14} {kernel['rule']:<10}"
+            yield f"{words} {kernel['tier']:<14} {kernel['macs'] / 1e6:>9.3f} {kernel['bytes'] / 1e3:>9.1f}"

@@ -41,6 +41,12 @@ def named_compiler(variable: str, language: str) -> list[str]:
     return named
 
 
+def compiler_version(command: list[str]) -> str:
+    """What a compiler says of itself: gcc (Debian 12.2.0-14) 12.2.0. Raises ToolError where it does not run."""
+    lines = run_compiler([*command, "--version"], Path.cwd(), output=True).strip().splitlines()
+    return next((line.strip() for line in reversed(lines) if "release" in line), lines[0] if lines else "unknown")
+
+
 def includes() -> list[str]:
     """The folders of our headers, tvm-ffi's and DLPack's, as options."""
     folders = NATIVE, tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()
@@ -112,8 +118,9 @@ def weights_object(folder: Path, name: str, weights: Path, compiler: list[str]) 
     run_compiler([*compiler, "-c", "weights.s"], folder)
 
 
-def run_compiler(command: list[str], folder: Path) -> str:
-    """Run a command of the C compiler in `folder`, and what it says. Raises ToolError with its first error."""
+def run_compiler(command: list[str], folder: Path, *, output: bool = False) -> str:
+    """Run a command of the C compiler in `folder`, and what it says there or on its output. Raises ToolError with its
+    first error."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except OSError as error:
@@ -121,4 +128,4 @@ def run_compiler(command: list[str], folder: Path) -> str:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
         raise ToolError(f"{command[0]} failed (status {done.returncode}): {lines[0] if lines else 'no message'}")
-    return done.stderr
+    return done.stdout if output else done.stderr
