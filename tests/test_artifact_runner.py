@@ -219,6 +219,43 @@ def test_every_bit_of_the_format_number_is_refused(library: bytes, tmp_path: Pat
         assert "format" in refusal(tmp_path / "bit.so") or bit == 0  # 1 with its lowest bit flipped is no format at all
 
 
+def test_check_code_leaves_the_weights_unread(library: bytes, net: tvmcnn.Runner, tmp_path: Path, x: Array) -> None:
+    """A damaged weight is then not seen, and changes the answer; a damaged byte of code is, and so is a cut."""
+    first, last = net.manifest["code"]["weights_at"]
+    assert last - first == net.manifest["weights_bytes"]
+    for name, place, seen in (("weights", (first + last) // 2 + 3, False), ("code", first - 65, True)):
+        damaged = bytearray(library)
+        damaged[place] ^= 0x40
+        path = tmp_path / f"{name}.so"
+        path.write_bytes(damaged)
+        with pytest.raises(tvmcnn.ArtifactError, match="its code and weights do not match their hash"):
+            tvmcnn.load(path)
+        if seen:
+            with pytest.raises(tvmcnn.ArtifactError, match="its code does not match its hash"):
+                tvmcnn.load(path, check="code")
+        else:
+            assert not np.array_equal(tvmcnn.load(path, check="code")(x), net(x))
+    (tmp_path / "cut.so").write_bytes(library[:-1])
+    with pytest.raises(tvmcnn.ArtifactError, match="truncated"):
+        tvmcnn.load(tmp_path / "cut.so", check="code")
+    with pytest.raises(tvmcnn.InputError, match="check='none'; allowed are 'all', 'code'"):
+        tvmcnn.load(tmp_path / "weights.so", check="none")
+
+
+def test_where_weights_lie(tmp_path: Path) -> None:
+    """Found whole, behind a part that begins alike; not found where they are not, or are none."""
+    rng = np.random.default_rng(0)
+    weights = rng.bytes(3 * artifact.CHUNK + 5)
+    (tmp_path / "weights").write_bytes(weights)
+    (tmp_path / "image").write_bytes(b"head" + weights[: artifact.CHUNK + 9] + rng.bytes(64) + weights + b"tail")
+    start = 4 + artifact.CHUNK + 9 + 64
+    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (start, start + len(weights))
+    (tmp_path / "image").write_bytes(b"head" + weights[:-1] + b"tail")
+    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
+    (tmp_path / "weights").write_bytes(b"")
+    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
+
+
 @pytest.mark.usefixtures("never_mapped")
 def test_newer_format_is_said_to_be_newer(
     library: bytes, net: tvmcnn.Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -641,7 +678,7 @@ def test_manifest_says_what_was_used(net: tvmcnn.Runner, conv: Compiled) -> None
     assert manifest["precision"] == "float32"
     assert manifest["target"] == {"name": conv.target.name, "features": list(conv.target.features)}
     assert manifest["versions"]["tvmcnn"] == tvmcnn.__version__
-    assert set(manifest["versions"]) == {"tvmcnn", "tvm"}
+    assert set(manifest["versions"]) == {"tvmcnn", "tvm", "tvm-ffi", "cc"}
     assert [(entry["name"], entry["shape"]) for entry in manifest["inputs"]] == [("x", [1, 3, 11, 13])]
     assert [(entry["name"], entry["shape"]) for entry in manifest["outputs"]] == [("y", [1, 4, 9, 12])]
     assert sum(kernel["macs"] for kernel in manifest["kernels"]) == 4 * 9 * 12 * 3 * 3 * 2

@@ -175,7 +175,7 @@ def compile(  # noqa: A001 (the contract's name)
             else:
                 verdicts += _verified(image, manifest, entry, model, cache, report, progress)
         with artifact.written_whole(path) as target_path:
-            artifact.sealed(image, manifest, target_path)
+            artifact.sealed(image, manifest, target_path, weights.path)
     return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, code.shown)
 
 

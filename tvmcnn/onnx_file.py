@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import mmap
 import os
 from collections.abc import Mapping
@@ -156,11 +157,11 @@ def _viewed(tensor: onnx.TensorProto, data: memoryview) -> Array | None:
 
 
 def model_digest(model: Model) -> str:
-    """The SHA-256 of a model, the data in other files included."""
+    """The SHA-256 of a model, the data in other files included: of a file the same as of its bytes."""
     if isinstance(model, onnx.ModelProto):
-        return digest_of([model.SerializeToString(deterministic=True)])
+        model = model.SerializeToString(deterministic=True)
     if isinstance(model, bytes):
-        return digest_of([model])
+        return digest_of([hashlib.sha256(model).hexdigest()])
     path = Path(model)
     parts = [file_digest(path)]
     proto = onnx.load(str(path), load_external_data=False)

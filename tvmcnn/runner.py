@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import tvm_ffi
 
-from tvmcnn.artifact import Manifest, read_manifest
+from tvmcnn.artifact import CHECKS, Manifest, read_manifest
 from tvmcnn.errors import ArtifactError, InputError
 from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
 from tvmcnn.targets import check_platform, cpu_flags, cpu_name, usable_cpus
@@ -61,18 +61,22 @@ class KernelProfile:
         return self.flops / self.microseconds / 1e3
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, *, target: str | None = None) -> Net:
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, *, target: str | None = None, check: str = "all"
+) -> Net:
     """The runner of a compiled library; a BatchedRunner if it was compiled for several batch sizes.
 
     Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
     instructions that this CPU has. Of several classes of CPUs in it the best that this one is of is taken, or the
     `target` named. Raises ArtifactError where there is none, TargetError anywhere but on Linux on x86-64, InputError
     for a `threads` that is not positive. By default it has as many as this process may use CPUs: by its affinity, cut
-    to its cgroup's quota.
+    to its cgroup's quota. `check` "code" leaves the weights unread, which may then be damaged; see `read_manifest`.
     """
     label, place = os.fspath(path), Path(os.path.abspath(path))
     before = _identity(place)
-    whole = read_manifest(path)
+    if check not in CHECKS:
+        raise InputError(f"check={check!r}; allowed are {', '.join(map(repr, CHECKS))}")
+    whole = read_manifest(path, check)
     check_platform()
     if threads is None:
         threads = usable_cpus()
