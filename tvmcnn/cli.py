@@ -254,7 +254,7 @@ def _compile(options: argparse.Namespace) -> int:
     written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
     size = compiled.path.stat().st_size
     if options.json:
-        manifest = read_manifest(compiled.path)
+        manifest = read_manifest(compiled.path) if compiled.path.suffix == ".so" else compiled.manifest
         _print_json({"written": written, "bytes": size, "fallbacks": compiled.fallbacks, "manifest": manifest})
     else:
         count = sum(len(program.steps) for program in compiled.programs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from tvmcnn.choose import choose
 from tvmcnn.codegen import (
     Functions,
     all_sources,
+    archived,
     chain,
     compile_functions,
     dispatch,
@@ -59,6 +61,7 @@ class Compiled:
     targets: tuple[Target | Gpu, ...]
     verdicts: tuple[Verdict, ...]
     header: str
+    manifest: artifact.Manifest
     code: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # "tir", "asm", "c": made when asked for
 
     @property
@@ -107,7 +110,8 @@ def compile(  # noqa: A001 (the contract's name)
     jobs: int | None = None,
     locked: str | PathLike[str] | None = None,
 ) -> Compiled:
-    """Compile an ONNX model into the library `output` (the model's name with .so), and check it against NumPy.
+    """Compile an ONNX model into the library `output` (the model's name with .so, or a static .a for C programs), and
+    check it against NumPy.
 
     A `target` such as "x86-64-v3,x86-64-v4" makes one library for several classes of CPUs, which chooses when loaded.
     `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
@@ -174,9 +178,13 @@ def compile(  # noqa: A001 (the contract's name)
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
             else:
                 verdicts += _verified(image, manifest, entry, model, cache, report, progress)
+        made = code.archive(folder) if path.suffix == ".a" else image
         with artifact.written_whole(path) as target_path:
-            artifact.sealed(image, manifest, target_path, weights.path)
-    return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, code.shown)
+            if path.suffix == ".a":  # what loads it is a linker: it has no manifest
+                shutil.copyfile(made, target_path)
+            else:
+                artifact.sealed(image, manifest, target_path, weights.path)
+    return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, manifest, code.shown)
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ class _Code:
     """What the programs became: how to link it, its C header, and what can be shown of it."""
 
     link: Callable[[Path], Path]
+    archive: Callable[[Path], Path]  # behind `link`
     header: str
     shown: Mapping[str, Callable[[], str]]
     activations: bool  # whether tensors that fusion hides can be computed
@@ -215,6 +224,7 @@ def _generated(
         kernels = Kernels.of(first, machine, progress)
         return _Code(
             lambda folder: generate_for_gpus(kernels, weights.path, weights.bytes, folder, cache, report, progress),
+            _no_archive,
             gpu_chain.header(first, machine),
             {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(first, machine)},
             activations=False,
@@ -231,7 +241,17 @@ def _generated(
     }
     one = len(cpus) == 1
     header = chain.header(first, machine) if one else dispatch.header(name, programs, [cpu for _, cpu in cpus])
-    return _Code(lambda folder: generate(name, classes, objects, weights.path, folder), header, shown, activations)
+    return _Code(
+        lambda folder: generate(name, classes, objects, weights.path, folder),
+        lambda folder: archived(name, classes, folder),
+        header,
+        shown,
+        activations,
+    )
+
+
+def _no_archive(folder: Path) -> Path:
+    raise ToolError("a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so")
 
 
 def _versions(machine: Target | Gpu) -> dict[str, str]:
@@ -261,8 +281,10 @@ def _check_tools(machine: Target | Gpu) -> None:
 
 def _output_path(model: Model, output: str | PathLike[str] | None) -> Path:
     path = Path(output) if output is not None else Path(f"{_stem(model)}.so")
-    if path.suffix != ".so":
-        raise ToolError(f"output '{path}' ends in '{path.suffix}'; a library's name must end in .so")
+    if path.suffix not in (".so", ".a"):
+        raise ToolError(
+            f"output '{path}' ends in '{path.suffix}'; a library's name must end in .so, a static one's in .a"
+        )
     if not path.parent.is_dir():
         raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
     return path

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmcnn.cache import Cache
-from tvmcnn.codegen import chain, dispatch
+from tvmcnn.codegen import chain, dispatch, entries
 from tvmcnn.codegen.jobs import Job, Symbols, jobs_of
-from tvmcnn.codegen.link import link
+from tvmcnn.codegen.link import archive, link
 from tvmcnn.codegen.workers import build
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Program
@@ -82,14 +82,25 @@ def generate(
         raise no_room(error) from error
 
 
+def archived(name: str, classes: Sequence[Functions], folder: Path) -> Path:
+    """The static library of what `generate` has linked in `folder`. Raises ToolError."""
+    try:
+        return archive(folder, name, all_sources(name, classes)[1])
+    except OSError as error:
+        raise no_room(error) from error
+
+
 def all_sources(name: str, classes: Sequence[Functions]) -> tuple[dict[str, str], list[str]]:
     """The C of a library by file, and the symbols that it exports."""
     sources = {label: text for functions in classes for label, text in functions.sources(name).items()}
     public = [symbol for label in sources for symbol in chain.exports(label)]
+    targets = ", ".join(functions.machine.name for functions in classes)
+    sources[f"{name}-facts"] = f'#include "entry.h"\n\n{entries.facts(name, targets)}'  # a name that no program has
+    public += entries.facts_exported(name)
     if len(classes) > 1:
         programs = [functions.programs for functions in classes]
         public += [symbol for label, _ in dispatch.labelled(name, programs) for symbol in dispatch.exports(label)]
-        sources[f"{name}-dispatch"] = dispatch.source(name, programs)  # a name that no program has
+        sources[f"{name}-dispatch"] = dispatch.source(name, programs)
     return sources, public
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tvmcnn.codegen.signature import Signature
 from tvmcnn.network import Program, dims
+from tvmcnn.version import __version__
 
 _DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
 
@@ -27,12 +28,35 @@ def header(programs: Sequence[Program], target: str, declarations: Callable[[Pro
 extern "C" {{
 #endif
 
+{facts_declared(name)}
 {sections}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif /* {name.upper()}_H_ */
+"""
+
+
+def facts_exported(name: str) -> tuple[str, ...]:
+    """Their symbols."""
+    return f"{name}_version", f"{name}_message"
+
+
+def facts(name: str, target: str) -> str:
+    """C of what a library says of itself and of the numbers that its calls return."""
+    return f"""TVMCNN_PUBLIC const char {name}_version[] = "{name} for {target} by tvmcnn {__version__}";
+
+TVMCNN_PUBLIC const char *{name}_message(int32_t status) {{
+  return tvmcnn_message(status);
+}}
+"""
+
+
+def facts_declared(name: str) -> str:
+    """Their declarations."""
+    return f"""extern const char {name}_version[]; /* {name} for …, by tvmcnn {__version__} */
+const char *{name}_message(int32_t status); /* what a call returned, in words */
 """
 
 

@@ -87,7 +87,11 @@ static tvmcnn_weights {name}_on_devices({name}_weights, {max(1, weights_bytes)})
 #define A(type, offset) ((type*)(arena + (offset)))
 #define B(type, index) ((type*)buffers[index])
 
-{networks}"""
+{networks}
+extern "C" {{
+extern const char {name}_version[];
+{entries.facts(name, target.name)}}}
+"""
 
 
 def _headers(texts: str) -> str:

@@ -22,7 +22,7 @@ def c_compiler() -> list[str]:
 
     Raises ToolError with how to get one.
     """
-    if named := named_compiler("CC", "C"):
+    if named := named_compiler("CC", "C compiler"):
         return named
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
@@ -30,14 +30,14 @@ def c_compiler() -> list[str]:
     raise ToolError("no C compiler found (looked for $CC, cc, gcc, clang): install one, on Debian by 'apt install gcc'")
 
 
-def named_compiler(variable: str, language: str) -> list[str]:
+def named_compiler(variable: str, what: str) -> list[str]:
     """The command that an environment variable names, with its arguments; none if it names none.
 
     Raises ToolError if that is not found.
     """
     named = shlex.split(os.environ.get(variable, ""))
     if named and shutil.which(named[0]) is None:
-        raise ToolError(f"${variable} names the {language} compiler '{named[0]}', which is not found")
+        raise ToolError(f"${variable} names the {what} '{named[0]}', which is not found")
     return named
 
 
@@ -103,6 +103,33 @@ def link(
     ]
     run_compiler([*compiler, *flags, "-o", output, *names, "-lm", "-pthread"], folder)
     return folder / output
+
+
+def archive(folder: Path, name: str, public: Iterable[str]) -> Path:
+    """folder/{name}.a of the objects that `link` has left in `folder`: one member, whose only global symbols are the
+    `public` ones and the pool's, so that several networks go into one program.
+
+    Raises ToolError where binutils' objcopy or ar is missing or fails.
+    """
+    objects = sorted(path.name for path in folder.glob("*.o"))
+    (folder / "public.txt").write_text("\n".join([*public, POOL]) + "\n")
+    run_compiler([*c_compiler(), "-r", "-nostdlib", "-o", f"{name}.whole", *objects], folder)
+    run_compiler(
+        [*_tool("OBJCOPY", "objcopy"), "--keep-global-symbols=public.txt", f"{name}.whole", f"{name}.o"], folder
+    )
+    run_compiler([*_tool("AR", "ar"), "rcsD", f"{name}.a", f"{name}.o"], folder)
+    return folder / f"{name}.a"
+
+
+def _tool(variable: str, name: str) -> list[str]:
+    """The command of one of binutils' programs. Raises ToolError where it is missing."""
+    if named := named_compiler(variable, name):
+        return named
+    if shutil.which(name) is None:
+        raise ToolError(
+            f"a static library needs {name} (looked for ${variable}, {name}): on Debian 'apt install binutils'"
+        )
+    return [name]
 
 
 def weights_object(folder: Path, name: str, weights: Path, compiler: list[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmcnn.codegen.entries import facts_exported
 from tvmcnn.codegen.gpu_chain import exports
 from tvmcnn.codegen.link import c_compiler, includes, named_compiler, run_compiler, weights_object, write_exports
 from tvmcnn.errors import ToolError
@@ -23,7 +24,7 @@ def nvcc() -> list[str]:
 
     Raises ToolError with how to get one.
     """
-    if named := named_compiler("NVCC", "CUDA"):
+    if named := named_compiler("NVCC", "CUDA compiler"):
         return named
     found = shutil.which("nvcc") or next((place for place in (*_packaged(), *PLACES) if Path(place).exists()), None)
     if found is None:
@@ -104,7 +105,7 @@ def link(folder: Path, names: Sequence[str], code: bytes, weights: Path) -> Path
     name = names[0]
     (folder / f"{name}.o").write_bytes(code)
     weights_object(folder, name, weights, c_compiler())
-    write_exports(folder, [symbol for program in names for symbol in exports(program)])
+    write_exports(folder, [*(symbol for program in names for symbol in exports(program)), *facts_exported(name)])
     words = ("--version-script=exports.map", "-Bsymbolic", "--build-id=none", "--as-needed", "-s")
     own = "-Xcompiler=-static-libstdc++,-static-libgcc"
     flags = ["-shared", "--cudart=static", own, *(f"-Xlinker={word}" for word in words)]

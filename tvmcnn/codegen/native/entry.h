@@ -13,6 +13,21 @@ enum { TVMCNN_OK = 0, TVMCNN_NULL_ARGUMENT = 1, TVMCNN_CPU_TOO_OLD = 2, TVMCNN_N
 
 #define TVMCNN_PUBLIC __attribute__((visibility("default")))
 
+/* What a call returned, in words. */
+static inline const char* tvmcnn_message(int32_t status) {
+  switch (status) {
+    case 0: return "all is well";
+    case 1: return "an argument is NULL";
+    case 2: return "this CPU lacks instructions that the library uses";
+    case 3: return "the network has no such step";
+    case 4: return "there is no NVIDIA driver or GPU";
+    case 5: return "the library has no code for this GPU";
+    case 6: return "the GPU has no memory left";
+    case 7: return "CUDA reports an error";
+    default: return "no status of a network";
+  }
+}
+
 /* Weak: there in a process that has loaded libtvm_ffi, null in a plain C program, which never calls the entry below. */
 extern void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* message) __attribute__((weak));
 extern int TVMFFIFunctionCreate(void* self, TVMFFISafeCallType call, void (*deleter)(void* self),

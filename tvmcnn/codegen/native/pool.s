@@ -1,6 +1,6 @@
 # The pool's memory, one a process: the dynamic linker gives every library the first one's object of a GNU unique symbol,
 # however they are loaded (RTLD_LOCAL too), and never unmaps that library. The number is the version of the structure.
-	.bss
+	.section .bss.tvmcnn_pool_2,"awG",@nobits,tvmcnn_pool_2,comdat
 	.balign 64
 	.globl tvmcnn_pool_2
 	.type tvmcnn_pool_2, @gnu_unique_object
