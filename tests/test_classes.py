@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
+import pickle
 import re
 import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,24 @@ def test_a_library_of_the_first_format(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     old = tvmcnn.load(in_first_format(library, tmp_path / "old" / "net.so"))
     np.testing.assert_array_equal(old(x), tvmcnn.load(library)(x))
+
+
+# ---- other processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, [1, 3]])
+def test_a_runner_pickles(batch: int | list[int], tmp_path: Path) -> None:
+    """By path and hash: in a spawned process it computes the same; a file that was replaced is refused there."""
+    path = tvmcnn.compile(LENET, V3, tmp_path / "net.so", batch=batch).path
+    net = tvmcnn.load(path, threads=1)
+    data, x = pickle.dumps(net), images(1)
+    assert len(data) < 1000
+    again = pickle.loads(data)
+    assert (again.threads, again.target) == (1, V3)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for y in pool.map(net, [x] * 5):
+            np.testing.assert_array_equal(y, net(x))
+    tvmcnn.compile(LENET, V3, path, batch=batch, activations=False)
+    code = f"import pickle; pickle.loads({data!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search(r"is another library than the one that was pickled: its hash is \w{12}…, not \w{12}…", done.stderr)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tvmcnn import backend
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
     from tvmcnn.reference import reference
+    from tvmcnn.reweight import reweight
     from tvmcnn.tuning import tune
 
 __all__ = [
@@ -48,10 +49,16 @@ __all__ = [
     "compile",
     "load",
     "reference",
+    "reweight",
     "tune",
 ]
 
-_NEEDS_COMPILER = {"compile": "tvmcnn.compiler", "reference": "tvmcnn.reference", "tune": "tvmcnn.tuning"}
+_NEEDS_COMPILER = {
+    "compile": "tvmcnn.compiler",
+    "reference": "tvmcnn.reference",
+    "reweight": "tvmcnn.reweight",
+    "tune": "tvmcnn.tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -90,6 +90,13 @@ def read_manifest(path: str | os.PathLike[str], check: str = "all") -> Manifest:
         raise ArtifactError(f"cannot read {label}: {error.strerror}") from error
 
 
+def image_bytes(file: BinaryIO) -> int:
+    """Of the ELF image of a library that `read_manifest` has checked."""
+    file.seek(-FOOTER.size, os.SEEK_END)
+    size: int = FOOTER.unpack(file.read(FOOTER.size))[3]
+    return size
+
+
 def _checked(file: BinaryIO, label: str, check: str) -> Manifest:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

@@ -14,7 +14,7 @@ import numpy as np
 from tvmcnn.artifact import Manifest
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array
-from tvmcnn.runner import ArrayInfo, KernelProfile, Runner, check_output, checked_array, named_outputs
+from tvmcnn.runner import ArrayInfo, KernelProfile, Runner, check_output, checked_array, named_outputs, pickled
 
 FILLED = 3 / 4  # of a size must be images for it to run padded: below that smaller sizes do less work
 
@@ -46,6 +46,10 @@ class BatchedRunner:
         self.sizes = {runner.inputs[0].shape[0]: runner for runner in self.programs}
         self.inputs, self.outputs = self.programs[0].inputs, self.programs[0].outputs
         self._rows = [info.shape[0] // min(self.sizes) for info in self.outputs]  # of each output for one image
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """As `Runner`'s."""
+        return pickled(self)
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for a batch of any size: as `Runner.__call__`, the leading dimension free.

@@ -207,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     ops.add_argument(
         "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
     )
+    again = command(
+        "reweight", _reweight, "a library with the weights of a model that was trained again, its code kept"
+    )
+    again.add_argument("library", type=Path, metavar="MODEL.so")
+    again.add_argument("model", type=Path, metavar="RETRAINED.onnx")
+    again.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.so")
+    again.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     inspect = command("inspect", _inspect, "what a library is, kernel by kernel, and the hashes of what it was made of")
     inspect.add_argument("library", type=Path, metavar="MODEL.so")
     inspect.add_argument("--lock", type=Path, metavar="FILE", help="write these as a lockfile for `compile --locked`")
@@ -411,6 +418,19 @@ def _verify(options: argparse.Namespace) -> int:
         print(verdict)
     if not passed:
         raise VerifyError(f"{options.library} does not agree with {options.model}")
+    return 0
+
+
+def _reweight(options: argparse.Namespace) -> int:
+    import tvmcnn
+
+    verdicts = tvmcnn.reweight(
+        options.library, options.model, options.output, verify=not options.no_verify, report=_progress(options)
+    )
+    if options.json:
+        _print_json({"written": str(options.output), "verification": [verdict.as_json() for verdict in verdicts]})
+    else:
+        print(f"wrote {options.output}")
     return 0
 
 

@@ -164,8 +164,8 @@ def compile(  # noqa: A001 (the contract's name)
     processes = jobs or usable_cpus()
     code = _generated(name, programs, machines, weights, cache, processes, report, progress, activations=activations)
     manifest, *others = (
-        describe(name, each, machine, versions, weights.bytes, precision, activations=code.activations)
-        for machine, each in zip(machines, programs, strict=True)
+        describe(name, each, machine, versions, weights.bytes, precision, functions, activations=code.activations)
+        for machine, each, functions in zip(machines, programs, code.functions, strict=True)
     )
     manifest |= {"variants": others, "made_of": made_of}
     verdicts: list[Verdict] = []
@@ -195,6 +195,7 @@ class _Code:
     archive: Callable[[Path], Path]  # behind `link`
     header: str
     shown: Mapping[str, Callable[[], str]]
+    functions: Sequence[Sequence[Mapping[str, str]]]  # by target and program, of each kernel by its name
     activations: bool  # whether tensors that fusion hides can be computed
 
 
@@ -227,6 +228,7 @@ def _generated(
             _no_archive,
             gpu_chain.header(first, machine),
             {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(first, machine)},
+            [[symbols.kernels for symbols in kernels.symbols]],
             activations=False,
         )
     cpus = [(each, cpu) for each, cpu in zip(programs, machines, strict=True) if isinstance(cpu, Target)]
@@ -246,6 +248,7 @@ def _generated(
         lambda folder: archived(name, classes, folder),
         header,
         shown,
+        [[symbols.kernels for symbols in functions.symbols] for functions in classes],
         activations,
     )
 

@@ -12,6 +12,7 @@ from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Network, Program, Step, Tensor, dims
 from tvmcnn.precision import WORDS
+from tvmcnn.records import kernel_words
 from tvmcnn.targets import Gpu, Target
 
 
@@ -22,6 +23,7 @@ def describe(
     versions: Mapping[str, str],
     weights_bytes: int,
     precision: str = "fp32",
+    functions: Sequence[Mapping[str, str]] = (),
     *,
     activations: bool,
 ) -> Manifest:
@@ -29,8 +31,9 @@ def describe(
 
     The first program's entries are the library's own; what differs in those of other batches is in "specialisations",
     and "variants" has what the library is for other classes of CPUs. `name` is the library's, "symbol" begins those of
-    a program.
+    a program. `functions` has the C function of each kernel by its name, program by program.
     """
+    functions = functions or [{}] * len(programs)
     network = programs[0].network
     return {
         "versions": dict(versions),
@@ -39,9 +42,9 @@ def describe(
         "weights_bytes": weights_bytes,
         "activations": activations,
         "metadata": dict(network.metadata),
-        **_program(programs[0]),
+        **_program(programs[0], functions[0]),
         "name": name,
-        "specialisations": [_program(program) for program in programs[1:]],
+        "specialisations": [_program(program, each) for program, each in zip(programs[1:], functions[1:], strict=True)],
         "variants": [],
         "made_of": {},
     }
@@ -53,7 +56,7 @@ def _target(machine: Target | Gpu) -> Manifest:
     return {"name": machine.name, "features": list(machine.features)}
 
 
-def _program(program: Program) -> Manifest:
+def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
     network = program.network
     return {
         "name": network.name,
@@ -66,7 +69,7 @@ def _program(program: Program) -> Manifest:
         "fallbacks": fallbacks(program),
         "folded": dict(network.folded),
         "notes": list(network.notes),
-        "kernels": [_kernel(network, step) for step in program.steps],
+        "kernels": [_kernel(network, step, functions) for step in program.steps],
         "verification": None,
     }
 
@@ -84,9 +87,10 @@ def kernel_line(step: Step) -> str:
     return f"{choice.name:<14} {choice.kernel.ops:<24} {decided}".rstrip()
 
 
-def _kernel(network: Network, step: Step) -> dict[str, Any]:
+def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[str, Any]:
     choice, place = step.choice, step.arguments[-1]
     tensor = choice.kernel.output
+    places = step.arguments[len(choice.sources) : -1]
     weights = sum(constant.size * constant.item_bytes for constant in step.packed.values())
     return {
         "name": choice.name,
@@ -97,6 +101,10 @@ def _kernel(network: Network, step: Step) -> dict[str, Any]:
         "tier": choice.tier,
         "config": _config(step),
         "tasks": choice.tasks,
+        "function": functions.get(choice.name, ""),
+        "words": kernel_words(network, choice.kernel) if choice.config is not None else "",
+        "constants": [[name, place.offset] for name, place in zip(step.packed, places, strict=True)],
+        "scalars": list(choice.kernel.scalars),
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved_bytes(choice) + weights,
         "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],

@@ -198,6 +198,10 @@ class Runner:
             self._arenas.append(arena)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def __reduce__(self) -> tuple[Callable[..., Net], tuple[Any, ...]]:
+        """Pickled it is its path and hash: who unpickles it loads the same library, or is told that it is another."""
+        return pickled(self)
+
     @property
     def threads(self) -> int:
         """How many threads a call may use, the caller's among them. Fixed: each has its scratch in every arena."""
@@ -332,6 +336,22 @@ class Runner:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
         return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
+
+
+def pickled(net: Net) -> tuple[Callable[..., Net], tuple[Any, ...]]:
+    """What a runner's `__reduce__` returns."""
+    return again, (str(net.path), net.manifest["sha256"], net.threads, net.target)
+
+
+def again(path: str, sha256: str, threads: int, target: str) -> Net:
+    """The runner of a library that was pickled. Raises ArtifactError as `load`, and for another library there."""
+    net = load(path, threads, target=target)
+    if net.manifest["sha256"] != sha256:
+        found, wanted = net.manifest["sha256"][:12], sha256[:12]
+        raise ArtifactError(
+            f"{path} is another library than the one that was pickled: its hash is {found}…, not {wanted}…"
+        )
+    return net
 
 
 def named_outputs(net: Net, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
