@@ -722,7 +722,7 @@ def test_ptxas_spills_nothing(
     if case == "winograd":
         winograd(4)
     options: dict[str, Any] = {"precision": case} if case in PRECISIONS else {}
-    model, lines = lenet(2112) if case == "many images" else g.model(), list[str]()
+    model, lines = lenet(528) if case == "many images" else g.model(), list[str]()
     compiled = tvmcnn.compile(model, TARGET, tmp_path / "net.so", verify=False, report=lines.append, **options)
     taken = [line for line in lines if "registers" in line]
     assert len(taken) == len(compiled.program.steps)
