@@ -73,7 +73,7 @@ def test_cmake_example(folder: Path, tmp_path: Path) -> None:
 def test_the_same_archive(folder: Path, tmp_path: Path) -> None:
     again = tvmcnn.compile(LENET, TARGET, tmp_path / "lenet5.a")
     assert again.path.read_bytes() == (folder / "lenet5.a").read_bytes()
-    assert len(again.verdicts) == sum(not target.missing() for target in TARGETS.values())
+    assert len(again.verdicts) == (not TARGETS[TARGET].missing())
 
 
 def test_what_cannot_be_static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
