@@ -104,7 +104,7 @@ def guided(folder: Path, count: int, seed: int) -> None:
         try:
             found = (mutations.mutate_fields if rng.random() < 0.8 else mutations.mutate_bytes)(data, rng)
         except Exception:  # no model any more: bytes alone can be changed
-            found = mutations.mutate_bytes(data or b"\n", rng)
+            found = mutations.mutate_bytes(data + bytes(8), rng)  # of an empty one no byte can be dropped
         return bytes(found[:limit])
 
     options = [f"-runs={count}", f"-seed={seed}", "-max_len=60000", f"-timeout={12 * HANG:.0f}", "-rss_limit_mb=6144"]
