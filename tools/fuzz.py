@@ -101,11 +101,13 @@ def guided(folder: Path, count: int, seed: int) -> None:
 
     def changed(data: bytes, limit: int, number: int) -> bytes:
         rng = random.Random(number)
-        try:
-            found = (mutations.mutate_fields if rng.random() < 0.8 else mutations.mutate_bytes)(data, rng)
-        except Exception:  # no model any more: bytes alone can be changed
-            found = mutations.mutate_bytes(data + bytes(8), rng)  # of an empty one no byte can be dropped
-        return bytes(found[:limit])
+        kinds = [mutations.mutate_fields, mutations.mutate_bytes]
+        for mutation in kinds if rng.random() < 0.8 else kinds[1:]:
+            try:
+                return bytes(mutation(data, rng)[:limit])
+            except Exception:  # it is no model, or no byte of it is left
+                continue
+        return data + rng.randbytes(4)
 
     options = [f"-runs={count}", f"-seed={seed}", "-max_len=60000", f"-timeout={12 * HANG:.0f}", "-rss_limit_mb=6144"]
     atheris.Setup([sys.argv[0], *options, str(folder)], one, custom_mutator=changed)
