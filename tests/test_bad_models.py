@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from helpers import Graph
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import tvmcnn
@@ -720,3 +721,17 @@ def test_wrong_library_is_not_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("tvmcnn.bounds.SAFETY", 0.0)  # then every rounding is too much
     compile_fails(tmp_path, VerifyError, "is not written", "conv1", verify=True, activations=True)
+
+
+def test_complex_constants(tmp_path: Path) -> None:
+    """Where real numbers are wanted, of which Python would make errors of its own."""
+    g = Graph(opset=18)
+    x = g.input(1, 2, 4, 6)
+    g.output(g.node("Resize", x, "", g.constant(np.array([1, 1, 2, 2])), mode="nearest"))
+    model = g.model()
+    (scales,) = (tensor for tensor in model.graph.initializer if list(tensor.dims) == [4])
+    scales.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.complex64), scales.name))
+    with pytest.raises(
+        UnsupportedError, match=f"input '{scales.name}' is complex64; complex numbers are not supported"
+    ):
+        tvmcnn.compile(model, output=tmp_path / "net.so")

@@ -497,6 +497,8 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
         raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
     attributes = {a.name: _attribute(a) for a in node.attribute}
     operands = [build.value(name, title) for name in node.input]
+    if odd := next((each for each in operands if each is not None and each.dtype.startswith("complex")), None):
+        raise Unsupported(f"input '{odd.name}' is {odd.dtype}; complex numbers are not supported")
     signature = inspect.signature(function)
     if "outputs_" in signature.parameters:
         attributes["outputs_"] = len(node.output)
