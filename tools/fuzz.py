@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 HANG = 10.0  # seconds
 BATCH = 250  # seeds of a process
+TOLD = 5000  # inputs
 SHOWN = 20  # of what broke
 
 
@@ -91,9 +92,14 @@ def guided(folder: Path, count: int, seed: int) -> None:
         import tvmcnn.importer
         import tvmcnn.operators  # noqa: F401 (imported under atheris' eyes)
 
+    counts: Counter[str] = Counter()
+
     def one(data: bytes) -> None:
         began = time.process_time()  # on a busy machine a clock on the wall sees hangs that are none
         found = mutations.outcome(data)
+        counts.update(["inputs", *["parse as ONNX"] * found["parses"], *["accepted"] * ("accepted" in found)])
+        if counts["inputs"] % TOLD == 0:
+            print(json.dumps(counts), flush=True)
         if "broke" in found:
             raise RuntimeError(found["broke"])
         if (spent := time.process_time() - began) > HANG:
