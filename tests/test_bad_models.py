@@ -735,3 +735,14 @@ def test_complex_constants(tmp_path: Path) -> None:
         UnsupportedError, match=f"input '{scales.name}' is complex64; complex numbers are not supported"
     ):
         tvmcnn.compile(model, output=tmp_path / "net.so")
+
+
+def test_words_that_are_no_text(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are a word that there is not."""
+    g = Graph(opset=18)
+    g.output(g.node("Resize", g.input(1, 2, 4, 6), "", g.constant(np.array([1, 1, 2, 2])), mode="nearest"))
+    model = g.model()
+    (mode,) = (attribute for attribute in model.graph.node[0].attribute if attribute.name == "mode")
+    mode.s = b"near\xa9st"
+    with pytest.raises(TvmcnnError, match="near\ufffdst"):
+        tvmcnn.compile(model, output=tmp_path / "net.so")
