@@ -243,13 +243,15 @@ def test_check_code_leaves_the_weights_unread(library: bytes, net: tvmcnn.Runner
 
 
 def test_where_weights_lie(tmp_path: Path) -> None:
-    """Found whole, behind a part that begins alike; not found where they are not, or are none."""
+    """Found whole, behind a part that begins alike; not found where they are not, are twice, or are none."""
     rng = np.random.default_rng(0)
     weights = rng.bytes(3 * artifact.CHUNK + 5)
     (tmp_path / "weights").write_bytes(weights)
     (tmp_path / "image").write_bytes(b"head" + weights[: artifact.CHUNK + 9] + rng.bytes(64) + weights + b"tail")
     start = 4 + artifact.CHUNK + 9 + 64
     assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (start, start + len(weights))
+    (tmp_path / "image").write_bytes(b"head" + weights + weights)
+    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
     (tmp_path / "image").write_bytes(b"head" + weights[:-1] + b"tail")
     assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
     (tmp_path / "weights").write_bytes(b"")

@@ -41,6 +41,7 @@ from tvmcnn.ops import gemm, norm, winograd_planes
 from tvmcnn.precision import PRECISIONS, rounded
 from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
+from tvmcnn.targets import Gpu
 from tvmcnn.tuning import gpu as tuning
 from tvmcnn.winograd import MATRICES
 
@@ -383,6 +384,15 @@ def test_where_tensor_cores_are_not(tmp_path: Path) -> None:
 def test_precisions_that_are_none(target: str, precision: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=re.escape(words)):
         tvmcnn.compile(lenet(1), target, tmp_path / "network.so", precision=precision)
+
+
+def test_archs_are_numbers(tmp_path: Path) -> None:
+    """sm_100 is later than sm_80, whatever comes first in the alphabet."""
+    g = Graph()
+    g.output(full_rows(g))
+    compiled = tvmcnn.compile(g.model(), "cuda:sm_100,sm_80", tmp_path / "net.so", precision="tf32", verify=False)
+    assert isinstance(compiled.target, Gpu)
+    assert compiled.target.archs == ("sm_80", "sm_100")
 
 
 def test_rounding() -> None:

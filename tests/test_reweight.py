@@ -121,3 +121,15 @@ def test_libraries_without_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.modules["tvmcnn.reweight"], "__version__", "9.9")
     with pytest.raises(ArtifactError, match=re.escape("was made by tvmcnn 0.1.0, this is 9.9: compile it")):
         tvmcnn.reweight(path, g.model(), tmp_path / "again.so")
+
+
+def test_weights_that_might_be_code(tmp_path: Path) -> None:
+    """A few zeros are in every library often: where the weights lie is not guessed, and the check reads all."""
+    g = Graph()
+    g.output(g.node("Add", g.node("Relu", g.input(2, 3, 4, 5)), g.constant(np.zeros((3, 4, 5), np.float32))))
+    path = tvmcnn.compile(g.model(), "x86-64-v3", tmp_path / "net.so").path
+    manifest = tvmcnn.load(path).manifest
+    assert manifest["weights_bytes"] == 240
+    assert manifest["code"]["weights_at"] == [0, 0]
+    with pytest.raises(ArtifactError, match="has weights whose bytes are in it twice"):
+        tvmcnn.reweight(path, g.model(), tmp_path / "again.so")

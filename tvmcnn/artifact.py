@@ -49,8 +49,8 @@ def sealed(image: Path, manifest: Manifest, target: Path, weights: Path | None =
 
 
 def place_of(part: Path, whole: Path) -> tuple[int, int]:
-    """Where the bytes of one file begin and end in another; (0, 0) where they are not, or are none."""
-    size = part.stat().st_size
+    """Where the bytes of one file begin and end in another; (0, 0) unless that is one place: zeros may be code, too."""
+    size, found = part.stat().st_size, list[int]()
     if not size:
         return 0, 0
     with (
@@ -60,12 +60,12 @@ def place_of(part: Path, whole: Path) -> tuple[int, int]:
         mmap.mmap(given.fileno(), 0, access=mmap.ACCESS_READ) as wanted,
     ):
         start = there.find(wanted[:CHUNK])
-        while start >= 0:
+        while start >= 0 and len(found) < 2:
             at = range(0, size, CHUNK)
             if all(there[start + i : start + min(i + CHUNK, size)] == wanted[i : i + CHUNK] for i in at):
-                return start, start + size
+                found.append(start)
             start = there.find(wanted[:CHUNK], start + 1)
-    return 0, 0
+    return (found[0], found[0] + size) if len(found) == 1 else (0, 0)
 
 
 def trailer(manifest: Manifest, size: int) -> bytes:

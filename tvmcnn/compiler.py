@@ -46,7 +46,7 @@ from tvmcnn.onnx_file import Model, model_digest
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import Records, load_records
-from tvmcnn.targets import Gpu, Target, cpu_name, resolve_several, usable_cpus
+from tvmcnn.targets import Gpu, Target, arch_number, cpu_name, resolve_several, usable_cpus
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
@@ -127,6 +127,8 @@ def compile(  # noqa: A001 (the contract's name)
     NumPy.
     """
     machines, path = resolve_several(target), _output_path(model, output)
+    if path.suffix == ".a" and isinstance(machines[0], Gpu):
+        raise ToolError("a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so")
     _check_tools(machines[0])
     _check_precision(precision, machines[0])
     lock = read_lock(Path(locked)) if locked is not None else {}
@@ -178,9 +180,9 @@ def compile(  # noqa: A001 (the contract's name)
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
             else:
                 verdicts += _verified(image, manifest, entry, model, cache, report, progress)
-        made = code.archive(folder) if path.suffix == ".a" else image
+        made = code.archive(folder) if path.suffix == ".a" and code.archive is not None else None
         with artifact.written_whole(path) as target_path:
-            if path.suffix == ".a":  # what loads it is a linker: it has no manifest
+            if made is not None:  # what loads it is a linker: it has no manifest
                 shutil.copyfile(made, target_path)
             else:
                 artifact.sealed(image, manifest, target_path, weights.path)
@@ -192,7 +194,7 @@ class _Code:
     """What the programs became: how to link it, its C header, and what can be shown of it."""
 
     link: Callable[[Path], Path]
-    archive: Callable[[Path], Path]  # behind `link`
+    archive: Callable[[Path], Path] | None  # behind `link`; none for GPUs
     header: str
     shown: Mapping[str, Callable[[], str]]
     functions: Sequence[Sequence[Mapping[str, str]]]  # by target and program, of each kernel by its name
@@ -225,7 +227,7 @@ def _generated(
         kernels = Kernels.of(first, machine, progress)
         return _Code(
             lambda folder: generate_for_gpus(kernels, weights.path, weights.bytes, folder, cache, report, progress),
-            _no_archive,
+            None,
             gpu_chain.header(first, machine),
             {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(first, machine)},
             [[symbols.kernels for symbols in kernels.symbols]],
@@ -251,10 +253,6 @@ def _generated(
         [[symbols.kernels for symbols in functions.symbols] for functions in classes],
         activations,
     )
-
-
-def _no_archive(folder: Path) -> Path:
-    raise ToolError("a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so")
 
 
 def _versions(machine: Target | Gpu) -> dict[str, str]:
@@ -335,7 +333,7 @@ def _check_precision(precision: str, machine: Target | Gpu) -> None:
         raise ToolError(f"precision '{precision}' is unknown; allowed are {', '.join(PRECISIONS)}")
     if precision != "fp32" and not isinstance(machine, Gpu):
         raise ToolError(f"precision {precision} is for tensor cores, target cuda:sm_…; {machine.name} computes in fp32")
-    if precision == "tf32" and isinstance(machine, Gpu) and (old := [a for a in machine.archs if a < "sm_80"]):
+    if precision == "tf32" and isinstance(machine, Gpu) and (old := [a for a in machine.archs if arch_number(a) < 80]):
         raise ToolError(f"precision tf32 needs sm_80 or later; the target has {', '.join(old)}: choose fp16 for it")
 
 
@@ -409,13 +407,11 @@ def _verified(
 ) -> tuple[Verdict, ...]:
     """The verdicts on the programs of an image for the target of `entry`, its part of the manifest, into which they go.
 
-    A verdict holds for the same image and manifest, the same model and the same judge; what the cache has is not
-    computed again. Raises VerifyError if a program disagrees with NumPy.
+    A verdict holds for the same image and manifest, which has the model's hash, and the same judge; what the cache has
+    is not computed again. Raises VerifyError if a program disagrees with NumPy.
     """
     name = entry["target"]["name"]
-    key = digest_of(
-        ["verdict", name, file_digest(image), json.dumps(manifest, sort_keys=True), model_digest(model), _judge()]
-    )
+    key = digest_of(["verdict", name, file_digest(image), json.dumps(manifest, sort_keys=True), _judge()])
     kept = cache.get(key)
     if kept is not None:
         verdicts = tuple(Verdict.from_json(verdict) for verdict in json.loads(kept))

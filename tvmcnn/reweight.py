@@ -60,6 +60,10 @@ def reweight(
             f"{path} was made by tvmcnn {whole['versions']['tvmcnn']}, this is {__version__}: compile it"
         )
     first, last = whole["code"]["weights_at"]
+    if last - first != whole["weights_bytes"]:
+        raise ArtifactError(
+            f"{path} has weights whose bytes are in it twice, so that their place is unknown: compile it"
+        )
     memory = np.zeros(last - first, np.uint8)
     written: dict[int, tuple[str, bytes]] = {}
     for variant in (whole, *whole["variants"]):

@@ -107,11 +107,16 @@ def resolve_any(name: str) -> Target | Gpu:
     words = name.removeprefix("cuda").removeprefix(":").split(",")
     if name == "cuda" or not all(re.fullmatch(r"sm_\d+a?", word) for word in words):
         raise TargetError(f"target '{name}': GPUs are named as in cuda:sm_80 or cuda:sm_80,sm_90")
-    numbers = {int(re.sub(r"\D", "", word)): word for word in words}
+    numbers = {arch_number(word): word for word in words}
     if min(numbers) < OLDEST:
         raise TargetError(f"target '{name}': the oldest GPU that tvmcnn compiles for is sm_{OLDEST}")
     archs = tuple(numbers[number] for number in sorted(numbers))
     return Gpu(f"cuda:{','.join(archs)}", archs)
+
+
+def arch_number(arch: str) -> int:
+    """sm_80 is 80, sm_100a 100."""
+    return int(re.sub(r"\D", "", arch))
 
 
 def resolve_several(name: str) -> tuple[Target | Gpu, ...]:
