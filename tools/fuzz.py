@@ -92,6 +92,7 @@ def guided(folder: Path, count: int, seed: int) -> None:
         import tvmcnn.importer
         import tvmcnn.operators  # noqa: F401 (imported under atheris' eyes)
 
+    mutations.keep_rehearsals()
     counts: Counter[str] = Counter()
 
     def one(data: bytes) -> None:

@@ -30,6 +30,7 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import INDEX_LIMIT, Array, Network, Node, Shape, Tensor, dims
 from tvmcnn.onnx_file import Model, Opened, one_line, read_model
 from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
+from tvmcnn.rehearsal import needs_rehearsal, rehearse
 from tvmcnn.transposed import split_transposed
 from tvmcnn.wire import LARGE
 
@@ -70,11 +71,25 @@ def import_model(
     """
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     opened = read_model(model)
+    if needs_rehearsal(opened.proto):
+        rehearse(opened, label, input_shapes or {}, batch, values or {})
+    return import_opened(opened, label, input_shapes or {}, batch, values or {}, name)
+
+
+def import_opened(
+    opened: Opened,
+    label: str,
+    shapes: Mapping[str, Shape],
+    batch: int | None,
+    values: Mapping[str, Array],
+    name: str | None = None,
+) -> Network:
+    """`import_model` of what has been read, in this process."""
     proto, weights = opened.proto, opened.weights
     if len(proto.graph.node) > NODE_LIMIT:
         raise ModelError(f"{label} has {len(proto.graph.node):,} nodes; allowed are {NODE_LIMIT:,}")
-    _bind_values(proto, label, values or {}, weights)
-    notes = _bind_inputs(proto, label, input_shapes or {}, batch, weights)
+    _bind_values(proto, label, values, weights)
+    notes = _bind_inputs(proto, label, shapes, batch, weights)
     _remove_initializers_from_inputs(proto)
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     notes += _convert_opset(proto, label)
