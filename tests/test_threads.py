@@ -204,6 +204,40 @@ def test_fork(compiled: Compiled) -> None:
     run_python(FORK, compiled.path)
 
 
+UNLOAD = """
+import os, sys, time
+import numpy as np
+import tvmcnn
+count = lambda: len(os.listdir("/proc/self/task"))
+mapped = lambda: [any(path in line for line in open("/proc/self/maps")) for path in sys.argv[1:3]]
+first = tvmcnn.load(sys.argv[1])  # it has the memory of the pool
+x = np.ones((2, 3, 61, 90), np.float32)
+alone = count()
+for sleep in (0, 0.01):  # workers that spin, and that sleep
+    net = tvmcnn.load(sys.argv[2], threads=4)
+    wanted = net(x)[0].tobytes()
+    bound = net.bind(x)
+    assert (count(), mapped()) == (alone + 3, [True, True])
+    time.sleep(sleep)
+    del net
+    assert (bound()[0].tobytes(), count(), mapped()) == (wanted, alone + 3, [True, True]), "a bound call holds it"
+    del bound
+    assert (count(), mapped()) == (alone, [True, False]), "its code and its threads are gone"
+net = tvmcnn.load(sys.argv[2], threads=3)
+net(x)
+pid = os.fork()
+if not pid:
+    os._exit(net(x)[0].tobytes() != wanted)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "fork knows the library that came again"
+"""
+
+
+def test_unloaded_with_its_threads(compiled: Compiled, folder: Path) -> None:
+    """With the last runner and the last bound call; the pool goes on with the next library."""
+    lenet = tvmcnn.compile(ROOT / "tvmcnn" / "data" / "lenet5.onnx", output=folder / "small.so", verify=False)
+    run_python(UNLOAD, lenet.path, compiled.path)
+
+
 STRESS = r"""
 #include <dlfcn.h>
 #include <pthread.h>
@@ -225,12 +259,14 @@ static void *caller(void *seed) {
   unsigned state = (unsigned)(long)seed;
   job *j = calloc(1, sizeof *j);
   char *scratch = calloc(64, 64);
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < ROUNDS; ++round) {
     int tasks = 1 + rand_r(&state) % (round % 50 ? 40 : 4096), threads = 1 + rand_r(&state) % 6;
     launches[rand_r(&state) % 2](count, j, tasks, threads, scratch, 64);
     for (int i = 0; i < tasks; ++i)
       if (atomic_exchange(&j->done[i], 0) != 1) { fprintf(stderr, "task %d of %d\n", i, tasks); exit(1); }
   }
+  free(j);
+  free(scratch);
   return NULL;
 }
 
@@ -245,12 +281,24 @@ int main(int argc, char **argv) {
 """
 
 
-def test_every_task_runs_once(tmp_path: Path) -> None:
-    """Three callers, two libraries with the pool, 60,000 launches of 1 to 4096 tasks on 1 to 6 threads."""
+SANITIZERS = {"": 20000, "thread": 1500, "address,undefined": 5000}  # rounds of three callers each
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS, ids=lambda name: name or "plain")
+def test_every_task_runs_once(sanitizer: str, tmp_path: Path) -> None:
+    """Three callers, two libraries with the pool, launches of 1 to 4096 tasks on 1 to 6 threads.
+
+    With -fsanitize=thread, too: that the workers never see a job half written, or run one that is over.
+    """
     (tmp_path / "stress.c").write_text(STRESS)
     launch = '#include "pool.c"\nvoid launch(tvmcnn_kernel k, const void *f, int32_t n, int32_t t, char *s, int64_t b)'
     (tmp_path / "launch.c").write_text(launch + " { tvmcnn_parallel(k, f, n, t, s, b); }\n")
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread", f"-DROUNDS={SANITIZERS[sanitizer]}"]
+    if sanitizer:
+        flags += ["-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+        probe = ["cc", *flags, "-x", "c", "-", "-o", str(tmp_path / "probe")]
+        if subprocess.run(probe, input=b"int main(void) { return 0; }", capture_output=True).returncode:
+            pytest.skip(f"the C compiler has no -fsanitize={sanitizer}")
     for name in ("one.so", "two.so"):
         command = ["cc", "-shared", "-fPIC", *flags, "-o", name, "launch.c", str(NATIVE / "pool.s")]
         subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
@@ -259,6 +307,55 @@ def test_every_task_runs_once(tmp_path: Path) -> None:
         ["./stress", "./one.so", "./two.so"], cwd=tmp_path, timeout=90, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+CALLS = """
+import gc, re, sys
+import numpy as np
+import tvmcnn
+resident = lambda: int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1])
+net = tvmcnn.load(sys.argv[1])
+x = np.ones(net.inputs[0].shape, np.float32)
+call = net.bind(x)
+
+def work(calls, binds):
+    for _ in range(calls):
+        call()
+    for _ in range(binds):
+        net(x)
+        net.bind(x)()
+    for _ in range(binds // 100):
+        tvmcnn.load(sys.argv[1])(x)
+    gc.collect()
+    return resident()
+
+before = work(1000, 1000)
+after = work(1_000_000, 20_000)
+assert after - before < 128, f"{after - before} KB more after a million calls"
+"""
+
+
+def test_a_million_calls_leak_nothing(folder: Path) -> None:
+    lenet = tvmcnn.compile(ROOT / "tvmcnn" / "data" / "lenet5.onnx", output=folder / "calls.so", verify=False)
+    run_python(CALLS, lenet.path)
+
+
+def test_arenas_of_a_crowd_are_freed(compiled: Compiled, x: Array) -> None:
+    """A dozen callers at once need a dozen arenas; as many as twice the CPUs are kept for the next."""
+    net = tvmcnn.load(compiled.path, threads=1)
+    made, barrier = net._new_arena, threading.Barrier(12)
+
+    def new_arena() -> tuple[int, Array]:
+        barrier.wait(30)
+        return made()
+
+    net._new_arena = new_arena
+    callers = [threading.Thread(target=net, args=(x,)) for _ in range(12)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert len(net._arenas) == min(12, 2 * targets.usable_cpus())
 
 
 # ---- bound calls ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 import tvm_ffi
 
 from tvmcnn.errors import ArtifactError, InputError
+from tvmcnn.mapped import Mapped
 from tvmcnn.network import Array
 from tvmcnn.runner import KernelProfile, Runner
 
@@ -26,17 +27,18 @@ REASONS = {
     7: "CUDA reports an error",
 }
 CUDA = 2  # DLPack's kind of device
+_kept: list[Mapped] = []  # CUDA's runtime has registered their code, and may call it when the process ends
 
 
 class GpuRunner(Runner):
     """A loaded network on the current GPU. Any number of threads may call it; calls take their turns on the device."""
 
-    def _open(self, spelling: str) -> None:
-        self._symbols = ctypes.CDLL(spelling)
+    def _open(self) -> None:
+        _kept.append(self._library)
         if status := self._symbols[f"{self.name}_check"]():
             reason = REASONS.get(status, f"status {status}")
             raise ArtifactError(f"{self.path} is made for {self.target}; {reason}")
-        self._native = tvm_ffi.load_module(spelling).get_function(f"{self.name}_run")
+        self._native = tvm_ffi.load_module(self._library.spelling).get_function(f"{self.name}_run")
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.

@@ -14,7 +14,7 @@ from pathlib import Path
 from tvmcnn.artifact import read_manifest
 from tvmcnn.errors import ToolError
 
-RUNNER = ("runner", "batches", "artifact", "network", "targets", "errors")  # all that loading a library takes
+RUNNER = ("runner", "batches", "artifact", "mapped", "network", "targets", "errors")  # all that loading a library takes
 
 _INIT = '''"""{name}: a CNN compiled by tvmcnn {version} for {target}.
 

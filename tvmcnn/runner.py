@@ -18,6 +18,7 @@ import tvm_ffi
 
 from tvmcnn.artifact import CHECKS, Manifest, read_manifest
 from tvmcnn.errors import ArtifactError, InputError
+from tvmcnn.mapped import Mapped
 from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
 from tvmcnn.targets import check_platform, cpu_flags, cpu_name, usable_cpus
 
@@ -128,8 +129,11 @@ def _variant(label: str, path: Path, whole: Manifest, target: str | None) -> Man
 def _denied(path: Path, manifest: Manifest) -> list[str]:
     """The features that the CPU itself says it lacks."""
     features = manifest["target"]["features"]
-    asked = getattr(ctypes.CDLL(_spelling(path, manifest)), f"{manifest['symbol']}_missing", None) if features else None
-    if asked is None:  # a GPU's, or of the first format
+    if not features:  # a GPU's
+        return []
+    library = Mapped(path, manifest["sha256"])
+    asked = getattr(library.symbols, f"{manifest['symbol']}_missing", None)
+    if asked is None:  # of the first format
         return []
     asked.restype = ctypes.c_uint32
     bits = asked()
@@ -154,22 +158,23 @@ class Runner:
 
     def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
         self.path, self.manifest, self._threads = path, manifest, threads
-        self.programs = (self,)
         self.name: str = manifest["name"]
         self.symbol: str = manifest["symbol"]  # what the names of its entries begin with
         self.target: str = manifest["target"]["name"]
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
         self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
-        self._open(_spelling(path, manifest))
+        self._library = Mapped(path, manifest["sha256"])
+        self._symbols = self._library.symbols
+        self._open()
         self._arenas: list[tuple[int, Array]] = []
+        self._spare = 2 * usable_cpus()  # arenas that wait for a call; more that a crowd of callers needed are freed
 
-    def _open(self, spelling: str) -> None:
-        """Load the library and find its entries."""
-        self._module = tvm_ffi.load_module(spelling)
-        self._native = self._module.get_function(f"{self.symbol}_run")
-        self._native_bind = self._module.get_function(f"{self.symbol}_bind")
-        self._symbols = ctypes.CDLL(spelling)
+    def _open(self) -> None:
+        """Find the library's entries."""
+        module = tvm_ffi.load_module(self._library.spelling, keep_module_alive=False)
+        self._native = module.get_function(f"{self.symbol}_run")
+        self._native_bind = module.get_function(f"{self.symbol}_bind")
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
@@ -195,12 +200,18 @@ class Runner:
         except Exception:
             self._run_checked(arrays, outputs, arena[0])
         finally:
-            self._arenas.append(arena)
+            if len(self._arenas) < self._spare:
+                self._arenas.append(arena)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def __reduce__(self) -> tuple[Callable[..., Net], tuple[Any, ...]]:
         """Pickled it is its path and hash: who unpickles it loads the same library, or is told that it is another."""
         return pickled(self)
+
+    @property
+    def programs(self) -> tuple[Runner, ...]:
+        """The runner of each batch size: this one. Not kept, so that the last reference to it unloads the library."""
+        return (self,)
 
     @property
     def threads(self) -> int:
@@ -226,7 +237,7 @@ class Runner:
         native = self._native_bind(*given, *outputs, arena[0], self.threads)
         result = outputs[0] if len(outputs) == 1 else outputs
 
-        def call(keep: Any = (given, arena)) -> Any:
+        def call(keep: Any = (given, arena, self._library)) -> Any:
             native()
             return result
 
@@ -367,24 +378,6 @@ def named_outputs(net: Net, output_names: Sequence[str] | None, feeds: Mapping[s
     return [by_name[name] for name in output_names or known]
 
 
-_loaded: dict[Path, dict[tuple[int, int], str]] = {}  # by path the files loaded from it: (device, inode) -> hash
-
-
-def _spelling(path: Path, manifest: Manifest) -> str:
-    """The path with as many "/." as other files have been loaded from it: /tmp/lenet5.so, /tmp/./lenet5.so, ...
-
-    The dynamic loader takes an equal path for the library that it has, even if the file was replaced since. Loaded
-    libraries stay mapped, so that no inode comes back.
-    """
-    status, files = path.stat(), _loaded.setdefault(path, {})
-    file = (status.st_dev, status.st_ino)
-    if files.setdefault(file, manifest["sha256"]) != manifest["sha256"]:
-        raise ArtifactError(
-            f"{path} was written over in place while this process had it loaded: load it in a new process"
-        )
-    return f"{path.parent}{'/.' * list(files).index(file)}/{path.name}"
-
-
 class _Address(ctypes.c_void_p):
     """The address of an array, which it keeps alive."""
 
@@ -409,7 +402,8 @@ class _Frame:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.runner._arenas.append(self.arena)
+        if len(self.runner._arenas) < self.runner._spare:
+            self.runner._arenas.append(self.arena)
 
     def step(self, index: int, repeat: int = 1) -> None:
         step = self.symbols[f"{self.runner.symbol}_step"]

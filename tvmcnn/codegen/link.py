@@ -14,7 +14,7 @@ import tvm_ffi
 from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
-POOL = "tvmcnn_pool_2"  # the memory of the threads' pool, which every library of a process shares
+POOL = "tvmcnn_pool_3"  # the memory of the threads' pool, which every library of a process shares
 
 
 def c_compiler() -> list[str]:

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "pool.h"
 
+#include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -53,9 +54,11 @@ typedef struct {
   part parts[MAX_THREADS];
 } pool;
 
-extern pool tvmcnn_pool_2; /* pool.s */
+extern pool tvmcnn_pool_3; /* pool.s */
 _Static_assert(sizeof(pool) <= 16384, "pool.s reserves less");
-#define P (&tvmcnn_pool_2)
+#define P (&tvmcnn_pool_3)
+
+static bool started; /* workers may run this library's code */
 
 static int64_t now(void) {
   struct timespec t;
@@ -94,6 +97,7 @@ static bool enter(uint32_t entry, int32_t self) {
   return false;
 }
 
+/* Waits for jobs; one without a kernel ends it. */
 static void *worker(void *argument) {
   int32_t self = (int32_t)(intptr_t)argument;
   uint32_t seen = 0; /* the job that this worker is done with */
@@ -104,6 +108,7 @@ static void *worker(void *argument) {
       if (entry >> 16 != seen && !(entry & CLOSED)) {
         seen = entry >> 16;
         if (enter(entry, self)) {
+          if (P->kernel == NULL) return NULL;
           work(self);
           atomic_fetch_sub_explicit(&P->entry, 1, memory_order_release);
           idle_since = 0;
@@ -146,9 +151,9 @@ static void start(int32_t threads) {
   sigset_t all, old;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, STACK_BYTES);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
+  started = true;
   while (P->workers + 1 < threads) {
     pthread_t thread;
     if (pthread_create(&thread, &attributes, worker, (void *)(intptr_t)(P->workers + 1)) != 0) break;
@@ -162,6 +167,41 @@ static void start(int32_t threads) {
 static void wake(void) {
   keep_off();
   syscall(SYS_futex, &P->entry, FUTEX_WAKE_PRIVATE, P->workers, NULL, NULL, 0);
+}
+
+/* Open the job that the pool holds. */
+static void publish(void) {
+  uint32_t job = (atomic_load(&P->entry) >> 16) + 1;
+  atomic_store(&P->entry, job << 16);
+  if (atomic_load(&P->sleepers) > 0) wake();
+}
+
+static void pause_of(int64_t nanoseconds) { nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL); }
+
+/* dlclose, or the end of the process: no worker may be left in code that is unmapped. All end, since some may run another
+ * library's; the next launch starts others, and registers with fork, which forgets this library too. Where a caller keeps
+ * the pool for a second, the process is ending in the middle of a call, and the workers end with it. */
+__attribute__((destructor)) static void end_workers(void) {
+  int32_t idle = 0;
+  if (!started) return;
+  for (int tries = 0; !atomic_compare_exchange_strong(&P->busy, &idle, 1); ++tries, idle = 0) {
+    if (tries == 1000) return;
+    pause_of(1000000);
+  }
+  P->kernel = NULL, P->threads = MAX_THREADS;
+  publish();
+  for (int tries = 1; P->workers > 0; ++tries) {
+    if (pthread_tryjoin_np(P->ids[P->workers - 1], NULL) != EBUSY) {
+      --P->workers;
+      continue;
+    }
+    /* A worker that slept through 65536 jobs takes this one for the last that it saw: there is a next one. */
+    if (tries % 100 == 0) publish();
+    pause_of(100000);
+  }
+  atomic_store(&P->registered, 0);
+  atomic_fetch_or(&P->entry, CLOSED);
+  atomic_store_explicit(&P->busy, 0, memory_order_release);
 }
 
 static int32_t smallest(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -181,9 +221,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
     atomic_store_explicit(&P->parts[i].next, (int32_t)((int64_t)tasks * i / threads), memory_order_relaxed);
     P->parts[i].end = (int32_t)((int64_t)tasks * (i + 1) / threads);
   }
-  uint32_t job = (atomic_load(&P->entry) >> 16) + 1;
-  atomic_store(&P->entry, job << 16);
-  if (atomic_load(&P->sleepers) > 0) wake();
+  publish();
   work(0);
   atomic_fetch_or(&P->entry, CLOSED);
   for (int i = 0; (atomic_load_explicit(&P->entry, memory_order_acquire) & (CLOSED - 1)) != 0; ++i) {

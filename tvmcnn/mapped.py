@@ -1,0 +1,62 @@
+"""Mapped: the libraries that this process has, each until nobody runs it any more.
+
+The dynamic loader takes an equal path for the library that it has, even if the file was replaced since. Here a path is
+spelt with as many "/." as other files of its name are mapped: /tmp/lenet5.so, /tmp/./lenet5.so, ...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from pathlib import Path
+
+from tvmcnn.errors import ArtifactError
+
+File = tuple[int, int]  # device and inode: no other file has these while the first is mapped
+
+_dlclose = ctypes.CDLL(None).dlclose
+_lock = threading.Lock()
+_known: dict[Path, dict[File, tuple[int, str]]] = {}  # by path the files mapped from it: how it was spelt, its hash
+
+
+class Mapped:
+    """A library in this process, which is unloaded with the last object of its file, unless its code is held otherwise:
+    the first one has the memory of the pool of threads and stays.
+    """
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        """Load the file at `path`. Raises ArtifactError for one that was written over, OSError as the loader."""
+        with _lock:
+            self.spelling = _spelling(path, sha256)
+            self.symbols = ctypes.CDLL(self.spelling)
+        weakref.finalize(self, _dlclose, ctypes.c_void_p(self.symbols._handle)).atexit = False
+
+
+def _spelling(path: Path, sha256: str) -> str:
+    status, files = path.stat(), _known.setdefault(path, {})
+    for file, (dots, _) in list(files.items()):
+        if not _is_mapped(_spelt(path, dots)):
+            del files[file]
+    file = (status.st_dev, status.st_ino)
+    free = next(dots for dots in range(len(files) + 1) if dots not in {taken for taken, _ in files.values()})
+    dots, known = files.setdefault(file, (free, sha256))
+    if known != sha256:
+        raise ArtifactError(
+            f"{path} was written over in place while this process had it loaded: load it in a new process"
+        )
+    return _spelt(path, dots)
+
+
+def _spelt(path: Path, dots: int) -> str:
+    return f"{path.parent}{'/.' * dots}/{path.name}"
+
+
+def _is_mapped(spelling: str) -> bool:
+    try:
+        found = ctypes.CDLL(spelling, mode=os.RTLD_NOLOAD)
+    except OSError:
+        return False
+    _dlclose(ctypes.c_void_p(found._handle))
+    return True
