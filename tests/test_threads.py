@@ -91,11 +91,80 @@ def test_default_is_what_the_process_may_use(compiled: Compiled, monkeypatch: py
     assert tvmcnn.load(compiled.path).threads == 7
 
 
-@pytest.mark.parametrize(("quota", "wanted"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)])
-def test_quota_of_a_container(quota: str, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/pod/box\n", "sys/fs/cgroup/pod/cpu.max": "500000 100000\n"}, 5),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/box\n",
+                "sys/fs/cgroup/pod/cpu.max": "300000 100000\n",
+                "sys/fs/cgroup/pod/box/cpu.max": "600000 100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/box\n4:memory:/other\n",
+                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "400000\n",
+                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+    ],
+)
+def test_quota_of_a_container(
+    files: dict[str, str], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(Path, "read_text", lambda self: quota)
-    assert targets.usable_cpus() == wanted
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert targets.usable_cpus(tmp_path) == wanted
+
+
+QUOTA = """
+import os, sys
+import numpy as np
+import tvmcnn
+if len(os.sched_getaffinity(0)) > 1:
+    assert tvmcnn.load(sys.argv[1]).threads > 1
+with open(sys.argv[2] + "/cgroup.procs", "w") as file:
+    file.write("0")
+net = tvmcnn.load(sys.argv[1])
+assert net.threads == 1, f"{net.threads} threads"
+one, two = net(x := np.ones(net.inputs[0].shape, np.float32)), tvmcnn.load(sys.argv[1], threads=2)(x)
+assert one[0].tobytes() == two[0].tobytes(), "more threads than the quota are slow, not wrong"
+"""
+
+
+def test_quota_of_a_real_group(compiled: Compiled) -> None:
+    """1.5 CPUs are one thread, where this machine lets us make a cgroup."""
+    for parent, settings in (
+        ("/sys/fs/cgroup/cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000"}),
+        ("/sys/fs/cgroup", {"cpu.max": "150000 100000"}),
+    ):
+        group = Path(parent) / f"tvmcnn-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if not (group / next(iter(settings))).exists():
+                continue
+            for name, text in settings.items():
+                (group / name).write_text(text)
+            run_python(QUOTA, compiled.path, group)
+            return
+        finally:
+            group.rmdir()
+    pytest.skip("no cgroup can be made here")
 
 
 def test_callers_at_once(compiled: Compiled, x: Array) -> None:

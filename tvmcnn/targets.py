@@ -148,14 +148,40 @@ def check_platform() -> None:
         raise TargetError(f"tvmcnn runs on Linux on x86-64; this is {system} on {machine}")
 
 
-def usable_cpus() -> int:
-    """Processors that this process may use: its affinity, cut to the cgroup's CPU quota."""
-    affinity = len(os.sched_getaffinity(0))
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Processors that this process may use: its affinity, cut to the least CPU quota of its cgroups.
+
+    A service or container has a quota of its own, its slice or pod another: 250 % are two processors, 50 % are one.
+    `root` is the folder that has proc and sys.
+    """
+    allowed = [len(os.sched_getaffinity(0))]
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(affinity, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or its quota is "max"
-        return affinity
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        mounted = root / "sys/fs/cgroup"
+        if controllers:  # version 1
+            if "cpu" not in controllers.split(","):
+                continue
+            mounted /= controllers
+        inner = mounted / path.lstrip("/")
+        groups = [group for group in (inner, *inner.parents) if group.is_relative_to(mounted)]
+        allowed += [count for group in groups if (count := _quota(group)) is not None]
+    return max(1, min(allowed))
+
+
+def _quota(group: Path) -> int | None:
+    """The whole processors that a cgroup may use, of version 2 or 1; None if it may use all."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) // int(period) if int(quota) >= 0 else None
+    except (OSError, ValueError):  # no such controller, or "max"
+        return None
 
 
 def _cpuinfo(key: str) -> str:
