@@ -128,7 +128,9 @@ def cropped_away() -> onnx.ModelProto:
 
 
 def test_what_ends_the_process_ends_another() -> None:
-    with pytest.raises(tvmcnn.ModelError, match="onnx cannot infer its shapes: the process that tried was ended by SIG"):
+    with pytest.raises(
+        tvmcnn.ModelError, match="onnx cannot infer its shapes: the process that tried was ended by SIG"
+    ):
         import_model(cropped_away())
     network = import_model(moves())  # which has a Slice too, of something computed
     assert any(node.op == "Slice" for node in network.nodes)
@@ -136,14 +138,14 @@ def test_what_ends_the_process_ends_another() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet5"])
 def test_accepted_mutations_compile_and_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dozen of them: the library gives what the reference gives, or the reference too refuses the model."""
+    """Six of them: the library gives what the reference gives, or the reference too refuses the model."""
     import random
 
     monkeypatch.setattr(importer, "needs_rehearsal", lambda _: False)  # a second each, and no seed here ends a process
 
     data = MODELS[name]().SerializeToString()
     path, compiled, seed = tmp_path / "x.so", 0, 10_000
-    while compiled < 12:
+    while compiled < 6:
         seed += 1
         changed = mutate_fields(data, random.Random(seed))
         try:

@@ -152,12 +152,12 @@ def test_planted_faults_cost_their_candidates_and_nothing_else(copy: Path) -> No
 
 
 def test_kill_loses_no_measurement(tmp_path: Path) -> None:
-    """Ten times at random moments: the journal only grows, both files are whole, nothing is measured twice."""
+    """Four times at random moments: the journal only grows, both files are whole, nothing is measured twice."""
     (tmp_path / "small.onnx").write_bytes(small().SerializeToString())
     rng, journal, records = random.Random(7), tmp_path / "mine.trials.jsonl", tmp_path / "mine.jsonl"
     arguments = command("tune", "small.onnx", "--budget", "60s", "--from-scratch", "-o", "mine.jsonl", "--json")
     before = b""
-    for _ in range(10):
+    for _ in range(4):
         running = subprocess.Popen(
             arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ}
         )
@@ -294,9 +294,10 @@ def test_no_server_is_left(
 ) -> None:
     """An error, and what was measured is kept."""
     from tvmcnn.errors import ToolError
-    from tvmcnn.tuning import search
+    from tvmcnn.tuning import measure, search
 
     monkeypatch.setattr(search, "PAUSE", 0.1)
+    monkeypatch.setattr(measure, "OPENING", 6.0)
     address, servers = tracker
     seen = list[Any]()
 
@@ -314,8 +315,13 @@ def test_no_server_is_left(
     assert sum(each["event"] == "trial" for each in lines(tmp_path / "mine.trials.jsonl")) >= 11
 
 
-def test_trackers_that_do_not_help(tracker: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path) -> None:
+def test_trackers_that_do_not_help(
+    tracker: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tvmcnn.errors import ToolError
+    from tvmcnn.tuning import remote
+
+    monkeypatch.setattr(remote, "WAIT", 0.5)
 
     address, _ = tracker
     name = resolve("native").name

@@ -155,6 +155,11 @@ print(sum(len(rules) for kernels in found for rules in kernels.values()))
     assert int(count) == len([line for line in lines if line.strip()]), "one config a line"
 
 
+def test_import_loads_nothing(workplace: Path) -> None:
+    """Not even numpy: a command's --help comes at once."""
+    assert alone("print([name for name in ('numpy', 'tvm_ffi') if name in sys.modules])", workplace) == "[]\n"
+
+
 def test_runner_needs_numpy_and_tvm_ffi_only(workplace: Path) -> None:
     program = """
 import numpy as np

@@ -2,9 +2,9 @@
 
     python tools/memcheck.py [lenet5,resnet18@64,…] [--markdown docs/memcheck.md] [--json OUT.json]
 
-Each network is compiled for AVX2 (valgrind knows no AVX-512), linked into a C program that allocates inputs, outputs and
-the arena to the byte, and runs there on one thread and on two. The outputs must be those of Python, bit for bit; that
-they are written out shows valgrind any byte of them that was never computed. Exit status 1 if anything is found.
+Each network is compiled for AVX2 (valgrind knows no AVX-512), linked into a C program that allocates inputs, outputs
+and the arena to the byte, and runs there on one thread and on two. The outputs must be those of Python, bit for bit;
+that they are written out shows valgrind any byte of them that was never computed. Exit status 1 if anything is found.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tvmcnn.errors import InputError, ToolError
 from tvmcnn.runner import random_array
 
 MODELS = (
-    "lenet5,lenet5:3,squeezenet@64,mobilenet_v1@64,mobilenet_v2@64,mobilenet_v3_large@64,efficientnet_b0@64,shufflenet@64,"
-    "resnet18@64,resnet50@64,densenet121@64,inception_v1@64,unet@64,vgg16@64,alexnet@64"
+    "lenet5,lenet5:3,squeezenet@64,mobilenet_v1@64,mobilenet_v2@64,mobilenet_v3_large@64,efficientnet_b0@64,"
+    "shufflenet@64,resnet18@64,resnet50@64,densenet121@64,inception_v1@64,unet@64,vgg16@64,alexnet@64"
 )
 TARGET = "x86-64-v3"
 THREADS = (1, 2)
@@ -84,8 +84,9 @@ class Row:
 
 
 def examine(model: Path, batch: int | None, folder: Path, missing: int = 0) -> tuple[int, str]:
-    """The number of kernels, and what valgrind or the comparison found first. `missing` bytes are left out of the arena:
-    a mistake that must be found.
+    """The number of kernels, and what valgrind or the comparison found first.
+
+    `missing` bytes are left out of the arena: a mistake that must be found.
     """
     library = folder / "net.so"
     compiled = tvmcnn.compile(model, TARGET, library, batch=batch, activations=False)

@@ -4,7 +4,8 @@
     net = tvmcnn.load("lenet5.so")                         # needs numpy and apache-tvm-ffi
     scores = net(x)
 
-Importing tvmcnn loads neither TVM nor ONNX; `compile`, `tune` and `reference` do when they are first used.
+Importing tvmcnn loads nothing else. `load` needs numpy and tvm_ffi when it is first used, which takes 0.2 s; `compile`,
+`tune` and `reference` need TVM and ONNX.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from tvmcnn.errors import (
     UnsupportedError,
     VerifyError,
 )
-from tvmcnn.runner import Runner, load
 from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
     from tvmcnn.reference import reference
     from tvmcnn.reweight import reweight
+    from tvmcnn.runner import Runner, load
     from tvmcnn.tuning import tune
 
 __all__ = [
@@ -53,8 +54,11 @@ __all__ = [
     "tune",
 ]
 
-_NEEDS_COMPILER = {
+_HOMES = {
+    "Runner": "tvmcnn.runner",
+    "backend": "tvmcnn.backend",
     "compile": "tvmcnn.compiler",
+    "load": "tvmcnn.runner",
     "reference": "tvmcnn.reference",
     "reweight": "tvmcnn.reweight",
     "tune": "tvmcnn.tuning",
@@ -62,19 +66,22 @@ _NEEDS_COMPILER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in (*_NEEDS_COMPILER, "backend"):
+    if name not in _HOMES:
         raise AttributeError(f"module 'tvmcnn' has no attribute '{name}'")
     import importlib
 
     try:
-        value = importlib.import_module(_NEEDS_COMPILER.get(name, f"tvmcnn.{name}"))
-        value = getattr(value, name) if name in _NEEDS_COMPILER else value
+        importlib.import_module(_HOMES[name])
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "tvmcnn":
             raise
         raise ToolError(f"tvmcnn.{name} needs {error.name}: install it by pip install 'tvmcnn[compiler]'") from error
     # Importing the compiler has bound tvmcnn.reference to the module of that name: bind the function again.
-    for public, module in _NEEDS_COMPILER.items():
-        if module in sys.modules:
-            globals()[public] = getattr(sys.modules[module], public)
-    return value
+    for public, home in _HOMES.items():
+        if (module := sys.modules.get(home)) is not None:
+            globals()[public] = getattr(module, public, module)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,8 +2,8 @@
 
 onnx infers shapes in C++, whose assertions abort the process. Mutated models found one: a Slice of an extent that an
 earlier node made negative (a Pad that crops more than there is) clamps an index to an empty range. Inference runs in
-onnx's converter of opsets and within onnxscript's folding, so that only a whole import shows that it is harmless. Models
-without a Slice of something computed, which most CNNs are, skip this; the others pay a second for it.
+onnx's converter of opsets and within onnxscript's folding, so that only a whole import shows that it is harmless.
+Models without a Slice of something computed, which most CNNs are, skip this; the others pay a second for it.
 """
 
 from __future__ import annotations

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from importlib.util import find_spec
 
 from tvmcnn.errors import ToolError
 from tvmcnn.isolated import last_line
+
+WAIT = 10.0  # seconds for a tracker that has just been started to listen; TVM itself tries for 60
 
 
 def servers(tracker: str, key: str) -> tuple[str, int, int]:
@@ -24,6 +28,7 @@ def servers(tracker: str, key: str) -> tuple[str, int, int]:
     from tvm import rpc
 
     try:
+        _reach(host, port)
         session = rpc.connect_tracker(host, port)
         summary = session.summary()
     except Exception as error:  # TVM's RPC raises what it likes
@@ -33,3 +38,16 @@ def servers(tracker: str, key: str) -> tuple[str, int, int]:
         known = ", ".join(sorted({*keys})) or "none"
         raise ToolError(f"the tracker at {tracker} has no server with the key '{key}'; its keys are: {known}")
     return host, port, count
+
+
+def _reach(host: str, port: int) -> None:
+    """Wait until something listens there. Raises OSError if nothing does in time."""
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=WAIT).close()
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.2)
