@@ -1,10 +1,10 @@
-"""Read a folder of images of digits with as many workers as there are CPUs, by Ray Data.
+"""Read a folder of images of digits with a worker on each CPU but one, by Ray Data.
 
 tvmcnn compile lenet5.onnx -o lenet5.so --batch 1,64
 python docs/ray/read_digits.py lenet5.so digits/ answers/
 
 Ray reads the images, shares them out, starts a worker again that dies, and repeats what that one had not finished. A
-worker has one thread: Ray fills the machine with workers, one a CPU.
+worker has one thread: Ray fills the machine with workers.
 """
 
 from __future__ import annotations
@@ -41,4 +41,5 @@ def read(library: str, folder: str, workers: int, reader: type[Reader] = Reader)
 
 if __name__ == "__main__":
     ray.init()
-    read(sys.argv[1], sys.argv[2], int(ray.cluster_resources()["CPU"])).write_csv(sys.argv[3])
+    cpus = int(ray.cluster_resources()["CPU"])
+    read(sys.argv[1], sys.argv[2], max(1, cpus - 1)).write_csv(sys.argv[3])  # reading the images takes a CPU too
