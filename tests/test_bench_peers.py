@@ -19,14 +19,13 @@ import onnx
 import pytest
 from bench_models import Entry, parse
 from bench_tables import PeerTimes, Row, Time, Times, markdown
-from copy_bandwidth import CopyBandwidth
-from fma_peak import FmaPeak
 from helpers import Graph
 from peers import PEERS, Kind, Peer, Task, difference, find
 
 import tvmcnn
 from tvmcnn import targets
 from tvmcnn.errors import InputError
+from tvmcnn.limits import CopyBandwidth, FmaPeak
 from tvmcnn.runner import Runner
 
 Bench = Callable[..., tuple[int, dict[str, Any], str]]

@@ -267,7 +267,7 @@ def test_no_undefined_strong_symbol_outside_libc_and_libm(compiled: Compiled) ->
 
 def test_exports_only_what_carries_the_models_name(compiled: Compiled) -> None:
     exported = {name for _, name in symbols(compiled.path, "--defined-only")}
-    calls = {f"lenet5_{word}" for word in ("missing", "check", "run", "run_threads", "step", "open")}
+    calls = {f"lenet5_{word}" for word in ("missing", "check", "run", "run_threads", "step", "open", "trace")}
     facts = {"lenet5_version", "lenet5_message"}
     assert exported == {*calls, *facts, "__tvm_ffi_lenet5_run", "__tvm_ffi_lenet5_bind", "tvmcnn_pool_3"}
 

@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 from bench_models import Entry, closed, parse, parse_size
 from bench_tables import Layer, PeerTimes, Row, Table, Time, Times, cells, header_lines, heads, layer_lines, markdown
-from copy_bandwidth import CopyBandwidth
-from fma_peak import FmaPeak
 from models import SIZE
 from peers import DEFAULT, PEERS, Peer, Task, difference, find
 
@@ -35,6 +33,7 @@ import tvmcnn
 from tvmcnn import timing
 from tvmcnn.artifact import write_file
 from tvmcnn.errors import InputError, TvmcnnError
+from tvmcnn.limits import CopyBandwidth, FmaPeak
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
 from tvmcnn.runner import Runner, random_array

@@ -20,6 +20,7 @@ from tvmcnn.network import (
     INDEX_LIMIT,
     Array,
     Choice,
+    Held,
     Layout,
     Network,
     Place,
@@ -73,7 +74,7 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
         if math.prod(stored) > INDEX_LIMIT:
             reason = f"node '{choice.kernel.nodes[-1].name}': its output would be stored as {dims(stored)},"
             raise UnsupportedError(network.name, [f"{reason} more than {INDEX_LIMIT:,} elements"])
-    places, arena_bytes, least = _places(network, choices)
+    places, held, least = _places(network, choices)
     empty = (tensor for tensor in network.tensors.values() if tensor.size == 0 and tensor.name not in places)
     places |= {tensor.name: (Place("arena"), Layout()) for tensor in empty}  # read by kernels, but nothing of it
     steps = []
@@ -85,7 +86,8 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
         arguments.append(places[choice.kernel.output.name][0])
         steps.append(Step(choice, packed, tuple(arguments)))
     scratch = max((round_up(choice.scratch_bytes, ALIGNMENT) for choice in choices), default=0)
-    return Program(network, tuple(steps), arena_bytes, scratch, least, places)
+    arena_bytes = max((each.offset + each.bytes for each in held), default=0)
+    return Program(network, tuple(steps), arena_bytes, scratch, least, places, held)
 
 
 # ---- packed constants -----------------------------------------------------------------------------------------------
@@ -251,8 +253,10 @@ def window_sizes(choice: Choice) -> Array:
 # ---- the arena ------------------------------------------------------------------------------------------------------
 
 
-def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tuple[Place, Layout]], int, int]:
-    """Where each tensor lives, the arena's bytes, and their lower bound.
+def _places(
+    network: Network, choices: Sequence[Choice]
+) -> tuple[dict[str, tuple[Place, Layout]], tuple[Held, ...], int]:
+    """Where each tensor lives, what the arena holds, and the lower bound of its bytes.
 
     A part of a concatenation lies in the whole's block, which lives from the first part written to the last read.
     """
@@ -272,10 +276,11 @@ def _places(network: Network, choices: Sequence[Choice]) -> tuple[dict[str, tupl
         block = blocks.setdefault(whole.name, Block(size, step, step))
         block.last = max(block.last, last_read.get(tensor.name, step))
         inside.append((choice, whole.name, channel * math.prod(whole.shape[2:]) * whole.item_bytes if channel else 0))
-    arena_bytes = plan(list(blocks.values()))
+    plan(list(blocks.values()))
     for choice, name, start in inside:
         places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)
-    return places, arena_bytes, lower_bound(list(blocks.values()))
+    held = (Held(name, each.offset, each.size, each.first, each.last) for name, each in blocks.items())
+    return places, tuple(held), lower_bound(list(blocks.values()))
 
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:

@@ -10,10 +10,12 @@ from tvmcnn.artifact import Manifest
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
-from tvmcnn.network import Network, Program, Step, Tensor, dims
+from tvmcnn.network import Network, Node, Program, Step, Tensor, dims
 from tvmcnn.precision import WORDS
 from tvmcnn.records import kernel_words
 from tvmcnn.targets import Gpu, Target
+
+ONNX = ("kernel_shape", "strides", "pads", "dilations", "group", "axis", "axes", "perm", "alpha", "beta", "epsilon")
 
 
 def describe(
@@ -66,6 +68,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "arena_bytes": program.arena_bytes,
         "thread_bytes": program.thread_bytes,
         "arena_lower_bound": program.arena_lower_bound,
+        "arena": [list(dataclasses.astuple(held)) for held in program.held],  # name, offset, bytes, first, last step
         "fallbacks": fallbacks(program),
         "folded": dict(network.folded),
         "notes": list(network.notes),
@@ -96,6 +99,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
         "name": choice.name,
         "ops": [node.op for node in choice.kernel.all_nodes],
         "nodes": [node.name for node in choice.kernel.all_nodes],
+        "attributes": _plain_attributes(choice.kernel.anchor),
         "algorithm": choice.algorithm,
         "rule": choice.rule,
         "tier": choice.tier,
@@ -107,9 +111,11 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
         "scalars": list(choice.kernel.scalars),
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved_bytes(choice) + weights,
+        "reads": [source.name for source in choice.sources],
         "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],
         "stores": _seen(network, tensor.name),
         "output": {
+            "name": tensor.name,
             "space": place.space,
             "index": place.index,
             "offset": place.offset,
@@ -121,6 +127,12 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
             "images": choice.writes.images,
         },
     }
+
+
+def _plain_attributes(node: Node) -> dict[str, Any]:
+    """Those that ONNX has, numbers and words: what operators.py derived for the expressions is left out."""
+    plain = (int, float, str, tuple)
+    return {key: value for key, value in node.attributes.items() if isinstance(value, plain) and key in ONNX}
 
 
 def _config(step: Step) -> dict[str, Any]:

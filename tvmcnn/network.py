@@ -346,6 +346,18 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Memory of the arena: the tensor that has it (the whole of a concatenation), from the step that first writes it to
+    the last that reads it."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Program:
     """The network laid out: the steps in order and the plan of the arena."""
 
@@ -355,6 +367,7 @@ class Program:
     thread_bytes: int  # of scratch for each thread, behind those
     arena_lower_bound: int  # bytes alive at one step, at most: no plan needs less
     places: Mapping[str, tuple[Place, Layout]]  # every tensor that some kernel stores
+    held: tuple[Held, ...] = ()
 
     def __str__(self) -> str:
         arena = f"arena {self.arena_bytes} B (at least {self.arena_lower_bound})"

@@ -425,13 +425,20 @@ class _Frame:
         """A copy of what a kernel stored, in its logical shape."""
         if output["space"] == "output":
             return np.array(self.outputs[output["index"]].reshape(shape))
+        layout, stored = self._stored(output)
+        return np.array(layout.unpack(stored, tuple(output["shape"])).reshape(shape))
+
+    def write(self, output: Mapping[str, Any], array: Array) -> None:
+        """Put an array where a kernel stores its output."""
+        layout, stored = self._stored(output)
+        stored[...] = layout.pack(array)
+
+    def _stored(self, output: Mapping[str, Any]) -> tuple[Layout, Array]:
         layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
-        logical = tuple(output["shape"])
+        logical, dtype = tuple(output["shape"]), np.dtype(output["dtype"])
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
-        dtype = np.dtype(output["dtype"])
         steps = [stride * dtype.itemsize for stride in layout.strides(logical)] if layout.pitch else None
-        stored = np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)
-        return np.array(layout.unpack(stored, logical).reshape(shape))
+        return layout, np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)
 
     def time(self, index: int, seconds: float) -> float:
         """Median seconds of one call of step `index`, over native batches that take about `seconds` together."""

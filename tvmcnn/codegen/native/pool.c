@@ -52,6 +52,11 @@ typedef struct {
   int64_t scratch_bytes;
   int32_t threads;
   part parts[MAX_THREADS];
+  _Atomic int32_t tracing;  /* 1 while a thread traces its launches */
+  _Atomic uintptr_t tracer; /* which, as soon as it is ready */
+  tvmcnn_span *traced, *spans; /* its own; of the job, NULL if nobody wants to know */
+  int32_t most;
+  _Atomic int32_t noted;
 } pool;
 
 extern pool tvmcnn_pool_3; /* pool.s */
@@ -60,10 +65,21 @@ _Static_assert(sizeof(pool) <= 16384, "pool.s reserves less");
 
 static bool started; /* workers may run this library's code */
 
-static int64_t now(void) {
+int64_t tvmcnn_now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static void run(int32_t self, char *scratch, int32_t first, int32_t last) {
+  if (P->spans == NULL) {
+    P->kernel(P->frame, scratch, first, last);
+    return;
+  }
+  int64_t begin = tvmcnn_now();
+  P->kernel(P->frame, scratch, first, last);
+  int32_t place = atomic_fetch_add_explicit(&P->noted, 1, memory_order_relaxed);
+  if (place < P->most) P->spans[place] = (tvmcnn_span){begin, tvmcnn_now(), self, first, last};
 }
 
 /* Take and run tasks: those of part `self` first, which stays with this thread from kernel to kernel and so in its cache,
@@ -79,7 +95,7 @@ static void work(int32_t self) {
       int32_t count = (left + SHARES - 1) / SHARES;
       if (atomic_compare_exchange_weak_explicit(&from->next, &next, next + count, memory_order_relaxed,
                                                 memory_order_relaxed))
-        P->kernel(P->frame, scratch, next, next + count);
+        run(self, scratch, next, next + count);
     }
   }
 }
@@ -101,7 +117,7 @@ static bool enter(uint32_t entry, int32_t self) {
 static void *worker(void *argument) {
   int32_t self = (int32_t)(intptr_t)argument;
   uint32_t seen = 0; /* the job that this worker is done with */
-  int64_t idle_since = now();
+  int64_t idle_since = tvmcnn_now();
   for (;;) {
     for (int i = 0; i < PAUSES; ++i) {
       uint32_t entry = atomic_load_explicit(&P->entry, memory_order_acquire);
@@ -116,7 +132,7 @@ static void *worker(void *argument) {
       }
       __builtin_ia32_pause();
     }
-    int64_t time = now();
+    int64_t time = tvmcnn_now();
     if (idle_since == 0) idle_since = time;
     if (time - idle_since < SPIN_NANOSECONDS) continue;
     /* The kernel compares `entry` once more before it lets the thread sleep: a launch in between is not missed. */
@@ -124,7 +140,7 @@ static void *worker(void *argument) {
     uint32_t entry = atomic_load(&P->entry);
     if (entry >> 16 == seen || (entry & CLOSED)) syscall(SYS_futex, &P->entry, FUTEX_WAIT_PRIVATE, entry, NULL, NULL, 0);
     atomic_fetch_sub(&P->sleepers, 1);
-    idle_since = now();
+    idle_since = tvmcnn_now();
   }
   return NULL;
 }
@@ -217,6 +233,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
   if (P->workers + 1 < threads) start(threads);
   P->kernel = kernel, P->frame = frame, P->scratch = scratch, P->scratch_bytes = scratch_bytes;
   P->threads = threads;
+  P->spans = atomic_load_explicit(&P->tracer, memory_order_relaxed) == (uintptr_t)pthread_self() ? P->traced : NULL;
   for (int32_t i = 0; i < threads; ++i) {
     atomic_store_explicit(&P->parts[i].next, (int32_t)((int64_t)tasks * i / threads), memory_order_relaxed);
     P->parts[i].end = (int32_t)((int64_t)tasks * (i + 1) / threads);
@@ -231,4 +248,20 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
       sched_yield();
   }
   atomic_store_explicit(&P->busy, 0, memory_order_release);
+}
+
+bool tvmcnn_trace_begin(tvmcnn_span *spans, int32_t most) {
+  int32_t nobody = 0;
+  if (!atomic_compare_exchange_strong(&P->tracing, &nobody, 1)) return false;
+  P->traced = spans, P->most = most;
+  atomic_store(&P->noted, 0);
+  atomic_store(&P->tracer, (uintptr_t)pthread_self());
+  return true;
+}
+
+int32_t tvmcnn_trace_end(void) {
+  int32_t noted = atomic_load(&P->noted);
+  atomic_store(&P->tracer, 0);
+  atomic_store(&P->tracing, 0);
+  return noted;
 }

@@ -1,4 +1,6 @@
-"""The machine's own limit: GFLOP/s of independent fused multiply-adds, in the process that asks."""
+"""The machine's own limits, in the process that asks: GFLOP/s of independent fused multiply-adds, and GB/s of copying
+what no cache holds. A kernel that reaches one of them is done.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from tvmcnn.codegen.link import NATIVE, c_compiler
 from tvmcnn.targets import Target
+
+COPIED = 64 << 20  # bytes
 
 
 class FmaPeak:
@@ -33,6 +39,20 @@ class FmaPeak:
         count = max(1000, int(seconds * 1e11 / flop))
         seconds = together(lambda _: self._peak(count, sink), threads)
         return float(threads * flop * count / seconds / 1e9)
+
+
+class CopyBandwidth:
+    """Two arrays; `measure` may be called between other measurements. It leaves the caches full of them."""
+
+    def __init__(self, size: int = COPIED) -> None:
+        self._source, self._target = np.ones(size, np.uint8), np.ones(size, np.uint8)  # ones: every page is there
+
+    def measure(self, threads: int = 1) -> float:
+        """GB/s of one copy, bytes read plus bytes written; each thread copies its part."""
+        parts = [np.array_split(array, threads) for array in (self._target, self._source)]
+        return (
+            2 * self._source.size / together(lambda index: np.copyto(parts[0][index], parts[1][index]), threads) / 1e9
+        )
 
 
 def together(work: Callable[[int], object], threads: int) -> float:

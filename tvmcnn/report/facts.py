@@ -1,0 +1,253 @@
+"""Facts: every figure about a library in one value, from its manifest, from measuring it here, and from its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvmcnn.artifact import Manifest, read_manifest
+from tvmcnn.errors import ArtifactError
+from tvmcnn.limits import CopyBandwidth, FmaPeak
+from tvmcnn.network import Layout, dims
+from tvmcnn.progress import Progress, silent
+from tvmcnn.runner import Runner, load
+from tvmcnn.targets import TARGETS, cpu_name
+from tvmcnn.timing import bench
+from tvmcnn.verify import Verdict
+
+
+@dataclass(frozen=True)
+class ErrorFact:
+    """How far one ONNX tensor is from NumPy's, and how far it may be; both relative to its largest value."""
+
+    tensor: str
+    error: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Within the bound."""
+        return self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class KernelFact:
+    """One kernel: what it is, what it costs (None where that was not measured), and how exact it is."""
+
+    index: int
+    name: str
+    ops: tuple[str, ...]
+    nodes: tuple[str, ...]
+    reads: tuple[str, ...]  # stored tensors by name
+    writes: str
+    shape: str
+    layout: str
+    algorithm: str
+    rule: str
+    tier: str
+    config: Mapping[str, Any]
+    tasks: int
+    flop: int
+    bytes: int
+    microseconds: float | None = None
+    peak_share: float | None = None  # of the FMA peak; Winograd does fewer operations than it is credited for
+    bandwidth_share: float | None = None  # of copying what no cache holds: above 1 where a cache does
+    errors: tuple[ErrorFact, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)  # by kind: TVMScript, LLVM IR, assembly, CUDA C++
+
+    @property
+    def gflops(self) -> float | None:
+        """GFLOP/s."""
+        return self.flop / self.microseconds / 1e3 if self.microseconds else None
+
+    @property
+    def worst(self) -> ErrorFact | None:
+        """The error that comes closest to its bound, or exceeds it most."""
+        return max(self.errors, key=lambda each: each.error / each.bound if each.bound else 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of a library, at the smallest batch that it has."""
+
+    name: str
+    target: str
+    precision: str
+    machine: str
+    threads: int | None
+    not_measured: str  # why there are no times; empty if there are
+    not_compared: str  # why there are no errors
+    versions: Mapping[str, str]
+    sha256: Mapping[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    kernels: tuple[KernelFact, ...]
+    held: tuple[tuple[str, int, int, int, int], ...]  # of the arena: tensor, offset, bytes, first and last kernel
+    arena_bytes: int
+    arena_lower_bound: int
+    thread_bytes: int
+    weights_bytes: int
+    library_bytes: int
+    folded: Mapping[str, str]
+    notes: tuple[str, ...]
+    metadata: Mapping[str, str]
+    batches: tuple[int, ...]
+    peak_gflops: float | None = None
+    copy_gigabytes: float | None = None
+    call_microseconds: float | None = None  # net(x), outputs allocated
+    bound_microseconds: float | None = None  # net.bind(x, out=y)()
+
+    @property
+    def flop(self) -> int:
+        """Of all kernels."""
+        return sum(kernel.flop for kernel in self.kernels)
+
+    @property
+    def measured(self) -> float | None:
+        """µs of all kernels, one by one; None if they were not measured."""
+        times = [kernel.microseconds for kernel in self.kernels if kernel.microseconds is not None]
+        return sum(times) if times else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: the same figures that the page has."""
+        return dataclasses.asdict(self)
+
+
+def collect(
+    library: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    seconds: float = 2.0,
+    verdict: Verdict | None = None,
+    code: Mapping[str, Mapping[str, str]] | None = None,
+    progress: Progress = silent,
+) -> Facts:
+    """The facts of a library: measured for about `seconds` if this machine can run it.
+
+    `verdict` is verify.py's on its first program, `code` has the texts of each kernel by its name. Raises ArtifactError
+    for what is no library.
+    """
+    whole = read_manifest(library)
+    try:
+        net: Runner | None = load(library, threads).programs[0]
+        reason = ""
+    except ArtifactError as error:
+        net, reason = None, str(error)
+    manifest = whole if net is None else net.manifest
+    kernels = tuple(_kernel(index, entry) for index, entry in enumerate(manifest["kernels"]))
+    facts = _unmeasured(Path(library), manifest, kernels, reason, verdict)
+    if net is not None:
+        progress("measuring", 0, 0)
+        facts = _measured(facts, net, seconds)
+        progress("measuring", 1, 1)
+    by_tensor = {} if verdict is None else _errors(verdict)
+    changed = []
+    for kernel, entry in zip(facts.kernels, manifest["kernels"], strict=True):
+        errors = tuple(by_tensor[name] for name in _tensors(entry) if name in by_tensor)
+        changed.append(dataclasses.replace(kernel, errors=errors, code=dict((code or {}).get(kernel.name, {}))))
+    return dataclasses.replace(facts, kernels=tuple(changed))
+
+
+def _unmeasured(
+    library: Path, manifest: Manifest, kernels: tuple[KernelFact, ...], reason: str, verdict: Verdict | None
+) -> Facts:
+    sizes = [entry["inputs"][0]["shape"][0] for entry in (manifest, *manifest["specialisations"]) if entry["inputs"]]
+    return Facts(
+        name=manifest["name"],
+        target=manifest["target"]["name"],
+        precision=manifest["precision"],
+        machine=cpu_name(),
+        threads=None,
+        not_measured=reason,
+        not_compared="" if verdict is not None else "the model was not given",
+        versions=manifest["versions"],
+        sha256={**manifest["made_of"], "image": manifest["sha256"]},
+        inputs=tuple(_array(entry) for entry in manifest["inputs"]),
+        outputs=tuple(_array(entry) for entry in manifest["outputs"]),
+        kernels=kernels,
+        held=tuple((n, o, b, f, la) for n, o, b, f, la in manifest.get("arena", [])),
+        arena_bytes=manifest["arena_bytes"],
+        arena_lower_bound=manifest["arena_lower_bound"],
+        thread_bytes=manifest["thread_bytes"],
+        weights_bytes=manifest["weights_bytes"],
+        library_bytes=library.stat().st_size,
+        folded=manifest["folded"],
+        notes=tuple(manifest["notes"]),
+        metadata=manifest["metadata"],
+        batches=tuple(sizes) if len(sizes) > 1 else (),
+    )
+
+
+def _measured(facts: Facts, net: Runner, seconds: float) -> Facts:
+    """With times, and the machine's limits of the same run."""
+    threads = net.threads
+    target, gflops, gigabytes = TARGETS.get(net.target), None, None
+    if target is not None:  # not of a GPU, whose limits nobody has measured here
+        peak = FmaPeak(target)
+        gflops, gigabytes = peak.measure(0.02, threads), CopyBandwidth().measure(threads)
+    found = bench(net, seconds)
+    if target is not None:
+        gflops = max(gflops or 0.0, peak.measure(0.02, threads))  # the clock drifts
+    times = {profile.name: profile.microseconds for profile in found.kernels}
+    kernels = []
+    for kernel in facts.kernels:
+        spent = times[kernel.name]
+        shares = {}
+        if gflops and kernel.flop:
+            shares["peak_share"] = kernel.flop / spent / 1e3 / gflops
+        if gigabytes:
+            shares["bandwidth_share"] = kernel.bytes / spent / 1e3 / gigabytes
+        kernels.append(dataclasses.replace(kernel, microseconds=spent, **shares))
+    return dataclasses.replace(
+        facts,
+        threads=threads,
+        kernels=tuple(kernels),
+        peak_gflops=gflops,
+        copy_gigabytes=gigabytes,
+        call_microseconds=found.call.median,
+        bound_microseconds=found.bound.median,
+    )
+
+
+def _kernel(index: int, entry: Mapping[str, Any]) -> KernelFact:
+    output = entry["output"]
+    layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
+    stored = [tensor["name"] for tensor in entry["stores"]]
+    return KernelFact(
+        index=index,
+        name=entry["name"],
+        ops=tuple(entry["ops"]),
+        nodes=tuple(entry["nodes"]),
+        reads=tuple(entry.get("reads", ())),
+        writes=output.get("name", stored[0] if stored else entry["name"]),
+        shape=dims(tuple(output["shape"])),
+        layout=str(layout),
+        algorithm=entry["algorithm"],
+        rule=entry["rule"],
+        tier=entry["tier"],
+        config=entry["config"],
+        tasks=entry["tasks"],
+        flop=2 * entry["macs"],
+        bytes=entry["bytes"],
+    )
+
+
+def _tensors(entry: Mapping[str, Any]) -> list[str]:
+    """The ONNX tensors that a kernel makes, hidden ones first."""
+    return [tensor["name"] for tensor in (*entry["hidden"], *entry["stores"])]
+
+
+def _errors(verdict: Verdict) -> dict[str, ErrorFact]:
+    found = {}
+    for each in (*verdict.tensors, *verdict.outputs):
+        scale = each.scale or 1.0
+        found[each.name] = ErrorFact(each.name, each.difference / scale, each.bound / scale)
+    return found
+
+
+def _array(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} {entry['dtype']} {dims(tuple(entry['shape']))}"

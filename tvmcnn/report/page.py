@@ -1,0 +1,66 @@
+"""Page: the facts of a library as one HTML file, which needs nothing else to be looked at.
+
+A model is data, also to a browser: what it names is escaped, and the page's own policy lets no request leave it.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+from tvmcnn.report import graph, plots
+from tvmcnn.report.facts import Facts
+from tvmcnn.report.quantities import flop, number, size, spent
+
+
+def report_page(facts: Facts) -> str:
+    """The page."""
+    texts: dict[str, str] = {}
+    code: dict[str, list[tuple[str, str]]] = {}
+    keys: dict[str, str] = {}  # by text: kernels that differ in names only share theirs
+    for kernel in facts.kernels:
+        code[kernel.name] = []
+        for kind, text in kernel.code.items():
+            key = keys.setdefault(text, f"t{len(keys)}")
+            texts.setdefault(key, _packed(text))
+            code[kernel.name].append((kind, key))
+    errors = [error for kernel in facts.kernels for error in kernel.errors]
+    return rendered(
+        "report.html",
+        facts=facts,
+        nodes=len({name for kernel in facts.kernels for name in kernel.nodes if kernel.algorithm != "reorder"}),
+        errors=errors,
+        wrong=sum(not error.passed for error in errors),
+        drawing=_safe(graph.drawing(facts)),
+        roofline=_safe(plots.roofline(facts)),
+        arena=_safe(plots.arena(facts)),
+        code=code,
+        texts=texts,
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of ours with these values, escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tvmcnn.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"time": spent, "size": size, "flop": flop, "number": number}
+    return environment.get_template(template).render(**values)
+
+
+def _safe(element: str) -> Any:
+    """An element that is ours, with everything of the model's in it escaped already."""
+    from markupsafe import Markup
+
+    return Markup(element)
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
