@@ -54,14 +54,12 @@ def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
         algorithm, depth = "depthwise", 0
     elif group == 1 or (channels // group % BLOCK == 0 and maps // group % BLOCK == 0):
         algorithm, depth = "direct", channels // group
-    else:
+    elif _fits_pixels(kernel):
         read = [walk.image(image, Layout(1, pads)), *(walk.plain(tensor) for tensor in residuals)]
-        if pool_of(kernel) is not None:
-            return choice_of(kernel, "grouped", read, PLAIN, "fallback")
-        if _fits_pixels(kernel):
-            config = walk.tuned(kernel, "pixels", pixels_config(kernel, group, walk.target))
-            return choice_of(kernel, "pixels", read, PLAIN, "pixels", config)
-        return choice_of(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
+        config = walk.tuned(kernel, "pixels", pixels_config(kernel, group, walk.target))
+        return choice_of(kernel, "pixels", read, PLAIN, "pixels", config)
+    else:
+        return plain(walk, kernel)
     if algorithm == "direct" and (found := winograd_of(walk, kernel)) is not None:
         return _winograd(walk, kernel, *found)
     few = algorithm == "direct" and channels < BLOCK and walk.stored[image.name][1].block == 1
@@ -71,6 +69,15 @@ def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
     read = [walk.plain(image) if padded else walk.image(image, Layout(block, pads))]
     read += [walk.gate(t) if t.shape[2:] == (1, 1) else walk.image(t, Layout(BLOCK)) for t in residuals]
     return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", (direct, tier))
+
+
+def plain(walk: Walk, kernel: Kernel) -> Choice:
+    """A convolution of any number of groups that reads and writes plain images, with a halo of its pads."""
+    image, *residuals = kernel.inputs
+    read = [walk.image(image, Layout(1, kernel.anchor["pads"])), *(walk.plain(tensor) for tensor in residuals)]
+    if pool_of(kernel) is not None or kernel.prologue:
+        return choice_of(kernel, "grouped", read, PLAIN, "fallback")
+    return choice_of(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
 
 
 def _tile(walk: Walk, kernel: Kernel, maps: int, depth: int) -> tuple[DirectConfig, str]:
@@ -132,7 +139,7 @@ def _fits_pixels(kernel: Kernel) -> bool:
     """True for 1x1 filters that read every pixel of maps of at least one vector, unpadded."""
     node = kernel.anchor
     once = node["kernel_shape"] == node["strides"] == (1, 1) and node["pads"] == NO_PADS
-    return once and not kernel.prologue and math.prod(kernel.output.shape[2:]) >= BLOCK
+    return once and not kernel.prologue and pool_of(kernel) is None and math.prod(kernel.output.shape[2:]) >= BLOCK
 
 
 def _fits_columns(walk: Walk, kernel: Kernel) -> bool:

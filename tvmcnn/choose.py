@@ -38,15 +38,22 @@ MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
 def choose(
-    network: Network, kernels: Sequence[Kernel], target: Target, records: Records, *, exact: bool = False
+    network: Network,
+    kernels: Sequence[Kernel],
+    target: Target,
+    records: Records,
+    *,
+    exact: bool = False,
+    blocked: bool = True,
 ) -> tuple[Choice, ...]:
     """The kernels in the order they run, reorders among them, each with every decision made.
 
-    `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster.
+    `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster. Without `blocked`
+    all images are plain, which is slow: to find out whether a layout is to blame for something.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
-    choices = _walked(network, kernels, target, records, exact=exact, images=1)
-    if _is_tiny(network, choices, target):
+    choices = _walked(network, kernels, target, records, exact=exact, images=1, blocked=blocked)
+    if blocked and _is_tiny(network, choices, target):
         others = _walked(network, kernels, target, records, exact=exact, images=target.lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
     return in_bands(network, choices, target)
@@ -60,7 +67,14 @@ def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> boo
 
 
 def _walked(
-    network: Network, kernels: Sequence[Kernel], target: Target, records: Records, *, exact: bool, images: int
+    network: Network,
+    kernels: Sequence[Kernel],
+    target: Target,
+    records: Records,
+    *,
+    exact: bool,
+    images: int,
+    blocked: bool = True,
 ) -> list[Choice]:
     """The choices from front to back, with `images` of them in the lanes of convolutions and matrix products."""
     readers: dict[str, frozenset[str]] = {}
@@ -68,8 +82,9 @@ def _walked(
         for tensor in kernel.inputs:
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
-    walk = Walk(network, target, records, exact, readers, stored, {}, _homes(network, kernels), images)
-    walk = dataclasses.replace(walk, halos=_halos(walk, kernels))
+    homes = _homes(network, kernels) if blocked else {}
+    walk = Walk(network, target, records, exact, readers, stored, {}, homes, images, blocked)
+    walk = dataclasses.replace(walk, halos=_halos(walk, kernels) if blocked else {})
     outputs = {tensor.name for tensor in network.outputs}
     for kernel in kernels:
         is_output = kernel.output.name in outputs
@@ -132,6 +147,8 @@ def _joins_blocks(kernel: Kernel) -> bool:
 
 def _decide(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
     op = kernel.anchor.op
+    if op == "Conv" and not walk.blocked and is_anchor(walk.network, kernel.anchor):
+        return anchors.plain(walk, kernel)
     if is_anchor(walk.network, kernel.anchor):
         return anchors.conv(walk, kernel, is_output) if op == "Conv" else anchors.dense(walk, kernel, is_output)
     if op in ELEMENTWISE:

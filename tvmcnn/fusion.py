@@ -63,8 +63,8 @@ class _Group:
         return any(node.op in POOLS for node in self.nodes)
 
 
-def fuse(network: Network) -> tuple[Kernel, ...]:
-    """Kernels in execution order; every node is in exactly one.
+def fuse(network: Network, *, together: bool = True) -> tuple[Kernel, ...]:
+    """Kernels in execution order; every node is in exactly one. Not `together`, each has its own.
 
     Conv, Add(bias), Relu, MaxPool 2x2    -->  k0_conv: Conv+Add+Relu+MaxPool
     BatchNormalization, Relu, Conv 1x1    -->  k0_conv: BatchNormalization+Relu+Conv
@@ -74,7 +74,8 @@ def fuse(network: Network) -> tuple[Kernel, ...]:
     A pool joins a convolution if its windows tile the map: no two share a pixel, none reaches into padding. What runs
     on each element joins the convolution that reads it, as its prologue, if that reads each pixel once and no padding.
     """
-    return tuple(_kernel(network, index, group) for index, group in enumerate(_Fusion(network).groups))
+    groups = _Fusion(network).groups if together else [_Group([node]) for node in network.nodes]
+    return tuple(_kernel(network, index, group) for index, group in enumerate(groups))
 
 
 class _Fusion:

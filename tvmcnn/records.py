@@ -89,6 +89,18 @@ class Records:
 
 NONE = Records({})
 
+
+def pinned(manifest: Mapping[str, Any], target: str) -> Records:
+    """The configs of a library's own kernels, from one program's part of its manifest."""
+    found: dict[str, dict[str, tuple[Record, str]]] = {}
+    for kernel in manifest["kernels"]:
+        if kernel["words"] and kernel["rule"] in CONFIGS:
+            config = CONFIGS[kernel["rule"]](**kernel["config"])
+            record = Record(kernel["words"], kernel["rule"], config, 1.0, target, "", ("", ""), {}, 0)
+            found.setdefault(kernel["words"], {})[kernel["rule"]] = (record, kernel["tier"])
+    return Records(found)
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 

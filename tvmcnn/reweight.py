@@ -24,15 +24,14 @@ from tvmcnn.artifact import Manifest
 from tvmcnn.choose import choose
 from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import jobs_of
-from tvmcnn.configs import CONFIGS
 from tvmcnn.errors import ArtifactError, ModelError, VerifyError
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Array, Program
 from tvmcnn.onnx_file import Model, model_digest
-from tvmcnn.records import Record, Records
-from tvmcnn.targets import TARGETS
+from tvmcnn.records import pinned
+from tvmcnn.targets import TARGETS, Target
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
@@ -89,12 +88,28 @@ def reweight(
     return verdicts
 
 
+def rebuilt(library: str | PathLike[str], model: Model) -> tuple[Program, Target]:
+    """The program of a library's smallest batch for the target that `load` takes, laid out anew from its model.
+
+    Raises ModelError if its kernels would be other functions, ArtifactError for a library for GPUs.
+    """
+    whole = artifact.read_manifest(library)
+    if "archs" in whole["target"]:
+        raise ArtifactError(f"{library} is for GPUs")
+    variants = [whole, *whole["variants"]]
+    variant = next((each for each in variants if not TARGETS[each["target"]["name"]].missing()), whole)
+    entries = [variant, *variant["specialisations"]]
+    entry = min(entries, key=lambda each: each["inputs"][0]["shape"][:1] if each["inputs"] else [])
+    name = variant["target"]["name"]
+    return _laid_out(model, name, entry, whole["activations"]), TARGETS[name]
+
+
 def _laid_out(model: Model, target: str, entry: Manifest, activations: bool) -> Program:
     """The new model's program for a target, with the functions of the old one. Raises ModelError where they differ."""
     shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in entry["inputs"]}
     network = import_model(model, shapes, name=entry["symbol"])
     machine = TARGETS[target]
-    choices = choose(network, fuse(network), machine, _pinned(entry, target))
+    choices = choose(network, fuse(network), machine, pinned(entry, target))
     program = lay_out(network, choices, Weights())
     functions = jobs_of(program, machine, activations=activations)[0].kernels
     odd = [
@@ -116,17 +131,6 @@ def _what(kernel: Mapping[str, Any], function: str) -> str:
         return f"it has no kernel of {nodes}"
     scalars = f", or a constant in its code ({', '.join(kernel['scalars'])})" if kernel["scalars"] else ""
     return f"kernel {kernel['name']} of {nodes} would have other code: a shape or an attribute{scalars}"
-
-
-def _pinned(entry: Manifest, target: str) -> Records:
-    """The library's own configs as records of its kernels."""
-    found: dict[str, dict[str, tuple[Record, str]]] = {}
-    for kernel in entry["kernels"]:
-        if kernel["words"] and kernel["rule"] in CONFIGS:
-            config = CONFIGS[kernel["rule"]](**kernel["config"])
-            record = Record(kernel["words"], kernel["rule"], config, 1.0, target, "", ("", ""), {}, 0)
-            found.setdefault(kernel["words"], {})[kernel["rule"]] = (record, kernel["tier"])
-    return Records(found)
 
 
 def _packed(program: Program, entry: Manifest) -> Iterator[tuple[str, int, Array]]:

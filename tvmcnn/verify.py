@@ -20,6 +20,7 @@ from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
 from tvmcnn.runner import ArrayInfo, Runner, load, random_array
 
+HISTOGRAM = np.arange(-4, 1.01, 0.25)  # edges of log10(|difference| / bound): at 0 the bound is
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config has its tile
 
@@ -32,6 +33,7 @@ class TensorError:
     difference: float
     bound: float
     scale: float
+    histogram: tuple[int, ...] = ()  # elements by |difference| / bound: equal ones, then by HISTOGRAM's edges
 
     @property
     def passed(self) -> bool:
@@ -65,7 +67,10 @@ class Verdict:
     @staticmethod
     def from_json(entry: dict[str, Any]) -> Verdict:
         """The verdict that `dataclasses.asdict` made `entry` of."""
-        tensors, outputs = (tuple(TensorError(**error) for error in entry[name]) for name in ("tensors", "outputs"))
+        tensors, outputs = (
+            tuple(TensorError(**error | {"histogram": tuple(error["histogram"])}) for error in entry[name])
+            for name in ("tensors", "outputs")
+        )
         return Verdict(tensors, outputs, entry["seed"])
 
     def as_json(self) -> dict[str, Any]:
@@ -84,27 +89,43 @@ class Verdict:
 
 
 def verify_library(
-    library: str | os.PathLike[str], model: Model, seed: int = 0, *, target: str | None = None
+    library: str | os.PathLike[str],
+    model: Model,
+    seed: int = 0,
+    *,
+    target: str | None = None,
+    histograms: bool = False,
 ) -> tuple[Verdict, ...]:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
 
     One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best.
     """
     programs = load(Path(library).resolve(), target=target).programs
-    return tuple(_verify_program(runner, library, model, seed) for runner in programs)
+    return tuple(verify_program(runner, library, model, seed, histograms=histograms) for runner in programs)
 
 
-def _verify_program(runner: Runner, library: str | os.PathLike[str], model: Model, seed: int) -> Verdict:
+def verify_program(
+    runner: Runner, library: str | os.PathLike[str], model: Model, seed: int, *, histograms: bool = False
+) -> Verdict:
+    """`verify_library` of one program that is loaded."""
     network = import_model(model, {info.name: info.shape for info in runner.inputs})
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (runner.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
     inputs = {info.name: seeded_input(info, seed + i) for i, info in enumerate(runner.inputs)}
-    return compare(runner, network, model, inputs, seed)
+    return compare(runner, network, model, inputs, seed, histograms=histograms)
 
 
-def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str, Array], seed: int) -> Verdict:
+def compare(
+    runner: Runner,
+    network: Network,
+    model: Model,
+    inputs: Mapping[str, Array],
+    seed: int,
+    *,
+    histograms: bool = False,
+) -> Verdict:
     """Every tensor that the library can show, then the outputs of its single native call."""
     expected = reference(model, inputs, every_tensor=True)
     bounds = relative_bounds(network, {**expected, **inputs}, _growths(runner, network))
@@ -112,9 +133,10 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     def error(name: str, found: Array) -> TensorError:
         wanted, ours = expected[name].astype(np.float64), found.astype(np.float64)
         same = (ours == wanted) | (np.isnan(ours) & np.isnan(wanted))  # infinities too, whose difference is NaN
-        worst = float(np.max(np.abs(ours - wanted), initial=0.0, where=~same))
-        scale = largest(wanted[np.isfinite(wanted)])
-        return TensorError(name, worst, bounds.get(name, SAFETY * UNIT) * scale, scale)
+        differences = np.where(same, 0.0, np.abs(ours - wanted))
+        worst, scale = float(np.max(differences, initial=0.0)), largest(wanted[np.isfinite(wanted)])
+        bound = bounds.get(name, SAFETY * UNIT) * scale
+        return TensorError(name, worst, bound, scale, _histogram(differences, bound) if histograms else ())
 
     arrays = [inputs[info.name] for info in runner.inputs]
     shown = runner.activations(*arrays) if runner.manifest["activations"] else {}
@@ -122,6 +144,14 @@ def compare(runner: Runner, network: Network, model: Model, inputs: Mapping[str,
     found = runner.run(None, dict(inputs))
     outputs = tuple(error(info.name, array) for info, array in zip(runner.outputs, found, strict=True))
     return Verdict(tensors, outputs, seed)
+
+
+def _histogram(differences: Array, bound: float) -> tuple[int, ...]:
+    """How many are equal, less than the first edge, between two edges, and more than the last (NaN too)."""
+    other = differences[differences != 0]  # NaN is not
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = np.searchsorted(HISTOGRAM, np.log10(other / bound) if bound else np.full(other.shape, np.inf))
+    return (differences.size - other.size, *np.bincount(places, minlength=len(HISTOGRAM) + 1).tolist())
 
 
 def _growths(runner: Runner, network: Network) -> dict[str, float]:

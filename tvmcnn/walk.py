@@ -29,6 +29,7 @@ class Walk:
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     images: int  # side by side, in convolutions and matrix products
+    blocked: bool = True  # images may be stored in blocks of channels
     choices: list[Choice] = field(default_factory=list)
 
     def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:

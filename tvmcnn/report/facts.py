@@ -14,6 +14,7 @@ from tvmcnn.errors import ArtifactError
 from tvmcnn.limits import CopyBandwidth, FmaPeak
 from tvmcnn.network import Layout, dims
 from tvmcnn.progress import Progress, silent
+from tvmcnn.report.quantities import spent
 from tvmcnn.runner import Runner, load
 from tvmcnn.targets import TARGETS, cpu_name
 from tvmcnn.timing import bench
@@ -112,6 +113,28 @@ class Facts:
         times = [kernel.microseconds for kernel in self.kernels if kernel.microseconds is not None]
         return sum(times) if times else None
 
+    def lines(self) -> list[str]:
+        """In words: totals, then a row a kernel."""
+        threads = f", {self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads else ""
+        lines = [f"{self.name} for {self.target} on {self.machine}{threads}"]
+        if self.not_measured:
+            lines.append(f"not measured: {self.not_measured}")
+        if self.peak_gflops and self.copy_gigabytes:
+            lines.append(f"FMA peak {self.peak_gflops:.0f} GFLOP/s, copying {self.copy_gigabytes:.0f} GB/s")
+        if self.bound_microseconds is not None:
+            lines.append(f"a bound call takes {spent(self.bound_microseconds)}")
+        lines.append(f"{'kernel':<14} {'nodes':<22} {'algorithm':<10} {'µs':>8} {'peak':>5} {'GB/s':>5} {'error':>7}")
+        for kernel in self.kernels:
+            cells = [
+                "" if value is None else text.format(value)
+                for text, value in (("{:.3g}", kernel.microseconds), ("{:.0%}", kernel.peak_share))
+            ]
+            cells.append(f"{kernel.bytes / kernel.microseconds / 1e3:.3g}" if kernel.microseconds else "")
+            cells.append(f"{kernel.worst.error:.1e}" if kernel.worst is not None else "")
+            names = f"{kernel.name[:14]:<14} {'+'.join(kernel.ops)[:22]:<22} {kernel.algorithm[:10]:<10}"
+            lines.append(f"{names} {cells[0]:>8} {cells[1]:>5} {cells[2]:>5} {cells[3]:>7}".rstrip())
+        return lines
+
     def as_json(self) -> dict[str, Any]:
         """For programs: the same figures that the page has."""
         return dataclasses.asdict(self)
@@ -195,13 +218,10 @@ def _measured(facts: Facts, net: Runner, seconds: float) -> Facts:
     times = {profile.name: profile.microseconds for profile in found.kernels}
     kernels = []
     for kernel in facts.kernels:
-        spent = times[kernel.name]
-        shares = {}
-        if gflops and kernel.flop:
-            shares["peak_share"] = kernel.flop / spent / 1e3 / gflops
-        if gigabytes:
-            shares["bandwidth_share"] = kernel.bytes / spent / 1e3 / gigabytes
-        kernels.append(dataclasses.replace(kernel, microseconds=spent, **shares))
+        time = times[kernel.name]
+        of_peak = kernel.flop / time / 1e3 / gflops if gflops and kernel.flop else None
+        of_copy = kernel.bytes / time / 1e3 / gigabytes if gigabytes else None
+        kernels.append(dataclasses.replace(kernel, microseconds=time, peak_share=of_peak, bandwidth_share=of_copy))
     return dataclasses.replace(
         facts,
         threads=threads,

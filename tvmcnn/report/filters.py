@@ -6,7 +6,7 @@ packing needs to be known, and what is shown is what runs: direct, Winograd's or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,15 @@ def filters(net: Runner, index: int) -> Array | None:
     if kernel["ops"][0] != "Conv" or "kernel_shape" not in kernel.get("attributes", {}) or not _shows(net, kernel):
         return None
     source = _source(net, kernel["reads"][0])
-    taps = [list(_cover(kernel["attributes"], axis, source["shape"], _shape(kernel))) for axis in (0, 1)]
-    group = kernel["attributes"]["group"]
-    maps, depth = _shape(kernel)[1], source["shape"][1] // group
-    if any(each is None for axis in taps for each in axis) or depth * len(taps[0]) * len(taps[1]) > MOST:
+    rows, columns = (_cover(kernel["attributes"], axis, source["shape"], _shape(kernel)) for axis in (0, 1))
+    maps, depth = _shape(kernel)[1], source["shape"][1] // kernel["attributes"]["group"]
+    if not rows or not columns or depth * len(rows) * len(columns) > MOST:
         return None
     found = np.zeros((maps, depth, *kernel["attributes"]["kernel_shape"]), np.float32)
     at_rest = _answer(net, index, source, np.zeros(source["shape"], np.float32))
     for channel in range(depth):
-        for row, row_taps in taps[0]:
-            for column, column_taps in taps[1]:
+        for row, row_taps in rows:
+            for column, column_taps in columns:
                 image = np.zeros(source["shape"], np.float32)
                 image[0, channel::depth, row, column] = 1  # of every group: its maps read no other
                 answer = _answer(net, index, source, image) - at_rest
@@ -68,14 +67,14 @@ def _source(net: Runner, name: str) -> Mapping[str, Any]:
 
 def _cover(
     attributes: Mapping[str, Any], axis: int, image: tuple[int, ...], output: tuple[int, ...]
-) -> Iterator[tuple[int, list[tuple[int, int]]] | None]:
+) -> list[tuple[int, list[tuple[int, int]]]]:
     """Pixels of one axis whose answers show all taps: each with its (tap, place in the output) pairs.
 
-    The answer to a 1 at `a` has tap u at (a + pad - u * dilation) / stride. None if some tap never meets the image.
+    The answer to a 1 at `a` has tap u at (a + pad - u * dilation) / stride. Empty if a tap never meets the image.
     """
     size, stride = attributes["kernel_shape"][axis], attributes["strides"][axis]
     dilation, pad = attributes["dilations"][axis], attributes["pads"][axis]
-    left = set(range(size))
+    found, left = [], set(range(size))
     pixels = sorted(range(image[2 + axis]), key=lambda a: abs(a - image[2 + axis] // 2))
     while left:
         seen = {
@@ -84,10 +83,10 @@ def _cover(
         }
         best = max(pixels, key=lambda a: len(seen[a]))
         if not seen[best]:
-            yield None
-            return
-        yield best, seen[best]
+            return []
+        found.append((best, seen[best]))
         left -= {u for u, _ in seen[best]}
+    return found
 
 
 def _place(offset: int, stride: int, extent: int) -> int:

@@ -109,8 +109,10 @@ def _place(boxes: Sequence[Box], edges: Sequence[tuple[int, int, str]]) -> list[
     across = [x for x, _ in (*layout, *(place for route in bends for place in route))]
     step = max(box.width for box in boxes) + GAP
 
+    left = float(min(across))
+
     def column(x: float) -> float:
-        return MARGIN + step / 2 + (x - min(across)) * step
+        return MARGIN + step / 2 + (x - left) * step
 
     for box, (x, y) in zip(boxes, layout, strict=True):
         box.x, box.y = column(x), tops[round(y)] + (heights[round(y)] - box.height) / 2

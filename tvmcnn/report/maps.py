@@ -27,7 +27,7 @@ INK = "#33383f"
 
 @dataclass(frozen=True)
 class Layer:
-    """What a kernel makes: maps (C, H, W) or a vector (C,); and its filters (C, depth, kH, kW), if they can be shown."""
+    """What a kernel makes: maps (C, H, W) or a vector (C,); its filters (C, depth, kH, kW), if they can be shown."""
 
     title: str
     values: Array

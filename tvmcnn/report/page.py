@@ -9,9 +9,13 @@ import base64
 import zlib
 from typing import Any
 
+import numpy as np
+
+from tvmcnn.artifact import Manifest
 from tvmcnn.report import graph, plots
 from tvmcnn.report.facts import Facts
 from tvmcnn.report.quantities import flop, number, size, spent
+from tvmcnn.verify import HISTOGRAM, Verdict
 
 
 def report_page(facts: Facts) -> str:
@@ -37,6 +41,27 @@ def report_page(facts: Facts) -> str:
         arena=_safe(plots.arena(facts)),
         code=code,
         texts=texts,
+    )
+
+
+def verify_page(name: str, verdict: Verdict, manifest: Manifest, bisection: str = "") -> str:
+    """The errors of each tensor of a library, with their histograms; `bisection` in words."""
+    kernels = {
+        tensor["name"]: f"{kernel['name']} {'+'.join(kernel['ops'])}"
+        for kernel in manifest["kernels"]
+        for tensor in (*kernel["hidden"], *kernel["stores"])
+    }
+    known = {error.name for error in verdict.tensors}
+    outputs = [error for error in verdict.outputs if error.name not in known or not error.passed]
+    return rendered(
+        "verify.html",
+        name=name,
+        verdict=verdict,
+        first=verdict.first_wrong,
+        errors=[*verdict.tensors, *outputs],
+        kernels=kernels,
+        bisection=bisection,
+        edge=int(np.searchsorted(HISTOGRAM, 0.0)),
     )
 
 

@@ -1,0 +1,188 @@
+"""The commands that look into a library: verify and inspect."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvmcnn.artifact import read_manifest, write_file
+from tvmcnn.cli.words import best_of, fact_of, print_json, read_labels, reporter
+from tvmcnn.errors import ArtifactError, InputError, ModelError, ToolError, VerifyError
+from tvmcnn.progress import bar
+from tvmcnn.runner import Runner, load
+
+if TYPE_CHECKING:
+    from tvmcnn.report.facts import Facts
+
+
+def do_verify(options: argparse.Namespace) -> int:
+    """Compare with NumPy; say, or show, where it differs and which choice is to blame."""
+    from tvmcnn.verify import verify_library
+
+    _check_place(options.html, ".html")
+    verdicts = verify_library(options.library, options.model, options.seed, histograms=options.html is not None)
+    passed = all(verdict.passed for verdict in verdicts)
+    bisection = None
+    if options.bisect:
+        from tvmcnn.bisect import bisect
+
+        with bar() as progress:
+            bisection = bisect(options.library, options.model, options.seed, progress=progress)
+    if options.html is not None:
+        from tvmcnn.report.page import verify_page
+
+        shown = next((index for index, verdict in enumerate(verdicts) if not verdict.passed), 0)
+        program = load(options.library).programs[shown]
+        text = str(bisection) if bisection is not None else ""
+        write_file(options.html, verify_page(program.name, verdicts[shown], program.manifest, text))
+    if options.json:
+        entries = [verdict.as_json() for verdict in verdicts]
+        found = entries[0] if len(entries) == 1 else {"passed": passed, "batches": entries}
+        print_json(found if bisection is None else {**found, "bisection": bisection.as_json()})
+        return 0 if passed else 1
+    for verdict in verdicts:
+        for error in verdict.tensors:
+            print(f"{'ok   ' if error.passed else 'WRONG'} {error}")
+        print(verdict)
+    if bisection is not None:
+        print(bisection)
+    if options.html is not None:
+        print(f"wrote {options.html}")
+    if not passed:
+        raise VerifyError(f"{options.library} does not agree with {options.model}")
+    return 0
+
+
+def do_inspect(options: argparse.Namespace) -> int:
+    """What a library is, in words, figures, pages and pictures."""
+    from tvmcnn.lock import lock_of
+    from tvmcnn.manifest import described
+
+    _check_inspect(options)
+    with _opened(options) as (library, model):
+        manifest, written, facts = read_manifest(library), list[Path](), None
+        if options.measure or options.html is not None or options.annotate is not None:
+            facts = _facts(options, library, model)
+        if options.html is not None and facts is not None:
+            from tvmcnn.report.page import report_page
+
+            write_file(options.html, report_page(facts))
+            written.append(options.html)
+        if options.annotate is not None and facts is not None and model is not None:
+            from tvmcnn.report.annotate import annotate
+
+            annotate(model, facts, options.annotate)
+            written.append(options.annotate)
+        if options.trace is not None:
+            from tvmcnn.trace import chrome_trace, trace
+
+            net = load(library, options.threads).programs[0]
+            write_file(options.trace, chrome_trace(net, trace(net)))
+            written.append(options.trace)
+        if options.activations is not None:
+            _picture(options, load(library, options.threads).programs[0])
+            written.append(options.activations)
+        if options.lock is not None:
+            write_file(options.lock, json.dumps(lock_of(manifest), indent=2) + "\n")
+            written.append(options.lock)
+    if options.json:
+        print_json(manifest if facts is None else facts.as_json())
+        return 0
+    if facts is not None and options.measure:
+        print("\n".join(facts.lines()))
+    elif not written or written == [options.lock]:
+        print("\n".join(described(manifest)))
+    if written:
+        print(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def _check_inspect(options: argparse.Namespace) -> None:
+    """Say what is wrong before the work."""
+    from tvmcnn.report.maps import check_path
+
+    for path, suffix in ((options.html, ".html"), (options.annotate, ".onnx"), (options.trace, ".json")):
+        _check_place(path, suffix)
+    if (options.image is None) != (options.activations is None):
+        raise InputError("--image and --activations go together: an image in, the picture of what each layer sees out")
+    if options.activations is not None:
+        check_path(options.activations)
+    if options.annotate is not None and options.model is None and options.file.suffix != ".onnx":
+        raise InputError("--annotate writes into the model: name it with --model MODEL.onnx")
+
+
+def _check_place(path: Path | None, suffix: str) -> None:
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise ToolError(f"'{path}' ends in '{path.suffix}'; allowed is {suffix}")
+    if not path.parent.is_dir():
+        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, Path | None]]:
+    """The library and its model, if it is known; a model alone is compiled for this machine."""
+    if options.file.suffix != ".onnx":
+        yield options.file, options.model
+        return
+    import tvmcnn
+
+    with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder, bar() as progress:
+        library = Path(folder) / f"{options.file.stem}.so"
+        say = reporter(argparse.Namespace(json=True))  # standard output has what was asked for
+        tvmcnn.compile(
+            options.file, output=library, input_shapes=dict(options.input_shape), verify=False,
+            report=say if options.verbose else lambda line: None, progress=progress,
+        )  # fmt: skip
+        yield library, options.file
+
+
+def _facts(options: argparse.Namespace, library: Path, model: Path | None) -> Facts:
+    """Measured, and beside the model if it is known: errors, and the code of its kernels."""
+    from tvmcnn.report.facts import collect
+
+    verdict, code = None, {}
+    with bar() as progress:
+        if model is not None:
+            from tvmcnn.codegen.shown import texts
+            from tvmcnn.reweight import rebuilt
+            from tvmcnn.verify import verify_program
+
+            try:
+                program = load(library, options.threads).programs[0]
+                progress("comparing with NumPy", 0, 0)
+                verdict = verify_program(program, library, model, 0)
+                progress("comparing with NumPy", 1, 1)
+            except ArtifactError:  # this machine cannot run it, which the facts say
+                pass
+            if options.html is not None:
+                try:
+                    laid_out, machine = rebuilt(library, model)
+                    code = texts(laid_out, machine, progress)
+                except ModelError as error:
+                    reporter(options)(f"the code is not shown: {error}")
+        return collect(
+            library, threads=options.threads, seconds=options.seconds, verdict=verdict, code=code, progress=progress
+        )
+
+
+def _picture(options: argparse.Namespace, net: Runner) -> None:
+    """What each layer makes of an image."""
+    from tvmcnn.arrays import read_inputs
+    from tvmcnn.report.maps import draw, layers
+
+    mean, std = options.mean or fact_of(net, "mean", "0"), options.std or fact_of(net, "std", "1")
+    feeds = read_inputs(options.image, net.inputs, mean, std, options.bgr)
+    (array,) = feeds.values()
+    scores = net.run(None, feeds)[0]
+    answer: list[tuple[str, float]] = []
+    if scores.size == max(scores.shape, default=0) > 1:  # a score for each class
+        best: list[dict[str, Any]] = best_of(scores.reshape(1, -1), 5, read_labels(options.labels))[0]
+        answer = [(entry["label"], entry["score"]) for entry in best]
+    draw(array[0], layers(net, array), answer, options.activations, f"{net.name}: {options.image.name}")
