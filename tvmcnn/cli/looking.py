@@ -109,7 +109,7 @@ def _check_inspect(options: argparse.Namespace) -> None:
     for path, suffix in ((options.html, ".html"), (options.annotate, ".onnx"), (options.trace, ".json")):
         _check_place(path, suffix)
     if (options.image is None) != (options.activations is None):
-        raise InputError("--image and --activations go together: an image in, the picture of what each layer sees out")
+        raise InputError("--image and --activations go together: an image in, the picture of each layer's maps out")
     if options.activations is not None:
         check_path(options.activations)
     if options.annotate is not None and options.model is None and options.file.suffix != ".onnx":

@@ -12,7 +12,8 @@ from tvmcnn.network import Program
 from tvmcnn.progress import Progress, silent
 from tvmcnn.targets import Gpu, Target
 
-_NOISE = re.compile(r"\s*\.(cfi_|p2align|type|size|globl|file|section|ident|addrsig|loc|text)\b.*|\s*#.*")
+# For the assembler and the debugger: directives but those of constants, labels that no instruction names, comments
+_NOISE = re.compile(r"\s*\.(?!long|quad|zero|byte|LCPI|LBB)\S*.*|\s*#.*")
 
 
 def texts(program: Program, machine: Target | Gpu, progress: Progress = silent) -> dict[str, dict[str, str]]:
@@ -43,4 +44,5 @@ def texts(program: Program, machine: Target | Gpu, progress: Progress = silent) 
 
 
 def _instructions(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if line.strip() and not _NOISE.fullmatch(line)) + "\n"
+    code = text.split(".Lfunc_end", 1)[0]
+    return "\n".join(line for line in code.splitlines() if line.strip() and not _NOISE.fullmatch(line)) + "\n"

@@ -170,7 +170,8 @@ def collect(
     by_tensor = {} if verdict is None else _errors(verdict)
     changed = []
     for kernel, entry in zip(facts.kernels, manifest["kernels"], strict=True):
-        errors = tuple(by_tensor[name] for name in _tensors(entry) if name in by_tensor)
+        names = (tensor["name"] for tensor in tensors_of(manifest, entry))
+        errors = tuple(by_tensor[name] for name in names if name in by_tensor)
         changed.append(dataclasses.replace(kernel, errors=errors, code=dict((code or {}).get(kernel.name, {}))))
     return dataclasses.replace(facts, kernels=tuple(changed))
 
@@ -256,9 +257,14 @@ def _kernel(index: int, entry: Mapping[str, Any]) -> KernelFact:
     )
 
 
-def _tensors(entry: Mapping[str, Any]) -> list[str]:
-    """The ONNX tensors that a kernel makes, hidden ones first."""
-    return [tensor["name"] for tensor in (*entry["hidden"], *entry["stores"])]
+def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The ONNX tensors that a kernel makes, hidden ones first. What it stores in blocks may be copied by a reorder into
+    the output of that name."""
+    stored = entry["stores"]
+    if not stored:
+        copies = (kernel for kernel in manifest["kernels"] if kernel["algorithm"] == "reorder" and kernel["stores"])
+        stored = next((each["stores"] for each in copies if each.get("reads") == [entry["output"].get("name")]), [])
+    return [*entry["hidden"], *stored]
 
 
 def _errors(verdict: Verdict) -> dict[str, ErrorFact]:

@@ -13,6 +13,7 @@ import numpy as np
 from tvmcnn.artifact import written_whole
 from tvmcnn.errors import InputError, ToolError
 from tvmcnn.network import Array, dims
+from tvmcnn.report.facts import tensors_of
 from tvmcnn.report.filters import filters
 from tvmcnn.runner import Runner
 
@@ -42,10 +43,11 @@ def layers(net: Runner, *arrays: Any) -> list[Layer]:
     shown = net.activations(*arrays)
     found = []
     for index, kernel in enumerate(net.manifest["kernels"]):
-        if kernel["algorithm"] in UNSEEN or not kernel["stores"]:
+        made = [tensor for tensor in tensors_of(net.manifest, kernel) if tensor not in kernel["hidden"]]
+        if kernel["algorithm"] in UNSEEN or not made:
             continue
-        name, shape = kernel["stores"][0]["name"], tuple(kernel["stores"][0]["shape"])
-        if len(shape) not in (2, 4):
+        name, shape = made[0]["name"], tuple(made[0]["shape"])
+        if len(shape) not in (2, 4) or name not in shown:
             continue
         values = shown[name][0]
         values = values.reshape(-1) if math.prod(values.shape[1:]) == 1 else values

@@ -13,7 +13,7 @@ import numpy as np
 
 from tvmcnn.artifact import Manifest
 from tvmcnn.report import graph, plots
-from tvmcnn.report.facts import Facts
+from tvmcnn.report.facts import Facts, tensors_of
 from tvmcnn.report.quantities import flop, number, size, spent
 from tvmcnn.verify import HISTOGRAM, Verdict
 
@@ -48,8 +48,8 @@ def verify_page(name: str, verdict: Verdict, manifest: Manifest, bisection: str 
     """The errors of each tensor of a library, with their histograms; `bisection` in words."""
     kernels = {
         tensor["name"]: f"{kernel['name']} {'+'.join(kernel['ops'])}"
-        for kernel in manifest["kernels"]
-        for tensor in (*kernel["hidden"], *kernel["stores"])
+        for kernel in reversed(manifest["kernels"])  # the one that makes it, not one that copies it
+        for tensor in tensors_of(manifest, kernel)
     }
     known = {error.name for error in verdict.tensors}
     outputs = [error for error in verdict.outputs if error.name not in known or not error.passed]

@@ -1,0 +1,424 @@
+"""The report: facts, the page, the drawing, filters and maps, the annotated model, the trace."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Graph
+from PIL import Image
+from test_threads import wide
+
+import tvmcnn
+from tvmcnn import runner, targets
+from tvmcnn.cli import main
+from tvmcnn.codegen.shown import texts
+from tvmcnn.compiler import Compiled
+from tvmcnn.demo import MODEL
+from tvmcnn.errors import InputError, ToolError
+from tvmcnn.report.annotate import annotate
+from tvmcnn.report.facts import Facts, collect
+from tvmcnn.report.filters import filters
+from tvmcnn.report.graph import drawing
+from tvmcnn.report.maps import draw, layers
+from tvmcnn.report.page import report_page
+from tvmcnn.trace import chrome_trace, trace
+from tvmcnn.verify import verify_library
+
+Array = np.ndarray[Any, Any]
+HOSTILE = '<script>alert("1")</script>'
+
+
+def branches() -> onnx.ModelProto:
+    """A residual, a concatenation, two outputs, and a name that a browser must not run."""
+    g = Graph()
+    x = g.input(1, 6, 18, 20)
+    a = g.node("Relu", g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1]))
+    b = g.node("Relu", g.node("Add", g.conv(a, 32, (3, 3), pads=[1, 1, 1, 1]), a))
+    c = g.node("Concat", b, g.conv(a, 16, (1, 1)), axis=1)
+    g.output(g.node("GlobalAveragePool", c), g.node("MaxPool", b, kernel_shape=[2, 2], strides=[2, 2]))
+    model = g.model()
+    model.graph.node[0].name = HOSTILE
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    onnx.save(branches(), str(folder / "branches.onnx"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path) -> Compiled:
+    return tvmcnn.compile(folder / "branches.onnx", output=folder / "branches.so", verify=False)
+
+
+@pytest.fixture(scope="module")
+def facts(compiled: Compiled, folder: Path) -> Facts:
+    verdict = verify_library(compiled.path, folder / "branches.onnx")[0]
+    code = texts(compiled.program, compiled.target)
+    return collect(compiled.path, threads=1, seconds=0.1, verdict=verdict, code=code)
+
+
+# ---- facts ----------------------------------------------------------------------------------------------------------
+
+
+def test_facts(facts: Facts, compiled: Compiled) -> None:
+    """Every kernel with times, shares, errors and code; the sums; the same as JSON."""
+    steps = compiled.program.steps
+    assert [kernel.name for kernel in facts.kernels] == [step.choice.name for step in steps]
+    assert facts.flop == 2 * 18 * 20 * (32 * 6 * 9 + 32 * 32 * 9 + 16 * 32)
+    assert facts.peak_gflops and facts.peak_gflops > 1 and facts.copy_gigabytes and facts.copy_gigabytes > 0.1
+    for kernel, step in zip(facts.kernels, steps, strict=True):
+        assert kernel.reads == tuple(source.name for source in step.choice.sources)
+        assert kernel.microseconds is not None
+        if step.choice.is_view:
+            continue
+        assert kernel.microseconds > 0
+        if kernel.flop:
+            assert kernel.peak_share == pytest.approx(kernel.flop / kernel.microseconds / 1e3 / facts.peak_gflops)
+        assert kernel.worst is None or kernel.worst.passed
+        assert set(kernel.code) == {"TVMScript", "LLVM IR", "assembly"}
+        assert "ret" in kernel.code["assembly"] and ".cfi" not in kernel.code["assembly"]
+    assert {error.tensor for kernel in facts.kernels for error in kernel.errors} >= {"relu1", "add3", "relu4"}
+    assert facts.measured == pytest.approx(sum(kernel.microseconds or 0 for kernel in facts.kernels))
+    found = json.loads(json.dumps(facts.as_json()))
+    assert found["kernels"][0]["name"] == facts.kernels[0].name
+    assert found["arena_bytes"] == compiled.program.arena_bytes
+
+
+def test_arena_is_as_planned(facts: Facts, compiled: Compiled) -> None:
+    """No two tensors have the same bytes at once, and the largest set that is alive is the bound."""
+    assert max(offset + size for _, offset, size, _, _ in facts.held) == facts.arena_bytes
+    for (_, a, s, f, la), (_, b, t, g, lb) in itertools.combinations(facts.held, 2):
+        assert la < g or lb < f or a + s <= b or b + t <= a
+    alive = [sum(s for _, _, s, f, la in facts.held if f <= step <= la) for step in range(len(facts.kernels))]
+    assert max(alive) == facts.arena_lower_bound
+
+
+def test_facts_of_what_cannot_run_here(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset())
+    found = collect(compiled.path)
+    assert "lacks" in found.not_measured and found.measured is None and found.threads is None
+    page = report_page(found)
+    assert "Not measured: " in page and "Roofline" not in page
+    assert "not measured: " in "\n".join(found.lines())
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """The elements of a page; fails on tags that do not match."""
+
+    VOID = frozenset({"meta", "link", "br", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page(facts: Facts) -> None:
+    """It asks for nothing, runs nothing of the model's, and has a row and a box for each kernel, with links to it."""
+    text = report_page(facts)
+    page = Page(text)
+    assert "alert(" in text and HOSTILE not in text, "shown, not run"
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    for tag, attributes in page.elements:
+        assert "src" not in attributes
+        link = attributes.get("href") or attributes.get("xlink:href")
+        if link and tag != "link":
+            assert link.startswith("#") and (link[1:] in ids or tag == "use"), link
+    names = {kernel.name for kernel in facts.kernels}
+    assert names <= ids and {f"more-{name}" for name in names} <= ids
+    packed = json.loads(re.search(r"const texts = (\{.*\});", text)[1])  # type: ignore[index]
+    unpacked = [zlib.decompress(base64.b64decode(each)).decode() for each in packed.values()]
+    assert any("T.prim_func" in each or "@T" in each for each in unpacked)
+    assert any("define" in each for each in unpacked)
+    assert any(re.search(r"vfm|vmul", each) for each in unpacked)
+    assert "no plan needs less" in text and "FMA peak" in text
+
+
+def test_drawing(facts: Facts) -> None:
+    """No box covers another, all lie inside, and an arrow ends at every box that reads something."""
+    svg = ElementTree.fromstring(drawing(facts))
+    _, _, width, height = map(float, svg.attrib["viewBox"].split())
+    boxes = []
+    for rect in svg.iter("rect"):
+        x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
+        assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
+        boxes.append((x, y, w, h))
+    assert len(boxes) == len(facts.kernels) + 3  # an input, two outputs
+    for (x, y, w, h), (u, v, p, q) in itertools.combinations(boxes, 2):
+        assert x + w <= u or u + p <= x or y + h <= v or v + q <= y
+    arrows = [path for path in svg.iter("path") if path.attrib.get("class") == "edge"]
+    assert len(arrows) == sum(len(set(kernel.reads)) for kernel in facts.kernels) + 2
+    text = "".join(svg.itertext())
+    assert "Concat" in text and HOSTILE[-10:] in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_page_in_a_browser(width: int, facts: Facts, tmp_path: Path) -> None:
+    """No error on its console, nothing wider than the window, code that unfolds."""
+    probe = """<script>addEventListener("load", async () => {
+      for (const each of document.querySelectorAll("details")) each.open = true;
+      await new Promise((done) => setTimeout(done, 300));
+      document.title = JSON.stringify([document.documentElement.scrollWidth, innerWidth,
+        [...document.querySelectorAll("details.code pre")].every((pre) => pre.textContent.length > 50)]);
+    });</script></body>"""
+    path = tmp_path / "page.html"
+    path.write_text(report_page(facts).replace("</body>", probe))
+    browser = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    flags = ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", f"file://{path}"]
+    done = subprocess.run([*browser, *flags], capture_output=True, text=True, timeout=60)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    scroll, inner, unfolded = json.loads(re.search(r"<title>(\[.*\])</title>", done.stdout)[1])  # type: ignore[index]
+    assert scroll <= inner
+    assert unfolded
+
+
+# ---- filters and maps -----------------------------------------------------------------------------------------------
+
+
+def convolutions() -> onnx.ModelProto:
+    """Of every algorithm, stride, dilation, pad and group, each with few maps in."""
+    g = Graph()
+    x = g.input(1, 3, 37, 45)
+    a = g.node("Relu", g.conv(x, 8, (5, 4), strides=[2, 3], pads=[2, 1, 0, 3]))
+    b = g.node("Relu", g.conv(a, 16, (3, 3), pads=[1, 1, 1, 1]))
+    c = g.node("Relu", g.conv(b, 24, (3, 3), pads=[2, 2, 2, 2], dilations=[2, 2], group=2))
+    d = g.node("Relu", g.conv(c, 24, (3, 2), group=24))
+    e = g.conv(d, 10, (1, 1))
+    g.output(g.node("MaxPool", g.node("Relu", g.conv(e, 6, (2, 3))), kernel_shape=[2, 2], strides=[2, 2]))
+    return g.model()
+
+
+def test_filters_are_the_weights(tmp_path: Path) -> None:
+    """Found by the answers of the compiled code alone; of every convolution here."""
+    compiled = tvmcnn.compile(convolutions(), output=tmp_path / "x.so", verify=False)
+    net, network = tvmcnn.load(compiled.path), compiled.program.network
+    seen = 0
+    for index, step in enumerate(compiled.program.steps):
+        if step.choice.kernel.anchor.op != "Conv":
+            assert filters(net, index) is None
+            continue
+        weight = network.constants[step.choice.kernel.anchor.inputs[1]]
+        np.testing.assert_allclose(filters(net, index), weight, rtol=0, atol=1e-5 * np.abs(weight).max())
+        seen += 1
+    assert seen == 6
+
+
+def test_filters_by_winograd(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.conv(g.input(1, 8, 33, 31), 64, (1, 1))
+    g.output(g.node("Relu", g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1])))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False)
+    index = next(i for i, s in enumerate(compiled.program.steps) if s.choice.algorithm in ("winograd", "streamed"))
+    weight = compiled.program.network.constants[compiled.program.steps[index].choice.kernel.anchor.inputs[1]]
+    found = filters(tvmcnn.load(compiled.path), index)
+    np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5 * np.abs(weight).max())
+
+
+def lines() -> onnx.ModelProto:
+    """Two filters made by hand: one sees horizontal lines, one vertical."""
+    g = Graph()
+    across = np.array([[-1, -1, -1], [2, 2, 2], [-1, -1, -1]])
+    weight = g.constant(np.stack([across, across.T])[:, None].astype(float))
+    g.output(g.node("Relu", g.node("Conv", g.input(1, 1, 24, 28), weight, pads=[1, 1, 1, 1])))
+    return g.model()
+
+
+def test_maps_show_where_lines_are(tmp_path: Path) -> None:
+    net = tvmcnn.load(tvmcnn.compile(lines(), output=tmp_path / "x.so", verify=False).path)
+    image = np.zeros((1, 1, 24, 28), np.float32)
+    image[0, 0, 7, 4:20] = 1
+    image[0, 0, 10:22, 23] = 1
+    (layer,) = layers(net, image)
+    horizontal, vertical = layer.values
+    assert {*np.argwhere(horizontal == horizontal.max())[:, 0]} == {7}
+    assert {*np.argwhere(vertical == vertical.max())[:, 1]} == {23}
+    np.testing.assert_allclose(layer.filters[0, 0], [[-1] * 3, [2] * 3, [-1] * 3], atol=1e-6)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_picture_of_the_way_of_an_image(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command, of a digit through LeNet-5; twice the same file."""
+    monkeypatch.chdir(tmp_path)
+    library = tvmcnn.compile(MODEL, output="lenet5.so", verify=False).path
+    digits = np.load(MODEL.parent / "digits.npz")
+    Image.fromarray(digits["images"][3]).save("digit.png")
+    command = f"inspect {library} --image digit.png --activations maps{suffix}"
+    assert main(command.split()) == 0
+    first = Path(f"maps{suffix}").read_bytes()
+    assert main(command.split()) == 0
+    assert Path(f"maps{suffix}").read_bytes() == first
+    if suffix == ".png":
+        pixels = np.asarray(Image.open("maps.png").convert("RGB")).astype(int)
+        assert pixels.shape[1] > 1000 and pixels.shape[0] > 500
+        blue, red = ((pixels[..., a] - pixels[..., b] > 90).sum() for a, b in ((2, 0), (0, 2)))
+        assert blue > 1000 and red > 1000, "filters are drawn"
+    else:
+        assert b"lenet5: digit.png" in first or b"lenet5" in first
+
+
+def test_picture_in_colours(tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.node("Relu", g.conv(g.input(1, 3, 17, 19), 20, (3, 3))))
+    net = tvmcnn.load(tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False).path)
+    image = np.random.default_rng(0).random((1, 3, 17, 19), np.float32)
+    draw(image[0], layers(net, image), [], tmp_path / "maps.png", "colours")
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ToolError, match=r"'.*maps\.gif' ends in '\.gif'; allowed are \.png, \.svg, \.pdf"):
+        draw(image[0], layers(net, image), [], tmp_path / "maps.gif", "colours")
+    with pytest.raises(InputError, match="no layer"):
+        draw(image[0], [], [], tmp_path / "maps.png", "colours")
+
+
+# ---- the annotated model --------------------------------------------------------------------------------------------
+
+
+def test_annotated_model(facts: Facts, folder: Path, tmp_path: Path) -> None:
+    """Every node says its kernel; the model is the same for a compiler; a second time replaces the first."""
+    path = tmp_path / "annotated.onnx"
+    count = annotate(folder / "branches.onnx", facts, path)
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model)
+    assert count == len(model.graph.node)
+    by_kernel = {kernel.name: kernel for kernel in facts.kernels}
+    for node in model.graph.node:
+        found = {entry.key: entry.value for entry in node.metadata_props}
+        kernel = by_kernel[found["tvmcnn.kernel"].split(":")[0]]
+        assert node.name in kernel.nodes
+        assert "µs" in found["tvmcnn.time"]
+    annotate(path, facts, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+    x = np.random.default_rng(1).standard_normal((1, 6, 18, 20), np.float32)
+    one, other = (tvmcnn.reference(each, x) for each in (path, folder / "branches.onnx"))
+    assert all((one[name] == other[name]).all() for name in other)
+
+
+def test_annotation_says_what_was_folded(tmp_path: Path) -> None:
+    g = Graph()
+    a = g.node("Relu", g.conv(g.input(1, 5, 9, 11), 7, (3, 3)))
+    g.output(g.node("BatchNormalization", g.conv(a, 4, (2, 2)), *(g.constant(np.arange(1.0, 5) + n) for n in range(4))))
+    path = tmp_path / "m.onnx"
+    onnx.save(g.model(), str(path))
+    facts = collect(tvmcnn.compile(path, output=tmp_path / "m.so", verify=False).path, seconds=0.05)
+    annotate(path, facts, tmp_path / "a.onnx")
+    texts_ = [{e.key: e.value for e in node.metadata_props} for node in onnx.load(str(tmp_path / "a.onnx")).graph.node]
+    assert texts_[2]["tvmcnn.kernel"] == "none: folded into the weights of the node beside it"
+
+
+# ---- the trace ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_trace(threads: int, tmp_path: Path) -> None:
+    """Kernels follow each other; each task is some thread's once, within its kernel's time."""
+    compiled = tvmcnn.compile(wide(), output=tmp_path / "wide.so", verify=False)
+    net = tvmcnn.load(compiled.path, threads=threads)
+    spans = trace(net)
+    kernels = net.manifest["kernels"]
+    calls = [span for span in spans if span.first is None]
+    assert [span.kernel for span in calls] == list(range(len(kernels)))
+    for one, other in itertools.pairwise(calls):
+        assert one.begin <= one.end == other.begin
+    done: dict[int, list[int]] = {}
+    for span in (span for span in spans if span.first is not None):
+        call = calls[span.kernel]
+        assert call.begin <= span.begin <= span.end <= call.end and span.thread < threads
+        done.setdefault(span.kernel, []).extend(range(span.first, span.last))  # type: ignore[arg-type]
+    shared = {index for index, kernel in enumerate(kernels) if kernel["tasks"] > 1 and threads > 1}
+    assert set(done) == shared
+    assert all(sorted(tasks) == list(range(kernels[index]["tasks"])) for index, tasks in done.items())
+    events = json.loads(chrome_trace(net, spans))["traceEvents"]
+    assert sum(event["ph"] == "X" for event in events) == len(spans)
+    assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} >= {"chain"}
+
+
+def test_a_library_of_an_earlier_version_is_not_traced(compiled: Compiled) -> None:
+    net = tvmcnn.load(compiled.path)
+    net.symbol = "earlier"
+    with pytest.raises(
+        InputError, match=r"branches\.so cannot be traced: it is for GPUs, or was compiled by an earlier"
+    ):
+        trace(net)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_inspect_writes_what_is_asked_for(
+    folder: Path, compiled: Compiled, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = f"inspect {compiled.path} --model {folder / 'branches.onnx'} --seconds 0.1 --threads 1"
+    assert main(f"{words} --html r.html --annotate a.onnx --trace t.json --lock l.json".split()) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote r.html, a.onnx, t.json, l.json"
+    assert "const texts" in Path("r.html").read_text()
+    assert main(f"inspect {compiled.path} --html s.html --seconds 0.1".split()) == 0
+    assert "const texts" not in Path("s.html").read_text(), "no code without the model"
+    capsys.readouterr()
+    assert main(f"inspect {compiled.path} --measure --json --seconds 0.1".split()) == 0
+    assert json.loads(capsys.readouterr().out)["kernels"][0]["microseconds"] > 0
+    assert main(f"inspect {folder / 'branches.onnx'} --measure --seconds 0.1".split()) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^k\d+_conv +Conv\+Relu .* \d+% ", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--html r.txt", "'r.txt' ends in '.txt'; allowed is .html"),
+        ("--html nowhere/r.html", "cannot write nowhere/r.html: the folder nowhere does not exist"),
+        ("--trace t.html", "'t.html' ends in '.html'; allowed is .json"),
+        (
+            "--image i.png",
+            "--image and --activations go together: an image in, the picture of each layer's maps out",
+        ),
+        ("--image i.png --activations m.gif", "the picture 'm.gif' ends in '.gif'; allowed are .png, .svg, .pdf"),
+        ("--annotate a.onnx", "--annotate writes into the model: name it with --model MODEL.onnx"),
+    ],
+)
+def test_mistakes(
+    words: str, sentence: str, compiled: Compiled, capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", str(compiled.path), *words.split()]) == 1
+    assert capsys.readouterr().err == f"tvmcnn: {sentence}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measured_targets_are_known() -> None:
+    """The limits are measured by code of the target's own vectors."""
+    assert {"x86-64-v3", "x86-64-v4"} <= set(targets.TARGETS)
