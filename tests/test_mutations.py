@@ -136,6 +136,15 @@ def test_what_ends_the_process_ends_another() -> None:
     assert any(node.op == "Slice" for node in network.nodes)
 
 
+def test_a_weight_of_six_bits_that_is_too_long() -> None:
+    """onnx takes it, and onnx-ir only finds out when it writes the model."""
+    model = MODELS["lenet5"]()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "conv3.bias")
+    bias.data_type = 27  # float6 e2m3
+    with pytest.raises(tvmcnn.ModelError, match="too large for the declared shape"):
+        import_model(model)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet5"])
 def test_accepted_mutations_compile_and_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six of them: the library gives what the reference gives, or the reference too refuses the model."""

@@ -256,7 +256,17 @@ def test_no_undefined_strong_symbol_outside_libc_and_libm(compiled: Compiled) ->
     # Weak ones ("w") may stay unresolved: a plain C program never needs them.
     strong = [name for kind, name in symbols(compiled.path, "--undefined-only") if kind == "U"]
     maths = re.compile(r"(exp|log|pow|tanh|fmax|fmin|floor|ceil|round|sqrt)f?")
-    libc = {"memcpy", "memset", "memmove", "malloc", "free", "__stack_chk_fail", "clock_gettime", "syscall"}
+    libc = {
+        "memcpy",
+        "memset",
+        "memmove",
+        "malloc",
+        "free",
+        "__stack_chk_fail",
+        "clock_gettime",
+        "nanosleep",
+        "syscall",
+    }
     libc |= {"sched_yield", "sched_getcpu", "sched_getaffinity", "__sched_cpucount", "sigfillset", "__register_atfork"}
     threads = re.compile(r"pthread_\w+")
     known = [name for name in strong if name in libc or maths.fullmatch(name) or threads.fullmatch(name)]

@@ -334,7 +334,12 @@ def _fold(
     made = {value.name for node in model.graph for value in node.outputs}
     lost = {name: folded[name] for name in original if name in folded and name not in made}
     large = _take_out(model.graph)
-    return ir.serde.serialize_model(model), large, lost
+    try:
+        return ir.serde.serialize_model(model), large, lost
+    except Exception as error:
+        while error.__cause__ is not None:  # which says more than where it was
+            error = error.__cause__  # type: ignore[assignment]
+        raise ModelError(f"{label} is damaged: {one_line(error)}") from error
 
 
 def _put_back(graph: ir.Graph, weights: Mapping[str, Array]) -> None:
