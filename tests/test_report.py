@@ -91,7 +91,7 @@ def test_facts(facts: Facts, compiled: Compiled) -> None:
         if kernel.flop:
             assert kernel.peak_share == pytest.approx(kernel.flop / kernel.microseconds / 1e3 / facts.peak_gflops)
         assert kernel.worst is None or kernel.worst.passed
-        assert set(kernel.code) == {"TVMScript", "LLVM IR", "assembly"}
+        assert set(kernel.code) == {"tensor expression", "schedule", "LLVM IR", "assembly"}
         assert "ret" in kernel.code["assembly"] and ".cfi" not in kernel.code["assembly"]
     assert {error.tensor for kernel in facts.kernels for error in kernel.errors} >= {"relu1", "add3", "relu4"}
     assert facts.measured == pytest.approx(sum(kernel.microseconds or 0 for kernel in facts.kernels))

@@ -160,6 +160,12 @@ def test_import_loads_nothing(workplace: Path) -> None:
     assert alone("print([name for name in ('numpy', 'tvm_ffi') if name in sys.modules])", workplace) == "[]\n"
 
 
+def test_functions_keep_their_names() -> None:
+    """Importing a module of the same name, from anywhere, does not take the function's place."""
+    program = "import tvmcnn.verify, tvmcnn.reweight; print(callable(tvmcnn.reference), callable(tvmcnn.reweight))"
+    assert run(sys.executable, "-c", program, cwd=ROOT) == "True True\n"
+
+
 def test_runner_needs_numpy_and_tvm_ffi_only(workplace: Path) -> None:
     program = """
 import numpy as np

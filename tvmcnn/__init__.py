@@ -11,6 +11,7 @@ Importing tvmcnn loads nothing else. `load` needs numpy and tvm_ffi when it is f
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.errors import (
@@ -71,17 +72,24 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     try:
-        importlib.import_module(_HOMES[name])
+        module = importlib.import_module(_HOMES[name])
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "tvmcnn":
             raise
         raise ToolError(f"tvmcnn.{name} needs {error.name}: install it by pip install 'tvmcnn[compiler]'") from error
-    # Importing the compiler has bound tvmcnn.reference to the module of that name: bind the function again.
-    for public, home in _HOMES.items():
-        if (module := sys.modules.get(home)) is not None:
-            globals()[public] = getattr(module, public, module)
-    return globals()[name]
+    value = globals()[name] = getattr(module, name, module)
+    return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This module, in which importing `tvmcnn.reference`, from anywhere, leaves the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, getattr(value, name, value) if name in _HOMES else value)
+
+
+sys.modules[__name__].__class__ = _Package

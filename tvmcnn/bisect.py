@@ -9,7 +9,7 @@ compared again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe
-from tvmcnn.network import Choice
+from tvmcnn.network import Choice, Network
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import NONE, pinned
 from tvmcnn.runner import load
-from tvmcnn.targets import TARGETS, usable_cpus
+from tvmcnn.targets import TARGETS, Target, usable_cpus
 from tvmcnn.verify import TensorError, Verdict, verify_program
 
 # What can be switched off, from the last decision to the first, and what there is in its place.
@@ -184,7 +184,7 @@ class _Trial:
         return verify_program(program, library, self.model, self.seed)
 
     def _built(self, switch: str, folder: Path) -> Path:
-        target, weights = TARGETS[self.target], Weights()
+        target = TARGETS[self.target]
         shapes = {entry["name"]: tuple(entry["shape"]) for entry in self.manifest["inputs"]}
         network = import_model(self.model, shapes, name=f"without_{switch}")
         records = NONE if switch == "config" else pinned(self.manifest, self.target)
@@ -200,16 +200,22 @@ class _Trial:
             choices = tuple(map(_unscheduled, choices))
         if switch == "bands":
             choices = tuple(map(_uncut, choices))
-        program = lay_out(network, choices, weights)
-        functions = Functions.of([program], target, activations=True)
-        objects = compile_functions(functions, Cache(None), usable_cpus(), silent)
-        image = generate(network.name, [functions], objects, weights.path, folder)
-        manifest = describe(network.name, [program], target, {"tvmcnn": ""}, weights.bytes, activations=True)
-        artifact.sealed(image, manifest, folder / "trial.so", weights.path)
-        return folder / "trial.so"
+        return built(network, choices, target, folder)
 
     def _has_winograd(self) -> bool:
         return any(kernel["algorithm"] in ("winograd", "streamed") for kernel in self.manifest["kernels"])
+
+
+def built(network: Network, choices: Sequence[Choice], target: Target, folder: Path) -> Path:
+    """folder/trial.so, a library of these choices that nobody has compared with anything."""
+    weights = Weights()
+    program = lay_out(network, choices, weights)
+    functions = Functions.of([program], target, activations=True)
+    objects = compile_functions(functions, Cache(None), usable_cpus(), silent)
+    image = generate(network.name, [functions], objects, weights.path, folder)
+    manifest = describe(network.name, [program], target, {"tvmcnn": ""}, weights.bytes, activations=True)
+    artifact.sealed(image, manifest, folder / "trial.so", weights.path)
+    return folder / "trial.so"
 
 
 def _unscheduled(choice: Choice) -> Choice:

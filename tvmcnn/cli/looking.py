@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.cli.words import best_of, fact_of, print_json, read_labels, reporter
+from tvmcnn.cli.words import FORMS, best_of, fact_of, print_json, read_labels, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, ToolError, VerifyError
 from tvmcnn.progress import bar
 from tvmcnn.runner import Runner, load
@@ -68,6 +68,9 @@ def do_inspect(options: argparse.Namespace) -> int:
         manifest, written, facts = read_manifest(library), list[Path](), None
         if options.measure or options.html is not None or options.annotate is not None:
             facts = _facts(options, library, model)
+        if options.code is not None:
+            print(_code(library, model, *options.code), end="")
+            return 0
         if options.html is not None and facts is not None:
             from tvmcnn.report.page import report_page
 
@@ -170,6 +173,23 @@ def _facts(options: argparse.Namespace, library: Path, model: Path | None) -> Fa
         return collect(
             library, threads=options.threads, seconds=options.seconds, verdict=verdict, code=code, progress=progress
         )
+
+
+def _code(library: Path, model: Path | None, kernel: str, forms: Sequence[str]) -> str:
+    """One kernel's code in these forms, each under a line that names it where there are several."""
+    from tvmcnn.codegen import shown
+    from tvmcnn.reweight import rebuilt
+
+    if model is None:
+        raise InputError("--code needs the model of the library: name it with --model MODEL.onnx")
+    program, machine = rebuilt(library, model)
+    found = shown.texts(program, machine, kernel=kernel).get(kernel)
+    if found is None:
+        known = ", ".join(step.choice.name for step in program.steps if not step.choice.is_view)
+        raise InputError(f"{library.stem} has no kernel '{kernel}' with code; it has {known}")
+    words = dict(zip(FORMS, (shown.EXPRESSION, shown.SCHEDULE, shown.LLVM, shown.ASSEMBLY), strict=True))
+    parts = [f"---- {words[form]} ----\n" * (len(forms) > 1) + found[words[form]] for form in forms]
+    return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
 
 
 def _picture(options: argparse.Namespace, net: Runner) -> None:

@@ -20,7 +20,7 @@ from tvmcnn.cli.commands import (
     do_tune,
 )
 from tvmcnn.cli.looking import do_inspect, do_verify
-from tvmcnn.cli.words import EMITS, batches, emits, floats, named_shape, natural, positive, seconds
+from tvmcnn.cli.words import EMITS, FORMS, batches, code, emits, floats, named_shape, natural, positive, seconds
 from tvmcnn.precision import PRECISIONS
 from tvmcnn.version import __version__
 
@@ -193,6 +193,12 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("--model", type=Path, metavar="MODEL.onnx", help="of a library: to compare, and to show code")
     inspect.add_argument("--html", type=Path, metavar="REPORT.html", help="a page: graph, times, roofline, arena, code")
+    inspect.add_argument(
+        "--code",
+        type=code,
+        metavar="KERNEL[:FORM]",
+        help=f"print a kernel's code in all forms, or one of {', '.join(FORMS)}",
+    )
     inspect.add_argument("--measure", action="store_true", help="the page's figures in words, or with --json as JSON")
     inspect.add_argument("--image", type=Path, metavar="IMAGE", help="what --activations shows the way of")
     inspect.add_argument(

@@ -19,6 +19,7 @@ from tvmcnn.network import Array, Shape
 if TYPE_CHECKING:
     from tvmcnn.runner import Net
 
+FORMS = ("expression", "schedule", "llvm", "assembly")
 EMITS = ("header", "package", "tir", "asm", "c", "cuda")
 
 
@@ -105,6 +106,14 @@ def emits(text: str) -> tuple[str, ...]:
     if unknown := [kind for kind in kinds if kind not in EMITS]:
         raise argparse.ArgumentTypeError(f"'{unknown[0]}' cannot be emitted; allowed are {', '.join(EMITS)}")
     return kinds
+
+
+def code(text: str) -> tuple[str, tuple[str, ...]]:
+    """k1_conv, or k1_conv:assembly"""
+    kernel, colon, form = text.partition(":")
+    if colon and form not in FORMS:
+        raise argparse.ArgumentTypeError(f"'{form}' is no form of code; allowed are {', '.join(FORMS)}")
+    return kernel, (form,) if colon else FORMS
 
 
 def floats(text: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Shown: the code of each kernel as text, in the three forms that it goes through."""
+"""Shown: the code of each kernel as text, in the forms that it goes through."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.codegen.kernels import scheduled
 from tvmcnn.network import Program
+from tvmcnn.ops import declare
 from tvmcnn.progress import Progress, silent
 from tvmcnn.targets import Gpu, Target
 
@@ -16,27 +17,34 @@ from tvmcnn.targets import Gpu, Target
 _NOISE = re.compile(r"\s*\.(?!long|quad|zero|byte|LCPI|LBB)\S*.*|\s*#.*")
 
 
-def texts(program: Program, machine: Target | Gpu, progress: Progress = silent) -> dict[str, dict[str, str]]:
-    """By kernel its scheduled TVMScript, and for CPUs LLVM IR and assembly (without what is for the assembler alone).
+EXPRESSION, SCHEDULE, LLVM, ASSEMBLY = "tensor expression", "schedule", "LLVM IR", "assembly"
+
+
+def texts(
+    program: Program, machine: Target | Gpu, progress: Progress = silent, kernel: str | None = None
+) -> dict[str, dict[str, str]]:
+    """By kernel (or of the one named) its tensor expression and its schedule, both as TVMScript, and for CPUs LLVM IR
+    and assembly, without what is for the assembler alone.
 
     Kernels that differ in nothing but names are one function, and have the same texts.
     """
-    steps = [step for step in program.steps if not step.choice.is_view]
+    steps = [step for step in program.steps if not step.choice.is_view and kernel in (None, step.choice.name)]
     made: dict[str, dict[str, str]] = {}
     found = {}
     for done, step in enumerate(steps):
         progress("showing code", done, len(steps))
         if isinstance(machine, Gpu):
-            found[step.choice.name] = {"TVMScript": cuda.scheduled(step).script()}
+            found[step.choice.name] = {SCHEDULE: cuda.scheduled(step).script()}
             continue
         job = Job(without_names(step), False, machine)
         if job.symbol not in made:
             function = scheduled(step, machine)
             module = compile_kernels({job.symbol: function}, machine, {job.symbol: step.choice.scratch_bytes})
             made[job.symbol] = {
-                "TVMScript": function.script(),
-                "LLVM IR": module.inspect_source("ll"),
-                "assembly": _instructions(module.inspect_source("asm")),
+                EXPRESSION: declare(step).script(),
+                SCHEDULE: function.script(),
+                LLVM: module.inspect_source("ll"),
+                ASSEMBLY: _instructions(module.inspect_source("asm")),
             }
         found[step.choice.name] = made[job.symbol]
     progress("showing code", len(steps), len(steps))
