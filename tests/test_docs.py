@@ -1,4 +1,4 @@
-"""The documentation: every command of its pages runs and prints what the page says; the site builds without a warning."""
+"""The documentation: the commands of its pages run and print what the pages say; the site builds without a warning."""
 
 from __future__ import annotations
 

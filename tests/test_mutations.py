@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Graph
-from mutate import mutate_fields
+from mutate import mutate_fields, outcome
 
 import tvmcnn
 from tvmcnn import importer
@@ -143,6 +143,17 @@ def test_a_weight_of_six_bits_that_is_too_long() -> None:
     bias.data_type = 27  # float6 e2m3
     with pytest.raises(tvmcnn.ModelError, match="too large for the declared shape"):
         import_model(model)
+
+
+def test_rows_of_billions_of_pixels() -> None:
+    """Padding may be as large as it likes: whoever chooses a tile does not count through the columns."""
+    g = Graph(opset=21)
+    x = g.node("Conv", g.input(1, 3, 9, 11), g.draw(18, 3, 2, 2), pads=[0, 2**31, 0, 2**31])
+    g.shapes[x] = (1, 18, 8, 10)
+    g.outputs.append(g.node("Relu", x))
+    g.shapes[g.outputs[0]] = g.shapes[x]
+    found = outcome(g.model().SerializeToString())
+    assert found["refused"] == "UnsupportedError" and "more than 2,147,483,647 elements" in found["text"]
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet5"])

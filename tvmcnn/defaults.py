@@ -26,6 +26,7 @@ LINE = 16  # elements: planes of tiles are an odd number of them apart, see sche
 # 7 tiles at a time take 10.4.
 MAX_SCRATCH = 8 << 20
 MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
+MOST_PIXELS = 32  # of a register tile: as many as registers
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 
 
@@ -86,8 +87,8 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
 
 
 def _extents(count: int) -> list[int]:
-    """Of tiles along an axis: each the smallest that makes so many of them."""
-    return sorted({-(-count // tiles) for tiles in range(1, count + 1)})
+    """Of tiles along an axis that registers may hold: each the smallest that makes so many of them."""
+    return [size for size in range(1, min(count, MOST_PIXELS) + 1) if -(-count // -(-count // size)) == size]
 
 
 def fits_registers(vectors: int, pixels: int, target: Target, others: int | None = None) -> bool:

@@ -178,8 +178,8 @@ def described(manifest: Manifest) -> Iterator[str]:
         verdict = entry["verification"]
         judged = f"outputs within {verdict['error']:.1e} of max" if verdict and verdict["passed"] else "not verified"
         yield f"{entry['target']['name']}, {judged}:"
-        yield f"  {'kernel':<16} {'nodes':<28} {'algorithm':<14} {'rule':<10} {'config':<14} {'MMAC':>9} {'KB':>9}"
+        yield f"  {'kernel':<12} {'nodes':<21} {'algorithm':<11} {'config':<14} {'MMAC':>7} {'KB':>7}"
         for kernel in entry["kernels"]:
             ops = "+".join(kernel["ops"])
-            words = f"  {kernel['name']:<16} {ops[:28]:<28} {kernel['algorithm']:<14} {kernel['rule']:<10}"
-            yield f"{words} {kernel['tier']:<14} {kernel['macs'] / 1e6:>9.3f} {kernel['bytes'] / 1e3:>9.1f}"
+            words = f"  {kernel['name'][:12]:<12} {ops[:21]:<21} {kernel['algorithm'][:11]:<11}"
+            yield f"{words} {kernel['tier']:<14} {kernel['macs'] / 1e6:>7.2f} {kernel['bytes'] / 1e3:>7.0f}"

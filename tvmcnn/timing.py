@@ -57,15 +57,15 @@ class Bench:
         if not self.kernels:
             return "\n".join([*lines, "no profile: this batch runs in parts of several sizes"])
         lines.append(
-            f"{'kernel':<16} {'nodes':<28} {'algorithm':<12} {'µs':>9} {'share':>6} {'GFLOP/s':>8} {'GB/s':>6}"
+            f"{'kernel':<13} {'nodes':<23} {'algorithm':<11} {'µs':>9} {'share':>6} {'GFLOP/s':>7} {'GB/s':>5}"
         )
         for kernel in self.kernels:
             gflops = f"{kernel.gflops:.1f}" if kernel.flops else ""
             lines.append(
-                f"{kernel.name:<16} {kernel.ops:<28} {kernel.algorithm:<12} {kernel.microseconds:>9.2f}"
-                f" {kernel.microseconds / total:>6.1%} {gflops:>8} {kernel.bytes / kernel.microseconds / 1e3:>6.1f}"
+                f"{kernel.name[:13]:<13} {kernel.ops[:23]:<23} {kernel.algorithm[:11]:<11} {kernel.microseconds:>9.2f}"
+                f" {kernel.microseconds / total:>6.1%} {gflops:>7} {kernel.bytes / kernel.microseconds / 1e3:>5.1f}"
             )
-        lines.append(f"{'sum':<58} {total:>9.2f}")
+        lines.append(f"{'sum':<49} {total:>9.2f}")
         return "\n".join(lines)
 
 

@@ -142,7 +142,7 @@ def do_tune(options: argparse.Namespace) -> int:
         print_line({"event": "end", **tuned.as_json()})
         return 0
     for line in closing(tuned, options.model, own=options.output is None):
-        print(line)
+        say(line)
     if options.plot is not None:
         print(f"wrote {options.plot}")
     return 0

@@ -99,7 +99,8 @@ def do_inspect(options: argparse.Namespace) -> int:
     if facts is not None and options.measure:
         print("\n".join(facts.lines()))
     elif not written or written == [options.lock]:
-        print("\n".join(described(manifest)))
+        for line in described(manifest):
+            reporter(options)(line)
     if written:
         print(f"wrote {', '.join(map(str, written))}")
     return 0

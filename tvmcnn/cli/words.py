@@ -6,7 +6,9 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,16 +32,27 @@ def fail(sentence: str) -> int:
 
 
 def reporter(options: argparse.Namespace) -> Callable[[str], None]:
-    """Lines for a person: on standard output, or on standard error where that belongs to JSON."""
+    """Lines for a person: on standard output, or on standard error where that belongs to JSON.
+
+    A terminal gets long ones folded at its width, a file or a pipe gets them whole.
+    """
     stream = sys.stderr if options.json else sys.stdout
+    width = shutil.get_terminal_size().columns if stream.isatty() else 0
 
     def say(line: str) -> None:
         try:
-            print(line, file=stream, flush=True)
+            print(folded(line, width), file=stream, flush=True)
         except BrokenPipeError:  # the reader, `head` say, has seen enough; the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     return say
+
+
+def folded(line: str, width: int) -> str:
+    """A line in as many of `width` columns as it takes, the further ones indented; 0 leaves it as it is."""
+    if not width or len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def print_line(value: Any) -> None:

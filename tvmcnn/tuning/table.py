@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from tvmcnn.tuning.search import Search, State, Watch
 
 REFRESH = 2  # a second: drawing takes time that others measure
 MARGIN = 8  # lines of the terminal that are not the table's rows
+WIDE = 110  # columns of a terminal that has room for all heads; another has those of NARROW
+NARROW = ("kernel", "default µs", "best µs", "gain", "peak", "tried", "may gain µs")
 HEADS = ("kernel", "×", "default µs", "best µs", "gain", "GFLOP/s", "peak", "tried", "wrong", "failed", "may gain µs")
 
 
@@ -24,23 +27,25 @@ def watcher(say: Callable[[str], None], *, live: bool) -> Watch:
 
     @contextlib.contextmanager
     def watch(search: Search, seconds: float) -> Iterator[None]:
-        if not live or not sys.stdout.isatty():
+        if not live or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
             search.event = both(search.event, lines(search, say))
             yield
             return
         from rich.console import Console, Group
         from rich.live import Live
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress
+        from rich.text import Text
 
         console = Console()
-        bar = Progress(TextColumn("{task.description}"), BarColumn(None), console=console, expand=True)
+        bar = Progress(BarColumn(None), console=console, expand=True)
         task = bar.add_task("", total=seconds)
         start = time.monotonic()
 
         def picture() -> Group:
             spent = min(seconds, time.monotonic() - start)
-            bar.update(task, completed=spent, description=summary(search, seconds - spent))
-            return Group(_table(search, console.size.height - MARGIN, console.size.width), bar)
+            bar.update(task, completed=spent)
+            table = _table(search, console.size.height - MARGIN, console.size.width)
+            return Group(table, Text(summary(search, seconds - spent)), bar)
 
         with Live(get_renderable=picture, console=console, refresh_per_second=REFRESH, transient=True):
             yield
@@ -130,11 +135,16 @@ def _table(search: Search, height: int, width: int) -> Any:
 
     states = sorted(search.states, key=lambda state: -state.gain(search.peak))
     shown: Sequence[State] = states[: max(3, height)]
-    table = Table(box=None, expand=width < 110, pad_edge=False, header_style="bold")
-    for name in HEADS:
-        table.add_column(name, justify="left" if name == "kernel" else "right", no_wrap=True, overflow="ellipsis")
+    heads = HEADS if width >= WIDE else NARROW
+    table = Table(box=None, expand=width < WIDE, pad_edge=False, header_style="bold")
+    for name in heads:
+        if name == "kernel":  # which gives way to the numbers
+            table.add_column(name, ratio=1 if width < WIDE else None, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for state in shown:
-        table.add_row(*row(state, search.peak), style="reverse" if state.busy else "")
+        cells = dict(zip(HEADS, row(state, search.peak), strict=True))
+        table.add_row(*(cells[name] for name in heads), style="reverse" if state.busy else "")
     if len(shown) < len(states):
         table.caption = f"{len(states) - len(shown)} more, which may gain less"
     return table
