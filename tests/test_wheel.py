@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import email
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ import tvmcnn
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("tvmcnn", "schedules", "tests", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # that requires-python allows today
+SOURCES = ("tvmcnn", "schedules", "tests", "tools", "docs", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
 
 # A fresh interpreter that sees, of what is installed, the standard library, numpy and tvm_ffi only.
 ALONE = """
@@ -44,8 +47,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the checkout stays as it is."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution, built from a copy, so that the checkout stays as it is, and the wheel built from it."""
     if not (ROOT / "pyproject.toml").is_file():
         pytest.skip("no source checkout around these tests: there is nothing to build a wheel from")
     folder = tmp_path_factory.mktemp("wheel")
@@ -60,9 +63,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copyfile(path, source / name)
     output = folder / "dist"
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", output, ".", cwd=source)
-    (built,) = output.iterdir()
-    return built
+    run(
+        sys.executable, "-m", "build", "--no-isolation", "--outdir", output, ".", cwd=source
+    )  # the wheel from the sdist
+    wheel, sdist = sorted(output.iterdir(), key=lambda path: path.suffix != ".whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(built: tuple[Path, Path]) -> Path:
+    return built[1]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +112,44 @@ def test_wheel_holds_the_whole_package(names: set[str]) -> None:
     assert {"tvmcnn/data/lenet5.onnx", "tvmcnn/data/digits.npz", "tvmcnn/codegen/native/entry.h"} <= names
 
 
+def test_sdist_holds_the_sources(built: tuple[Path, Path]) -> None:
+    """All that a fork needs: the package, its records, its tests and tools; nothing that was built."""
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = {
+        path.relative_to(ROOT).as_posix() for top in ("tvmcnn", "schedules", "tools") for path in files(ROOT / top)
+    }
+    assert tracked <= names
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "docs/tutorial.md", "tests/helpers.py"} <= names
+    assert not [name for name in names if name.endswith((".pyc", ".so", ".whl"))]
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def interpreter(version: str) -> str | None:
+    """The path of a Python: the command of its name, if it works, or one that pyenv keeps."""
+    command = shutil.which(f"python{version}")
+    if command and subprocess.run([command, "--version"], capture_output=True).returncode == 0:
+        return command
+    kept = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin/python")
+    return next(map(str, sorted(kept)), None)
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_installed_from_scratch(version: str, workplace: Path, wheel: Path, tmp_path: Path) -> None:
+    """On each Python that the metadata promises, with the two dependencies alone, from the index that pip uses."""
+    if (python := interpreter(version)) is None:
+        pytest.skip(f"Python {version} is not on this machine")
+    run(python, "-m", "venv", tmp_path / "new", cwd=tmp_path)
+    pip = (tmp_path / "new" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(*pip, wheel, cwd=tmp_path)
+    program = "import sys, numpy, tvmcnn; print(tvmcnn.load(sys.argv[1])(numpy.load(sys.argv[2])).argmax())"
+    words = (tmp_path / "new" / "bin" / "python", "-I", "-c", program, workplace / "lenet5.so", workplace / "x.npy")
+    assert int(run(*words, cwd=tmp_path)) == int(np.load(workplace / "expected.npy").argmax())
+
+
 def test_wheel_holds_the_shipped_records(wheel: Path, names: set[str]) -> None:
     shipped = [path for path in (ROOT / "schedules").iterdir() if path.is_file()]
     assert any(path.suffix == ".jsonl" for path in shipped)
@@ -131,7 +179,9 @@ def test_wheel_metadata(wheel: Path) -> None:
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert sorted(line.split(">")[0].split("<")[0].strip() for line in needed) == ["apache-tvm-ffi", "numpy"]
-    assert {"compiler", "tune", "bench", "train", "test", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"compiler", "report", "cuda", "tune", "bench", "train", "ray", "docs", "test", "dev"} <= set(
+        metadata.get_all("Provides-Extra", [])
+    )
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "Apache License" in licence
     assert "tvmcnn = tvmcnn.cli:main" in entries
