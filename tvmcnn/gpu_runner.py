@@ -33,12 +33,12 @@ _kept: list[Mapped] = []  # CUDA's runtime has registered their code, and may ca
 class GpuRunner(Runner):
     """A loaded network on the current GPU. Any number of threads may call it; calls take their turns on the device."""
 
-    def _open(self) -> None:
-        _kept.append(self._library)
+    def _open(self, library: Mapped) -> None:
+        _kept.append(library)
         if status := self._symbols[f"{self.name}_check"]():
             reason = REASONS.get(status, f"status {status}")
             raise ArtifactError(f"{self.path} is made for {self.target}; {reason}")
-        self._native = tvm_ffi.load_module(self._library.spelling).get_function(f"{self.name}_run")
+        self._native = tvm_ffi.load_module(library.spelling).get_function(f"{self.name}_run")
 
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.

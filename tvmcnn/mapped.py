@@ -31,14 +31,29 @@ class Mapped:
         with _lock:
             self.spelling = _spelling(path, sha256)
             self.symbols = ctypes.CDLL(self.spelling)
-        weakref.finalize(self, _dlclose, ctypes.c_void_p(self.symbols._handle)).atexit = False
+        weakref.finalize(self, _unload, self.symbols._handle, path).atexit = False
 
 
-def _spelling(path: Path, sha256: str) -> str:
-    status, files = path.stat(), _known.setdefault(path, {})
+def _unload(handle: int, path: Path) -> None:
+    _dlclose(ctypes.c_void_p(handle))
+    if _lock.acquire(blocking=False):  # not if it is this thread that loads, interrupted by the garbage collector
+        _forget(path)
+        if not _known.get(path, True):
+            del _known[path]
+        _lock.release()
+
+
+def _forget(path: Path) -> None:
+    """Forget the files of a path that are not mapped any more."""
+    files = _known.get(path, {})
     for file, (dots, _) in list(files.items()):
         if not _is_mapped(_spelt(path, dots)):
             del files[file]
+
+
+def _spelling(path: Path, sha256: str) -> str:
+    _forget(path)
+    status, files = path.stat(), _known.setdefault(path, {})
     file = (status.st_dev, status.st_ino)
     free = next(dots for dots in range(len(files) + 1) if dots not in {taken for taken, _ in files.values()})
     dots, known = files.setdefault(file, (free, sha256))

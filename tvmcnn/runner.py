@@ -164,15 +164,16 @@ class Runner:
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
         self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
-        self._library = Mapped(path, manifest["sha256"])
-        self._symbols = self._library.symbols
-        self._open()
+        library = Mapped(path, manifest["sha256"])
+        self._symbols = library.symbols
+        self._open(library)
         self._arenas: list[tuple[int, Array]] = []
         self._spare = 2 * usable_cpus()  # arenas that wait for a call; more that a crowd of callers needed are freed
+        self._library = library  # the last, to go behind the functions of it
 
-    def _open(self) -> None:
+    def _open(self, library: Mapped) -> None:
         """Find the library's entries."""
-        module = tvm_ffi.load_module(self._library.spelling, keep_module_alive=False)
+        module = tvm_ffi.load_module(library.spelling, keep_module_alive=False)
         self._native = module.get_function(f"{self.symbol}_run")
         self._native_bind = module.get_function(f"{self.symbol}_bind")
 
