@@ -186,7 +186,7 @@ def page(found: dict[str, Any]) -> str:
         (f"of its own, each of {found['count']} loaded libraries (LeNet-5)", f"{each['loaded'][0]:.0f} KB"),
         ("after a call", f"{each['called'][0]:.0f} KB"),
         (
-            "more, when all have been loaded and unloaded twice again",
+            "more, when all were loaded and unloaded twice again",
             f"{copies['after'][0] - copies['once'][0]} KB for all",
         ),
         (f"ResNet-50 in each of {SHARING} processes: mapped", f"{ours['Rss'] / 1e3:.0f} MB"),

@@ -104,7 +104,10 @@ def main() -> int:
     x = np.random.default_rng(1).standard_normal((1, MAPS, SIDE, SIDE), np.float32)
     wanted = tvmcnn.reference(model(), x)["y"]
     with tempfile.TemporaryDirectory() as folder:
-        nets = [library(*given, target, Path(folder) / str(i)) for i, (_, *given) in enumerate(todo)]
+        nets = [
+            library(blocked, config, target, Path(folder) / str(index))
+            for index, (_, blocked, config) in enumerate(todo)
+        ]
         for net, (words, *_) in zip(nets, todo, strict=True):
             error = float(np.abs(net(x) - wanted).max() / np.abs(wanted).max())
             if not error <= TOLERANCE:
