@@ -635,6 +635,24 @@ def test_library_written_over_in_place_is_refused(tmp_path: Path, library: bytes
     tvmcnn.load(path)
 
 
+def test_replaced_while_older_ones_go(tmp_path: Path, library: bytes, net: tvmcnn.Runner, x: Array) -> None:
+    """Whatever inode the file system gives again, a path's library is that of the file which is there."""
+    changed = one_conv()
+    changed.graph.node[1].op_type = "Sigmoid"
+    other = tvmcnn.compile(changed, output=tmp_path / "other.so", verify=False).path.read_bytes()
+    path, wanted = tmp_path / "net.so", {library: net(x).tobytes()}
+    wanted[other] = tvmcnn.load(tmp_path / "other.so")(x).tobytes()
+    held: list[Any] = []
+    for content in (library, other, library, other, other, library):
+        (tmp_path / "new").write_bytes(content)
+        (tmp_path / "new").replace(path)
+        held.append(tvmcnn.load(path))
+        assert held[-1](x).tobytes() == wanted[content]
+        if len(held) > 1:
+            del held[0]
+            gc.collect()
+
+
 def test_relative_path(conv: Compiled, x: Array, net: tvmcnn.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(conv.path.parent)
     relative = tvmcnn.load("conv.so")

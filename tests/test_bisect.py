@@ -87,7 +87,8 @@ def test_a_library_that_this_compiler_does_not_make(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patched:
         path, model = planted("conv-swapped-taps-direct", tmp_path, patched)
     found = bisect(path, model)
-    assert found.rebuilt == RIGHT
+    assert found.rebuilt == RIGHT and found.guilty == ()
+    assert "guilty" not in str(found)
     assert "the file is not what this tvmcnn makes of the model" in str(found)
 
 

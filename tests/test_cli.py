@@ -283,7 +283,7 @@ MISTAKES = [
     ("tune nowhere.onnx -o mine.jsonl", "cannot read nowhere.onnx: No such file or directory"),
     ("tune {m} -o mine.jsonl --budget soon", "the budget 'soon' is no time above 0; write 90s, 10m or 2h"),
     ("tune {m} -o mine.txt", "the records 'mine.txt' end in '.txt'; a file of records ends in .jsonl"),
-    ("tune {m} -o mine.jsonl --plot best.bmp", "the plot 'best.bmp' ends in '.bmp'; allowed are .png, .svg, .pdf"),
+    ("tune {m} -o mine.jsonl --plot best.bmp", "'best.bmp' ends in '.bmp'; allowed are .png, .svg, .pdf"),
     ("tune {m} -o mine.jsonl --target sparc", "unknown target 'sparc'"),
     ("tune {m} -o mine.jsonl --rpc-key k", "--rpc-tracker HOST:PORT and --rpc-key KEY belong together"),
     ("tune {m}", "there is no place for your own records ($TVMCNN_RECORDS is off, or $HOME is missing): give -o"),

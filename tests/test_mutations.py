@@ -128,9 +128,7 @@ def cropped_away() -> onnx.ModelProto:
 
 
 def test_what_ends_the_process_ends_another() -> None:
-    with pytest.raises(
-        tvmcnn.ModelError, match="onnx cannot infer its shapes: the process that tried was ended by SIG"
-    ):
+    with pytest.raises(tvmcnn.ModelError, match="onnx cannot infer its shapes, tried in a process that ended by SIG"):
         import_model(cropped_away())
     network = import_model(moves())  # which has a Slice too, of something computed
     assert any(node.op == "Slice" for node in network.nodes)

@@ -248,6 +248,45 @@ def test_filters_by_winograd(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5 * np.abs(weight).max())
 
 
+def test_filters_of_awkward_places(tmp_path: Path) -> None:
+    """A convolution that reads an output of the network shows its filters; one that reads a reshaped tensor none."""
+    g = Graph()
+    a = g.conv(g.input(1, 3, 11, 13), 5, (2, 3))
+    b = g.conv(a, 7, (3, 2))
+    c = g.node("Reshape", g.node("Gemm", g.input(1, 9), g.draw(9, 20)), g.constant(np.array([1, 1, 4, 5])))
+    g.output(a, b, g.conv(c, 6, (2, 2)))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False)
+    net, found = tvmcnn.load(compiled.path), list[bool]()
+    for index, step in enumerate(compiled.program.steps):
+        if step.choice.kernel.anchor.op == "Conv":
+            weight = compiled.program.network.constants[step.choice.kernel.anchor.inputs[1]]
+            seen = filters(net, index)
+            found.append(seen is not None)
+            if seen is not None:
+                np.testing.assert_allclose(seen, weight, rtol=0, atol=1e-5 * np.abs(weight).max())
+    assert found == [True, True, False]
+
+
+def test_names_that_are_formulas_to_others(tmp_path: Path) -> None:
+    """matplotlib would take $\\x$ for TeX, and fail."""
+    g = Graph()
+    g.output(g.node("Relu", g.conv(g.conv(g.input(1, 3, 17, 19), 20, (3, 3)), 18, (3, 3))))
+    model = g.model()
+    for node in model.graph.node:
+        node.input[:] = [f"$\\{name}$" if name.startswith("conv") else name for name in node.input]
+        node.output[:] = [f"$\\{name}$" if name.startswith("conv") else name for name in node.output]
+    net = tvmcnn.load(tvmcnn.compile(model, output=tmp_path / "x.so", verify=False).path)
+    assert "$\\conv0$" in report_page(collect(net.path, seconds=0.05))
+    x = np.ones((1, 3, 17, 19), np.float32)
+    draw(x[0], layers(net, x), [("$\\a$", 1.0)], tmp_path / "m.png", "$\\b$")
+
+
+def test_a_scalar_input(tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.node("Add", g.input(), g.input(5)))
+    assert collect(tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False).path, seconds=0.05).batches == ()
+
+
 def lines() -> onnx.ModelProto:
     """Two filters made by hand: one sees horizontal lines, one vertical."""
     g = Graph()
@@ -399,14 +438,17 @@ def test_inspect_writes_what_is_asked_for(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--html r.txt", "'r.txt' ends in '.txt'; allowed is .html"),
+        ("--html r.txt", "'r.txt' ends in '.txt'; allowed are .html"),
         ("--html nowhere/r.html", "cannot write nowhere/r.html: the folder nowhere does not exist"),
-        ("--trace t.html", "'t.html' ends in '.html'; allowed is .json"),
+        ("--trace t.html", "'t.html' ends in '.html'; allowed are .json"),
         (
             "--image i.png",
             "--image and --activations go together: an image in, the picture of each layer's maps out",
         ),
-        ("--image i.png --activations m.gif", "the picture 'm.gif' ends in '.gif'; allowed are .png, .svg, .pdf"),
+        ("--image i.png --activations m.gif", "'m.gif' ends in '.gif'; allowed are .png, .svg, .pdf"),
+        ("--code k0:llvm --html r.html", "--code prints one kernel's code and nothing else: leave out --html"),
+        ("--input-shape x:1x2", "--input-shape is for models: {library} was compiled for its shapes"),
+        ("--image i.npy --activations m.png", "cannot read i.npy: No such file or directory"),
         ("--annotate a.onnx", "--annotate writes into the model: name it with --model MODEL.onnx"),
     ],
 )
@@ -415,7 +457,7 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", str(compiled.path), *words.split()]) == 1
-    assert capsys.readouterr().err == f"tvmcnn: {sentence}\n"
+    assert capsys.readouterr().err == f"tvmcnn: {sentence.format(library=compiled.path)}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -281,8 +281,8 @@ count = lambda: len(os.listdir("/proc/self/task"))
 mapped = lambda: [any(path in line for line in open("/proc/self/maps")) for path in sys.argv[1:3]]
 first = tvmcnn.load(sys.argv[1])  # it has the memory of the pool
 x = np.ones((2, 3, 61, 90), np.float32)
-alone = count()
-for sleep in (0, 0.01):  # workers that spin, and that sleep
+alone, affinity = count(), os.sched_getaffinity(0)
+for sleep in (0, 0.01, 0.0011):  # workers that spin, and that sleep
     net = tvmcnn.load(sys.argv[2], threads=4)
     wanted = net(x)[0].tobytes()
     bound = net.bind(x)
@@ -292,6 +292,7 @@ for sleep in (0, 0.01):  # workers that spin, and that sleep
     assert (bound()[0].tobytes(), count(), mapped()) == (wanted, alone + 3, [True, True]), "a bound call holds it"
     del bound
     assert (count(), mapped()) == (alone, [True, False]), "its code and its threads are gone"
+    assert os.sched_getaffinity(0) == affinity
 net = tvmcnn.load(sys.argv[2], threads=3)
 net(x)
 pid = os.fork()
@@ -299,6 +300,40 @@ if not pid:
     os._exit(net(x)[0].tobytes() != wanted)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "fork knows the library that came again"
 """
+
+
+SWAP = """
+import sys, threading, time
+import numpy as np
+import tvmcnn
+first = tvmcnn.load(sys.argv[1])
+x = np.ones((2, 3, 61, 90), np.float32)
+net = tvmcnn.load(sys.argv[2], threads=2)  # its code is the workers'
+wanted = net(x)[0].tobytes()
+other = tvmcnn.load(sys.argv[3], threads=2)
+stop, wrong = threading.Event(), []
+def call():
+    while not stop.is_set():
+        wrong.extend([1] * (other(x)[0].tobytes() != wanted))
+busy = threading.Thread(target=call)
+busy.start()
+for _ in range(20):
+    del net
+    time.sleep(0.005)
+    net = tvmcnn.load(sys.argv[2], threads=2)
+    net(x)
+stop.set()
+busy.join(30)
+assert not busy.is_alive() and not wrong
+"""
+
+
+def test_unloaded_while_another_library_has_the_pool(compiled: Compiled, folder: Path) -> None:
+    """The pool is never free for long: whoever unloads still gets it, and no worker is left in code that is gone."""
+    lenet = tvmcnn.compile(ROOT / "tvmcnn" / "data" / "lenet5.onnx", output=folder / "tiny.so", verify=False)
+    copy = folder / "copy.so"
+    copy.write_bytes(compiled.path.read_bytes())
+    run_python(SWAP, lenet.path, compiled.path, copy)
 
 
 def test_unloaded_with_its_threads(compiled: Compiled, folder: Path) -> None:

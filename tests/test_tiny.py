@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
+from tvmcnn.codegen import signature
 from tvmcnn.compiler import Compiled
 
 Array = np.ndarray[Any, Any]
@@ -273,6 +274,19 @@ def test_no_undefined_strong_symbol_outside_libc_and_libm(compiled: Compiled) ->
     assert strong == known
     weak = [name for kind, name in symbols(compiled.path, "--undefined-only") if kind != "U"]
     assert any("TVMFFI" in name for name in weak)  # else this test reads the wrong table
+
+
+def test_inputs_may_be_named_as_anything_in_the_c_code(tmp_path: Path) -> None:
+    """Every word that the generated C, or C itself, has a meaning for."""
+    words = sorted(signature._TAKEN)
+    infos = [helper.make_tensor_value_info(word, TensorProto.FLOAT, [2, 3]) for word in words]
+    graph = helper.make_graph([helper.make_node("Sum", words, ["y"])], "g", infos, [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])
+    ])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    net = tvmcnn.load(tvmcnn.compile(model, output=tmp_path / "x.so", verify=False, activations=False).path)
+    ones = [np.full((2, 3), 1 + i, np.float32) for i in range(len(words))]
+    np.testing.assert_allclose(net(*ones), np.sum(ones, axis=0))
 
 
 def test_exports_only_what_carries_the_models_name(compiled: Compiled) -> None:

@@ -163,7 +163,7 @@ def test_own_records_are_used_by_themselves(tmp_path: Path, quick: None, monkeyp
         ({"budget": 0}, ToolError, "the budget '0' is no time above 0"),
         ({"records": "mine.txt"}, ToolError, "the records 'mine.txt' end in '.txt'; a file of records ends in .jsonl"),
         ({"records": "no/where.jsonl"}, ToolError, "cannot write no/where.jsonl: the folder no does not exist"),
-        ({"plot": "best.gif"}, ToolError, "the plot 'best.gif' ends in '.gif'; allowed are .png, .svg, .pdf"),
+        ({"plot": "best.gif"}, ToolError, "'best.gif' ends in '.gif'; allowed are .png, .svg, .pdf"),
         ({"plot": "no/best.png"}, ToolError, "cannot write no/best.png: the folder no does not exist"),
         ({"records": None}, ToolError, "there is no place for your own records"),
         ({"rpc_key": "k"}, ToolError, "--rpc-tracker HOST:PORT and --rpc-key KEY belong together"),

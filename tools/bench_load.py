@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from bench_models import parse
 
 import tvmcnn
@@ -77,7 +76,6 @@ print(json.dumps([first, time.perf_counter() - began]))
 """
 COPIES = """
 import json, re, sys, time
-import numpy as np
 import tvmcnn
 def resident():
     status = open("/proc/self/status").read()
@@ -100,7 +98,6 @@ print(json.dumps([seconds, before, loaded, called, again(), again()]))
 """
 SHARE = """
 import json, re, sys
-import numpy as np
 import tvmcnn
 net = tvmcnn.load(sys.argv[1], threads=1)
 net(np.ones(net.inputs[0].shape, np.float32))
@@ -153,8 +150,6 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
         found[f"{name}_bytes"] = path.stat().st_size
         for check in ("all", "code"):
             found[f"{name}_{check}"] = median(lambda path=path, check=check: tvmcnn.load(path, check=check), 15)  # type: ignore[misc]
-    net, x = tvmcnn.load(small), np.ones((1, 1, 32, 32), np.float32)
-    found["call"] = median(lambda: net(x), 1000)
     found["copies"] = dict(
         zip(("seconds", "before", "loaded", "called", "once", "after"), fresh(COPIES, small, *copies), strict=True)
     )

@@ -72,7 +72,10 @@ def _shell(code: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `tvmcnn` and `python` are
     environment = {**os.environ, "PATH": path, "TVMCNN_SOURCE": str(ROOT), "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     command = ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"this block takes more than {SECONDS} s\n{code}") from error
     if done.returncode:
         raise RuntimeError(f"this block fails, status {done.returncode}: {done.stderr[-500:]}\n{code}")
     return done.stdout

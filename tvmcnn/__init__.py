@@ -89,7 +89,8 @@ class _Package(ModuleType):
     """This module, in which importing `tvmcnn.reference`, from anywhere, leaves the function of that name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, getattr(value, name, value) if name in _HOMES else value)
+        bound = name in _HOMES and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name, value) if bound else value)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -27,6 +27,7 @@ FORMAT = 2  # 1 had one class of CPUs: no "symbol", no "variants"
 FOOTER = struct.Struct("<8sIIQQ32s")
 CHUNK = 1 << 20  # bytes read at a time
 CHECKS = ("all", "code")
+PICTURES = (".png", ".svg", ".pdf")  # that matplotlib writes
 
 Manifest = dict[str, Any]
 
@@ -77,7 +78,7 @@ def trailer(manifest: Manifest, size: int) -> bytes:
 def read_manifest(path: str | os.PathLike[str], check: str = "all") -> Manifest:
     """The checked manifest of a library. Raises ArtifactError unless every byte of the file is as it was written.
 
-    With `check` "code" the weights are not read: of 100 MB of them that saves 0.1 s. Nothing of the file is executed,
+    With `check` "code" the weights are not read: of 100 MB of them that saves 0.06 s. Nothing of the file is executed,
     or mapped as code.
     """
     label = os.fspath(path)
@@ -167,6 +168,16 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_place(path: Path | None, suffixes: Sequence[str]) -> None:
+    """Raise ToolError, before the work, for a file that cannot be written: its suffix, or its folder."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ToolError(f"'{path}' ends in '{path.suffix}'; allowed are {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:

@@ -20,9 +20,10 @@ from tvmcnn.cache import Cache
 from tvmcnn.choose import choose
 from tvmcnn.codegen import Functions, compile_functions, generate, scratch_folder
 from tvmcnn.codegen.workers import JobError
-from tvmcnn.errors import ArtifactError, TvmcnnError
+from tvmcnn.errors import ArtifactError
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
+from tvmcnn.isolated import last_line
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.manifest import describe
 from tvmcnn.network import Choice, Network
@@ -71,7 +72,7 @@ class Bisection:
 
         The first is to blame; later ones decide before it, and take it away too: plain images have no Winograd.
         """
-        return tuple(each.switch for each in self.tried if each.outcome == RIGHT)
+        return tuple(each.switch for each in self.tried if each.outcome == RIGHT) if self.rebuilt == WRONG else ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -169,9 +170,9 @@ class _Trial:
                     verdict = self._judged(library, threads=1)
                 else:
                     verdict = self._judged(self._built(switch, folder), threads=None)
-        except (TvmcnnError, JobError, RuntimeError) as error:
-            cause = error.__cause__ if isinstance(error, JobError) else error
-            return Tried(switch, FAILED, str(cause).splitlines()[-1])
+        except Exception as error:  # of whatever stage the switch has led astray
+            cause = error.__cause__ if isinstance(error, JobError) else None
+            return Tried(switch, FAILED, last_line(cause if isinstance(cause, Exception) else error))
         found = next((each for each in (*verdict.outputs, *verdict.tensors) if each.name == tensor), None)
         if found is None:
             return Tried(switch, FAILED, f"{tensor} is no tensor of that library")

@@ -27,14 +27,14 @@ REASONS = {
     7: "CUDA reports an error",
 }
 CUDA = 2  # DLPack's kind of device
-_kept: list[Mapped] = []  # CUDA's runtime has registered their code, and may call it when the process ends
+_kept: dict[str, Mapped] = {}  # CUDA's runtime has registered their code, and may call it when the process ends
 
 
 class GpuRunner(Runner):
     """A loaded network on the current GPU. Any number of threads may call it; calls take their turns on the device."""
 
     def _open(self, library: Mapped) -> None:
-        _kept.append(library)
+        _kept.setdefault(library.spelling, library)
         if status := self._symbols[f"{self.name}_check"]():
             reason = REASONS.get(status, f"status {status}")
             raise ArtifactError(f"{self.path} is made for {self.target}; {reason}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvmcnn.codegen.link import NATIVE, c_compiler
+from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler
 from tvmcnn.targets import Target
 
 COPIED = 64 << 20  # bytes
@@ -27,8 +26,8 @@ class FmaPeak:
     def __init__(self, target: Target) -> None:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "peak.so"
-            flags = ["-std=gnu11", "-O2", f"-march={target.name}", "-shared", "-fPIC"]
-            subprocess.run([*c_compiler(), *flags, "-o", str(library), str(NATIVE / "peak.c")], check=True)
+            flags = ["-std=gnu11", "-O2", "-mavx2", "-mfma", *(["-mavx512f"] * (target.lanes > 8)), "-shared", "-fPIC"]
+            run_compiler([*c_compiler(), *flags, "-o", str(library), str(NATIVE / "peak.c")], Path(folder))
             self._peak = ctypes.CDLL(str(library)).tvmcnn_peak
         self._peak.argtypes, self._peak.restype = [ctypes.c_int64, ctypes.POINTER(ctypes.c_float)], ctypes.c_double
 

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 from tvmcnn.errors import ArtifactError
 
@@ -45,9 +46,9 @@ def _unload(handle: int, path: Path) -> None:
 
 def _forget(path: Path) -> None:
     """Forget the files of a path that are not mapped any more."""
-    files = _known.get(path, {})
+    files, there = _known.get(path, {}), _mapped() if path in _known else set()
     for file, (dots, _) in list(files.items()):
-        if not _is_mapped(_spelt(path, dots)):
+        if _spelt(path, dots) not in there:
             del files[file]
 
 
@@ -68,10 +69,23 @@ def _spelt(path: Path, dots: int) -> str:
     return f"{path.parent}{'/.' * dots}/{path.name}"
 
 
-def _is_mapped(spelling: str) -> bool:
-    try:
-        found = ctypes.CDLL(spelling, mode=os.RTLD_NOLOAD)
-    except OSError:
-        return False
-    _dlclose(ctypes.c_void_p(found._handle))
-    return True
+class _Object(ctypes.Structure):
+    """The beginning of dl_phdr_info."""
+
+    _fields_ = (("address", ctypes.c_uint64), ("name", ctypes.c_char_p))
+
+
+def _mapped() -> set[str]:
+    """The names by which the dynamic loader has what it has.
+
+    Asking dlopen would not do: it also compares inodes, and takes the file that is at a path now for the one that was.
+    """
+    names: set[str] = set()
+
+    def each(found: Any, size: int, data: int | None) -> int:
+        names.add(os.fsdecode(found.contents.name or b""))
+        return 0
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Object), ctypes.c_size_t, ctypes.c_void_p)
+    ctypes.CDLL(None).dl_iterate_phdr(kind(each), None)
+    return names

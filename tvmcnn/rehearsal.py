@@ -3,11 +3,13 @@
 onnx infers shapes in C++, whose assertions abort the process. Mutated models found one: a Slice of an extent that an
 earlier node made negative (a Pad that crops more than there is) clamps an index to an empty range. Inference runs in
 onnx's converter of opsets and within onnxscript's folding, so that only a whole import shows that it is harmless.
-Models without a Slice of something computed, which most CNNs are, skip this; the others pay a second for it.
+Models without a Slice of something computed, which most CNNs are, skip this; the others pay a second once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -19,6 +21,8 @@ from tvmcnn.errors import ModelError, TvmcnnError
 from tvmcnn.isolated import Isolated, LostError
 from tvmcnn.network import Array, Shape
 from tvmcnn.onnx_file import Opened
+
+_harmless: set[bytes] = set()  # hashes of what has been rehearsed: compile, verify and bisect import it again
 
 
 def needs_rehearsal(proto: onnx.ModelProto) -> bool:
@@ -39,11 +43,14 @@ def rehearse(
     """Import the model in another process. Raises ModelError if that ends it; whatever else it raises comes again."""
     large = {name: (array.shape, array.dtype) for name, array in opened.weights.items()}
     arguments = (opened.proto.SerializeToString(), large, label, dict(shapes), batch, dict(values))
+    if (digest := hashlib.sha256(pickle.dumps(arguments)).digest()) in _harmless:
+        return
     with closing(Isolated(quiet=True)) as process:
         try:
             process.call("tvmcnn.rehearsal:perform", *arguments)
         except LostError as error:
-            raise ModelError(f"{label}: onnx cannot infer its shapes: the process that tried was {error}") from error
+            raise ModelError(f"{label}: onnx cannot infer its shapes, tried in a process that {error}") from error
+    _harmless.add(digest)
 
 
 def perform(

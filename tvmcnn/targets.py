@@ -165,7 +165,8 @@ def usable_cpus(root: Path = Path("/")) -> int:
         if controllers:  # version 1
             if "cpu" not in controllers.split(","):
                 continue
-            mounted /= controllers
+            named = mounted / controllers
+            mounted = named if named.is_dir() else mounted / "cpu"  # a link, whatever the controllers' order there
         inner = mounted / path.lstrip("/")
         groups = [group for group in (inner, *inner.parents) if group.is_relative_to(mounted)]
         allowed += [count for group in groups if (count := _quota(group)) is not None]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvmcnn.artifact import read_manifest, write_file
+from tvmcnn.artifact import PICTURES, check_place, read_manifest, write_file
 from tvmcnn.cli.words import FORMS, best_of, fact_of, print_json, read_labels, reporter
-from tvmcnn.errors import ArtifactError, InputError, ModelError, ToolError, VerifyError
+from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
+from tvmcnn.network import dims
 from tvmcnn.progress import bar
 from tvmcnn.runner import Runner, load
 
 if TYPE_CHECKING:
+    from tvmcnn.bisect import Bisection
     from tvmcnn.report.facts import Facts
 
 
@@ -24,38 +27,44 @@ def do_verify(options: argparse.Namespace) -> int:
     """Compare with NumPy; say, or show, where it differs and which choice is to blame."""
     from tvmcnn.verify import verify_library
 
-    _check_place(options.html, ".html")
+    check_place(options.html, (".html",))
     verdicts = verify_library(options.library, options.model, options.seed, histograms=options.html is not None)
     passed = all(verdict.passed for verdict in verdicts)
-    bisection = None
-    if options.bisect:
-        from tvmcnn.bisect import bisect
-
-        with bar() as progress:
-            bisection = bisect(options.library, options.model, options.seed, progress=progress)
+    bisection, words = _bisected(options) if options.bisect else (None, "")
     if options.html is not None:
         from tvmcnn.report.page import verify_page
 
         shown = next((index for index, verdict in enumerate(verdicts) if not verdict.passed), 0)
         program = load(options.library).programs[shown]
-        text = str(bisection) if bisection is not None else ""
-        write_file(options.html, verify_page(program.name, verdicts[shown], program.manifest, text))
+        write_file(options.html, verify_page(program.name, verdicts[shown], program.manifest, words))
     if options.json:
         entries = [verdict.as_json() for verdict in verdicts]
         found = entries[0] if len(entries) == 1 else {"passed": passed, "batches": entries}
-        print_json(found if bisection is None else {**found, "bisection": bisection.as_json()})
+        print_json(found if not words else {**found, "bisection": bisection.as_json() if bisection else words})
         return 0 if passed else 1
     for verdict in verdicts:
         for error in verdict.tensors:
             print(f"{'ok   ' if error.passed else 'WRONG'} {error}")
         print(verdict)
-    if bisection is not None:
-        print(bisection)
+    if words:
+        print(words)
     if options.html is not None:
         print(f"wrote {options.html}")
     if not passed:
         raise VerifyError(f"{options.library} does not agree with {options.model}")
     return 0
+
+
+def _bisected(options: argparse.Namespace) -> tuple[Bisection | None, str]:
+    """What came of it, also in words; these alone for a library that cannot be bisected."""
+    from tvmcnn.bisect import bisect
+
+    try:
+        with bar() as progress:
+            found = bisect(options.library, options.model, options.seed, progress=progress)
+    except ArtifactError as error:
+        return None, f"not bisected: {error}"
+    return found, str(found)
 
 
 def do_inspect(options: argparse.Namespace) -> int:
@@ -69,7 +78,8 @@ def do_inspect(options: argparse.Namespace) -> int:
         if options.measure or options.html is not None or options.annotate is not None:
             facts = _facts(options, library, model)
         if options.code is not None:
-            print(_code(library, model, *options.code), end="")
+            texts = _code(library, model, *options.code)
+            print_json(texts) if options.json else print(_joined(texts), end="")
             return 0
         if options.html is not None and facts is not None:
             from tvmcnn.report.page import report_page
@@ -108,25 +118,20 @@ def do_inspect(options: argparse.Namespace) -> int:
 
 def _check_inspect(options: argparse.Namespace) -> None:
     """Say what is wrong before the work."""
-    from tvmcnn.report.maps import check_path
-
-    for path, suffix in ((options.html, ".html"), (options.annotate, ".onnx"), (options.trace, ".json")):
-        _check_place(path, suffix)
+    places = ((options.html, (".html",)), (options.annotate, (".onnx",)), (options.trace, (".json",)))
+    for path, suffixes in (*places, (options.activations, PICTURES)):
+        check_place(path, suffixes)
+    asked = [name for name in ("html", "annotate", "trace", "activations", "lock") if getattr(options, name)]
+    if options.code is not None and (asked or options.measure):
+        raise InputError(f"--code prints one kernel's code and nothing else: leave out --{(asked or ['measure'])[0]}")
     if (options.image is None) != (options.activations is None):
         raise InputError("--image and --activations go together: an image in, the picture of each layer's maps out")
-    if options.activations is not None:
-        check_path(options.activations)
+    if options.file.suffix == ".onnx" and options.model is not None:
+        raise InputError(f"--model is for libraries: {options.file} is a model itself")
+    if options.file.suffix != ".onnx" and options.input_shape:
+        raise InputError(f"--input-shape is for models: {options.file} was compiled for its shapes")
     if options.annotate is not None and options.model is None and options.file.suffix != ".onnx":
         raise InputError("--annotate writes into the model: name it with --model MODEL.onnx")
-
-
-def _check_place(path: Path | None, suffix: str) -> None:
-    if path is None:
-        return
-    if path.suffix != suffix:
-        raise ToolError(f"'{path}' ends in '{path.suffix}'; allowed is {suffix}")
-    if not path.parent.is_dir():
-        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 @contextlib.contextmanager
@@ -139,11 +144,9 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, Path | None]]:
 
     with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder, bar() as progress:
         library = Path(folder) / f"{options.file.stem}.so"
-        say = reporter(argparse.Namespace(json=True))  # standard output has what was asked for
-        tvmcnn.compile(
-            options.file, output=library, input_shapes=dict(options.input_shape), verify=False,
-            report=say if options.verbose else lambda line: None, progress=progress,
-        )  # fmt: skip
+        say = reporter(options, sys.stderr) if options.verbose else lambda line: None
+        shapes = dict(options.input_shape)
+        tvmcnn.compile(options.file, output=library, input_shapes=shapes, verify=False, report=say, progress=progress)
         yield library, options.file
 
 
@@ -169,15 +172,15 @@ def _facts(options: argparse.Namespace, library: Path, model: Path | None) -> Fa
                 try:
                     laid_out, machine = rebuilt(library, model)
                     code = texts(laid_out, machine, progress)
-                except ModelError as error:
+                except (ArtifactError, ModelError) as error:
                     reporter(options)(f"the code is not shown: {error}")
         return collect(
             library, threads=options.threads, seconds=options.seconds, verdict=verdict, code=code, progress=progress
         )
 
 
-def _code(library: Path, model: Path | None, kernel: str, forms: Sequence[str]) -> str:
-    """One kernel's code in these forms, each under a line that names it where there are several."""
+def _code(library: Path, model: Path | None, kernel: str, forms: Sequence[str]) -> dict[str, str]:
+    """One kernel's code in these forms."""
     from tvmcnn.codegen import shown
     from tvmcnn.reweight import rebuilt
 
@@ -189,7 +192,12 @@ def _code(library: Path, model: Path | None, kernel: str, forms: Sequence[str]) 
         known = ", ".join(step.choice.name for step in program.steps if not step.choice.is_view)
         raise InputError(f"{library.stem} has no kernel '{kernel}' with code; it has {known}")
     words = dict(zip(FORMS, (shown.EXPRESSION, shown.SCHEDULE, shown.LLVM, shown.ASSEMBLY), strict=True))
-    parts = [f"---- {words[form]} ----\n" * (len(forms) > 1) + found[words[form]] for form in forms]
+    return {words[form]: found[words[form]] for form in forms}
+
+
+def _joined(texts: Mapping[str, str]) -> str:
+    """Texts one behind the other, each under a line that names it where there are several."""
+    parts = [f"---- {form} ----\n" * (len(texts) > 1) + text for form, text in texts.items()]
     return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
 
 
@@ -199,6 +207,9 @@ def _picture(options: argparse.Namespace, net: Runner) -> None:
     from tvmcnn.report.maps import draw, layers
 
     mean, std = options.mean or fact_of(net, "mean", "0"), options.std or fact_of(net, "std", "1")
+    if len(net.inputs) != 1 or len(net.inputs[0].shape) != 4:
+        taken = ", ".join(f"{info.name} {dims(info.shape)}" for info in net.inputs) or "nothing"
+        raise InputError(f"--image is for networks that take images and nothing else; {net.name} takes {taken}")
     feeds = read_inputs(options.image, net.inputs, mean, std, options.bgr)
     (array,) = feeds.values()
     scores = net.run(None, feeds)[0]

@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -31,19 +31,19 @@ def fail(sentence: str) -> int:
     return 1
 
 
-def reporter(options: argparse.Namespace) -> Callable[[str], None]:
-    """Lines for a person: on standard output, or on standard error where that belongs to JSON.
+def reporter(options: argparse.Namespace, stream: TextIO | None = None) -> Callable[[str], None]:
+    """Lines for a person: on `stream`, by default standard output, or standard error where that belongs to JSON.
 
     A terminal gets long ones folded at its width, a file or a pipe gets them whole.
     """
-    stream = sys.stderr if options.json else sys.stdout
-    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    target = stream or (sys.stderr if options.json else sys.stdout)
+    width = shutil.get_terminal_size().columns if target.isatty() else 0
 
     def say(line: str) -> None:
         try:
-            print(folded(line, width), file=stream, flush=True)
+            print(folded(line, width), file=target, flush=True)
         except BrokenPipeError:  # the reader, `head` say, has seen enough; the work goes on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
 
     return say
 
@@ -61,8 +61,16 @@ def print_line(value: Any) -> None:
 
 
 def print_json(value: Any) -> None:
-    """An object for programs."""
-    print(json.dumps(value, indent=2, default=list))
+    """An object for programs; what is no number in JSON, NaN and infinities, is null."""
+    print(json.dumps(_finite(value), indent=2, default=list, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def best_of(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[str, Any]]]:

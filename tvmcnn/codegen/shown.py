@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-from tvmcnn.codegen import cuda
 from tvmcnn.codegen.cpu import compile_kernels
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.codegen.kernels import scheduled
 from tvmcnn.network import Program
 from tvmcnn.ops import declare
 from tvmcnn.progress import Progress, silent
-from tvmcnn.targets import Gpu, Target
+from tvmcnn.targets import Target
 
 # For the assembler and the debugger: directives but those of constants, labels that no instruction names, comments
 _NOISE = re.compile(r"\s*\.(?!long|quad|zero|byte|LCPI|LBB)\S*.*|\s*#.*")
@@ -21,10 +20,10 @@ EXPRESSION, SCHEDULE, LLVM, ASSEMBLY = "tensor expression", "schedule", "LLVM IR
 
 
 def texts(
-    program: Program, machine: Target | Gpu, progress: Progress = silent, kernel: str | None = None
+    program: Program, machine: Target, progress: Progress = silent, kernel: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """By kernel (or of the one named) its tensor expression and its schedule, both as TVMScript, and for CPUs LLVM IR
-    and assembly, without what is for the assembler alone.
+    """By kernel (or of the one named) its tensor expression and its schedule, both as TVMScript, its LLVM IR, and its
+    assembly, without what is for the assembler alone.
 
     Kernels that differ in nothing but names are one function, and have the same texts.
     """
@@ -33,9 +32,6 @@ def texts(
     found = {}
     for done, step in enumerate(steps):
         progress("showing code", done, len(steps))
-        if isinstance(machine, Gpu):
-            found[step.choice.name] = {SCHEDULE: cuda.scheduled(step).script()}
-            continue
         job = Job(without_names(step), False, machine)
         if job.symbol not in made:
             function = scheduled(step, machine)

@@ -16,7 +16,8 @@ _TAKEN = frozenset(
     not_eq nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short
     signed sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef
     typeid typename typeof union unsigned using virtual void volatile wchar_t while xor xor_eq
-    NULL errno int32_t int64_t linux unix arena args count f frame here hidden repeat result scratch self step threads
+    NULL errno int32_t int64_t linux unix arena args count f frame here hidden most repeat result scratch self spans
+    stamps step threads traced
     """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 )
 C_TYPES = {

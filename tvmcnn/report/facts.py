@@ -179,7 +179,8 @@ def collect(
 def _unmeasured(
     library: Path, manifest: Manifest, kernels: tuple[KernelFact, ...], reason: str, verdict: Verdict | None
 ) -> Facts:
-    sizes = [entry["inputs"][0]["shape"][0] for entry in (manifest, *manifest["specialisations"]) if entry["inputs"]]
+    entries = [entry["inputs"][0]["shape"] for entry in (manifest, *manifest["specialisations"]) if entry["inputs"]]
+    sizes = [shape[0] for shape in entries if shape]
     return Facts(
         name=manifest["name"],
         target=manifest["target"]["name"],
@@ -187,7 +188,7 @@ def _unmeasured(
         machine=cpu_name(),
         threads=None,
         not_measured=reason,
-        not_compared="" if verdict is not None else "the model was not given",
+        not_compared="" if verdict is not None else reason or "the model was not given",
         versions=manifest["versions"],
         sha256={**manifest["made_of"], "image": manifest["sha256"]},
         inputs=tuple(_array(entry) for entry in manifest["inputs"]),

@@ -20,13 +20,16 @@ MOST = 512  # runs of a kernel for one picture
 def filters(net: Runner, index: int) -> Array | None:
     """The filters (M, C/g, kH, kW) of kernel `index`.
 
-    None for one that is no convolution, has a prologue, hides what was not compiled in, or would take more than MOST
-    runs.
+    None for one that is no convolution of images, has a prologue, reads a reshaped tensor, hides what was not compiled
+    in, or would take more than MOST runs.
     """
     kernel = net.manifest["kernels"][index]
-    if kernel["ops"][0] != "Conv" or "kernel_shape" not in kernel.get("attributes", {}) or not _shows(net, kernel):
+    attributes = kernel.get("attributes", {})
+    if kernel["ops"][0] != "Conv" or len(attributes.get("kernel_shape", ())) != 2 or not _shows(net, kernel):
         return None
     source = _source(net, kernel["reads"][0])
+    if not _fits(attributes, source["shape"], _shape(kernel)):
+        return None
     rows, columns = (_cover(kernel["attributes"], axis, source["shape"], _shape(kernel)) for axis in (0, 1))
     maps, depth = _shape(kernel)[1], source["shape"][1] // kernel["attributes"]["group"]
     if not rows or not columns or depth * len(rows) * len(columns) > MOST:
@@ -43,6 +46,18 @@ def filters(net: Runner, index: int) -> Array | None:
                     for v, j in column_taps:
                         found[:, channel, u, v] = answer[:, i, j]
     return found
+
+
+def _fits(attributes: Mapping[str, Any], image: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    """Whether the stored tensor has the image's own shape: one that was reshaped in place is stored under another."""
+    if len(image) != 4 or len(output) != 4 or image[0] != output[0] or image[1] % attributes["group"]:
+        return False
+    for axis in (0, 1):
+        pads = attributes["pads"][axis] + attributes["pads"][axis + 2]
+        reach = attributes["dilations"][axis] * (attributes["kernel_shape"][axis] - 1) + 1
+        if (image[2 + axis] + pads - reach) // attributes["strides"][axis] + 1 != output[2 + axis]:
+            return False
+    return True
 
 
 def _shows(net: Runner, kernel: Mapping[str, Any]) -> bool:

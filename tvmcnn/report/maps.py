@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact import written_whole
-from tvmcnn.errors import InputError, ToolError
+from tvmcnn.artifact import PICTURES, check_place, written_whole
+from tvmcnn.errors import InputError
 from tvmcnn.network import Array, dims
 from tvmcnn.report.facts import tensors_of
 from tvmcnn.report.filters import filters
 from tvmcnn.runner import Runner
 
-SUFFIXES = (".png", ".svg", ".pdf")
 COLUMNS = 16  # maps of a layer that are shown
+TALLEST = 256  # pixels of a tile: a column of samples is squeezed
+MOST_PIXELS = 60_000  # of the picture's height: matplotlib draws fewer than 65,536
 TILE, GAP = 64, 8  # pixels of one, and between two
 WIDTH = 10.5  # inches
 DEEPEST = 16  # input maps of filters that are shown: more would be specks
+POOLS = ("MaxPool", "AveragePool")
 UNSEEN = ("reorder", "view", "winograd_data")  # algorithms that only move what is there
 INK = "#33383f"
 
@@ -40,23 +42,30 @@ def layers(net: Runner, *arrays: Any) -> list[Layer]:
 
     Raises InputError as `Runner.activations`.
     """
-    shown = net.activations(*arrays)
-    found = []
+    shown, found = net.activations(*arrays), []
     for index, kernel in enumerate(net.manifest["kernels"]):
-        made = [tensor for tensor in tensors_of(net.manifest, kernel) if tensor not in kernel["hidden"]]
-        if kernel["algorithm"] in UNSEEN or not made:
+        if kernel["algorithm"] in UNSEEN:
             continue
-        name, shape = made[0]["name"], tuple(made[0]["shape"])
-        if len(shape) not in (2, 4) or name not in shown:
-            continue
-        values = shown[name][0]
-        values = values.reshape(-1) if math.prod(values.shape[1:]) == 1 else values
-        source = kernel.get("attributes", {}).get("kernel_shape", (1, 1))
-        shows = values.ndim == 3 and math.prod(source) > 1
-        seen = filters(net, index) if shows and _depth(net, kernel) <= DEEPEST else None
-        title = f"{name}  {dims(shape)}  {' + '.join(kernel['ops'])}"
-        found.append(Layer(title, values.astype(np.float32), seen))
+        windowed = math.prod(kernel.get("attributes", {}).get("kernel_shape", (1,))) > 1
+        weights = filters(net, index) if windowed and _depth(net, kernel) <= DEEPEST else None
+        for tensor, ops in _layers_of(net, kernel):
+            name, shape = tensor["name"], tuple(tensor["shape"])
+            if len(shape) not in (2, 4) or name not in shown:
+                continue
+            values = shown[name][0]
+            values = values.reshape(-1) if math.prod(values.shape[1:]) == 1 else values
+            seen, weights = (weights if values.ndim == 3 else None), None  # they stand above the first maps
+            found.append(Layer(f"{name}  {dims(shape)}  {' + '.join(ops)}", values.astype(np.float32), seen))
     return found
+
+
+def _layers_of(net: Runner, kernel: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """The tensors of a kernel to be shown, with the operators that make each: Conv+Relu+MaxPool are two layers."""
+    made = [tensor for tensor in tensors_of(net.manifest, kernel) if tensor not in kernel["hidden"]]
+    ops = kernel["ops"]
+    pool = next((place for place, op in enumerate(ops) if op in POOLS and place > 0), 0)
+    before = [(kernel["hidden"][pool - 1], ops[:pool])] if pool else []
+    return [*before, *((tensor, ops[pool:]) for tensor in made[:1])]
 
 
 def _depth(net: Runner, kernel: Any) -> int:
@@ -68,21 +77,13 @@ def _depth(net: Runner, kernel: Any) -> int:
     )
 
 
-def check_path(path: Path) -> None:
-    """Raise ToolError for a name that no picture can have."""
-    if path.suffix not in SUFFIXES:
-        raise ToolError(f"the picture '{path}' ends in '{path.suffix}'; allowed are {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
-
-
 def draw(image: Array, found: Sequence[Layer], answer: Sequence[tuple[str, float]], path: Path, title: str) -> None:
     """Write the picture of an image (C, H, W), its layers, and the best answers with their scores.
 
     Filters are blue where negative, white at 0, red where positive, and stand above the maps that they make. Raises
-    ToolError as `check_path`, InputError for a network without layers to show.
+    ToolError as `check_place`, InputError for a network without layers to show.
     """
-    check_path(path)
+    check_place(path, PICTURES)
     if not found:
         raise InputError("there is no layer of maps or vectors to show")
     import matplotlib
@@ -92,7 +93,7 @@ def draw(image: Array, found: Sequence[Layer], answer: Sequence[tuple[str, float
 
     strips = [_titled(layer) for layer in found]
     heights = [1.5, *(WIDTH * strip.shape[0] / strip.shape[1] + 0.3 for _, strip in strips)]
-    with pyplot.rc_context({"font.size": 8, "text.color": INK, "svg.hashsalt": "tvmcnn"}):
+    with pyplot.rc_context({"font.size": 8, "text.color": INK, "svg.hashsalt": "tvmcnn", "text.parse_math": False}):
         figure = pyplot.figure(figsize=(WIDTH + 0.4, sum(heights) + 0.6), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -103,8 +104,9 @@ def draw(image: Array, found: Sequence[Layer], answer: Sequence[tuple[str, float
             axes.set_title(text, loc="left", fontsize=8)
             axes.set_anchor("W")
             axes.axis("off")
+        fine = min(110, MOST_PIXELS / sum(heights))
         with written_whole(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=110, metadata=_undated(path))
+            figure.savefig(temporary, format=path.suffix[1:], dpi=fine, metadata=_undated(path))
         pyplot.close(figure)
 
 
@@ -179,7 +181,7 @@ def _mosaic(tiles: Sequence[Array]) -> Array:
 
 def _strip(tiles: Sequence[Array]) -> Array:
     """Pictures side by side, each scaled to TILE columns, as wide as COLUMNS of them."""
-    rows = max(1, round(TILE * tiles[0].shape[0] / tiles[0].shape[1]))
+    rows = min(TALLEST, max(1, round(TILE * tiles[0].shape[0] / tiles[0].shape[1])))
     whole = np.ones((rows + GAP, COLUMNS * (TILE + GAP), 3))
     for place, tile in enumerate(tiles):
         y = np.arange(rows) * tile.shape[0] // rows

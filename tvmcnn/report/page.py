@@ -29,12 +29,12 @@ def report_page(facts: Facts) -> str:
             key = keys.setdefault(text, f"t{len(keys)}")
             texts.setdefault(key, _packed(text))
             code[kernel.name].append((kind, key))
-    errors = [error for kernel in facts.kernels for error in kernel.errors]
+    errors = {error.tensor: error for kernel in facts.kernels for error in kernel.errors}.values()
     return rendered(
         "report.html",
         facts=facts,
         nodes=len({name for kernel in facts.kernels for name in kernel.nodes if kernel.algorithm != "reorder"}),
-        errors=errors,
+        errors=list(errors),
         wrong=sum(not error.passed for error in errors),
         drawing=_safe(graph.drawing(facts)),
         roofline=_safe(plots.roofline(facts)),

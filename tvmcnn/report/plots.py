@@ -32,6 +32,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Any, Any]]:
 
     style = {
         "svg.fonttype": "none",  # text stays text
+        "text.parse_math": False,  # a tensor may be named $x$
         "svg.hashsalt": "tvmcnn",  # the same figures give the same file
         "font.family": "sans-serif",
         "font.size": 10,

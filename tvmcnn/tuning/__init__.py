@@ -17,6 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.artifact import PICTURES, check_place
 from tvmcnn.choose import choose
 from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import code_digest
@@ -44,7 +45,6 @@ from tvmcnn.tuning.given import (
 from tvmcnn.tuning.journal import Journal
 from tvmcnn.tuning.measure import Measurer, PlaceLostError
 from tvmcnn.tuning.outcome import Tuned, described_target, tuned, write_records
-from tvmcnn.tuning.plot import check_path
 from tvmcnn.tuning.plot import plot as picture
 from tvmcnn.tuning.problem import weights_bytes
 from tvmcnn.tuning.search import Search, Watch
@@ -86,7 +86,7 @@ def tune(
     """
     seconds, started = parse_budget(budget), time.monotonic()
     if plot is not None:
-        check_path(Path(plot))
+        check_place(Path(plot), PICTURES)
     machine, where = resolve(target), places(target, rpc_tracker, rpc_key)
     check_machine(machine, where)
     path = records_path(records)

@@ -6,20 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvmcnn.artifact import written_whole
-from tvmcnn.errors import ToolError
 from tvmcnn.tuning.problem import short
 from tvmcnn.tuning.search import State
 
 NAMED = 12  # kernels in the legend: those that take most of the time
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_path(path: Path) -> None:
-    """Raise ToolError for a name that no picture can have."""
-    if path.suffix not in SUFFIXES:
-        raise ToolError(f"the plot '{path}' ends in '{path.suffix}'; allowed are {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 def plot(states: Sequence[State], path: Path, title: str) -> None:

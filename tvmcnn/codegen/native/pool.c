@@ -40,7 +40,9 @@ typedef struct {
 } part;
 
 typedef struct {
-  _Atomic int32_t busy; /* 1 while a caller has the pool */
+  _Atomic int32_t busy;     /* 1 while a caller has the pool */
+  _Atomic int32_t closing;  /* libraries that wait for it, to end its workers */
+  _Atomic uintptr_t owner;  /* the caller that has it */
   int32_t workers;      /* threads started */
   pthread_t ids[MAX_THREADS];
   _Alignas(64) _Atomic uint32_t entry;
@@ -185,8 +187,10 @@ static void wake(void) {
   syscall(SYS_futex, &P->entry, FUTEX_WAKE_PRIVATE, P->workers, NULL, NULL, 0);
 }
 
+static void wake_as_they_are(void) { syscall(SYS_futex, &P->entry, FUTEX_WAKE_PRIVATE, P->workers, NULL, NULL, 0); }
+
 /* Open the job that the pool holds. */
-static void publish(void) {
+static void publish(void (*wake)(void)) {
   uint32_t job = (atomic_load(&P->entry) >> 16) + 1;
   atomic_store(&P->entry, job << 16);
   if (atomic_load(&P->sleepers) > 0) wake();
@@ -195,28 +199,31 @@ static void publish(void) {
 static void pause_of(int64_t nanoseconds) { nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL); }
 
 /* dlclose, or the end of the process: no worker may be left in code that is unmapped. All end, since some may run another
- * library's; the next launch starts others, and registers with fork, which forgets this library too. Where a caller keeps
- * the pool for a second, the process is ending in the middle of a call, and the workers end with it. */
+ * library's; the next launch starts others, and registers with fork, which forgets this library too. `closing` lets no
+ * caller take the pool again, so that it is free after the launch at hand; if that is this thread's own, the process is
+ * ending in the middle of it. */
 __attribute__((destructor)) static void end_workers(void) {
   int32_t idle = 0;
   if (!started) return;
-  for (int tries = 0; !atomic_compare_exchange_strong(&P->busy, &idle, 1); ++tries, idle = 0) {
-    if (tries == 1000) return;
-    pause_of(1000000);
+  atomic_fetch_add(&P->closing, 1);
+  for (; !atomic_compare_exchange_strong(&P->busy, &idle, 1); idle = 0) {
+    if (atomic_load(&P->owner) == (uintptr_t)pthread_self()) return;
+    pause_of(100000);
   }
   P->kernel = NULL, P->threads = MAX_THREADS;
-  publish();
+  publish(wake_as_they_are); /* some may have ended already: of those glibc would set the caller's affinity */
   for (int tries = 1; P->workers > 0; ++tries) {
     if (pthread_tryjoin_np(P->ids[P->workers - 1], NULL) != EBUSY) {
       --P->workers;
       continue;
     }
     /* A worker that slept through 65536 jobs takes this one for the last that it saw: there is a next one. */
-    if (tries % 100 == 0) publish();
+    if (tries % 100 == 0) publish(wake_as_they_are);
     pause_of(100000);
   }
   atomic_store(&P->registered, 0);
   atomic_fetch_or(&P->entry, CLOSED);
+  atomic_fetch_sub(&P->closing, 1);
   atomic_store_explicit(&P->busy, 0, memory_order_release);
 }
 
@@ -226,10 +233,12 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
                      int64_t scratch_bytes) {
   threads = smallest(smallest(threads, tasks), MAX_THREADS);
   int32_t idle = 0;
-  if (threads < 2 || !atomic_compare_exchange_strong(&P->busy, &idle, 1)) {
+  bool alone = threads < 2 || atomic_load_explicit(&P->closing, memory_order_relaxed) > 0;
+  if (alone || !atomic_compare_exchange_strong(&P->busy, &idle, 1)) {
     kernel(frame, scratch, 0, tasks);
     return;
   }
+  atomic_store_explicit(&P->owner, (uintptr_t)pthread_self(), memory_order_relaxed);
   if (P->workers + 1 < threads) start(threads);
   P->kernel = kernel, P->frame = frame, P->scratch = scratch, P->scratch_bytes = scratch_bytes;
   P->threads = threads;
@@ -238,7 +247,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
     atomic_store_explicit(&P->parts[i].next, (int32_t)((int64_t)tasks * i / threads), memory_order_relaxed);
     P->parts[i].end = (int32_t)((int64_t)tasks * (i + 1) / threads);
   }
-  publish();
+  publish(wake);
   work(0);
   atomic_fetch_or(&P->entry, CLOSED);
   for (int i = 0; (atomic_load_explicit(&P->entry, memory_order_acquire) & (CLOSED - 1)) != 0; ++i) {
@@ -247,6 +256,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
     else
       sched_yield();
   }
+  atomic_store_explicit(&P->owner, 0, memory_order_relaxed);
   atomic_store_explicit(&P->busy, 0, memory_order_release);
 }
 
