@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 from helpers import TARGETS, use_target
 
+from tvmcnn import compiler
+
 # What a test edits must be compiled, not remembered; those of the cache, and of large networks, name one of their own.
 os.environ["TVMCNN_CACHE"] = "off"
 os.environ["TVMCNN_RECORDS"] = "off"  # whatever the user has tuned
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # whose siblings have the other CPUs: processes would import TVM for nothing
+    compiler.usable_cpus = lambda: 1
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -22,7 +22,7 @@ from tvmcnn.reference import reference
 Array = np.ndarray[Any, Any]
 U = 2.0**-24  # the unit roundoff of float32
 SPLIT = "v4 schedules as AVX2"  # see use_target
-TARGETS = ["x86-64-v3", SPLIT, *([] if targets.TARGETS["x86-64-v4"].missing() else ["x86-64-v4"])]
+TARGETS = ["x86-64-v3", SPLIT if targets.TARGETS["x86-64-v4"].missing() else "x86-64-v4"]
 
 
 class Graph:
