@@ -732,9 +732,9 @@ def test_targets_tell_of_own_records(shell: Shell, monkeypatch: pytest.MonkeyPat
 
 def test_tune(shell: Shell) -> None:
     """A budget in, records out, which compile takes and `records` keeps in order; of another target it refuses them."""
-    done = shell.succeeds("tune {m} --budget 15s --from-scratch -o mine.jsonl --plot best.svg")
+    done = shell.succeeds("tune {m} --budget 8s --from-scratch -o mine.jsonl --plot best.svg")
     isa = targets.resolve("native").name
-    assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 15 s to try them$", done.out, re.MULTILINE)
+    assert re.search(r"^5 kernels of lenet5 have \d+ candidates; 8 s to try them$", done.out, re.MULTILINE)
     assert re.search(r"^network, 1 thread: [\d.]+ µs before, [\d.]+ after", done.out, re.MULTILINE)
     closing = r"^\d+ trials in \d+ s \(\d+ with those of earlier runs; 0 wrong, 0 failed\); "
     assert re.search(closing, done.out, re.MULTILINE)

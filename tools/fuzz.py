@@ -155,10 +155,10 @@ def libraries(library: Path, count: int, first: int, check: str) -> tuple[Counte
 
     import tvm_ffi
 
-    import tvmcnn
+    import tvmcnn.runner  # which opens the process itself
     from tvmcnn.artifact import read_manifest
 
-    def opened(*_: Any) -> None:
+    def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("its code was opened")
 
     ctypes.CDLL, tvm_ffi.load_module = opened, opened  # type: ignore[assignment, misc]

@@ -33,7 +33,7 @@ from tvmcnn.runner import Runner, load
 from tvmcnn.targets import Target, cpu_name, resolve
 
 MAPS, SIDE = 64, 56
-ROUNDS, SECONDS = 9, 0.02
+ROUNDS, SECONDS = 3, 0.02
 TOLERANCE = 1e-4  # of the largest output
 
 

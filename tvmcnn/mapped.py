@@ -17,7 +17,7 @@ from tvmcnn.errors import ArtifactError
 
 File = tuple[int, int]  # device and inode: no other file has these while the first is mapped
 
-_dlclose = ctypes.CDLL(None).dlclose
+_process = ctypes.CDLL(None)
 _lock = threading.Lock()
 _known: dict[Path, dict[File, tuple[int, str]]] = {}  # by path the files mapped from it: how it was spelt, its hash
 
@@ -36,7 +36,7 @@ class Mapped:
 
 
 def _unload(handle: int, path: Path) -> None:
-    _dlclose(ctypes.c_void_p(handle))
+    _process.dlclose(ctypes.c_void_p(handle))
     if _lock.acquire(blocking=False):  # not if it is this thread that loads, interrupted by the garbage collector
         _forget(path)
         if not _known.get(path, True):
@@ -87,5 +87,5 @@ def _mapped() -> set[str]:
         return 0
 
     kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Object), ctypes.c_size_t, ctypes.c_void_p)
-    ctypes.CDLL(None).dl_iterate_phdr(kind(each), None)
+    _process.dl_iterate_phdr(kind(each), None)
     return names
