@@ -116,7 +116,7 @@ def test_by_the_command_with_a_page(
     first = verdict.first_wrong
     assert first is not None
     for error in (*verdict.tensors, *verdict.outputs):
-        over = sum(error.histogram[1 + len(bisect_module_edges()) :])
+        over = sum(error.histogram[1 + len(edges_to_the_bound()) :])
         assert (over > 0) == (not error.passed), error
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in model.graph.output}
     for error in verdict.outputs:
@@ -126,7 +126,7 @@ def test_by_the_command_with_a_page(
         assert sum(error.histogram) == size
 
 
-def bisect_module_edges() -> list[float]:
+def edges_to_the_bound() -> list[float]:
     """The edges of the histogram below and at the bound."""
     from tvmcnn.verify import HISTOGRAM
 

@@ -23,7 +23,7 @@ from test_threads import wide
 
 import tvmcnn
 from tvmcnn import runner, targets
-from tvmcnn.cli import main
+from tvmcnn.cli import looking, main
 from tvmcnn.codegen.shown import texts
 from tvmcnn.compiler import Compiled
 from tvmcnn.demo import MODEL
@@ -459,6 +459,15 @@ def test_mistakes(
     assert main(["inspect", str(compiled.path), *words.split()]) == 1
     assert capsys.readouterr().err == f"tvmcnn: {sentence.format(library=compiled.path)}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_without_what_makes_it(
+    compiled: Compiled, capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+) -> None:
+    """Said before the work, with the extra that has it."""
+    monkeypatch.setattr(looking, "find_spec", lambda name: None)
+    assert main(["inspect", str(compiled.path), "--html", str(tmp_path / "r.html")]) == 1
+    assert capsys.readouterr().err == "tvmcnn: this command needs jinja2: install it by pip install 'tvmcnn[report]'\n"
 
 
 def test_measured_targets_are_known() -> None:

@@ -13,6 +13,8 @@ from tvmcnn.cli.parser import parser
 from tvmcnn.cli.words import fail
 from tvmcnn.errors import TvmcnnError
 
+PAGES = ("igraph", "jinja2", "markupsafe")  # modules of the extra "report"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the entry point of `tvmcnn`."""
@@ -26,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "tvmcnn":
             raise
-        return fail(f"this command needs {error.name}: install it by pip install 'tvmcnn[compiler]'")
+        extra = "report" if error.name in PAGES else "compiler"
+        return fail(f"this command needs {error.name}: install it by pip install 'tvmcnn[{extra}]'")
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def do_verify(options: argparse.Namespace) -> int:
     from tvmcnn.verify import verify_library
 
     check_place(options.html, (".html",))
+    _check_pages(options.html)
     verdicts = verify_library(options.library, options.model, options.seed, histograms=options.html is not None)
     passed = all(verdict.passed for verdict in verdicts)
     bisection, words = _bisected(options) if options.bisect else (None, "")
@@ -116,11 +118,19 @@ def do_inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_pages(page: Path | None) -> None:
+    """Before the work: whether what a page is made with is there. Raises ModuleNotFoundError if not."""
+    for name in ("jinja2", "igraph") if page is not None else ():
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
+
+
 def _check_inspect(options: argparse.Namespace) -> None:
     """Say what is wrong before the work."""
     places = ((options.html, (".html",)), (options.annotate, (".onnx",)), (options.trace, (".json",)))
     for path, suffixes in (*places, (options.activations, PICTURES)):
         check_place(path, suffixes)
+    _check_pages(options.html)
     asked = [name for name in ("html", "annotate", "trace", "activations", "lock") if getattr(options, name)]
     if options.code is not None and (asked or options.measure):
         raise InputError(f"--code prints one kernel's code and nothing else: leave out --{(asked or ['measure'])[0]}")
