@@ -20,7 +20,7 @@ COLOURS = {  # by algorithm; Okabe and Ito's, which the colour-blind can tell ap
     "columns": "#cc79a7",
 }
 OTHER = "#8a9199"
-NAMED = 8  # kernels that the roofline names: those that take most of the time
+NAMED = 5  # kernels that the roofline names: those that take most of the time
 
 
 @contextmanager
@@ -85,8 +85,9 @@ def roofline(facts: Facts) -> str:
         axes.annotate(
             f"copying {facts.copy_gigabytes:.0f} GB/s",
             (low, low * facts.copy_gigabytes),
-            va="bottom",
-            ha="left",
+            xytext=(8, -4),
+            textcoords="offset points",
+            va="top",
             fontsize=9,
         )
         slow = sorted(kernels, key=lambda kernel: -(kernel.microseconds or 0.0))[:NAMED]
