@@ -9,7 +9,7 @@ compared again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.isolated import last_line
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.manifest import describe
+from tvmcnn.manifest import describe, tensors_of
 from tvmcnn.network import Choice, Network
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
@@ -109,65 +109,51 @@ def bisect(
     seed: int = 0,
     *,
     progress: Progress = silent,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Bisection:
-    """Find the first wrong tensor of a library, and the choice that makes it wrong. `report` hears of each trial.
+    """Find the first wrong tensor of a library, and the choice that makes it wrong.
 
     Raises ArtifactError for a library that this machine cannot run, or for GPUs.
     """
-    path = Path(library).resolve()
-    net = load(path)
-    programs = net.programs
-    for place, program in enumerate(programs):
-        verdict = verify_program(program, library, model, seed)
-        if verdict.first_wrong is None:
+    for program in load(Path(library).resolve()).programs:
+        first, manifest = verify_program(program, library, model, seed).first_wrong, program.manifest
+        if first is None:
             continue
         if program.target not in TARGETS:
             raise ArtifactError(f"{library} is for GPUs: only libraries for CPUs can be bisected")
-        first, manifest = verdict.first_wrong, program.manifest
         if "reads" not in manifest["kernels"][0]:
             raise ArtifactError(f"{library} was compiled by an earlier tvmcnn: compile it again")
-        kernel = _maker(manifest, first.name)
-        report(f"{first.name} is wrong; {len(SWITCHES)} choices are switched off one at a time")
-        trial = _Trial(model, seed, manifest, program.target)
-        rebuilt = trial.outcome(first.name, "")
-        tried = []
+        trial = _Trial(program.path, model, seed, manifest, program.target)
+        rebuilt, tried = trial.outcome(first.name, ""), []
         for done, switch in enumerate(SWITCHES):
             progress("switching off", done, len(SWITCHES))
-            outcome = trial.outcome(first.name, switch, programs[place].path)
-            tried.append(outcome)
-            report(f"without {switch}: {outcome.outcome}")
+            tried.append(trial.outcome(first.name, switch))
         progress("switching off", len(SWITCHES), len(SWITCHES))
-        return Bisection(first, kernel, rebuilt.outcome, tuple(tried))
+        return Bisection(first, _maker(manifest, first.name), rebuilt.outcome, tuple(tried))
     return Bisection(None, {}, RIGHT, ())
 
 
-def _maker(manifest: Mapping[str, Any], tensor: str) -> Mapping[str, Any]:
+def _maker(manifest: artifact.Manifest, tensor: str) -> Mapping[str, Any]:
     """The kernel that makes an ONNX tensor, not one that only copies it."""
-    kernels = manifest["kernels"]
-    by_output = {kernel["output"]["name"]: kernel for kernel in kernels}
-    names = ({entry["name"] for entry in (*kernel["hidden"], *kernel["stores"])} for kernel in kernels)
-    found = next(kernel for kernel, made in zip(kernels, names, strict=True) if tensor in made)
-    while found["algorithm"] == "reorder" and found["reads"][0] in by_output:
-        found = by_output[found["reads"][0]]
-    return dict(found)
+    kernels = manifest["kernels"]  # in the order that they run: who makes it comes first
+    return dict(next(each for each in kernels if tensor in {t["name"] for t in tensors_of(manifest, each)}))
 
 
 @dataclass(frozen=True)
 class _Trial:
     """A library built again, with all of its choices but one."""
 
+    library: Path
     model: Model
     seed: int
     manifest: Mapping[str, Any]
     target: str
 
-    def outcome(self, tensor: str, switch: str, library: Path | None = None) -> Tried:
+    def outcome(self, tensor: str, switch: str) -> Tried:
         """What became of a tensor without a switch; "" builds the library as it is."""
         try:
             with scratch_folder() as folder:
-                if switch == "threads" and library is not None:
-                    verdict = self._judged(library, threads=1)
+                if switch == "threads":
+                    verdict = self._judged(self.library, threads=1)
                 else:
                     verdict = self._judged(self._built(switch, folder), threads=None)
         except Exception as error:  # of whatever stage the switch has led astray

@@ -158,6 +158,16 @@ def _seen(network: Network, name: str) -> list[dict[str, Any]]:
     return [_entry(network.tensors[n]) for n in names if n in network.tensors]
 
 
+def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The ONNX tensors that a kernel makes, hidden ones first. What it stores in blocks may be copied by a reorder into
+    the output of that name."""
+    stored = entry["stores"]
+    if not stored:
+        copies = (kernel for kernel in manifest["kernels"] if kernel["algorithm"] == "reorder" and kernel["stores"])
+        stored = next((each["stores"] for each in copies if each.get("reads") == [entry["output"].get("name")]), [])
+    return [*entry["hidden"], *stored]
+
+
 def described(manifest: Manifest) -> Iterator[str]:
     """A library in words: what it is, what it was made of, and each kernel's row."""
     variants = [manifest, *manifest["variants"]]

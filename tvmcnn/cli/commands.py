@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn import targets
-from tvmcnn.arrays import read_inputs, write_arrays
+from tvmcnn.arrays import write_arrays
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.cli.words import best_of, fact_of, fail, print_json, print_line, read_labels, reporter
+from tvmcnn.cli.words import best_of, fail, print_json, print_line, read_feeds, read_labels, reporter
 from tvmcnn.errors import ToolError
 from tvmcnn.progress import bar
 from tvmcnn.runner import load
@@ -173,9 +173,7 @@ def do_records(options: argparse.Namespace) -> int:
 def do_run(options: argparse.Namespace) -> int:
     """Outputs for arrays or an image, the highest scores shown."""
     net = load(options.library, threads=options.threads)
-    mean = options.mean or fact_of(net, "mean", "0")
-    std = options.std or fact_of(net, "std", "1")
-    feeds = read_inputs(options.input, net.inputs, mean, std, options.bgr)
+    feeds = read_feeds(net, options.input, options)
     outputs = dict(zip([info.name for info in net.outputs], net.run(None, feeds), strict=True))
     labels = read_labels(options.labels)
     top = {name: best_of(array, options.top, labels) for name, array in outputs.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact import PICTURES, check_place, read_manifest, write_file
-from tvmcnn.cli.words import FORMS, best_of, fact_of, print_json, read_labels, reporter
+from tvmcnn.cli.words import FORMS, best_of, print_json, read_feeds, read_labels, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
 from tvmcnn.network import dims
 from tvmcnn.progress import bar
@@ -213,14 +213,12 @@ def _joined(texts: Mapping[str, str]) -> str:
 
 def _picture(options: argparse.Namespace, net: Runner) -> None:
     """What each layer makes of an image."""
-    from tvmcnn.arrays import read_inputs
     from tvmcnn.report.maps import draw, layers
 
-    mean, std = options.mean or fact_of(net, "mean", "0"), options.std or fact_of(net, "std", "1")
     if len(net.inputs) != 1 or len(net.inputs[0].shape) != 4:
         taken = ", ".join(f"{info.name} {dims(info.shape)}" for info in net.inputs) or "nothing"
         raise InputError(f"--image is for networks that take images and nothing else; {net.name} takes {taken}")
-    feeds = read_inputs(options.image, net.inputs, mean, std, options.bgr)
+    feeds = read_feeds(net, options.image, options)
     (array,) = feeds.values()
     scores = net.run(None, feeds)[0]
     answer: list[tuple[str, float]] = []

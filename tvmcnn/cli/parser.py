@@ -44,6 +44,17 @@ def parser() -> argparse.ArgumentParser:
         metavar = "NAME:1x3x224x224"
         sub.add_argument("--input-shape", action="append", default=[], metavar=metavar, type=named_shape, help=text)
 
+    def takes_threads(sub: argparse.ArgumentParser) -> None:
+        text = "default: the CPUs that this process may use"
+        sub.add_argument("--threads", type=positive, default=None, metavar="N", help=text)
+
+    def takes_image(sub: argparse.ArgumentParser) -> None:
+        text = "image: (pixel/255 - mean) / std; default: the model's own, or 0"
+        sub.add_argument("--mean", type=floats, metavar="M[,M,M]", help=text)
+        sub.add_argument("--std", type=floats, metavar="S[,S,S]", help="default: the model's own, or 1")
+        sub.add_argument("--bgr", action="store_true", help="image: channels in the order blue, green, red")
+        sub.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
+
     demo = command("demo", do_demo, "compile the shipped LeNet-5, check it, let it read digits, time it")
     demo.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the four MNIST IDX files, for handwritten digits too"
@@ -131,28 +142,16 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--input", type=Path, required=True, metavar="FILE", help=".npy, .npz (by input name), .pb or an image"
     )
-    run.add_argument(
-        "--mean",
-        type=floats,
-        metavar="M[,M,M]",
-        help="image: (pixel/255 - mean) / std; default: the model's own, or 0",
-    )
-    run.add_argument("--std", type=floats, metavar="S[,S,S]", help="default: the model's own, or 1")
-    run.add_argument("--bgr", action="store_true", help="image: channels in the order blue, green, red")
+    takes_image(run)
     run.add_argument(
         "-o", "--output", type=Path, metavar="OUT.npz", help="write all outputs by name (.npy for a lone one)"
     )
     run.add_argument("--top", type=positive, default=5, metavar="K", help="show the K highest scores (default: 5)")
-    run.add_argument(
-        "--threads", type=positive, default=None, metavar="N", help="default: the CPUs that this process may use"
-    )
-    run.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
+    takes_threads(run)
 
     bench = command("bench", do_bench, "time a compiled library, whole and kernel by kernel")
     bench.add_argument("library", type=Path, metavar="OUT.so")
-    bench.add_argument(
-        "--threads", type=positive, default=None, metavar="N", help="default: the CPUs that this process may use"
-    )
+    takes_threads(bench)
     bench.add_argument("--batch", type=positive, metavar="N", help="refuse a library compiled for another batch size")
     bench.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to spend (default: 2)")
 
@@ -211,14 +210,9 @@ def parser() -> argparse.ArgumentParser:
         "--trace", type=Path, metavar="TRACE.json", help="a run, thread by thread, for ui.perfetto.dev"
     )
     inspect.add_argument("--lock", type=Path, metavar="FILE", help="the hashes as a lockfile for `compile --locked`")
-    inspect.add_argument(
-        "--threads", type=positive, default=None, metavar="N", help="default: the CPUs that this process may use"
-    )
+    takes_threads(inspect)
     inspect.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to measure (default: 2)")
-    inspect.add_argument("--mean", type=floats, metavar="M[,M,M]", help="of the image; default: the model's own, or 0")
-    inspect.add_argument("--std", type=floats, metavar="S[,S,S]", help="default: the model's own, or 1")
-    inspect.add_argument("--bgr", action="store_true", help="the image's channels in the order blue, green, red")
-    inspect.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
+    takes_image(inspect)
     inspect.add_argument("--verbose", action="store_true", help="of a model: what compile says")
     takes_shapes(inspect)
     cache = command("cache", do_cache, "show what is kept of earlier compiles, or drop it")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from tvmcnn.arrays import read_inputs
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array, Shape
 
@@ -86,6 +87,12 @@ def best_of(scores: Array, count: int, labels: Sequence[str]) -> list[list[dict[
             ]
         )
     return found
+
+
+def read_feeds(net: Net, path: Path, options: argparse.Namespace) -> dict[str, Array]:
+    """The arrays of a file by input name; an image is normalised as the options say, or the model itself."""
+    mean, std = options.mean or fact_of(net, "mean", "0"), options.std or fact_of(net, "std", "1")
+    return read_inputs(path, net.inputs, mean, std, options.bgr)
 
 
 def fact_of(net: Net, key: str, default: str) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from tvmcnn.artifact import Manifest, read_manifest
 from tvmcnn.errors import ArtifactError
 from tvmcnn.limits import CopyBandwidth, FmaPeak
+from tvmcnn.manifest import tensors_of
 from tvmcnn.network import Layout, dims
 from tvmcnn.progress import Progress, silent
 from tvmcnn.report.quantities import spent
@@ -58,7 +59,7 @@ class KernelFact:
     peak_share: float | None = None  # of the FMA peak; Winograd does fewer operations than it is credited for
     bandwidth_share: float | None = None  # of copying what no cache holds: above 1 where a cache does
     errors: tuple[ErrorFact, ...] = ()
-    code: Mapping[str, str] = field(default_factory=dict)  # by kind: TVMScript, LLVM IR, assembly, CUDA C++
+    code: Mapping[str, str] = field(default_factory=dict)  # by form, see codegen/shown.py
 
     @property
     def gflops(self) -> float | None:
@@ -256,16 +257,6 @@ def _kernel(index: int, entry: Mapping[str, Any]) -> KernelFact:
         flop=2 * entry["macs"],
         bytes=entry["bytes"],
     )
-
-
-def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The ONNX tensors that a kernel makes, hidden ones first. What it stores in blocks may be copied by a reorder into
-    the output of that name."""
-    stored = entry["stores"]
-    if not stored:
-        copies = (kernel for kernel in manifest["kernels"] if kernel["algorithm"] == "reorder" and kernel["stores"])
-        stored = next((each["stores"] for each in copies if each.get("reads") == [entry["output"].get("name")]), [])
-    return [*entry["hidden"], *stored]
 
 
 def _errors(verdict: Verdict) -> dict[str, ErrorFact]:

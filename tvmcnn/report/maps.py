@@ -12,8 +12,8 @@ import numpy as np
 
 from tvmcnn.artifact import PICTURES, check_place, written_whole
 from tvmcnn.errors import InputError
+from tvmcnn.manifest import tensors_of
 from tvmcnn.network import Array, dims
-from tvmcnn.report.facts import tensors_of
 from tvmcnn.report.filters import filters
 from tvmcnn.runner import Runner
 

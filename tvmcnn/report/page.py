@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.artifact import Manifest
+from tvmcnn.manifest import tensors_of
 from tvmcnn.report import graph, plots
-from tvmcnn.report.facts import Facts, tensors_of
+from tvmcnn.report.facts import Facts
 from tvmcnn.report.quantities import flop, number, size, spent
 from tvmcnn.verify import HISTOGRAM, Verdict
 
