@@ -114,10 +114,11 @@ def _variant(label: str, path: Path, whole: Manifest, target: str | None) -> Man
     if target is not None and target not in names:
         raise ArtifactError(f"{label} is made for {', '.join(names)}; it has no code for {target}")
     missing: list[str] = []
+    flags = cpu_flags()
     for variant, name in zip(variants, names, strict=True):
         if target in (None, name):
             features = variant["target"]["features"]
-            missing = [feature for feature in features if feature not in cpu_flags()]
+            missing = [feature for feature in features if feature not in flags]
             missing = missing or _denied(path, variant)
             if not missing:
                 return variant
