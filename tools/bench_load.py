@@ -76,6 +76,7 @@ print(json.dumps([first, time.perf_counter() - began]))
 """
 COPIES = """
 import json, re, sys, time
+import numpy as np
 import tvmcnn
 def resident():
     status = open("/proc/self/status").read()
@@ -98,6 +99,7 @@ print(json.dumps([seconds, before, loaded, called, again(), again()]))
 """
 SHARE = """
 import json, re, sys
+import numpy as np
 import tvmcnn
 net = tvmcnn.load(sys.argv[1], threads=1)
 net(np.ones(net.inputs[0].shape, np.float32))
