@@ -1,102 +1,158 @@
-"""How far float32 may be from the reference: one relative bound a tensor, by the rounding errors along its path."""
+"""Bounds: how far a right library may be from the oracle, for each tensor.
+
+The oracle is evaluated three times: as it is, and twice with every tensor disturbed as float32 would disturb it. How
+far the disturbed results lie from the others is what rounding errors are worth there: through sums that cancel,
+divisions by little, a Clip that cuts, whatever the network does (Parker, Monte Carlo Arithmetic, UCLA, 1997).
+
+Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within λ·√K·u
+of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019). So each
+tensor is disturbed by normal numbers of √K·u times its size; what moves elements, or chooses among them, disturbs
+nothing, and is compared to the bit.
+
+Operators that jump, such as Floor, Greater or a Cast to an integer, answer as in the undisturbed run: steps.py decides
+element by element which answers may differ.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tvmcnn.fusion import ELEMENTWISE
-from tvmcnn.network import Array, Network, Shape
+from tvmcnn.network import Array, Network, Node, Shape
+from tvmcnn.steps import is_step, same_side
 
-UNIT = 2.0**-24  # unit roundoff of float32
-SAFETY = 8.0  # standard deviations that the bound allows
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Sum")
-# Operators whose output jumps: an operand that is off by a rounding may be on the other side of the step.
-STEPS = frozenset(
+UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
+SAFETY = 8.0  # standard deviations of a tensor's own rounding error that its bound allows
+RUNS = 2  # disturbed ones
+REACH = 4.0  # times as far as they moved a tensor, it may be from the oracle
+# Operators that compute nothing: their elements are elements of their operands, or exact functions of them.
+EXACT = frozenset(
     """
-    Floor Ceil Round Sign Mod IsNaN IsInf Equal Less LessOrEqual Greater GreaterOrEqual ArgMax ArgMin
-    MaxPoolIndices ThresholdedRelu
+    Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
+    ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
+    Floor Ceil Round Sign Cast
     """.split()  # noqa: SIM905
 )
-KEEPING = ("Relu", "Clip", "LeakyRelu", "PRelu", "Abs", "Neg", "Max", "Min", "BatchNormalization")  # as a layer does
-SLOPES: Mapping[str, Callable[[Array], Array]] = {  # |f'| of element-wise operators that are steep somewhere
-    "Exp": np.exp,
-    "Log": lambda x: 1 / x,
-    "Sqrt": lambda x: 0.5 / np.sqrt(x),
-    "Reciprocal": lambda x: 1 / x**2,
-    "Sinh": np.cosh,
-    "Cosh": np.sinh,
-    "Tan": lambda x: 1 / np.cos(x) ** 2,
-}
-STEEPEST = {"Sigmoid": 0.25, "HardSwish": 1.5, "Selu": 1.76, "Softmax": 2.0, "LogSoftmax": 2.0}  # max |f'|
-SLOPE = 1.2  # of the other activations: Gelu and Erf have 1.13
+# Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
+PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
+
+Follow = Callable[[str, Array], Array]
+"""Shown each tensor that the oracle makes, floats in float64, it answers with the one that later nodes read."""
 
 
-def relative_bounds(
-    network: Network, values: Mapping[str, Array], growths: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """The allowed error of each tensor, relative to its largest value; `values` are the reference's tensors by name.
+@dataclass(frozen=True)
+class Bounds:
+    """The oracle's tensors by name, floats in float64, and the error that each may have, absolute."""
 
-    `growths` has how much larger a rounding error is in the output of some nodes: of those that Winograd convolves
+    values: Mapping[str, Array]
+    errors: Mapping[str, float]
+
+
+def bounds_of(
+    network: Network,
+    inputs: Mapping[str, Array],
+    evaluate: Callable[[Follow], object],
+    growths: Mapping[str, float] | None = None,
+) -> Bounds:
+    """The bounds of `network` on `inputs`; `evaluate` runs the oracle on these.
+
+    `growths` has how much larger a rounding error is in the output of some nodes: those that Winograd convolves
     (`winograd.error_growth`) or tensor cores multiply (`precision.error_growth`).
-
-    Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within
-    λ·√K·u of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
-    Along a path the variances add, each operand's times the square of what its relative error is worth in the output.
     """
-    squares: dict[str, float] = {tensor.name: 0.0 for tensor in network.inputs}
+    values = {name: _wide(array) for name, array in inputs.items()}
+
+    def keep(name: str, value: Array) -> Array:
+        values[name] = value
+        return value
+
+    evaluate(keep)
+    deviations = _deviations(network, values, growths or {})
+    moved: dict[str, float] = {}
+    for seed in range(RUNS):
+        evaluate(_Disturbance(network, values, deviations, moved, np.random.default_rng(seed)))
+    errors = {
+        name: max(SAFETY * deviations.get(name, 0.0) * largest(value), REACH * moved.get(name, 0.0))
+        for name, value in values.items()
+    }
+    return Bounds(values, errors)
+
+
+@dataclass(frozen=True)
+class _Disturbance:
+    """One disturbed run, as the oracle's `follow`; `moved` collects how far each tensor is from its value."""
+
+    network: Network
+    values: Mapping[str, Array]
+    deviations: Mapping[str, float]  # of each tensor's rounding error, relative to its size
+    moved: dict[str, float]
+    rng: np.random.Generator
+    makers: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.makers.update({node.output: node for node in self.network.nodes})
+
+    def __call__(self, name: str, value: Array) -> Array:
+        node, clean = self.makers.get(name), self.values[name]
+        if node is not None and is_step(node):
+            value = same_side(node, self._operand(node, 1), value, clean)
+        elif value.dtype.kind != "f":
+            return value
+        elif name in self.network.constants:  # folded at import, and rounded there
+            value = self.network.constants[name].astype(np.float64).reshape(value.shape)
+        elif deviation := self.deviations.get(name, 0.0):
+            size = np.abs(value) if node is not None and node.op in PROPORTIONAL else largest(value)
+            value = value + deviation * size * self.rng.standard_normal(value.shape)
+        if value.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):  # ∞ − ∞
+                self.moved[name] = max(self.moved.get(name, 0.0), largest(value - clean))
+        return value
+
+    def _operand(self, node: Node, position: int) -> Array | None:
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        return self.values.get(name, self.network.constants.get(name))
+
+
+def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping[str, float]) -> dict[str, float]:
+    """The standard deviation of the rounding error that a node adds to each tensor, relative to its size.
+
+    Nodes that import made of one, such as the two of a transposed convolution, add theirs to the tensor that the oracle
+    knows.
+    """
+    found: dict[str, float] = {}
+    carried: dict[str, float] = {}  # the squares, of tensors that the oracle does not know
     for node in network.nodes:
-        growth = growths.get(node.output, 1.0) if growths else 1.0
-        own = (SAFETY * UNIT * growth) ** 2 * _terms(network, node.op, node.inputs, node.attributes)
-        operands = [values[name] if name in values else network.constants.get(name) for name in node.inputs]
-        passed_on = [
-            squares[name] * _gain(node.op, position, operands, values.get(node.output)) ** 2
-            for position, name in enumerate(node.inputs)
-            if squares.get(name)  # an exact operand brings no error, not even where a step is
-        ]
-        squares[node.output] = own + (sum(passed_on) if node.op in ARITHMETIC else max(passed_on, default=0.0))
-    return {name: math.sqrt(square) for name, square in squares.items()}
-
-
-def _gain(op: str, position: int, operands: Sequence[Array | None], output: Array | None) -> float:
-    """How much a relative error of one operand may be worth in the output, both relative to the largest value.
-
-    Layers keep it (1). A sum that cancels, a product of values that are large at different places and a division by
-    small ones enlarge it, and so does what squashes large values into [-1, 1]. Where a step is, it is worth anything.
-    """
-    cut = op == "Cast" and output is not None and output.dtype.kind != "f"
-    if op in STEPS or cut or (op == "Where" and position == 0):
-        return math.inf
-    if output is None or any(operand is None for operand in operands):
-        return 1.0
-    given = [np.asarray(operand, np.float64) for operand in operands if operand is not None]
-    sizes = [largest(operand) for operand in given]
-    result = largest(output) or 1.0
-    scale = sizes[position] / result
-    if op in ("Add", "Sub", "Sum", "Mean", "Where"):
-        return scale
-    if op == "Mul":
-        return math.prod(sizes) / result
-    with np.errstate(all="ignore"):
-        if op == "Div":
-            a, b = given
-            return largest(1 / b if position == 0 else a / b**2) * scale
-        if op == "Pow":
-            x, y = given
-            return largest(y * x ** (y - 1) if position == 0 else x**y * np.log(x)) * scale
-        if op in SLOPES:
-            return largest(SLOPES[op](given[0])) * scale
-    if op in STEEPEST or (op in ELEMENTWISE and op not in KEEPING):
-        return STEEPEST.get(op, SLOPE) * scale
-    return 1.0
+        dtype = network.tensors[node.output].dtype
+        square = sum(carried.get(name, 0.0) for name in node.inputs)
+        if node.op not in EXACT and dtype in UNITS and not is_step(node):
+            terms = _terms(network, node.op, node.inputs, node.attributes)
+            square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
+        if node.output in visible:
+            found[node.output] = math.sqrt(square)
+        else:
+            carried[node.output] = square
+    return found
 
 
 def largest(values: Array) -> float:
     """max |x| of the finite elements; 0 of none."""
-    return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+
+
+def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
+    """Half the distance between neighbours of a float type at `sizes`: what storing a value in it may cost."""
+    if dtype.kind != "f":
+        return np.zeros(sizes.shape)
+    finite = np.where(np.isfinite(sizes), np.minimum(np.abs(sizes), float(np.finfo(dtype).max)), 0.0)
+    return np.asarray(np.spacing(finite.astype(dtype)).astype(np.float64) / 2)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:

@@ -96,7 +96,8 @@ def _walked(
             continue
         choice = _decide(walk, kernel, is_output)
         if is_output and not choice.writes.plain:
-            inner = Tensor(walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output), kernel.output.shape)
+            name = walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output)
+            inner = dataclasses.replace(kernel.output, name=name)
             walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, output=inner)))
             walk.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
@@ -187,8 +188,11 @@ def _plain(walk: Walk, kernel: Kernel) -> Choice:
 def _keeps_last(network: Network, kernel: Kernel) -> bool:
     """True for a reduction along axes other than the last, whose columns then lie side by side."""
     node = kernel.anchor
-    given = (*kernel.inputs, *(Tensor(name, network.constants[name].shape) for name in kernel.constants))
-    return "axes" in node.attributes and len(given[0].shape) - 1 not in node["axes"] and bool(kernel.output.shape)
+    shapes = [
+        *(tensor.shape for tensor in kernel.inputs),
+        *(network.constants[name].shape for name in kernel.constants),
+    ]
+    return "axes" in node.attributes and len(shapes[0]) - 1 not in node["axes"] and bool(kernel.output.shape)
 
 
 def _reduces_rows(kernel: Kernel) -> bool:
@@ -254,7 +258,7 @@ def _in_place(walk: Walk, kernel: Kernel, whole: Tensor, start: int) -> Choice:
         if home != (whole, channel):
             source, layout = walk.stored[name]
             source, layout = (source, layout) if source.shape == tensor.shape else walk.plain(tensor)
-            part = Tensor(walk.fresh(f"{name}@{kernel.output.name}", tensor), tensor.shape)
+            part = dataclasses.replace(tensor, name=walk.fresh(f"{name}@{kernel.output.name}", tensor))
             while part.name in walk.stored:  # the same tensor twice in one concatenation
                 part = dataclasses.replace(part, name=f"{part.name}'")
             walk.homes[part.name] = (whole, channel)
@@ -273,9 +277,10 @@ def _elementwise(walk: Walk, kernel: Kernel) -> Choice:
     gates = [tensor for tensor in kernel.inputs if tensor.shape != shape and tensor.shape == (*shape[:2], 1, 1)]
     full = [walk.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
     layout = full[0][1] if full else PLAIN
-    constants = (walk.network.constants[name] for name in kernel.constants)
+    constants = [walk.network.constants[name] for name in kernel.constants]
     same = layout.block > 1 and all(have.block == layout.block and tensor.shape == shape for tensor, have in full)
-    if same and all(is_per_channel(constant, shape) for constant in constants):
+    same = same and _all_float32(kernel)  # blocks hold nothing else
+    if same and all(constant.dtype == "float32" and is_per_channel(constant, shape) for constant in constants):
         read = [walk.gate(tensor) if tensor in gates else walk.stored[tensor.name] for tensor in kernel.inputs]
         return choice_of(kernel, "elementwise", read, Layout(layout.block), "memory")
     rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM

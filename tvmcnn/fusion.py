@@ -35,6 +35,7 @@ def is_anchor(network: Network, node: Node) -> bool:
         return False
     tensor = network.tensors[node.output]
     fixed = all(name in network.constants for name in node.inputs[1:])
+    fixed = fixed and node.inputs[1] not in node.inputs[2:]  # a weight is packed as one, and no bias then
     return fixed and tensor.dtype == "float32" and (len(tensor.shape) == 4 or node.op == "Gemm")
 
 
@@ -120,8 +121,9 @@ class _Fusion:
         if node.op not in ELEMENTWISE:
             return self.tiles(group, node)
         made = network.tensors[node.output]
-        others = [network.tensors[name] for name in node.inputs if name in network.tensors]
-        if any(tensor.dtype != "float32" for tensor in (made, *others)):
+        given = (network.constants if name in network.constants else network.tensors for name in node.inputs)
+        types = {str(values[name].dtype) for values, name in zip(given, node.inputs, strict=True)}
+        if types | {made.dtype} != {"float32"}:
             return False
         if made.shape != network.tensors[group.last].shape:
             return False  # the other operand broadcasts the anchor's output to something larger
@@ -130,6 +132,8 @@ class _Fusion:
     def fits(self, group: _Group, name: str, shape: Shape) -> bool:
         """True if the epilogue of `group` can read operand `name` beside a value of `shape`."""
         if name in self.network.constants:
+            if name in {*group.anchor.inputs[1:2], *_operands(group.prologue)} and group.anchor.op in ANCHORS:
+                return False  # packed for the anchor or the prologue, in another order than an epilogue reads
             channels = len(shape) - 1 if group.anchor.op == "Gemm" else None
             return is_per_channel(self.network.constants[name], shape, channels)
         later = self.groups[self.groups.index(group) + 1 :]
@@ -162,13 +166,16 @@ class _Fusion:
             return False
         if group.prologue or any(each.op not in ELEMENTWISE for each in group.nodes):
             return False
-        given = [network.constants[name] for name in _operands(group.nodes) if name in network.constants]
+        names = {name for name in _operands(group.nodes) if name in network.constants}
+        given = [network.constants[name] for name in names]
         read = [name for name in _operands(group.nodes) if name not in {*group.made, *network.constants}]
         stored = [network.tensors[name] for name in read]
         gates = (shape, (*shape[:2], 1, 1))
         return (
             bool(stored)
             and stored[0].shape == shape
+            and not names & {*node.inputs[1:]}  # a constant is packed once, for one reader
+            and all(constant.dtype == np.float32 for constant in given)
             and all(tensor.shape in gates and tensor.dtype == "float32" for tensor in stored)
             and all(is_per_channel(constant, shape) for constant in given)
         )

@@ -60,6 +60,10 @@ class GpuRunner(Runner):
             self._check(self._symbols[f"{self.name}_run"](*self._addresses(arrays, outputs), None))
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def run_in(self, arrays: Sequence[Array], outputs: Sequence[Array], arena: Array) -> None:
+        """One call on the caller's arrays; a GPU has its own arena."""
+        self(*arrays, out=tuple(outputs))
+
     def _check(self, status: int) -> None:
         """Raise RuntimeError for the status of a call that failed."""
         if status:

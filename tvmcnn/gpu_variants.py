@@ -35,7 +35,8 @@ def _split(choice: Choice) -> list[Choice]:
     kernel, config = choice.kernel, choice.config
     node, (n, maps, height, width), (a, b) = kernel.anchor, kernel.output.shape, window_size(kernel)
     group = int(node["group"])
-    parts = Tensor(f"{kernel.output.name}@parts", (config.split, n, group, maps // group, height * width * a * b))
+    shape = (config.split, n, group, maps // group, height * width * a * b)
+    parts = Tensor(f"{kernel.output.name}@parts", shape, kernel.output.dtype)
     attributes = {**node.attributes, "made": ((height, width), (a, b))}
     partial = Node("ConvPartial", f"{node.name}@parts", node.inputs[:2], parts.name, attributes)
     first = dataclasses.replace(
@@ -57,8 +58,8 @@ def _by_winograd(choice: Choice) -> list[Choice]:
     image = choice.sources[0]
     rows, columns = grid(node, image.shape, m)
     tiles, planes = n * rows * columns, (m + 2) ** 2
-    data = Tensor(f"{kernel.output.name}@data", (planes, image.shape[1], tiles))
-    products = Tensor(f"{kernel.output.name}@products", (planes, maps, tiles))
+    data = Tensor(f"{kernel.output.name}@data", (planes, image.shape[1], tiles), image.dtype)
+    products = Tensor(f"{kernel.output.name}@products", (planes, maps, tiles), kernel.output.dtype)
     into = Node("WinogradIn", f"{node.name}@data", node.inputs[:1], data.name, {**node.attributes, "tile": m})
     times = Node("WinogradGemm", f"{node.name}@products", (data.name, node.inputs[1]), products.name)
     first = dataclasses.replace(kernel, nodes=(into,), inputs=kernel.inputs[:1], output=data, hidden=(), constants=())

@@ -108,7 +108,7 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
         if choice.algorithm in WEIGHTS and name == kernel.anchor.inputs[1]:
             yield name, WEIGHTS[choice.algorithm](choice, array)
         elif name in early:
-            yield name, _channels(array, choice.reads[0].block)
+            yield name, _channels(array, kernel.inputs[0].shape[1], choice.reads[0].block)
         else:
             yield name, _operand(choice, array)
     if choice.algorithm == "pool" and kernel.anchor.op == "AveragePool":
@@ -117,20 +117,22 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
 
 def _operand(choice: Choice, array: Array) -> Array:
     """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's
-    rank."""
+    rank. One value for all channels is repeated for each: padded with zeros it would be that of the first alone."""
     shape, block = choice.kernel.output.shape, choice.writes.block
     if choice.algorithm in ("plain", "resize"):
         return array
     if choice.algorithm == "elementwise" and choice.writes.plain:
         return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+    channels = shape[1] if len(shape) == 4 and choice.kernel.anchor.op != "Gemm" else shape[-1]
     if choice.algorithm == "dense":
-        array = np.pad(array.reshape(-1), (0, round_up(array.size, choice.config.width) - array.size))
-    return _channels(array, block)
+        values = np.broadcast_to(array.reshape(-1), channels)
+        return np.pad(values, (0, -channels % choice.config.width))
+    return _channels(array, channels, block)
 
 
-def _channels(array: Array, block: int) -> Array:
-    """One value a channel, in blocks: (C,) --> (⌈C/16⌉, 16), padded with zeros."""
-    values = array.reshape(-1)
+def _channels(array: Array, channels: int, block: int) -> Array:
+    """One value a channel, in blocks: (C,) or (1,) --> (⌈C/16⌉, 16), padded with zeros."""
+    values = np.broadcast_to(array.reshape(-1), channels)
     return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
 
 

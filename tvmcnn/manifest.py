@@ -105,6 +105,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
         "tier": choice.tier,
         "config": _config(step),
         "tasks": choice.tasks,
+        "scratch": choice.scratch_bytes,
         "function": functions.get(choice.name, ""),
         "words": kernel_words(network, choice.kernel) if choice.config is not None else "",
         "constants": [[name, place.offset] for name, place in zip(step.packed, places, strict=True)],

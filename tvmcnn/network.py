@@ -49,7 +49,7 @@ class Tensor:
 
     name: str
     shape: Shape
-    dtype: str = "float32"
+    dtype: str
 
     def __post_init__(self) -> None:
         if any(extent < 0 for extent in self.shape):
@@ -299,6 +299,12 @@ class Choice:
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+
+    def __post_init__(self) -> None:
+        stored = (*zip(self.sources, self.reads, strict=True), (self.kernel.output, self.writes))
+        for tensor, layout in stored:
+            if not layout.plain and tensor.dtype != "float32":
+                raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: only float32 has layouts")
 
     @property
     def makes(self) -> Layout:

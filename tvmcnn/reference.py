@@ -37,12 +37,16 @@ def reference(
     inputs: Mapping[str, Array] | Array,
     *,
     every_tensor: bool = False,
+    follow: Callable[[str, Array], Array] | None = None,
 ) -> dict[str, Array]:
     """Evaluate an ONNX model: its outputs by name in graph order, each in the type that the model declares.
 
     `inputs` maps names to arrays; a lone array will do where the graph has one input. The arrays' shapes hold, whatever
     the file says of sizes; only the number of axes must agree. With `every_tensor` the result has each tensor of the
     graph by its ONNX name: the inputs and what every node makes, but not the initializers.
+
+    `follow` is shown each tensor that a node makes, by its name, floats in float64 and not yet rounded to their type;
+    later nodes read what it answers.
     """
     proto, label = _load(model)
     graph = proto.graph
@@ -66,7 +70,10 @@ def reference(
 
     with np.errstate(all="ignore"):  # infinities and nans go through, as they do in the compiled network
         for node, function in zip(graph.node, functions, strict=True):
-            made += _evaluate(node, function, values, types, label)
+            outputs = _evaluate(node, function, values, types, label)
+            made += outputs
+            if follow is not None:
+                values |= {name: follow(name, values[name]) for name in outputs}
 
     wanted = made if every_tensor else [output.name for output in graph.output]
     missing = [name for name in wanted if name not in values]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -310,6 +311,11 @@ class Runner:
                 profiles.append(KernelProfile(*words, spent * 1e6, 2 * entry["macs"], entry["bytes"]))
         return profiles
 
+    def run_in(self, arrays: Sequence[Array], outputs: Sequence[Array], arena: Array) -> None:
+        """One native call on the caller's memory: arrays that fit, an arena of `arena_bytes` and `threads` times
+        `thread_bytes`."""
+        self._run_checked(arrays, outputs, arena.ctypes.data)
+
     def _check_kernel(self, kernel: str | None) -> None:
         if kernel is not None and kernel not in (names := [entry["name"] for entry in self.manifest["kernels"]]):
             raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
@@ -391,20 +397,30 @@ class _Address(ctypes.c_void_p):
 class _Frame:
     """One run, step by step: the arguments of every native call, and the arena between the steps."""
 
-    def __init__(self, runner: Runner, arrays: Sequence[Any], outputs: tuple[Array, ...]) -> None:
-        self.runner, self.outputs = runner, outputs
+    def __init__(
+        self,
+        runner: Runner,
+        arrays: Sequence[Any],
+        outputs: tuple[Array, ...],
+        arena: tuple[int, Array] | None = None,
+    ) -> None:
+        """`arena`, its address and the array that owns it, is one of the runner's own if not given."""
+        self.runner, self.outputs, self.given = runner, outputs, arena is not None
         self.addresses = runner._addresses(arrays, outputs)
-        try:
-            self.arena = runner._arenas.pop()
-        except IndexError:
-            self.arena = runner._new_arena()
+        if arena is not None:
+            self.arena = arena
+        else:
+            try:
+                self.arena = runner._arenas.pop()
+            except IndexError:
+                self.arena = runner._new_arena()
         self.symbols = runner._symbols
 
     def __enter__(self) -> _Frame:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if len(self.runner._arenas) < self.runner._spare:
+        if not self.given and len(self.runner._arenas) < self.runner._spare:
             self.runner._arenas.append(self.arena)
 
     def step(self, index: int, repeat: int = 1) -> None:
@@ -412,16 +428,21 @@ class _Frame:
         numbers = (ctypes.c_int32(index), ctypes.c_int32(repeat), ctypes.c_int32(self.runner.threads))
         step(*numbers, *self.addresses, ctypes.c_void_p(self.arena[0]))
 
-    def hidden(self, index: int, tensors: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    def hidden(self, index: int, tensors: Sequence[Mapping[str, Any]], memory: Array | None = None) -> dict[str, Array]:
+        """What step `index` keeps in registers, by its open variant, which writes to `memory` of `hidden_bytes`."""
         if not tensors:
             return {}
         infos = [_info(tensor) for tensor in tensors]
-        sizes = [int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize for info in infos]
-        memory = np.empty(sum(sizes), np.uint8)
+        sizes = [_bytes(tensor) for tensor in tensors]
+        memory = np.empty(sum(sizes), np.uint8) if memory is None else memory
         opened = self.symbols[f"{self.runner.symbol}_open"]
         opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
         parts = np.split(memory, np.cumsum(sizes)[:-1])
         return {i.name: part.copy().view(i.dtype).reshape(i.shape) for i, part in zip(infos, parts, strict=True)}
+
+    def hidden_bytes(self, tensors: Sequence[Mapping[str, Any]]) -> int:
+        """Bytes that an open variant writes: its tensors one behind the other."""
+        return sum(map(_bytes, tensors))
 
     def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
         """A copy of what a kernel stored, in its logical shape."""
@@ -460,6 +481,11 @@ class _Frame:
 
 def _info(entry: Mapping[str, Any]) -> ArrayInfo:
     return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+
+def _bytes(entry: Mapping[str, Any]) -> int:
+    info = _info(entry)
+    return math.prod(info.shape) * np.dtype(info.dtype).itemsize
 
 
 def random_array(info: ArrayInfo, seed: int) -> Array:

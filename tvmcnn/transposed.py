@@ -27,7 +27,9 @@ def split_transposed(network: Network) -> Network:
             continue
         block, weight = node["kernel_shape"][0], constants[node.inputs[1]]
         depth, maps = weight.shape[:2]
-        inner = Tensor(_fresh(network, f"{node.output}.pixels"), _pixels(network, node))
+        inner = Tensor(
+            _fresh(network, f"{node.output}.pixels"), _pixels(network, node), network.tensors[node.output].dtype
+        )
         tensors[inner.name] = inner
         names = [_fresh(network, f"{inner.name}.weight")]
         constants[names[0]] = weight.transpose(2, 3, 1, 0).reshape(block**2 * maps, depth, 1, 1)

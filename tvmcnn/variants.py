@@ -50,7 +50,7 @@ def winograd_data(choice: Choice, tile: int) -> Choice:
     side = tile + 2
     shape = (image.shape[0], -(-image.shape[1] // BLOCK), side, side, rows * columns, BLOCK)
     made = Node("WinogradData", name, (image.name,), name, {"tile": tile, "pads": node["pads"]})
-    kernel = Kernel("winograd_data", (made,), (image,), Tensor(name, shape))
+    kernel = Kernel("winograd_data", (made,), (image,), Tensor(name, shape, image.dtype))
     return Choice(kernel, "winograd_data", (image,), (choice.reads[0],), PLAIN, "winograd_data")
 
 

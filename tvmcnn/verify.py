@@ -12,35 +12,44 @@ from typing import Any
 import numpy as np
 
 from tvmcnn import precision, winograd
-from tvmcnn.bounds import SAFETY, UNIT, largest, relative_bounds
+from tvmcnn.bounds import Follow, bounds_of, half_spacing, largest
+from tvmcnn.drawn import drawn_inputs
 from tvmcnn.errors import ModelError
+from tvmcnn.follow import Follower
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network
+from tvmcnn.observe import Observed, observe
 from tvmcnn.onnx_file import Model
 from tvmcnn.reference import reference
-from tvmcnn.runner import ArrayInfo, Runner, load, random_array
+from tvmcnn.runner import Runner, load
 
 HISTOGRAM = np.arange(-4, 1.01, 0.25)  # edges of log10(|difference| / bound): at 0 the bound is
 PRODUCTS = ("Conv", "Gemm", "MatMul")
+EXCUSED = 0.004  # of a tensor's elements may stand on the other side of a step: rounding puts no more there
 WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config has its tile
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """How far one tensor is from the reference: max |difference| and its bound, both absolute, and max |reference|."""
+    """How far one tensor is from the reference: |difference| and its bound, both absolute, of the element that is
+    farthest beyond its bound, and max |reference|. `excused` elements of `size` stand on the other side of a step."""
 
     name: str
     difference: float
     bound: float
     scale: float
     histogram: tuple[int, ...] = ()  # elements by |difference| / bound: equal ones, then by HISTOGRAM's edges
+    excused: int = 0
+    size: int = 0
 
     @property
     def passed(self) -> bool:
-        """False for a difference past the bound, and for NaN."""
-        return self.difference <= self.bound
+        """False for a difference past the bound, for NaN, and where more was excused than chance explains."""
+        return self.difference <= self.bound and self.excused <= max(1, EXCUSED * self.size)
 
     def __str__(self) -> str:
+        if self.difference <= self.bound and not self.passed:
+            return f"{self.name}: {self.excused} of {self.size} elements are on the other side of a step"
         relative = self.difference / self.scale if self.scale else self.difference
         found = f"max |difference| {self.difference:.3g} ({relative:.2g} of the largest value)"
         return f"{self.name}: {found}, bound {self.bound:.3g}"
@@ -78,14 +87,21 @@ class Verdict:
         errors = [e.difference / e.scale if e.scale else e.difference for e in self.outputs]
         worst = max(errors, default=0.0) if all(map(math.isfinite, errors)) else None  # JSON has no NaN
         wrong = self.first_wrong.name if self.first_wrong is not None else None
-        return {"passed": self.passed, "seed": self.seed, "tensors": len(self.tensors), "error": worst, "wrong": wrong}
+        found = {"passed": self.passed, "seed": self.seed, "tensors": len(self.tensors), "error": worst, "wrong": wrong}
+        return found | {"excused": self.excused}
+
+    @property
+    def excused(self) -> int:
+        """Elements that stand on the other side of a step than the oracle's, each shown once."""
+        return sum({error.name: error.excused for error in (*self.tensors, *self.outputs)}.values())
 
     def __str__(self) -> str:
         if self.first_wrong is not None:
             return f"the first tensor that differs from NumPy is {self.first_wrong}"
         worst = self.as_json()["error"] or 0.0
         agree = f"{len(self.tensors)} tensors and the outputs agree"
-        return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max)"
+        excused = f"; {self.excused} elements stand at a step, on its other side" if self.excused else ""
+        return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max{excused})"
 
 
 def verify_library(
@@ -98,7 +114,8 @@ def verify_library(
 ) -> tuple[Verdict, ...]:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
 
-    One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best.
+    One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best. Raises
+    VerifyError for a library that crashes, hangs, or writes outside of its memory; this process lives.
     """
     programs = load(Path(library).resolve(), target=target).programs
     return tuple(verify_program(runner, library, model, seed, histograms=histograms) for runner in programs)
@@ -113,51 +130,89 @@ def verify_program(
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
-    inputs = {info.name: seeded_input(info, seed + i) for i, info in enumerate(runner.inputs)}
-    return compare(runner, network, model, inputs, seed, histograms=histograms)
+    inputs = _taken(network, model, seed)
+    observed = observe(runner, [inputs[info.name] for info in runner.inputs])
+    return compare(observed, network, model, inputs, growths(runner.manifest, network), seed, histograms=histograms)
+
+
+def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:
+    """Drawn inputs that the oracle takes: tamer ones where a computed index would be out of range."""
+    inputs = drawn_inputs(network, seed)
+    for tame in (1, 2) if any(np.dtype(tensor.dtype).kind in "iu" for tensor in network.inputs) else ():
+        try:
+            reference(model, inputs)
+        except ModelError:
+            inputs = drawn_inputs(network, seed, tame=tame)
+        else:
+            break
+    return inputs
 
 
 def compare(
-    runner: Runner,
+    observed: Observed,
     network: Network,
     model: Model,
     inputs: Mapping[str, Array],
+    growths: Mapping[str, float],
     seed: int,
     *,
     histograms: bool = False,
 ) -> Verdict:
-    """Every tensor that the library can show, then the outputs of its single native call."""
-    expected = reference(model, inputs, every_tensor=True)
-    bounds = relative_bounds(network, {**expected, **inputs}, _growths(runner, network))
+    """Every tensor that the library showed, then the outputs of its single native call.
+
+    Where a step may fall on either side and the library's fell on the other than the oracle's, the oracle follows it:
+    all that comes after is compared with what the library's own decision leads to.
+    """
+
+    def evaluate(follow: Follow) -> object:
+        return reference(model, inputs, follow=follow)
+
+    bounds = bounds_of(network, inputs, evaluate, growths)
+    outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
+    follower = Follower(network, bounds, {**observed.tensors, **outputs})
+    if follower.differs():
+        evaluate(follower)
 
     def error(name: str, found: Array) -> TensorError:
-        wanted, ours = expected[name].astype(np.float64), found.astype(np.float64)
-        same = (ours == wanted) | (np.isnan(ours) & np.isnan(wanted))  # infinities too, whose difference is NaN
+        return _error(name, found, follower, histograms=histograms)
+
+    tensors = tuple(error(name, found) for name, found in observed.tensors.items() if name in bounds.values)
+    return Verdict(tensors, tuple(error(name, found) for name, found in outputs.items()), seed)
+
+
+def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> TensorError:
+    """The element of a tensor that is farthest beyond its bound, or nearest to it."""
+    wanted, ours = follower.expected(name).astype(np.float64), found.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        stored = wanted.astype(found.dtype).astype(
+            np.float64
+        )  # what is past the largest number of its type is infinite
+        same = (ours == wanted) | (ours == stored) | (np.isnan(ours) & np.isnan(wanted))
         differences = np.where(same, 0.0, np.abs(ours - wanted))
-        worst, scale = float(np.max(differences, initial=0.0)), largest(wanted[np.isfinite(wanted)])
-        bound = bounds.get(name, SAFETY * UNIT) * scale
-        return TensorError(name, worst, bound, scale, _histogram(differences, bound) if histograms else ())
+        error = follower.bounds.errors.get(name, 0.0)
+        bounds = error + half_spacing(np.abs(wanted) + error, found.dtype)
+    beyond = np.where(np.isnan(differences), np.inf, differences - bounds)
+    worst = np.unravel_index(np.argmax(beyond), beyond.shape) if beyond.size else None
+    difference, bound = (float(differences[worst]), float(bounds[worst])) if worst is not None else (0.0, error)
+    histogram = _histogram(differences, bounds) if histograms else ()
+    return TensorError(
+        name, difference, bound, largest(wanted), histogram, excused=follower.excused.get(name, 0), size=found.size
+    )
 
-    arrays = [inputs[info.name] for info in runner.inputs]
-    shown = runner.activations(*arrays) if runner.manifest["activations"] else {}
-    tensors = tuple(error(name, found) for name, found in shown.items() if name in expected)
-    found = runner.run(None, dict(inputs))
-    outputs = tuple(error(info.name, array) for info, array in zip(runner.outputs, found, strict=True))
-    return Verdict(tensors, outputs, seed)
 
-
-def _histogram(differences: Array, bound: float) -> tuple[int, ...]:
+def _histogram(differences: Array, bounds: Array) -> tuple[int, ...]:
     """How many are equal, less than the first edge, between two edges, and more than the last (NaN too)."""
-    other = differences[differences != 0]  # NaN is not
+    apart = differences != 0  # NaN is
+    other = differences[apart]
     with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.searchsorted(HISTOGRAM, np.log10(other / bound) if bound else np.full(other.shape, np.inf))
+        places = np.searchsorted(HISTOGRAM, np.log10(other / bounds[apart]))
     return (differences.size - other.size, *np.bincount(places, minlength=len(HISTOGRAM) + 1).tolist())
 
 
-def _growths(runner: Runner, network: Network) -> dict[str, float]:
-    """By the output of each node that the library convolves by Winograd, or gives to tensor cores, its `growths`."""
+def growths(manifest: Mapping[str, Any], network: Network) -> dict[str, float]:
+    """By the output of each node that a library convolves by Winograd, or gives to tensor cores, its `growths`."""
     found: dict[str, float] = {}
-    for kernel in runner.manifest["kernels"]:
+    for kernel in manifest["kernels"]:
         growth = 1.0
         if kernel["algorithm"] in WINOGRAD:
             growth = winograd.error_growth(kernel["config"]["tile"])
@@ -165,12 +220,3 @@ def _growths(runner: Runner, network: Network) -> dict[str, float]:
             growth = precision.error_growth(kernel["config"]["precision"])
         found |= {name.removesuffix("@parts"): growth for name in kernel["nodes"] if growth > 1}
     return {node.output: found[node.name] for node in network.nodes if node.op in PRODUCTS and node.name in found}
-
-
-def seeded_input(info: ArrayInfo, seed: int) -> Array:
-    """Random floats with one outlier of ±10 in about 64: near-uniform data would hide a misplaced tap."""
-    values = random_array(info, seed)
-    if values.dtype.kind != "f":
-        return values
-    outliers = np.random.default_rng(seed + 1000).random(info.shape) < 1 / 64
-    return np.where(outliers, 10 * np.sign(values), values).astype(info.dtype)

@@ -41,7 +41,7 @@ class Walk:
             return tensor, PLAIN  # a single row's halo lies behind it
         copy = self.fresh(f"{tensor.name}@{layout}", tensor)
         if copy not in self.stored:
-            self.reorder(tensor, have, Tensor(copy, tensor.shape), layout)
+            self.reorder(tensor, have, dataclasses.replace(tensor, name=copy), layout)
         return self.stored[copy]
 
     def fresh(self, name: str, tensor: Tensor) -> str:

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.bands import in_one_band
-from tvmcnn.bounds import largest, relative_bounds
+from tvmcnn.bounds import Follow, bounds_of, largest
 from tvmcnn.defaults import winograd_fits
+from tvmcnn.drawn import drawn
 from tvmcnn.fusion import multiply_accumulates
 from tvmcnn.layout import moved_bytes
 from tvmcnn.network import Array, Choice, Network, Node, Program
 from tvmcnn.records import kernel_words
 from tvmcnn.reference_ops.registry import OPERATORS
-from tvmcnn.runner import ArrayInfo
 from tvmcnn.tuning.space import RULES
-from tvmcnn.verify import seeded_input
 from tvmcnn.winograd import error_growth
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
@@ -56,7 +55,7 @@ class Problem:
     def inputs(self) -> tuple[Array, ...]:
         """One seeded array an input of the kernel, of its logical shape."""
         tensors = self.choice.kernel.inputs[: self._given]
-        return tuple(seeded_input(ArrayInfo(t.name, t.shape, t.dtype), seed) for seed, t in enumerate(tensors))
+        return tuple(drawn(tensor, seed) for seed, tensor in enumerate(tensors))
 
     @property
     def _given(self) -> int:
@@ -66,14 +65,19 @@ class Problem:
     @functools.cached_property
     def values(self) -> dict[str, Array]:
         """What NumPy computes from the inputs: every tensor of the kernel by its name, in float64."""
-        kernel = self.choice.kernel
-        values = {
-            tensor.name: array.astype(np.float64)
-            for tensor, array in zip(kernel.inputs, self.inputs, strict=False)  # all but what streamed adds
-        }
-        for node in kernel.all_nodes:
-            values[node.output] = _evaluate(node, values, self.network.constants)
+        return self._evaluated(lambda name, value: value)
+
+    def _evaluated(self, follow: Follow) -> dict[str, Array]:
+        """`values`, each node's shown to `follow` before the next reads it, see bounds.py."""
+        values = {name: array.astype(np.float64) for name, array in self._feeds.items()}
+        for node in self.choice.kernel.all_nodes:
+            values[node.output] = follow(node.output, _evaluate(node, values, self.network.constants))
         return values
+
+    @property
+    def _feeds(self) -> dict[str, Array]:
+        names = (tensor.name for tensor in self.choice.kernel.inputs)  # streamed adds one, which has no array
+        return dict(zip(names, self.inputs, strict=False))
 
     @functools.cached_property
     def expected(self) -> Array:
@@ -87,10 +91,21 @@ class Problem:
 
     def tolerance(self, choice: Choice) -> float:
         """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
-        kernel, config = self.choice.kernel, choice.config
-        tile = config.tile if choice.rule in ("winograd", "streamed") else getattr(config, "winograd", 0)
-        growths = {kernel.anchor.output: error_growth(tile)} if tile else {}
-        return relative_bounds(self.alone(kernel.name), self.values, growths)[kernel.nodes[-1].output]
+        config = choice.config
+        return self._bound(config.tile if choice.rule in ("winograd", "streamed") else getattr(config, "winograd", 0))
+
+    def _bound(self, tile: int) -> float:
+        """`tolerance` by Winograd's tile, 0 for none; kept, for candidates are many and algorithms few."""
+        if tile not in self._bounds:
+            kernel = self.choice.kernel
+            growths = {kernel.anchor.output: error_growth(tile)} if tile else {}
+            found = bounds_of(self.alone(kernel.name), self._feeds, self._evaluated, growths)
+            self._bounds[tile] = found.errors[kernel.nodes[-1].output] / self.scale
+        return self._bounds[tile]
+
+    @functools.cached_property
+    def _bounds(self) -> dict[int, float]:
+        return {}
 
     def alone(self, name: str) -> Network:
         """The kernel as a network of that name."""

@@ -1,0 +1,95 @@
+"""Follow: the oracle, made to decide as the library did wherever both decisions are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tvmcnn.bounds import Bounds, half_spacing
+from tvmcnn.network import Array, Network, Node
+from tvmcnn.steps import admissible, is_step
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What the oracle expects of each tensor, given what the library `found`; `excused` counts where that is its own.
+
+    To be given to the oracle as its `follow`: at each step it puts the library's answer in the place of the oracle's
+    where that answer is admissible (steps.py), so that what comes after is computed from it.
+    """
+
+    network: Network
+    bounds: Bounds
+    found: Mapping[str, Array]
+    excused: dict[str, int] = field(default_factory=dict)
+    followed: dict[str, Array] = field(default_factory=dict)
+    makers: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.makers.update({node.output: node for node in self.network.nodes})
+
+    def differs(self) -> bool:
+        """Whether some step gave another answer than the oracle's, or a stored rounding did: else nothing is to be
+        followed."""
+        return any(
+            name in self.found and not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
+            for name, node in self.makers.items()
+            if name in self.bounds.values and self._chooses(name, node)
+        )
+
+    def expected(self, name: str) -> Array:
+        """The oracle's value of a tensor, or what it followed."""
+        return self.followed.get(name, self.bounds.values[name])
+
+    def __call__(self, name: str, value: Array) -> Array:
+        """Bounds' Follow: the tensor that later nodes read."""
+        node = self.makers.get(name)
+        if node is not None and name in self.found and self._chooses(name, node):
+            value = self._followed(name, node, value)
+        self.followed[name] = value
+        return value
+
+    def _chooses(self, name: str, node: Node) -> bool:
+        return is_step(node) or self.found[name].dtype == np.float16
+
+    def _followed(self, name: str, node: Node, value: Array) -> Array:
+        found = self.found[name]
+        if not is_step(node):  # stored in float16: a neighbour of the right one, see _error
+            return np.where(self._apart(name, value), value, found.astype(np.float64))
+        other = self._apart(name, value) if value.dtype.kind == "f" else found != value
+        if not other.any():
+            return value
+        operands = [self._value(operand) for operand in node.inputs]
+        if any(operand is None for operand in operands):
+            return value
+        errors = [self._error(operand) for operand in node.inputs]
+        given = [operand for operand in operands if operand is not None]
+        excused = other & admissible(node, given, errors, value, found)
+        self.excused[name] = int(excused.sum())
+        return np.where(excused, found, value).astype(value.dtype)
+
+    def _apart(self, name: str, value: Array) -> Array:
+        """Where a float tensor is farther from `value` than its error and what storing it costs."""
+        found, error = self.found[name], self._error(name)
+        with np.errstate(invalid="ignore"):
+            near = np.abs(found.astype(np.float64) - value) <= error + half_spacing(np.abs(value) + error, found.dtype)
+        return np.asarray(~near & (found != value) & ~(np.isnan(found) & np.isnan(value)))
+
+    def _value(self, name: str) -> Array | None:
+        """The oracle's value of an operand; a copy that import made in another type has that of its source."""
+        if name in self.followed:
+            return self.followed[name]
+        if name in self.bounds.values:
+            return self.bounds.values[name]
+        if name in self.network.constants:
+            return self.network.constants[name]
+        node = self.makers.get(name)
+        return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
+
+    def _error(self, name: str) -> float:
+        if name in self.bounds.values:
+            return self.bounds.errors[name]
+        node = self.makers.get(name)
+        return self._error(node.inputs[0]) if node is not None and node.op == "Cast" else 0.0

@@ -1,0 +1,115 @@
+"""Steps: operators that jump, and which of their answers a right library may give.
+
+Floor(2.9999999) is 2, Floor(3.0000001) is 3: behind a rounding error either may be right, and no bound on the answer
+says so. Which elements stand so near a step is decided one by one, from the oracle's operands and how far the library's
+may be from them. Everywhere else the answer is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tvmcnn.network import Array, Node
+
+COMPARISONS = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+ROUNDINGS: dict[str, Callable[[Array], Array]] = {  # that never decrease
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.rint,
+    "Sign": np.sign,
+}
+STEPS = frozenset(
+    {*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "MaxPoolIndices", "ThresholdedRelu"}
+)
+
+
+def is_step(node: Node) -> bool:
+    """True for an operator whose answer may jump where its operand moves by a rounding error."""
+    return node.op in STEPS or (node.op == "Cast" and not node["to"].startswith("float"))
+
+
+def same_side(node: Node, divisor: Array | None, value: Array, clean: Array) -> Array:
+    """What a step answers to a disturbed operand, on the side where `clean` is, its answer to the operand as it is.
+
+    ThresholdedRelu and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
+    """
+    if node.op == "ThresholdedRelu":
+        return np.where((value == 0) == (clean == 0), value, clean)
+    if node.op == "Mod" and divisor is not None and clean.dtype.kind == "f":
+        turn = np.abs(divisor)
+        return np.where(np.abs(value - clean) > turn / 2, value - np.copysign(turn, value - clean), value)
+    return clean
+
+
+def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], expected: Array, found: Array) -> Array:
+    """Where `found` may stand for `expected`: the elements whose operands, each within its error, could have given it.
+
+    Operands are the oracle's; all arrays are of logical shape, and errors absolute.
+    """
+    x, error = operands[0], errors[0]
+    if not any(errors):
+        return np.zeros(found.shape, bool)
+    with np.errstate(all="ignore"):
+        if node.op in COMPARISONS:
+            return np.asarray(np.broadcast_to(np.abs(x - operands[1]) <= sum(errors), found.shape))
+        if node.op == "Cast" and node["to"] == "bool":
+            return np.abs(x) <= error
+        if node.op in (*ROUNDINGS, "Cast"):
+            step = ROUNDINGS.get(node.op, np.trunc)
+            low, high = step(x - error), step(x + error)
+            return np.asarray((low <= found) & (found <= high) & (low != high))
+        if node.op == "IsInf":
+            return np.asarray(np.abs(x) + error >= np.finfo(np.float32).max)
+        if node.op in ("ArgMax", "ArgMin"):
+            return _as_large(node, x, error, expected, found)
+        if node.op == "MaxPoolIndices":
+            return _in_window(node, x, error, expected, found)
+        if node.op == "ThresholdedRelu":
+            near = np.abs(x - node["alpha"]) <= error
+            return np.asarray(near & ((found == 0) | (np.abs(found - x) <= error)))
+        if node.op == "Mod":
+            return _beside_multiple(x, operands[1], errors, found)
+    return np.zeros(found.shape, bool)
+
+
+def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
+    """Where an index names an element that is as large (as small) as the right one, within both errors."""
+    axis, kept = node["axis"], found.ndim == x.ndim
+    inside = (found >= 0) & (found < x.shape[axis])
+
+    def at(index: Array) -> Array:
+        wide = np.clip(index, 0, x.shape[axis] - 1)
+        wide = wide if kept else np.expand_dims(wide, axis)
+        taken = np.take_along_axis(x, wide, axis)
+        return taken if kept else np.squeeze(taken, axis)
+
+    return np.asarray(inside & (np.abs(at(found) - at(expected)) <= 2 * error))
+
+
+def _in_window(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
+    """Where a flat index names an element of the same window that is as large as the right one, within both errors."""
+    shape = (x.shape[0] * x.shape[1], *x.shape[2:])  # storage_order 1 runs through the rows of a map first
+
+    def place(index: Array) -> tuple[Array, ...]:
+        first, rest = np.divmod(index, math.prod(shape[1:]))
+        return (first, *np.unravel_index(rest, shape[1:], "F" if node["storage_order"] else "C"))
+
+    inside = (found >= 0) & (found < x.size)
+    ours, theirs = place(np.where(inside, found, 0)), place(expected)
+    maps = x.reshape(shape)
+    same = inside & (ours[0] == theirs[0]) & (np.abs(maps[ours] - maps[theirs]) <= 2 * error)
+    windows = zip(ours[1:], theirs[1:], node["kernel_shape"], node["dilations"], strict=True)
+    for one, other, size, dilation in windows:
+        same &= np.abs(one - other) <= (size - 1) * dilation
+    return np.asarray(same)
+
+
+def _beside_multiple(x: Array, y: Array, errors: Sequence[float], found: Array) -> Array:
+    """Where x is a multiple of y within both errors: the remainder may be near 0 or near y."""
+    count = np.rint(x / y)
+    error = errors[0] + np.abs(count) * errors[1]
+    near = np.abs(x - count * y) <= error
+    return np.asarray(near & ((np.abs(found) <= error) | (np.abs(np.abs(found) - np.abs(y)) <= error)))
