@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +11,12 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from one_node import Array, U, assert_case, both, draw, evaluate, node_cases, one_node, session, why_left_out
 from onnx import TensorProto, helper
-from onnx.backend.test.loader import load_model_tests
 
 from tvmcnn.errors import InputError, ModelError, UnsupportedError
 from tvmcnn.reference import reference
 from tvmcnn.reference_ops import OPERATORS, lookup
-
-Array = np.ndarray[Any, Any]
-U = 2.0**-24  # the unit roundoff of float32: one operation is off by at most this much of its result
-
-
-def one_node(
-    op: str, opset: int, arrays: list[Array | None], *, outputs: int = 1, **attributes: Any
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A model of one node whose inputs are all graph inputs x0, x1, ..., and what to feed it."""
-    feeds = {f"x{place}": array for place, array in enumerate(arrays) if array is not None}
-    names = ["" if array is None else f"x{place}" for place, array in enumerate(arrays)]
-    made = [f"y{place}" for place in range(outputs)]
-    graph = helper.make_graph(
-        [helper.make_node(op, names, made, name="the_node", **attributes)],
-        "one_node",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for name, a in feeds.items()
-        ],
-        [helper.make_empty_tensor_value_info(name) for name in made],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return model, feeds
-
-
-def evaluate(op: str, opset: int, arrays: list[Array | None], **attributes: Any) -> Array:
-    """The reference's answer for one node."""
-    return reference(*one_node(op, opset, arrays, **attributes))["y0"]
-
-
-def session(model: onnx.ModelProto | str) -> Any:
-    """Onnxruntime, on one thread and without the optimizations that change what is computed."""
-    ort = pytest.importorskip("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    text = model if isinstance(model, str) else model.SerializeToString()
-    return ort.InferenceSession(text, options, providers=["CPUExecutionProvider"])
-
-
-def both(op: str, opset: int, arrays: list[Array | None], **attributes: Any) -> tuple[Array, Array]:
-    """One node by onnxruntime and by the reference, which must agree on shape and type."""
-    model, feeds = one_node(op, opset, arrays, **attributes)
-    theirs, ours = session(model).run(None, feeds)[0], reference(model, feeds)["y0"]
-    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-    return theirs, ours
-
-
-def draw(rng: np.random.Generator, *shape: int) -> Array:
-    """Normal float32 numbers, one in twenty of them a hundred times as large."""
-    x = rng.standard_normal(shape)
-    return np.where(rng.random(shape) < 0.05, 100 * x, x).astype(np.float32)
 
 
 def assert_sum_agrees(op: str, opset: int, arrays: list[Array | None], terms: int, **attributes: Any) -> None:
@@ -163,49 +108,15 @@ def test_floats_are_not_rounded_between_nodes() -> None:
 
 # --- ONNX's own node cases ---
 
-ROUNDED_CASES = {"test_averagepool_2d_ceil_last_window_starts_on_pad": 1e-4}  # expected values written with 4 digits
-OTHER_READING = {
-    # length_resized is the size of the output, as the operator page says and onnxruntime reads it; ONNX's expected
-    # values were made with 0.6 * 4 = 2.4 for 2, and with 0.8 * 4 = 3.2 for 3
-    "test_resize_downsample_scales_linear_align_corners",
-    "test_resize_downsample_scales_cubic_align_corners",
-}
-
-
-def why_left_out(case: Any) -> str | None:
-    """Why a node case is not evaluated, None where it is."""
-    graph = case.model.graph
-    if not {node.op_type for node in graph.node} <= set(OPERATORS):
-        return "expanded into other operators"
-    values = [value.type for value in [*graph.input, *graph.output]]
-    if not all(value.HasField("tensor_type") for value in values):
-        return "sequence or optional"
-    for value in values:
-        dtype = helper.tensor_dtype_to_np_dtype(value.tensor_type.elem_type)
-        if dtype.kind not in "biuf" or dtype.isbuiltin != 1:
-            return "a type that NumPy lacks"
-    node = graph.node[0]
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if attributes.get("training_mode") or case.name.startswith("test_training_"):
-        return "training"
-    return "another reading of the operator page" if case.name in OTHER_READING else None
-
-
-def node_cases() -> Iterator[Any]:
-    """ONNX's node cases of the operators here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        known = load_model_tests(kind="node")
-    yield from (case for case in known if {node.op_type for node in case.model.graph.node} & set(OPERATORS))
-
-
-CASES = list(node_cases())
-EVALUATED = [case for case in CASES if why_left_out(case) is None]
+CASES = list(node_cases(OPERATORS))
+EVALUATED = [case for case in CASES if why_left_out(case, OPERATORS) is None]
 
 
 def test_node_cases_left_out() -> None:
     """Every operator has cases that are evaluated, and the reasons for leaving some out are the known ones."""
-    reasons = Counter(reason for case in CASES if (reason := why_left_out(case)) and "expanded" not in reason)
+    reasons = Counter(
+        reason for case in CASES if (reason := why_left_out(case, OPERATORS)) and "expanded" not in reason
+    )
     by_operator = Counter(case.model.graph.node[0].op_type for case in EVALUATED)
     print(f"{len(EVALUATED)} node cases evaluated: {dict(by_operator)}\nleft out: {dict(reasons)}")
     assert set(by_operator) == set(OPERATORS) - {"GlobalLpPool"}  # ONNX has no case of that
@@ -215,23 +126,8 @@ def test_node_cases_left_out() -> None:
 
 @pytest.mark.parametrize("case", EVALUATED, ids=lambda case: case.name.removeprefix("test_"))
 def test_node_case(case: Any) -> None:
-    """The reference on an ONNX node case, whose expected values NumPy made in the output's own precision."""
-    for inputs, expected in case.data_sets:
-        arrays = [onnx.numpy_helper.to_array(a) if isinstance(a, TensorProto) else np.asarray(a) for a in inputs]
-        names = [value.name for value in case.model.graph.input]
-        answer = reference(case.model, dict(zip(names, arrays, strict=True)))
-        assert len(answer) == len(expected)
-        for ours, theirs in zip(answer.values(), expected, strict=True):
-            wanted = onnx.numpy_helper.to_array(theirs) if isinstance(theirs, TensorProto) else np.asarray(theirs)
-            assert (ours.shape, ours.dtype) == (wanted.shape, wanted.dtype)
-            if wanted.dtype.kind != "f":
-                np.testing.assert_array_equal(ours, wanted)
-                continue
-            # a hundred roundings are more than any case makes on its way to one element
-            slack = 100 * float(np.finfo(wanted.dtype).eps)
-            finite = np.abs(wanted[np.isfinite(wanted)])
-            floor = ROUNDED_CASES.get(case.name, 1e-2 * slack * float(finite.max(initial=0)))
-            np.testing.assert_allclose(ours, wanted, rtol=slack, atol=floor)
+    """Every operator of `reference_ops`."""
+    assert_case(case)
 
 
 # --- onnxruntime, on awkward sizes ---
@@ -594,21 +490,22 @@ def test_a_fixed_batch_may_be_overridden() -> None:
 def test_all_unsupported_nodes_are_told_at_once() -> None:
     """Two unknown operators, one of another domain, an unknown attribute and an output that is not made."""
     nodes = [
-        helper.make_node("Hardmax", ["x"], ["a"], name="first"),
+        helper.make_node("Bernoulli", ["x"], ["a"], name="first"),
         helper.make_node("Relu", ["a"], ["b"], name="fine"),
         helper.make_node("Relu", ["b"], ["c"], name="foreign", domain="com.example"),
         helper.make_node("Relu", ["c"], ["d"], name="odd", slope=2.0),
         helper.make_node("Relu", ["d"], ["y", "places"], name="two"),
         helper.make_node("HardSwish", ["y"], ["z"]),
     ]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 1, 8])], [])
+    read = [helper.make_empty_tensor_value_info("places")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 1, 8])], read)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     with pytest.raises(UnsupportedError) as caught:
         reference(model, np.zeros((1, 1, 8), np.float32))
     assert len(caught.value.reasons) == 5
     for reason, words in zip(
         caught.value.reasons,
-        [("first", "Hardmax"), ("foreign", "com.example"), ("odd", "slope"), ("two", "places"), ("'z'", "opset 13")],
+        [("first", "Bernoulli"), ("foreign", "com.example"), ("odd", "slope"), ("two", "places"), ("'z'", "opset 13")],
         strict=True,
     ):
         assert all(word in reason for word in words), reason
@@ -620,7 +517,8 @@ def test_all_unsupported_nodes_are_told_at_once() -> None:
         ("BatchNormalization", 15, [np.ones(3, np.float32)] * 4, {"training_mode": 1}, "training_mode"),
         ("BatchNormalization", 6, [np.ones(3, np.float32)] * 4, {}, "is_test"),
         ("Dropout", 13, [None, np.array(True)], {}, "training_mode"),
-        ("Cast", 13, [], {"to": TensorProto.BFLOAT16}, "type 16"),
+        ("Cast", 19, [], {"to": TensorProto.FLOAT8E4M3FN}, "type 17"),
+        ("Cast", 21, [], {"to": TensorProto.INT4}, "type 22"),
     ],
 )
 def test_what_is_left_out_is_refused(

@@ -20,14 +20,18 @@ from tvmcnn.reference_ops import (
     constant,
     logic,
     matrix,
+    microsoft,
     move,
     norm,
+    quantize,
     reduce,
     resize,
     windows,
 )
-from tvmcnn.reference_ops.registry import OPERATORS, Array, lookup
+from tvmcnn.reference_ops.registry import OPERATORS, Array, Ints, is_float, known_dtype, lookup
 
-__all__ = ["OPERATORS", "Array", "lookup"]
+__all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
-FAMILIES = (activation, arithmetic, constant, logic, matrix, move, norm, reduce, resize, windows)
+FAMILIES = (
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, reduce, resize, windows,
+)  # fmt: skip

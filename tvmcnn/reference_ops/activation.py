@@ -31,15 +31,19 @@ def leaky_relu(x: Array, *, alpha: float = 0.01, consumed_inputs: Ints = ()) -> 
 
 @op("Clip", 11)
 def clip(input: Array, min: Array | None = None, max: Array | None = None) -> Array:
-    """Clip: at least `min`, then at most `max`, so that `max` wins where they cross."""
-    y = input if min is None else np.maximum(input, min)
-    return y if max is None else np.minimum(y, max)
+    """Clip: at least `min`, then at most `max`, so that `max` wins where they cross.
+
+    A bound that is not a number bounds nothing and an element that is none stays, as onnxruntime has it on the CPU.
+    A bound that is left out is infinite; onnxruntime's is the type's largest number, so that infinities become that.
+    """
+    y = input if min is None else np.where(input < min, min, input)
+    return y if max is None else np.where(y > max, max, y)
 
 
 @op("Clip", 1)
 def clip_1(input: Array, *, min: float = -FLOAT32_MAX, max: float = FLOAT32_MAX, consumed_inputs: Ints = ()) -> Array:
     """Clip of opset 1 and 6: the bounds are attributes."""
-    return np.minimum(np.maximum(input, min), max)
+    return clip(input, np.asarray(min, input.dtype), np.asarray(max, input.dtype))
 
 
 @op("Sigmoid")
@@ -226,3 +230,18 @@ def log_softmax(input: Array, *, axis: int = -1) -> Array:
 def log_softmax_1(input: Array, *, axis: int = 1) -> Array:
     """LogSoftmax of opset 1 and 11: over all the axes from `axis` on, taken as one."""
     return log_softmax(flatten(input, axis=axis), axis=1).reshape(input.shape)
+
+
+@op("Hardmax", 13)
+def hardmax(input: Array, *, axis: int = -1) -> Array:
+    """Hardmax: 1 at the first of the greatest elements along `axis`, 0 elsewhere."""
+    first = np.expand_dims(np.argmax(input, axis), axis)
+    y = np.zeros_like(input)
+    np.put_along_axis(y, first, 1, axis)
+    return y
+
+
+@op("Hardmax", 1)
+def hardmax_1(input: Array, *, axis: int = 1) -> Array:
+    """Hardmax of opset 1 and 11: over all the axes from `axis` on, taken as one."""
+    return hardmax(flatten(input, axis=axis), axis=1).reshape(input.shape)

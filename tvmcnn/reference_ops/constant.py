@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvmcnn.reference_ops.registry import TYPES, Array, Ints, op
+from tvmcnn.reference_ops.registry import TYPES, Array, Ints, known_dtype, op
 
 
 @op("Cast")
@@ -15,13 +15,30 @@ def cast(input: Array, *, to: int | str, saturate: int = 1, round_mode: str = "u
     """Cast: to another type, floats to integers towards zero. Before opset 6 `to` is a type's name.
 
     The one place where a float is rounded, because that is what the operator does. `saturate` and `round_mode` are
-    about the 8-bit floats, which are refused.
+    about the 8-bit floats, which are refused. ONNX leaves open what becomes of a float that the integer type does not
+    hold, nan and infinities among them: here it is what x86 makes of it, as in onnxruntime, bit for bit so far as
+    was tried: the least number of the type, or the lower bits of it or of a wider one.
     """
     named = {"FLOAT": "float32", "DOUBLE": "float64"}
-    name = named.get(to, to.lower()) if isinstance(to, str) else TYPES.get(to, "")
-    if name not in TYPES.values():
+    if isinstance(to, str):
+        name = named.get(to, to.lower())
+        dtype = np.dtype(name) if name in TYPES.values() else None
+    else:
+        dtype = known_dtype(to)
+    if dtype is None:
         raise NotImplementedError(f"a cast to type {to}; NumPy has no such type")
-    return input.astype(name)
+    return input.astype(dtype)
+
+
+@op("BitCast", 26)
+def bit_cast(input: Array, *, to: int) -> Array:
+    """BitCast: the same bits, taken for another type of as many; they come as they are stored."""
+    dtype = known_dtype(to)
+    if dtype is None:
+        raise NotImplementedError(f"a cast to type {to}; NumPy has no such type")
+    if dtype.itemsize != input.dtype.itemsize:
+        raise ValueError(f"{input.dtype} and {dtype} differ in bits")
+    return np.ascontiguousarray(input).reshape(input.shape).view(dtype)
 
 
 @op("Constant")
@@ -91,3 +108,30 @@ def range_(start: Array, limit: Array, delta: Array, *, stash_type: int = 1) -> 
     first, last, step = (value.reshape(()).item() for value in (start, limit, delta))
     count = max(0, math.ceil((last - first) / step))
     return np.asarray(first + np.arange(count) * step).astype(start.dtype)
+
+
+@op("EyeLike", 9)
+def eye_like(input: Array, *, dtype: int | None = None, k: int = 0) -> Array:
+    """EyeLike: 1 on the k-th diagonal, 0 elsewhere, in the shape of the input and, without `dtype`, in its type."""
+    rows, columns = input.shape
+    found = input.dtype if dtype is None else known_dtype(dtype)
+    if found is None:
+        raise NotImplementedError(f"type {dtype}; NumPy has no such type")
+    return np.eye(rows, columns, k).astype(found)
+
+
+def _window(name: str, weights: Sequence[float]) -> None:
+    """A window: the sum of weights[i] * cos(2 pi i n / N), where N is the size, or one less if it is not periodic."""
+
+    def window(size: Array, *, output_datatype: int = 1, periodic: int = 1) -> Array:
+        count = int(size.reshape(()))
+        angle = 2 * np.pi * np.arange(count) / (count if periodic else count - 1)
+        return np.asarray(sum(weight * np.cos(i * angle) for i, weight in enumerate(weights)))
+
+    window.__doc__ = f"{name}: " + " + ".join(f"{w:.4g} cos({i} a)" for i, w in enumerate(weights))
+    op(name, 17)(window)
+
+
+_window("HannWindow", [0.5, -0.5])
+_window("HammingWindow", [25 / 46, -21 / 46])
+_window("BlackmanWindow", [0.42, -0.5, 0.08])

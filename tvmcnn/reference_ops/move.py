@@ -250,3 +250,17 @@ def trilu(input: Array, k: Array | None = None, *, upper: int = 1) -> Array:
 def size(data: Array) -> Array:
     """Size: the number of elements."""
     return np.array(data.size, np.int64)
+
+
+@op("Unique", 11)
+def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array, Array, Array, Array]:
+    """Unique: the different elements, or parts along `axis`; where each comes first, which each is, how often it comes.
+
+    In order of size, or as they come.
+    """
+    y, first, which, counts = np.unique(x, True, True, True, axis=axis)
+    if not sorted:
+        order = np.argsort(first)
+        y, first, counts = np.take(y, order, axis or 0), first[order], counts[order]
+        which = np.argsort(order)[which]
+    return y, first.astype(np.int64), which.reshape(-1).astype(np.int64), counts.astype(np.int64)

@@ -109,3 +109,12 @@ def mean_variance_normalization(x: Array, *, axes: Ints = (0, 2, 3)) -> Array:
     mean = x.mean(axis=tuple(axes), keepdims=True)
     spread = np.sqrt(((x - mean) ** 2).mean(axis=tuple(axes), keepdims=True))
     return np.asarray((x - mean) / (spread + 1e-9))
+
+
+@op("LpNormalization")
+def lp_normalization(input: Array, *, axis: int = -1, p: int = 2) -> Array:
+    """LpNormalization: x by its p-norm along `axis`, p being 1 or 2; zeros stay."""
+    if p not in (1, 2):
+        raise ValueError(f"p {p}; ONNX has 1 and 2")
+    length = (np.abs(input) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+    return np.where(length == 0, 0.0, input / length)

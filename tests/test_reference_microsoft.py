@@ -1,0 +1,122 @@
+"""The oracle's operators of com.microsoft, beside onnxruntime, which brought them into the world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from one_node import Array, U, one_node, session
+from onnx import helper
+
+from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.reference import reference
+
+DOMAIN = "com.microsoft"
+R = np.random.default_rng(61)
+
+
+def f(*shape: int) -> Array:
+    """Normal numbers."""
+    return R.standard_normal(shape).astype(np.float32)
+
+
+def foreign(op: str, arrays: list[Array | None], **attributes: Any) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A model of one node of that domain."""
+    model, feeds = one_node(op, 17, arrays, **attributes)
+    model.graph.node[0].domain = DOMAIN
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return model, feeds
+
+
+X, W, B = f(2, 6, 9, 8), f(4, 3, 3, 2), f(4)
+PLACED = {"group": 2, "pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}
+ADDED = f(2, 4, 5, 7)  # as large as that convolution's result
+
+
+@pytest.mark.parametrize(
+    ("op", "arrays", "attributes"),
+    [
+        ("FusedConv", [X, W, B], PLACED),
+        ("FusedConv", [X, W, B], PLACED | {"activation": "Relu"}),
+        ("FusedConv", [X, W, None, ADDED], PLACED | {"activation": "Relu"}),
+        ("FusedConv", [X, W, B, ADDED], PLACED),
+        ("FusedConv", [X, W, B], PLACED | {"activation": "Sigmoid"}),
+        ("FusedConv", [X, W], PLACED | {"activation": "Tanh"}),
+        ("FusedConv", [X, W, B], PLACED | {"activation": "LeakyRelu", "activation_params": [0.3]}),
+        ("FusedConv", [X, W, B], PLACED | {"activation": "Clip", "activation_params": [-0.5, 2.0]}),
+        ("FusedConv", [X, W, B], PLACED | {"activation": "HardSigmoid", "activation_params": [0.3, 0.4]}),
+        ("FusedConv", [X, W, B], {"group": 2, "auto_pad": "SAME_LOWER", "kernel_shape": [3, 2], "activation": "Relu"}),
+        ("Gelu", [3 * X], {}),
+        ("QuickGelu", [3 * X], {}),
+        ("QuickGelu", [X], {"alpha": -0.6}),
+        ("FastGelu", [3 * X], {}),
+        ("FastGelu", [3 * X, f(8)], {}),
+        ("BiasGelu", [3 * X, f(8)], {}),
+        ("FusedMatMul", [f(2, 5, 7), f(7, 4)], {"alpha": -1.7}),
+        ("FusedMatMul", [f(2, 7, 5), f(2, 4, 7)], {"transA": 1, "transB": 1}),
+        ("FusedMatMul", [f(5, 2, 7), f(2, 7, 4)], {"transBatchA": 1}),
+        ("FusedMatMul", [f(7, 3, 2, 5), f(3, 2, 7, 4)], {"transBatchA": 1, "transA": 1}),
+        ("FusedGemm", [f(5, 7), f(4, 7), f(4)], {"transB": 1, "alpha": 1.7, "beta": -0.6, "activation": "Relu"}),
+        (
+            "FusedGemm",
+            [f(7, 5), f(7, 4)],
+            {"transA": 1, "activation": "LeakyRelu", "activation_alpha": 0.3},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_agrees_with_onnxruntime(op: str, arrays: list[Array | None], attributes: dict[str, Any]) -> None:
+    """Each form; sums have 18 products at most, whose roundings and those of an activation are 64 of the largest."""
+    model, feeds = foreign(op, arrays, **attributes)
+    ours, theirs = reference(model, feeds)["y0"], session(model).run(None, feeds)[0]
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=64 * U * np.abs(theirs).max())
+
+
+def test_what_onnxruntime_makes_of_a_network() -> None:
+    """The optimizer's own file: a convolution and its activation are one node in it, and mean the same."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], **PLACED),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["e"]),
+        helper.make_node("LeakyRelu", ["e"], ["y"], alpha=0.2),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, X.shape)],
+        [helper.make_empty_tensor_value_info("y")],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (("w", W), ("b", B), ("v", f(3, 4, 2, 1)))],
+    )
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    fused = optimized(plain)
+    assert [node.op_type for node in fused.graph.node] == ["FusedConv", "FusedConv"]
+    np.testing.assert_array_equal(reference(fused, X)["y"], reference(plain, X)["y"])
+
+
+def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxruntime's extended optimizations make of a model."""
+    ort = pytest.importorskip("onnxruntime")
+    from tempfile import TemporaryDirectory
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/model.onnx"
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def test_what_is_not_known_is_refused() -> None:
+    """Another operator of the domain, another activation, too few parameters."""
+    for op, arrays, attributes, words in (
+        ("NhwcMaxPool", [X], {}, "of domain com.microsoft"),
+        ("FusedConv", [X, W], {"group": 2, "activation": "Erf"}, "activation 'Erf'"),
+    ):
+        with pytest.raises(UnsupportedError, match=f"the_node.*{words}"):
+            reference(*foreign(op, arrays, **attributes))
+    with pytest.raises(ModelError, match=r"0 parameters.*'Clip'"):
+        reference(*foreign("FusedConv", [X, W], group=2, activation="Clip"))

@@ -1,0 +1,57 @@
+"""What the parts of the walk hand one another."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tvmcnn.errors import ModelError
+from tvmcnn.reference.model import Source
+from tvmcnn.reference_ops import Array
+
+DEEPEST = 100  # calls of functions and subgraphs inside one another
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor: its elements, those of a float in float64 as soon as they are computed, and its ONNX type."""
+
+    array: Array
+    dtype: np.dtype[Any]
+
+
+Values = ChainMap[str, Held | None]
+"""The tensors by name, a subgraph's before those around it. None is an input that the call of a function leaves out."""
+
+
+Follow = Callable[[str, Array], Array]
+"""Shown a tensor that a node makes, by its name, it answers with the one that later nodes read."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What holds for all nodes of a graph or of a function."""
+
+    source: Source
+    opsets: Mapping[str, int]  # the versions of the operator sets by domain
+    functions: Mapping[tuple[str, str, str], onnx.FunctionProto]  # the model's own, by domain, name and overload
+    attributes: Mapping[str, onnx.AttributeProto]  # what the call gives for those that nodes of a function refer to
+    shown: dict[str, Held | None] | None = None  # where the tensors of branches go; None is nowhere, or an unclear name
+    depth: int = 0
+    follow: Follow | None = None  # asked what later nodes read, of each tensor that has one name and one value
+
+    @property
+    def label(self) -> str:
+        """What to call the model in messages."""
+        return self.source.label
+
+    def deeper(self, **changes: Any) -> Context:
+        """The context inside a node."""
+        if self.depth >= DEEPEST:
+            raise ModelError(f"{self.label} calls functions and subgraphs more than {DEEPEST} deep.")
+        return replace(self, depth=self.depth + 1, **changes)
