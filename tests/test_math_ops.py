@@ -176,6 +176,22 @@ def test_prelu_and_clip() -> None:
     np.testing.assert_array_equal(node("Clip", i, np.int8(-7), np.int8(90)), np.clip(i, -7, 90))
 
 
+def test_clip_by_what_is_no_number(tmp_path: Path) -> None:
+    """A bound that is NaN bounds nothing, whether it is a constant or arrives; an infinite one may cut everything."""
+    bounds = [(low, high) for low in (np.nan, -np.inf, np.inf, -0.75) for high in (np.nan, np.inf, -np.inf, 1.5)]
+    g = Graph()
+    x, late = g.input(2, 3, 17), g.input()
+    for low, high in bounds:
+        g.output(g.node("Clip", x, g.constant(np.float32(low)), g.constant(np.float32(high))))
+    g.output(g.node("Clip", x, late, g.constant(np.float32(1.5))), g.node("Clip", x, "", late))
+    tvmcnn.compile(g.model(), output=tmp_path / "x.so")
+    given = values(2, 3, 17)
+    found = tvmcnn.load(tmp_path / "x.so").run(None, {x: given, late: np.array(np.nan, np.float32)})
+    for y, (low, high) in zip(found, [*bounds, (np.nan, 1.5), (np.nan, np.nan)], strict=True):
+        raised = np.where(given < low, np.float32(low), given)
+        np.testing.assert_array_equal(y, np.where(raised > high, np.float32(high), raised), err_msg=f"{low} {high}")
+
+
 def test_classification_of_floats() -> None:
     x = values(3, 17)
     np.testing.assert_array_equal(node("IsNaN", x, dtype=bool), np.isnan(x))

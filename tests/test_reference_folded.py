@@ -121,6 +121,12 @@ def test_clip_with_nan(low: float | None, high: float, dtype: type) -> None:
         np.testing.assert_array_equal(evaluate("Clip", 6, [x], min=low, max=high), evaluate("Clip", 6, [x], **old))
 
 
+@pytest.mark.parametrize("exponent", [0.5, 2.0, -1.0, 0.0, NAN])
+def test_pow_of_what_is_no_number(exponent: float) -> None:
+    """The root of -inf is inf in C."""
+    np.testing.assert_array_equal(*both("Pow", 13, [ODD[4:], np.array(exponent, np.float32)]))
+
+
 @pytest.mark.parametrize("op", ["Relu", "Max", "Min", "LeakyRelu", "HardSigmoid"])
 def test_nan_goes_through(op: str) -> None:
     """As in onnxruntime."""

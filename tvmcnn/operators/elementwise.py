@@ -160,7 +160,10 @@ def p_relu(x: Value, slope: Value) -> Meaning:
 
 @operator
 def clip(x: Value, min: Value | None = None, max: Value | None = None) -> Meaning:  # noqa: A002 (ONNX's names)
-    """ONNX Clip: y = min(max(x, low), high); a bound left out is infinite, one may arrive at run time."""
+    """ONNX Clip: y = min(max(x, low), high); a bound left out is infinite, one may arrive at run time.
+
+    A bound that is no number bounds nothing, as in onnxruntime, and is left out here as is one that nothing can pass.
+    """
     alike(NUMBERS, x, min, max)
     numbers: dict[str, float | None] = {"min": None, "max": None}
     arriving = []
@@ -171,7 +174,7 @@ def clip(x: Value, min: Value | None = None, max: Value | None = None) -> Meanin
             raise ModelError(f"its {role} '{bound.name}' is {dims(bound.shape)}; it must be one value")
         if bound.data is None:
             arriving.append((role, bound))
-        elif not np.isinf(bound.data.astype(np.float64)).all():
+        elif not (np.isnan(bound.data).all() or bound.data == (-np.inf if role == "min" else np.inf)):
             numbers[role] = bound.data.reshape(()).item()
     roles = {"arriving": tuple(role for role, _ in arriving)} if arriving else {}
     return Meaning("Clip", (x, *(bound for _, bound in arriving)), x.shape, {**numbers, **roles})
