@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import onnx
 from tvmcnn.cache import digest_of, file_digest
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, dims
+from tvmcnn.tidy import tidy
 from tvmcnn.wire import LARGE, MalformedError, without_large_weights
 
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -64,16 +66,41 @@ def _check(proto: onnx.ModelProto, label: str) -> None:
         raise ModelError(f"{label} is not an ONNX model: it holds no nodes")
     if not proto.graph.output:
         raise ModelError(f"{label} has no outputs: there is nothing to compute")
-    for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            raise ModelError(f"'{value.name}' of {label} has no shape: an input or output must have one, open or not")
     _check_text(proto, label)
-    try:
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
+    tidy(proto, label)
+    with _declared(proto):
+        try:
+            onnx.checker.check_model(proto)
+        except Exception as error:
+            raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
     for tensor in proto.graph.initializer:
         _check_size(tensor, label)
+
+
+@contextlib.contextmanager
+def _declared(proto: onnx.ModelProto) -> Iterator[None]:
+    """Give outputs without a type or shape, and inputs without a shape, some for the checker: import finds the real."""
+    untyped = [v for v in proto.graph.output if not v.type.WhichOneof("value") or _is_unknown(v.type)]
+    for value in untyped:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    shapeless = [v for v in (*proto.graph.input, *proto.graph.output) if _has_no_shape(v.type)]
+    for value in shapeless:
+        value.type.tensor_type.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for value in shapeless:
+            value.type.tensor_type.ClearField("shape")
+        for value in untyped:
+            value.ClearField("type")
+
+
+def _is_unknown(kind: onnx.TypeProto) -> bool:
+    return kind.HasField("tensor_type") and not kind.tensor_type.elem_type
+
+
+def _has_no_shape(kind: onnx.TypeProto) -> bool:
+    return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
 
 
 def _taken_out(proto: onnx.ModelProto) -> dict[str, Array]:

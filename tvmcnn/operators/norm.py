@@ -8,7 +8,7 @@ import numpy as np
 
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, Shape, dims
-from tvmcnn.operators.words import Meaning, Unsupported, Value, axis_of, derived, floats, named, operator
+from tvmcnn.operators.words import Meaning, Value, axis_of, derived, floats, named, operator
 
 
 @operator
@@ -21,7 +21,7 @@ def batch_normalization(
     *,
     epsilon: float = 1e-5,
     momentum: float = 0.9,  # of training only
-    training_mode: int = 0,
+    training_mode: int = 0,  # this and spatial: import has refused other values, before anything folds
     spatial: int = 1,
 ) -> Meaning:
     """ONNX BatchNormalization at inference: y = x·s + t, s = scale/√(var+ε), t = b − mean·s, one of each a channel.
@@ -30,8 +30,6 @@ def batch_normalization(
     """
     statistics = (scale, b, mean, var)
     floats(x, *statistics)
-    if training_mode or not spatial:
-        raise Unsupported(f"training_mode={training_mode}, spatial={spatial}; only 0 and 1 are supported")
     channels = (x.shape[1],) if len(x.shape) > 1 else (1,)
     if any(value.shape != channels for value in statistics):
         shapes = " … ".join(dims(value.shape) for value in (scale, var))

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Shape, dims
-from tvmcnn.operators.words import DTYPES, Meaning, Unsupported, Value, axes_of, integers, operator, scalar, typed
+from tvmcnn.operators.words import (
+    DTYPES,
+    EXPORT,
+    Meaning,
+    Unsupported,
+    Value,
+    axes_of,
+    integers,
+    operator,
+    scalar,
+    typed,
+)
 
 
 def view(x: Value, shape: Shape) -> Meaning:
@@ -32,7 +43,7 @@ def dropout(
 ) -> tuple[Meaning, ...]:
     """ONNX Dropout at inference: the data as it is, and a mask that keeps every element."""
     if training_mode is not None and scalar("training_mode", training_mode):
-        raise Unsupported("training_mode is true; only inference is supported")
+        raise Unsupported(f"training_mode is true, not false as for inference: {EXPORT}")
     return view(data, data.shape), Meaning("ConstantOfShape", (), data.shape, {"value": True}, "bool")
 
 

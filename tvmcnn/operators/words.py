@@ -15,6 +15,7 @@ FLOATS = ("float32", "float64")  # float16 is computed in float32: no operator s
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NUMBERS = (*FLOATS, *INTEGERS)
 DTYPES = (*NUMBERS, "bool")
+EXPORT = "export the model in eval mode"  # what to do about an operator that trains
 
 
 class Unsupported(Exception):  # noqa: N818 (a reason, not an error)

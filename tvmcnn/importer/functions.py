@@ -1,0 +1,73 @@
+"""Functions: what a model defines itself is put where it is called, and no node has outputs that nobody reads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import onnx
+from onnx import inliner
+
+from tvmcnn.errors import ModelError
+from tvmcnn.onnx_file import one_line
+from tvmcnn.tidy import inner_graphs, node_lists
+
+NODE_LIMIT = 100_000  # 30,000 take six seconds; published CNNs have a thousand
+
+
+def inline_functions(proto: onnx.ModelProto, label: str) -> None:
+    """Put the nodes of each function in the place of its calls. Tensors outside of functions keep their names.
+
+    Raises ModelError for more than NODE_LIMIT nodes, before there are so many: thirty functions of two calls each are
+    a thousand million.
+    """
+    functions = {(f.domain, f.name, f.overload): f.node for f in proto.functions}
+
+    @functools.cache
+    def called(key: tuple[str, str, str]) -> int:
+        return count(functions[key])
+
+    def count(nodes: Sequence[onnx.NodeProto]) -> int:
+        everything = (*nodes, *(node for graph in inner_graphs(nodes) for node in graph.node))
+        keys = ((node.domain, node.op_type, node.overload) for node in everything)
+        return sum(called(key) if key in functions else 1 for key in keys)
+
+    if (found := count(proto.graph.node)) > NODE_LIMIT:
+        raise ModelError(f"{label} has {found:,} nodes; allowed are {NODE_LIMIT:,}")
+    if not functions:
+        return
+    try:
+        proto.CopyFrom(inliner.inline_local_functions(proto, convert_version=True))
+    except Exception as error:
+        raise ModelError(f"the functions of {label} cannot be put in their places: {one_line(error)}") from error
+
+
+def drop_unread(proto: onnx.ModelProto) -> list[str]:
+    """Leave out optional outputs that nobody reads, such as BatchNormalization's statistics; returns their names."""
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    read = {value.name for value in proto.graph.output}
+    for _, nodes in node_lists(proto):
+        read.update(name for node in nodes for name in node.input)
+        read.update(value.name for graph in inner_graphs(nodes) for value in graph.output)
+    dropped = []
+    for _, nodes in node_lists(proto):
+        for node in nodes:
+            if len(node.output) < 2 or node.domain or not onnx.defs.has(node.op_type):
+                continue
+            optional = _optional(node.op_type, opset)
+            for place, name in enumerate(node.output):
+                if place in optional and name not in read:
+                    dropped += [name] if name else []
+                    node.output[place] = ""
+            while node.output and not node.output[-1]:
+                del node.output[-1]
+    return dropped
+
+
+def _optional(op: str, opset: int) -> set[int]:
+    """The places of an operator's outputs that a node may leave out."""
+    try:
+        outputs = onnx.defs.get_schema(op, max_inclusive_version=opset).outputs
+    except onnx.defs.SchemaError:  # newer than the opset
+        return set()
+    return {place for place, output in enumerate(outputs) if output.option == output.option.Optional}

@@ -1,0 +1,215 @@
+"""Nodes: what each means is asked of `operators`; together they are the Network."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.network import Array, Network, Node, Tensor
+from tvmcnn.onnx_file import Opened, one_line
+from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
+
+QUANTISED = re.compile("^(Dynamic)?(Quantize|Dequantize)|^QLinear|Integer$")
+
+
+@dataclass
+class _Build:
+    """The Network in the making. float16 tensors are held as float32; those of the graph's interface are cast."""
+
+    proto: onnx.ModelProto
+    label: str
+    constants: dict[str, Array]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    widened: dict[str, str] = field(default_factory=dict)  # float16 input -> its float32 copy
+
+    def value(self, name: str, title: str) -> Value | None:
+        """The operand `name` of a node."""
+        if not name:
+            return None  # ONNX's way to leave out an optional input
+        if name in self.constants:
+            data = self.constants[name]
+            return Value(name, tuple(data.shape), str(data.dtype), data)
+        name = self.widened.get(name, name)
+        if name in self.tensors:
+            return Value(name, self.tensors[name].shape, self.tensors[name].dtype)
+        raise ModelError(f"{self.label}: {title} reads '{name}', which no input, initializer or earlier node gives")
+
+    def add(self, node: onnx.NodeProto, output: str, meaning: Meaning) -> None:
+        """The Node that makes `output`, and the constants that its operator derived."""
+        names = []
+        for operand in meaning.inputs:
+            if operand.data is not None and self.constants.get(operand.name) is not operand.data:
+                names.append(self.keep(f"{output}.{operand.name}", operand.data))
+            else:
+                names.append(operand.name)
+        dtype = meaning.dtype or (meaning.inputs[0].dtype if meaning.inputs else "float32")
+        self.tensors[output] = Tensor(output, meaning.shape, dtype)
+        self.nodes.append(Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes))
+
+    def keep(self, key: str, data: Array) -> str:
+        """A derived constant under a name that no weight of the file's own happens to have."""
+        while key in self.constants:
+            key += "'"
+        self.constants[key] = data
+        return key
+
+    def cast(self, source: Tensor, name: str, dtype: str) -> Tensor:
+        """A copy of `source` in another dtype, made by a node."""
+        self.tensors[name] = Tensor(name, source.shape, dtype)
+        self.nodes.append(Node("Cast", name, (source.name,), name, {"to": dtype}))
+        return self.tensors[name]
+
+
+def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]) -> Network:
+    """The Network of a graph whose shapes are closed, or every reason why there is none."""
+    proto, graph = opened.proto, opened.proto.graph
+    constants: dict[str, Array] = {t.name: _widened(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+    halves = _has_halves(graph) or any(array.dtype == np.float16 for array in opened.weights.values())
+    constants |= {key: _widened(array) for key, array in opened.weights.items()}
+    build = _Build(proto, label, constants)
+    inputs = [_tensor(value) for value in graph.input if value.name not in opened.weights]
+    build.tensors |= {tensor.name: tensor for tensor in inputs}
+    reasons = [
+        f"input '{t.name}': its type is {t.dtype}; supported are {', '.join(('float16', *DTYPES))}"
+        for t in inputs
+        if t.dtype not in ("float16", *DTYPES)
+    ]
+    for tensor in inputs:
+        if tensor.dtype == "float16":
+            build.widened[tensor.name] = build.cast(tensor, f"{tensor.name}.float32", "float32").name
+    undecided: list[str] = []
+    for index, node in enumerate(graph.node):
+        title = f"node '{node.name or f'#{index}'}' ({node.op_type})"
+        try:
+            _node(build, node, title)
+        except Unsupported as reason:
+            reasons.append(f"{title}: {reason}")
+            if isinstance(reason, Undecided):  # named as the user knows it, not as the copy that float16 is widened to
+                undecided += [next((n for n, copy in build.widened.items() if copy == reason.name), reason.name)]
+            _declare_unknown(build, node)
+        except ModelError as error:
+            if not reasons:  # what follows an unsupported node has no reliable shape
+                raise
+            raise UnsupportedError(label, reasons, undecided) from error
+    if reasons:
+        raise UnsupportedError(label, reasons, undecided)
+    outputs = tuple(_output(build, value) for value in graph.output)
+    if through := [tensor.name for tensor in outputs if tensor in inputs]:
+        raise UnsupportedError(
+            label, [f"output '{name}' is an input itself; put an Identity between" for name in through]
+        )
+    if any(t.dtype == "float16" for t in (*inputs, *outputs)) or halves:
+        notes = (*notes, "float16 tensors are computed in float32")
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    nodes = tuple(build.nodes)
+    return Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
+
+
+def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
+    """Ask operators.py what one ONNX node means; register its outputs and its derived constants."""
+    domain = node.domain if node.domain not in ("", "ai.onnx") else ""
+    function = OPERATORS.get(node.op_type) if not domain else None
+    if function is None and QUANTISED.search(node.op_type):
+        raise Unsupported(f"operator {node.op_type}: quantised networks are not supported yet, only float ones")
+    if node.op_type == "If" and not domain and node.input[0] not in build.constants:
+        raise Undecided("condition", node.input[0])
+    if function is None:
+        raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
+    attributes = {a.name: _attribute(a) for a in node.attribute}
+    operands = [build.value(name, title) for name in node.input]
+    if odd := next((each for each in operands if each is not None and each.dtype.startswith("complex")), None):
+        raise Unsupported(f"input '{odd.name}' is {odd.dtype}; complex numbers are not supported")
+    signature = inspect.signature(function)
+    if "outputs_" in signature.parameters:
+        attributes["outputs_"] = len(node.output)
+    try:
+        signature.bind(*operands, **attributes)
+    except TypeError as error:
+        raise Unsupported(f"its inputs or attributes are not those of ONNX's schema: {one_line(error)}") from error
+    try:
+        found = function(*operands, **attributes)
+    except ModelError as error:
+        raise ModelError(f"{build.label}: {title}: {error}") from error
+    meanings = found if isinstance(found, tuple) else (found,)
+    if spare := [name for name in node.output[len(meanings) :] if name]:
+        raise Unsupported(f"its output '{spare[0]}' is not supported; only the first {len(meanings)} of the node are")
+    for output, meaning in zip(node.output, meanings, strict=False):
+        if output:
+            build.add(node, output, meaning)
+
+
+def _declare_unknown(build: _Build, node: onnx.NodeProto) -> None:
+    """Give the outputs of a refused node their inferred shapes, so that the nodes after it are still judged."""
+    inferred = {value.name: value for value in build.proto.graph.value_info}
+    for name in node.output:
+        tensor = _tensor(inferred[name]) if name in inferred else Tensor(name, ())
+        build.tensors[name] = Tensor(name, tensor.shape, tensor.dtype.replace("float16", "float32"))
+
+
+def _output(build: _Build, value: onnx.ValueInfoProto) -> Tensor:
+    """The output, of the type that the graph declares; a constant is copied to it."""
+    if value.name in build.constants and value.name not in build.tensors:
+        data = build.constants[value.name]
+        key = build.keep(f"{value.name}.value", data)
+        build.tensors[value.name] = Tensor(value.name, tuple(data.shape), str(data.dtype))
+        build.nodes.append(Node("Reshape", value.name, (key,), value.name))
+    if value.name not in build.tensors:
+        raise ModelError(f"{build.label}: its output '{value.name}' is never computed")
+    tensor = build.tensors[value.name]
+    if tensor.dtype == "float32" and _dtype(value.type.tensor_type.elem_type) == "float16":
+        return _narrowed(build, tensor)
+    return tensor
+
+
+def _narrowed(build: _Build, tensor: Tensor) -> Tensor:
+    """A float16 output: its node makes a float32 tensor of another name, which is cast at the end."""
+    inner = Tensor(f"{tensor.name}.float32", tensor.shape, "float32")
+    build.tensors[inner.name] = inner
+
+    def renamed(name: str) -> str:
+        return inner.name if name == tensor.name else name
+
+    build.nodes = [
+        dataclasses.replace(node, inputs=tuple(map(renamed, node.inputs)), output=renamed(node.output))
+        for node in build.nodes
+    ]
+    return build.cast(inner, tensor.name, "float16")
+
+
+def _has_halves(graph: onnx.GraphProto) -> bool:
+    half = onnx.TensorProto.FLOAT16
+    values = any(value.type.tensor_type.elem_type == half for value in graph.value_info)
+    return values or any(tensor.data_type == half for tensor in graph.initializer)
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    element = value.type.tensor_type
+    return Tensor(value.name, tuple(d.dim_value for d in element.shape.dim), _dtype(element.elem_type))
+
+
+def _attribute(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value  # whatever it is, no word of ONNX's
+
+
+def _dtype(code: int) -> str:
+    if code == onnx.TensorProto.STRING:
+        return "string"
+    try:
+        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
+    except (KeyError, TypeError):
+        return f"ONNX type {code}"
