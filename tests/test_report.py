@@ -467,7 +467,7 @@ def test_a_page_without_what_makes_it(
     """Said before the work, with the extra that has it."""
     monkeypatch.setattr(looking, "find_spec", lambda name: None)
     assert main(["inspect", str(compiled.path), "--html", str(tmp_path / "r.html")]) == 1
-    assert capsys.readouterr().err == "tvmcnn: this command needs jinja2: install it by pip install 'tvmcnn[report]'\n"
+    assert capsys.readouterr().err == "tvmcnn: this needs jinja2: install it by pip install 'tvmcnn[report]'\n"
 
 
 def test_measured_targets_are_known() -> None:

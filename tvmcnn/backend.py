@@ -7,7 +7,7 @@ whose values decide shapes, such as the `shape` of Reshape, are read then and be
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnx.backend.base import Backend, BackendRep
 
 from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
-from tvmcnn.errors import InputError, TargetError, ToolError, UnsupportedError
+from tvmcnn.errors import InputError, TargetError, ToolError, UnsupportedError, caught
 from tvmcnn.importer import import_model, open_inputs
 from tvmcnn.network import Array, Shape
 from tvmcnn.runner import Runner, load
@@ -34,6 +34,7 @@ class TvmcnnRep(BackendRep):
         self.deciding: tuple[str, ...] = ()  # inputs whose values decide shapes: constants of the library
         self.libraries: dict[tuple[Any, ...], Runner] = {}
 
+    @caught
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Array, ...]:
         """The outputs in graph order for inputs in graph order, by name, or a lone array.
 
@@ -67,7 +68,7 @@ class TvmcnnRep(BackendRep):
             if missing or len(inputs) != len(self.names):
                 raise InputError(f"the inputs given are {', '.join(inputs)}; the model takes {', '.join(self.names)}")
         else:
-            values = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+            values = [inputs] if isinstance(inputs, np.ndarray) or not isinstance(inputs, Iterable) else list(inputs)
         if len(values) != len(self.names):
             raise InputError(f"{len(values)} inputs given; the model takes {len(self.names)}: {', '.join(self.names)}")
         return [np.asarray(value) for value in values]
@@ -84,6 +85,7 @@ class TvmcnnBackend(Backend):
     """tvmcnn behind the API that ONNX's own tests and tools speak; devices "CPU" and, where nvcc is, "CUDA"."""
 
     @classmethod
+    @caught
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """True if every node can be compiled, with open leading dimensions at 1."""
         try:
@@ -93,6 +95,7 @@ class TvmcnnBackend(Backend):
         return cls.supports_device(device)
 
     @classmethod
+    @caught
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> TvmcnnRep:
         """The model, ready to `run`. Raises TargetError for a device that is not supported."""
         if not cls.supports_device(device):
@@ -100,11 +103,13 @@ class TvmcnnBackend(Backend):
         return TvmcnnRep(model, TARGETS[device.partition(":")[0]])
 
     @classmethod
+    @caught
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Array, ...]:
         """`prepare`, then `run`."""
         return cls.prepare(model, device).run(inputs)
 
     @classmethod
+    @caught
     def run_node(
         cls,
         node: onnx.NodeProto,
@@ -119,6 +124,8 @@ class TvmcnnBackend(Backend):
         """
         names = [name for name in node.input if name]
         arrays = [np.asarray(v) for v in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
+        if len(arrays) != len(names):
+            raise InputError(f"{len(arrays)} inputs given; the node takes {len(names)}: {', '.join(names)}")
         given = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in zip(names, arrays, strict=True)
@@ -137,6 +144,7 @@ class TvmcnnBackend(Backend):
         return cls.run_model(model, arrays, device)
 
     @classmethod
+    @caught
     def supports_device(cls, device: str) -> bool:
         """True for "CPU", and for "CUDA" where nvcc is."""
         kind = device.partition(":")[0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.artifact import Manifest
-from tvmcnn.errors import InputError
+from tvmcnn.errors import InputError, caught
 from tvmcnn.network import Array
 from tvmcnn.runner import ArrayInfo, KernelProfile, Runner, check_output, checked_array, named_outputs, pickled
 
@@ -51,6 +51,7 @@ class BatchedRunner:
         """As `Runner`'s."""
         return pickled(self)
 
+    @caught
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for a batch of any size: as `Runner.__call__`, the leading dimension free.
 
@@ -74,6 +75,7 @@ class BatchedRunner:
             start += count
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @caught
     def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
         """`Runner.bind` for a batch of any size; one that is no compiled size runs in parts, checked each time."""
         batch = self._checked(arrays)[0].shape[0]
@@ -82,6 +84,7 @@ class BatchedRunner:
         outputs = self._outputs(batch, out)
         return lambda: self(*arrays, out=outputs)
 
+    @caught
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""
         return named_outputs(self, output_names, feeds)
@@ -105,14 +108,17 @@ class BatchedRunner:
             raise InputError(f"{self.name} is compiled for the batches {', '.join(map(str, self.sizes))}, not {batch}")
         return self.sizes[batch]
 
+    @caught
     def step_by_step(self, *arrays: Any) -> Any:
         """`Runner.step_by_step` of a batch that is one of the compiled sizes."""
         return self.at(self._checked(arrays)[0].shape[0]).step_by_step(*arrays)
 
+    @caught
     def activations(self, *arrays: Any) -> dict[str, Array]:
         """`Runner.activations` of a batch that is one of the compiled sizes."""
         return self.at(self._checked(arrays)[0].shape[0]).activations(*arrays)
 
+    @caught
     def profile(self, *arrays: Any, seconds: float = 0.2, kernel: str | None = None) -> list[KernelProfile]:
         """`Runner.profile` of a batch that is one of the compiled sizes, by default the smallest."""
         runner = self.at(self._checked(arrays)[0].shape[0]) if arrays else self.programs[0]

@@ -20,7 +20,7 @@ from tvmcnn.cache import Cache
 from tvmcnn.choose import choose
 from tvmcnn.codegen import Functions, compile_functions, generate, scratch_folder
 from tvmcnn.codegen.workers import JobError
-from tvmcnn.errors import ArtifactError
+from tvmcnn.errors import ArtifactError, caught
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.isolated import last_line
@@ -103,6 +103,7 @@ class Bisection:
         return f"{kernel}: the {self.guilty[0]} brings the error in"  # the others leave it out too, being earlier
 
 
+@caught
 def bisect(
     library: str | os.PathLike[str],
     model: Model,

@@ -34,7 +34,7 @@ from tvmcnn.codegen.gpu import generate as generate_for_gpus
 from tvmcnn.codegen.link import c_compiler, compiler_version
 from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
-from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError
+from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError, caught
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_runner import why_not_here
 from tvmcnn.importer import c_identifier, import_model
@@ -42,7 +42,7 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.lock import compare, read_lock, records_digest
 from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
-from tvmcnn.onnx_file import Model, model_digest
+from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
 from tvmcnn.records import Records, load_records
@@ -90,6 +90,7 @@ class Compiled:
         return sum(map(fallbacks, self.programs))
 
 
+@caught
 def compile(  # noqa: A001 (the contract's name)
     model: Model,
     target: str = "native",
@@ -98,7 +99,7 @@ def compile(  # noqa: A001 (the contract's name)
     *,
     batch: int | Sequence[int] | None = None,
     input_values: Mapping[str, Array] | None = None,
-    records: Iterable[str | PathLike[str]] = (),
+    records: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
     own_records: bool = True,
     shipped_records: bool = True,
     verify: bool = True,
@@ -109,6 +110,7 @@ def compile(  # noqa: A001 (the contract's name)
     progress: Progress = silent,
     jobs: int | None = None,
     locked: str | PathLike[str] | None = None,
+    external_data: str | PathLike[str] | None = None,
 ) -> Compiled:
     """Compile an ONNX model into the library `output` (the model's name with .so, or a static .a for C programs), and
     check it against NumPy.
@@ -121,11 +123,13 @@ def compile(  # noqa: A001 (the contract's name)
     factors of large products for a GPU's tensor cores, see precision.py. `report` receives one line a kernel,
     `progress` what is being done and how much of it is; `jobs` bounds the processes that compile, one a CPU otherwise.
     What the cache has is not done again. The file appears whole or not at all; `locked` names a lockfile from which it
-    may not differ, see lock.py.
+    may not differ, see lock.py. `external_data` is a folder, besides the model's own, that its data may lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, LockError, or VerifyError if the library disagrees with
     NumPy.
     """
+    model = with_external_data(model, external_data)
+    files = [records] if isinstance(records, str | PathLike) else list(records)
     machines, path = resolve_several(target), _output_path(model, output)
     if path.suffix == ".a" and isinstance(machines[0], Gpu):
         raise ToolError("a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so")
@@ -137,7 +141,7 @@ def compile(  # noqa: A001 (the contract's name)
     for machine in machines:
         here = f": this machine, {machine.machine}" if machine.machine else ""
         report(f"target {machine}{here}; {WORDS[precision]}")
-        configs = load_records(machine, map(Path, records), own=own_records, shipped=shipped_records)
+        configs = load_records(machine, map(Path, files), own=own_records, shipped=shipped_records)
         for note in configs.notes:
             report(note)
         batches = _batches(batch, name if len(machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}")

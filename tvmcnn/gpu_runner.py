@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from tvmcnn.errors import ArtifactError, InputError
+from tvmcnn.errors import ArtifactError, InputError, ToolError, caught
 from tvmcnn.mapped import Mapped
 from tvmcnn.network import Array
 from tvmcnn.runner import KernelProfile, Runner
@@ -40,6 +40,7 @@ class GpuRunner(Runner):
             raise ArtifactError(f"{self.path} is made for {self.target}; {reason}")
         self._native = tvm_ffi.load_module(library.spelling).get_function(f"{self.name}_run")
 
+    @caught
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
         """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
 
@@ -65,9 +66,9 @@ class GpuRunner(Runner):
         self(*arrays, out=tuple(outputs))
 
     def _check(self, status: int) -> None:
-        """Raise RuntimeError for the status of a call that failed."""
+        """Raise ToolError for the status of a call that failed."""
         if status:
-            raise RuntimeError(f"{self.name} did not run: {REASONS.get(status, f'status {status}')}")
+            raise ToolError(f"{self.name} did not run: {REASONS.get(status, f'status {status}')}")
 
     def _on_gpu(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """New outputs where the inputs are, by the library that made these."""
@@ -81,6 +82,7 @@ class GpuRunner(Runner):
             return tuple(theirs.empty(info.shape, info.dtype) for info in self.outputs)
         raise InputError(f"for arrays of {name} on a GPU the outputs must be given: out=")
 
+    @caught
     def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
         """A function without arguments that runs the network on these arrays, whatever they hold by then."""
         result = self(*arrays, out=out)
@@ -99,6 +101,7 @@ class GpuRunner(Runner):
         """Not for GPUs: raises InputError."""
         raise InputError(f"{self.path.name} is for GPUs: compile for a CPU to see every tensor")
 
+    @caught
     def profile(self, *arrays: Any, seconds: float = 0.2, kernel: str | None = None) -> list[KernelProfile]:
         """Each kernel's cost (or that of the one named), by the GPU's clock."""
         kernels = self.manifest["kernels"]

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from typing import IO, Any
 
 LENGTH = 8  # bytes before each message that say how long it is
@@ -183,8 +184,13 @@ def _ending(status: int) -> str:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception itself if it can be pickled, else one with its text: some of TVM's cannot."""
+    """The exception itself if it can be pickled, else one with its text: some of TVM's cannot. Its traceback, which
+    cannot be sent, is a note."""
+    note = f"In another process:\n{''.join(traceback.format_exception(error))}"
     with contextlib.suppress(Exception):
         if str(pickle.loads(pickle.dumps(error))) == str(error):
+            error.add_note(note)
             return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    found = RuntimeError(f"{type(error).__name__}: {error}")
+    found.add_note(note)
+    return found

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,43 @@ import onnx
 from tvmcnn.cache import digest_of, file_digest
 from tvmcnn.errors import ModelError
 from tvmcnn.network import Array, dims
-from tvmcnn.tidy import tidy
+from tvmcnn.tidy import tensors, tidy
 from tvmcnn.wire import LARGE, MalformedError, without_large_weights
 
 Model = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 LINE_LIMIT = 400  # characters of another library's error
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model's path, with a folder besides its own that its data may lie in: a `Model` like the path alone."""
+
+    path: str
+    external_data: Path
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+def with_external_data(model: Model, external_data: str | os.PathLike[str] | None) -> Model:
+    """The model, whose data may also lie in the folder `external_data`, also behind links. None allows nothing new.
+
+    Model hubs keep files as links from a folder of names to one of hashes. Raises ModelError for what is no folder, and
+    for a model that is no file.
+    """
+    if external_data is None:
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise ModelError("external_data is for models that are files, whose data lie in other files")
+    if not Path(external_data).is_dir():
+        raise ModelError(f"the folder of external data {os.fspath(external_data)} is not there")
+    return ModelFile(os.fspath(model), Path(external_data))
+
+
+def allowed_folder(model: Model) -> Path | None:
+    """The folder besides its own that a model's data may lie in."""
+    return model.external_data if isinstance(model, ModelFile) else None
 
 
 @dataclass(frozen=True)
@@ -56,7 +87,7 @@ def read_model(model: Model) -> Opened:
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot read {label}: {getattr(error, 'strerror', error)}") from error
         proto, weights = _parse(memoryview(data), label)
-    weights |= _external(proto, folder, label)
+    weights |= _external(proto, folder, allowed_folder(model), label)
     _check(proto, label)
     return Opened(proto, weights)
 
@@ -126,23 +157,26 @@ def _lend(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
             del proto.graph.initializer[place]
 
 
-def _external(proto: onnx.ModelProto, folder: Path | None, label: str) -> dict[str, Array]:
-    """The initializers whose data are in other files, all inside the model's folder: the large ones as views of these.
+def _external(
+    proto: onnx.ModelProto, folder: Path | None, allowed: Path | None, label: str, *, views: bool = True
+) -> dict[str, Array]:
+    """The initializers whose data are in other files, inside the model's folder or the `allowed` one: the large ones as
+    views of these.
 
-    The small ones go into the proto, as do the tensors in attributes.
+    The small ones go into the proto, as do the tensors of attributes and inner graphs, and without `views` all.
     """
     large: dict[str, Array] = {}
-    values = [attribute.t for node in proto.graph.node for attribute in node.attribute if attribute.HasField("t")]
-    for tensor in (*proto.graph.initializer, *values):
+    for tensor in tensors(proto):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         try:
-            data = _external_bytes(tensor, folder)
+            data = _external_bytes(tensor, folder, allowed)
         except (OSError, ValueError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
             raise ModelError(f"{label}: its external data cannot be loaded: '{tensor.name}': {reason}") from error
         array = _viewed(tensor, data)
-        if array is not None and array.nbytes >= LARGE and any(tensor is t for t in proto.graph.initializer):
+        lent = views and array is not None and array.nbytes >= LARGE
+        if array is not None and lent and any(tensor is t for t in proto.graph.initializer):
             large[tensor.name] = array
             continue
         del tensor.external_data[:]
@@ -152,16 +186,23 @@ def _external(proto: onnx.ModelProto, folder: Path | None, label: str) -> dict[s
     return large
 
 
-def _external_bytes(tensor: onnx.TensorProto, folder: Path | None) -> memoryview:
-    """The bytes of a tensor in another file. Raises ValueError for a place outside `folder`, OSError as the system."""
+def _external_bytes(tensor: onnx.TensorProto, folder: Path | None, allowed: Path | None) -> memoryview:
+    """The bytes of a tensor in another file. Raises ValueError for a place outside both folders, OSError as the
+    system."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
         raise ValueError(f"it is in the file '{location}', and a model that is no file has no folder for it")
-    path = folder / location
-    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
-    if not inside or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"the place '{location}' is outside the model's folder")
+    if not location:
+        raise ValueError("it has no place")
+    folders = [folder] if allowed is None else [folder, allowed]
+    path = _found(location, folders)
+    real = path.resolve()
+    if not any(real.is_relative_to(each.resolve()) for each in folders):
+        raise ValueError(
+            f"the place '{location}' is {real}, outside the model's folder{' and the allowed one' if allowed else ''}:"
+            " allow it by --external-data DIR (external_data in Python), a folder that holds it"
+        )
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
     with path.open("rb") as file:
@@ -172,6 +213,11 @@ def _external_bytes(tensor: onnx.TensorProto, folder: Path | None) -> memoryview
             raise ValueError(f"bytes {begin} to {begin + length} of '{location}', which has {size}")
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     return memoryview(whole)[begin : begin + length]
+
+
+def _found(location: str, folders: Sequence[Path]) -> Path:
+    """Where a file is: in the first of the folders that has it."""
+    return next((each / location for each in folders if (each / location).is_file()), folders[0] / location)
 
 
 def _viewed(tensor: onnx.TensorProto, data: memoryview) -> Array | None:
@@ -192,8 +238,20 @@ def model_digest(model: Model) -> str:
     path = Path(model)
     parts = [file_digest(path)]
     proto = onnx.load(str(path), load_external_data=False)
-    places = {entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"}
-    return digest_of([*parts, *(file_digest(path.parent / place) for place in sorted(places))])
+    places = {entry.value for t in tensors(proto) for entry in t.external_data if entry.key == "location"}
+    folders = [path.parent, *filter(None, [allowed_folder(model)])]
+    return digest_of([*parts, *(file_digest(_found(place, folders)) for place in sorted(places))])
+
+
+def whole_model(model: str | os.PathLike[str]) -> onnx.ModelProto:
+    """The proto of a file with all its data in it. Raises ModelError where it cannot be read."""
+    label = os.fspath(model)
+    try:
+        proto = onnx.load(label, load_external_data=False)
+    except Exception as error:
+        raise ModelError(f"cannot read {label}: {one_line(error)}") from error
+    _external(proto, Path(label).parent, allowed_folder(model), label, views=False)
+    return proto
 
 
 def read_tensor(path: Path) -> Array:

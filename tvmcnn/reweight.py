@@ -24,18 +24,19 @@ from tvmcnn.artifact import Manifest
 from tvmcnn.choose import choose
 from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import jobs_of
-from tvmcnn.errors import ArtifactError, ModelError, VerifyError
+from tvmcnn.errors import ArtifactError, ModelError, VerifyError, caught
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Array, Program
-from tvmcnn.onnx_file import Model, model_digest
+from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.records import pinned
 from tvmcnn.targets import TARGETS, Target
 from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
 
+@caught
 def reweight(
     library: str | PathLike[str],
     model: Model,
@@ -43,14 +44,17 @@ def reweight(
     *,
     verify: bool = True,
     report: Callable[[str], None] = lambda line: None,
+    external_data: str | PathLike[str] | None = None,
 ) -> tuple[Verdict, ...]:
     """Write `library` with the weights of `model` to `output`, compared with NumPy as `compile` does.
+
+    `external_data` is a folder, besides the model's own, that its data may lie in.
 
     Raises ArtifactError for a library that is none of this version for CPUs, ModelError with the nodes or constants in
     which the model differs in more than weights, VerifyError, and ToolError where `output` cannot be written. The file
     appears whole or not at all.
     """
-    path, target = Path(library), Path(output)
+    path, target, model = Path(library), Path(output), with_external_data(model, external_data)
     whole = artifact.read_manifest(path)
     if "archs" in whole["target"]:
         raise ArtifactError(f"{path} is for GPUs: compile the model for {whole['target']['name']}")
@@ -88,6 +92,7 @@ def reweight(
     return verdicts
 
 
+@caught
 def rebuilt(library: str | PathLike[str], model: Model) -> tuple[Program, Target]:
     """The program of a library's smallest batch for the target that `load` takes, laid out anew from its model.
 

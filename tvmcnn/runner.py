@@ -18,7 +18,7 @@ import numpy as np
 import tvm_ffi
 
 from tvmcnn.artifact import CHECKS, Manifest, read_manifest
-from tvmcnn.errors import ArtifactError, InputError
+from tvmcnn.errors import ArtifactError, InputError, caught, explained
 from tvmcnn.mapped import Mapped
 from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
 from tvmcnn.targets import check_platform, cpu_flags, cpu_name, usable_cpus
@@ -63,6 +63,7 @@ class KernelProfile:
         return self.flops / self.microseconds / 1e3
 
 
+@caught
 def load(
     path: str | os.PathLike[str], threads: int | None = None, *, target: str | None = None, check: str = "all"
 ) -> Net:
@@ -221,6 +222,7 @@ class Runner:
         """How many threads a call may use, the caller's among them. Fixed: each has its scratch in every arena."""
         return self._threads
 
+    @caught
     def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
         """A function without arguments that runs the network on these arrays, whatever they hold by then.
 
@@ -246,6 +248,7 @@ class Runner:
 
         return call
 
+    @caught
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""
         return named_outputs(self, output_names, feeds)
@@ -263,6 +266,7 @@ class Runner:
         """ONNX tensors that no kernel computes, each with the reason."""
         return dict(self.manifest["folded"])
 
+    @caught
     def step_by_step(self, *arrays: Any) -> Any:
         """What `__call__` returns, by the graph runner: one native call a kernel. Bitwise equal."""
         outputs = self._allocate()
@@ -271,6 +275,7 @@ class Runner:
                 frame.step(step)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @caught
     def activations(self, *arrays: Any) -> dict[str, Array]:
         """Every tensor of the ONNX graph by its name, in the order that they are computed, outputs included.
 
@@ -290,6 +295,7 @@ class Runner:
                     found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
         return found
 
+    @caught
     def profile(self, *arrays: Any, seconds: float = 0.2, kernel: str | None = None) -> list[KernelProfile]:
         """Each kernel's cost (or that of the one named), measured one by one for about `seconds` in all.
 
@@ -321,14 +327,19 @@ class Runner:
             raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
 
     def _allocate(self) -> tuple[Array, ...]:
-        return tuple([np.empty(shape, dtype) for shape, dtype in self._output_arrays])
+        try:  # which costs nothing, where `caught` would cost a call
+            return tuple([np.empty(shape, dtype) for shape, dtype in self._output_arrays])
+        except MemoryError as error:
+            raise explained(error, f"{self.name}: outputs") from error
 
+    @caught
     def _new_arena(self) -> tuple[int, Array]:
         """Another arena for the pool: its 64-byte aligned address, and the array that owns it."""
         size = self.manifest["arena_bytes"] + self.threads * self.manifest["thread_bytes"]
         memory = np.zeros(size + 2 * ALIGNMENT, np.uint8)
         return memory.ctypes.data + -memory.ctypes.data % ALIGNMENT, memory
 
+    @caught
     def _run_checked(self, arrays: Sequence[Any], outputs: Sequence[Any], arena: int) -> None:
         """The slow way in: say what is wrong, or copy what only lies badly (strides, alignment)."""
         run = self._symbols[f"{self.symbol}_run_threads"]

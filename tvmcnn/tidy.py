@@ -50,6 +50,17 @@ def inner_graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
                 yield from inner_graphs(graph.node)
 
 
+def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every dense tensor of a model: initializers and attributes, those of functions and inner graphs too."""
+    yield from proto.graph.initializer
+    for _, nodes in node_lists(proto):
+        for node in nodes:
+            for attribute in node.attribute:
+                yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+                for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                    yield from graph.initializer
+
+
 def title(node: onnx.NodeProto) -> str:
     """A node in a message: by its name, or by what it makes."""
     name = f"node '{node.name}'" if node.name else f"the node that makes '{next(iter(node.output), '')}'"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvmcnn.errors import InputError
+from tvmcnn.errors import InputError, caught
 from tvmcnn.runner import ArrayInfo, KernelProfile, random_array
 from tvmcnn.targets import cpu_name
 
@@ -90,6 +90,7 @@ def rounds(calls: Sequence[Callable[[], object]], batch: float) -> Iterator[tupl
         yield tuple(spent)
 
 
+@caught
 def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
     """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved.
 

@@ -14,12 +14,12 @@ import numpy as np
 from tvmcnn import precision, winograd
 from tvmcnn.bounds import Follow, bounds_of, half_spacing, largest
 from tvmcnn.drawn import drawn_inputs
-from tvmcnn.errors import ModelError
+from tvmcnn.errors import ModelError, caught
 from tvmcnn.follow import Follower
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network
 from tvmcnn.observe import Observed, observe
-from tvmcnn.onnx_file import Model
+from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.reference import reference
 from tvmcnn.runner import Runner, load
 
@@ -104,6 +104,7 @@ class Verdict:
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max{excused})"
 
 
+@caught
 def verify_library(
     library: str | os.PathLike[str],
     model: Model,
@@ -121,6 +122,7 @@ def verify_library(
     return tuple(verify_program(runner, library, model, seed, histograms=histograms) for runner in programs)
 
 
+@caught
 def verify_program(
     runner: Runner, library: str | os.PathLike[str], model: Model, seed: int, *, histograms: bool = False
 ) -> Verdict:
@@ -140,7 +142,7 @@ def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:
     inputs = drawn_inputs(network, seed)
     for tame in (1, 2) if any(np.dtype(tensor.dtype).kind in "iu" for tensor in network.inputs) else ():
         try:
-            reference(model, inputs)
+            reference(model, inputs, external_data=allowed_folder(model))
         except ModelError:
             inputs = drawn_inputs(network, seed, tame=tame)
         else:
@@ -164,8 +166,10 @@ def compare(
     all that comes after is compared with what the library's own decision leads to.
     """
 
+    folder = allowed_folder(model)
+
     def evaluate(follow: Follow) -> object:
-        return reference(model, inputs, follow=follow)
+        return reference(model, inputs, external_data=folder, follow=follow)
 
     bounds = bounds_of(network, inputs, evaluate, growths)
     outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
@@ -184,9 +188,7 @@ def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> 
     """The element of a tensor that is farthest beyond its bound, or nearest to it."""
     wanted, ours = follower.expected(name).astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        stored = wanted.astype(found.dtype).astype(
-            np.float64
-        )  # what is past the largest number of its type is infinite
+        stored = wanted.astype(found.dtype).astype(np.float64)  # infinite past the largest number of the type
         same = (ours == wanted) | (ours == stored) | (np.isnan(ours) & np.isnan(wanted))
         differences = np.where(same, 0.0, np.abs(ours - wanted))
         error = follower.bounds.errors.get(name, 0.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tvmcnn import targets
 from tvmcnn.arrays import write_arrays
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.cli.words import best_of, fail, print_json, print_line, read_feeds, read_labels, reporter
+from tvmcnn.cli.words import best_of, fail, permitted, print_json, print_line, read_feeds, read_labels, reporter
 from tvmcnn.errors import ToolError
 from tvmcnn.progress import bar
 from tvmcnn.runner import load
@@ -55,6 +55,7 @@ def do_compile(options: argparse.Namespace) -> int:
             progress=progress,
             jobs=options.jobs,
             locked=options.locked,
+            external_data=options.external_data,
         )
     written = [str(compiled.path), *(str(_emit(kind, compiled)) for kind in options.emit)]
     size = compiled.path.stat().st_size
@@ -86,17 +87,17 @@ def _tune_gpu(options: argparse.Namespace) -> int:
     from tvmcnn.tuning.given import records_path
     from tvmcnn.tuning.gpu import collect, emit_candidates, tune_gpu
 
-    say, shapes = reporter(options), dict(options.input_shape)
+    say, shapes, model = reporter(options), dict(options.input_shape), permitted(options.model, options)
     if options.measured is not None:
         tuned = collect(options.measured, records_path(options.output))
     else:
         with bar() as progress:
             given: dict[str, Any] = {"batch": options.batch, "report": say, "progress": progress}
             if (folder := options.emit_candidates) is not None:
-                count = emit_candidates(options.model, options.target, folder, shapes, **given)
+                count = emit_candidates(model, options.target, folder, shapes, **given)
                 say(f"wrote {count} candidates; on the machine with the GPU: python {folder}/measure.py")
                 return 0
-            tuned = tune_gpu(options.model, options.target, options.budget, options.output, shapes, **given)
+            tuned = tune_gpu(model, options.target, options.budget, options.output, shapes, **given)
     if options.json:
         print_json({**dataclasses.asdict(tuned), "records": str(tuned.records)})
         return 0
@@ -134,6 +135,7 @@ def do_tune(options: argparse.Namespace) -> int:
             report=say,
             event=print_line if options.json else lambda entry: None,
             watch=watcher(say, live=not options.json),
+            external_data=options.external_data,
         )
     except KeyboardInterrupt:
         say("stopped; what was measured is kept, and the same command goes on")
@@ -208,7 +210,12 @@ def do_reweight(options: argparse.Namespace) -> int:
     import tvmcnn
 
     verdicts = tvmcnn.reweight(
-        options.library, options.model, options.output, verify=not options.no_verify, report=reporter(options)
+        options.library,
+        options.model,
+        options.output,
+        verify=not options.no_verify,
+        report=reporter(options),
+        external_data=options.external_data,
     )
     if options.json:
         print_json({"written": str(options.output), "verification": [verdict.as_json() for verdict in verdicts]})
@@ -239,7 +246,7 @@ def _check(options: argparse.Namespace) -> int:
 
     reasons: tuple[str, ...] = ()
     try:
-        network = import_model(options.check, dict(options.input_shape))
+        network = import_model(permitted(options.check, options), dict(options.input_shape))
         count = len(network.nodes)
     except UnsupportedError as error:
         reasons, count = error.reasons, 0

@@ -9,11 +9,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact import PICTURES, check_place, read_manifest, write_file
-from tvmcnn.cli.words import FORMS, best_of, print_json, read_feeds, read_labels, reporter
+from tvmcnn.cli.words import FORMS, best_of, permitted, print_json, read_feeds, read_labels, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
 from tvmcnn.network import dims
 from tvmcnn.progress import bar
@@ -30,7 +31,8 @@ def do_verify(options: argparse.Namespace) -> int:
 
     check_place(options.html, (".html",))
     _check_pages(options.html)
-    verdicts = verify_library(options.library, options.model, options.seed, histograms=options.html is not None)
+    model = permitted(options.model, options)
+    verdicts = verify_library(options.library, model, options.seed, histograms=options.html is not None)
     passed = all(verdict.passed for verdict in verdicts)
     bisection, words = _bisected(options) if options.bisect else (None, "")
     if options.html is not None:
@@ -63,7 +65,7 @@ def _bisected(options: argparse.Namespace) -> tuple[Bisection | None, str]:
 
     try:
         with bar() as progress:
-            found = bisect(options.library, options.model, options.seed, progress=progress)
+            found = bisect(options.library, permitted(options.model, options), options.seed, progress=progress)
     except ArtifactError as error:
         return None, f"not bisected: {error}"
     return found, str(found)
@@ -145,10 +147,10 @@ def _check_inspect(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, Path | None]]:
+def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, PathLike[str] | None]]:
     """The library and its model, if it is known; a model alone is compiled for this machine."""
     if options.file.suffix != ".onnx":
-        yield options.file, options.model
+        yield options.file, None if options.model is None else permitted(options.model, options)
         return
     import tvmcnn
 
@@ -156,11 +158,12 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, Path | None]]:
         library = Path(folder) / f"{options.file.stem}.so"
         say = reporter(options, sys.stderr) if options.verbose else lambda line: None
         shapes = dict(options.input_shape)
-        tvmcnn.compile(options.file, output=library, input_shapes=shapes, verify=False, report=say, progress=progress)
-        yield library, options.file
+        model = permitted(options.file, options)
+        tvmcnn.compile(model, output=library, input_shapes=shapes, verify=False, report=say, progress=progress)
+        yield library, model
 
 
-def _facts(options: argparse.Namespace, library: Path, model: Path | None) -> Facts:
+def _facts(options: argparse.Namespace, library: Path, model: PathLike[str] | None) -> Facts:
     """Measured, and beside the model if it is known: errors, and the code of its kernels."""
     from tvmcnn.report.facts import collect
 
@@ -189,7 +192,7 @@ def _facts(options: argparse.Namespace, library: Path, model: Path | None) -> Fa
         )
 
 
-def _code(library: Path, model: Path | None, kernel: str, forms: Sequence[str]) -> dict[str, str]:
+def _code(library: Path, model: PathLike[str] | None, kernel: str, forms: Sequence[str]) -> dict[str, str]:
     """One kernel's code in these forms."""
     from tvmcnn.codegen import shown
     from tvmcnn.reweight import rebuilt

@@ -44,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
         metavar = "NAME:1x3x224x224"
         sub.add_argument("--input-shape", action="append", default=[], metavar=metavar, type=named_shape, help=text)
 
+    def takes_external_data(sub: argparse.ArgumentParser) -> None:
+        text = "a folder, besides the model's own, that its data may lie in, as behind the links of a hub's cache"
+        sub.add_argument("--external-data", type=Path, metavar="DIR", help=text)
+
     def takes_threads(sub: argparse.ArgumentParser) -> None:
         text = "default: the CPUs that this process may use"
         sub.add_argument("--threads", type=positive, default=None, metavar="N", help=text)
@@ -69,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"{targets.known()}, both classes as x86-64-v3,x86-64-v4, or GPUs as cuda:sm_80,sm_90 (default: native)",
     )
     takes_shapes(build)
+    takes_external_data(build)
     build.add_argument(
         "--batch",
         type=batches,
@@ -108,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="RECORDS.jsonl", help="default: your own records, which compile reads"
     )
     takes_shapes(tune)
+    takes_external_data(tune)
     tune.add_argument("--batch", type=positive, metavar="N", help="the leading dimension of every input (default: 1)")
     tune.add_argument("--seed", type=natural, default=0, metavar="N", help="of the order of candidates (default: 0)")
     tune.add_argument(
@@ -158,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     verify = command("verify", do_verify, "compare a library with NumPy, tensor by tensor")
     verify.add_argument("library", type=Path, metavar="OUT.so")
     verify.add_argument("--model", type=Path, required=True, metavar="MODEL.onnx", help="what it was compiled from")
+    takes_external_data(verify)
     verify.add_argument("--seed", type=natural, default=0, metavar="N", help="of the random input (default: 0)")
     verify.add_argument("--html", type=Path, metavar="FILE.html", help="each tensor's errors as histograms")
     verify.add_argument(
@@ -179,12 +186,14 @@ def parser() -> argparse.ArgumentParser:
     ops.add_argument(
         "--check", type=Path, metavar="MODEL.onnx", help="list every node that cannot be compiled, with the reason"
     )
+    takes_external_data(ops)
     again = command(
         "reweight", do_reweight, "a library with the weights of a model that was trained again, its code kept"
     )
     again.add_argument("library", type=Path, metavar="MODEL.so")
     again.add_argument("model", type=Path, metavar="RETRAINED.onnx")
     again.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.so")
+    takes_external_data(again)
     again.add_argument("--no-verify", action="store_true", help="do not compare the library with NumPy")
     inspect = command("inspect", do_inspect, "what a library is, kernel by kernel: in words, pages and pictures")
     inspect.add_argument(
@@ -215,6 +224,7 @@ def parser() -> argparse.ArgumentParser:
     takes_image(inspect)
     inspect.add_argument("--verbose", action="store_true", help="of a model: what compile says")
     takes_shapes(inspect)
+    takes_external_data(inspect)
     cache = command("cache", do_cache, "show what is kept of earlier compiles, or drop it")
     cache.add_argument("--clear", action="store_true", help="drop everything")
     command("targets", do_targets, "list the targets and what this machine resolves to")

@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
@@ -102,6 +102,15 @@ def fact_of(net: Net, key: str, default: str) -> tuple[float, ...]:
         return floats(text)
     except argparse.ArgumentTypeError:
         raise InputError(f"the model's metadata says {key} = '{text}', which is not numbers: give --{key}") from None
+
+
+def permitted(model: Path, options: argparse.Namespace) -> os.PathLike[str]:
+    """The model with the folder that --external-data allows it."""
+    if options.external_data is None:
+        return model
+    from tvmcnn.onnx_file import with_external_data
+
+    return cast("os.PathLike[str]", with_external_data(model, options.external_data))
 
 
 def read_labels(path: Path | None) -> list[str]:

@@ -150,7 +150,7 @@ def _declare_unknown(build: _Build, node: onnx.NodeProto) -> None:
     """Give the outputs of a refused node their inferred shapes, so that the nodes after it are still judged."""
     inferred = {value.name: value for value in build.proto.graph.value_info}
     for name in node.output:
-        tensor = _tensor(inferred[name]) if name in inferred else Tensor(name, ())
+        tensor = _tensor(inferred[name]) if name in inferred else Tensor(name, (), "float32")
         build.tensors[name] = Tensor(name, tensor.shape, tensor.dtype.replace("float16", "float32"))
 
 

@@ -166,7 +166,8 @@ def conv_transpose(
     """ONNX ConvTranspose: x (N, C, …), w (C, M/group, k…), b (M,).
 
     size_out = stride·(size_in − 1) + output_padding + dilation·(k − 1) + 1 − pad_begin − pad_end. An output_shape (with
-    or without N and M) is kept, and so is size_in·stride with SAME_*: then the pads follow from it, at least 0.
+    or without N and M) is kept: then the pads follow from it, at least 0. So they do from size_in·stride with SAME_*;
+    where there is less already, with a kernel shorter than the stride, that is the size, as onnxruntime has it.
     """
     floats(x, w, b)
     window = _window(x, _kernel(x, w, kernel_shape), auto_pad, dilations, pads, strides)

@@ -101,7 +101,8 @@ def conv_transpose(
     """ConvTranspose: x (N, C, s...), w (C, M/group, k...), b (M) -> (N, M, s'...).
 
     Every input adds its weights to the output around i * stride + k * dilation - pad. The size is that of all that is
-    reached, plus output_padding, less the pads; where the size is given, the pads follow from it.
+    reached, plus output_padding, less the pads; where the size is given, the pads follow from it. SAME_* ask for n *
+    stride, and pads only take away: what is less already stays, as in ONNX's shape inference and in onnxruntime.
     """
     kernel, rank = w.shape[2:], x.ndim - 2
     if x.shape[1] != w.shape[0] or x.shape[1] % group:
@@ -111,7 +112,8 @@ def conv_transpose(
     reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(strides, x.shape[2:], dilations, kernel, strict=True)]
     wanted = output_shape
     if wanted is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+        full = [r + e for r, e in zip(reach, extra, strict=True)]
+        wanted = [min(n * s, size) for n, s, size in zip(x.shape[2:], strides, full, strict=True)]
     if wanted is not None:
         sizes = list(wanted)[-rank:]
         totals = [max(0, r + e - size) for r, e, size in zip(reach, extra, sizes, strict=True)]

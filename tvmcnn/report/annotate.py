@@ -6,11 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx
-
 from tvmcnn.artifact import written_whole
-from tvmcnn.errors import ModelError, ToolError
-from tvmcnn.onnx_file import one_line
+from tvmcnn.errors import ToolError
+from tvmcnn.onnx_file import whole_model
 from tvmcnn.report.facts import Facts, KernelFact
 from tvmcnn.report.quantities import number, spent
 
@@ -24,10 +22,7 @@ def annotate(model: str | os.PathLike[str], facts: Facts, output: Path) -> int:
 
     Raises ModelError for a model that cannot be read, ToolError for one of 2 GB, or where `output` cannot be written.
     """
-    try:
-        proto = onnx.load(os.fspath(model))
-    except Exception as error:
-        raise ModelError(f"cannot read {os.fspath(model)}: {one_line(error)}") from error
+    proto = whole_model(model)
     if proto.ByteSize() >= LARGEST:
         raise ToolError(f"{os.fspath(model)} has 2 GB or more, which one ONNX file cannot have")
     kernels = {name: kernel for kernel in facts.kernels for name in kernel.nodes if kernel.algorithm != "reorder"}

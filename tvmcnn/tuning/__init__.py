@@ -22,12 +22,12 @@ from tvmcnn.choose import choose
 from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import code_digest
 from tvmcnn.codegen.trials import Linker
-from tvmcnn.errors import ToolError
+from tvmcnn.errors import ToolError, caught
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Shape
-from tvmcnn.onnx_file import Model
+from tvmcnn.onnx_file import Model, with_external_data
 from tvmcnn.records import NONE
 from tvmcnn.targets import resolve, usable_cpus
 from tvmcnn.tuning.before_after import latency
@@ -53,6 +53,7 @@ from tvmcnn.tuning.start import opening, states
 __all__ = ["Tuned", "tune"]
 
 
+@caught
 def tune(
     model: Model,
     target: str = "native",
@@ -72,6 +73,7 @@ def tune(
     event: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     watch: Watch = lambda search, seconds: contextlib.nullcontext(),
     measure: bool = True,
+    external_data: str | PathLike[str] | None = None,
 ) -> Tuned:
     """Search the configs of a model's kernels for about `budget` (seconds, or "90s", "10m", "2h").
 
@@ -80,11 +82,13 @@ def tune(
     weights in cache. `known_records` starts from the records that there are, else from computed configs alone.
     `plot` is a picture of the best so far over time. `rpc_tracker` ("HOST:PORT") and `rpc_key` measure on other
     machines, by TVM's RPC. `report` receives sentences, `event` each measurement; `watch` shows the search; `measure`
-    compares the network's latency at the end.
+    compares the network's latency at the end. `external_data` is a folder, besides the model's own, that its data may
+    lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError; VerifyError if the network does not agree with NumPy.
     """
     seconds, started = parse_budget(budget), time.monotonic()
+    model = with_external_data(model, external_data)
     if plot is not None:
         check_place(Path(plot), PICTURES)
     machine, where = resolve(target), places(target, rpc_tracker, rpc_key)

@@ -26,7 +26,7 @@ from tvmcnn import gpu
 from tvmcnn.artifact import write_file
 from tvmcnn.codegen.gpu import Kernels
 from tvmcnn.codegen.nvcc import compile_object, link
-from tvmcnn.errors import TargetError, ToolError
+from tvmcnn.errors import TargetError, ToolError, caught
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_defaults import configs
 from tvmcnn.gpu_variants import in_parts
@@ -56,6 +56,7 @@ class TunedForGpu:
     failed: int
 
 
+@caught
 def tune_gpu(
     model: Model,
     target: str,
@@ -78,6 +79,7 @@ def tune_gpu(
         return collect(where, path)
 
 
+@caught
 def emit_candidates(
     model: Model,
     target: str,
@@ -166,6 +168,7 @@ def _program(problem: Problem, config: Any, label: str, weights: Weights) -> Pro
     return lay_out(problem.alone(label), gpu.named(in_parts(choice)), weights)
 
 
+@caught
 def collect(folder: Path, records: Path) -> TunedForGpu:
     """The fastest candidate of each kernel that was measured, as records in a file; every other line of it stays.
 
