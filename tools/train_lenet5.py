@@ -31,6 +31,7 @@ try:
 
     from tvmcnn.digits import IMAGE_SIDE, Digits, Normalisation, check_mnist, load_mnist
     from tvmcnn.errors import ToolError
+    from tvmcnn.progress import can_draw
 except ImportError as missing:
     sys.exit(f"{missing}: the tool needs the packages torch, numpy, pillow, onnx and onnxruntime")
 
@@ -245,7 +246,7 @@ def progress(total: int) -> Iterator[Callable[[int, str], None]]:
             shown.add(line)
             print(line, file=sys.stderr, flush=True)
 
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         yield print_line
         return
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 PATIENCE = 1.0  # seconds before a bar appears
 
@@ -16,9 +18,17 @@ def silent(doing: str, done: int, total: int) -> None:
     """No bar."""
 
 
+def can_draw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that knows how to move its cursor; one without a TERM counts as one that does not.
+
+    The rule of every live display: rich alone would write escapes where TERM is empty or not set.
+    """
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
+
 @contextlib.contextmanager
 def bar() -> Iterator[Progress]:
-    """A bar on standard error that appears after a second and leaves no trace; none where that is no terminal."""
+    """A bar on standard error that appears after a second and leaves no trace; none where nothing can be drawn."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -26,7 +36,7 @@ def bar() -> Iterator[Progress]:
     except ImportError:
         yield silent
         return
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         yield silent
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

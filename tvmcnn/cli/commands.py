@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from tvmcnn import targets
 from tvmcnn.arrays import write_arrays
 from tvmcnn.artifact import read_manifest, write_file
-from tvmcnn.cli.words import best_of, fail, permitted, print_json, print_line, read_feeds, read_labels, reporter
+from tvmcnn.cli.words import (
+    answers_ctrl_c,
+    best_of,
+    fail,
+    permitted,
+    print_json,
+    print_line,
+    read_feeds,
+    read_labels,
+    reporter,
+)
 from tvmcnn.errors import ToolError
 from tvmcnn.progress import bar
 from tvmcnn.runner import load
@@ -107,6 +117,7 @@ def _tune_gpu(options: argparse.Namespace) -> int:
     return 0
 
 
+@answers_ctrl_c()
 def do_tune(options: argparse.Namespace) -> int:
     """Search configs; a table shows how far it is."""
     from tvmcnn.tuning import tune

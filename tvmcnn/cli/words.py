@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -47,6 +50,22 @@ def reporter(options: argparse.Namespace, stream: TextIO | None = None) -> Calla
             os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
 
     return say
+
+
+@contextlib.contextmanager
+def answers_ctrl_c() -> Iterator[None]:
+    """Within it SIGINT raises KeyboardInterrupt, also where the process has inherited that it be ignored.
+
+    A shell without job control starts what it runs in the background so, and long work must still be stoppable.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def folded(line: str, width: int) -> str:

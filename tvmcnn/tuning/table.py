@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.progress import can_draw
 from tvmcnn.tuning import Tuned
 from tvmcnn.tuning.journal import FAILED, WRONG
 from tvmcnn.tuning.problem import short
@@ -27,7 +27,7 @@ def watcher(say: Callable[[str], None], *, live: bool) -> Watch:
 
     @contextlib.contextmanager
     def watch(search: Search, seconds: float) -> Iterator[None]:
-        if not live or not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        if not live or not can_draw(sys.stdout):
             search.event = both(search.event, lines(search, say))
             yield
             return
