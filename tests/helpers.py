@@ -22,6 +22,7 @@ from tvmcnn.reference import reference
 Array = np.ndarray[Any, Any]
 U = 2.0**-24  # the unit roundoff of float32
 SPLIT = "v4 schedules as AVX2"  # see use_target
+GUARD = 900.0  # seconds for whatever may hang; no right program comes near, however slow or busy the machine is
 TARGETS = ["x86-64-v3", SPLIT if targets.TARGETS["x86-64-v4"].missing() else "x86-64-v4"]
 
 

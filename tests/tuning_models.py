@@ -26,6 +26,13 @@ def small(maps: int = 32) -> onnx.ModelProto:
     return g.model()
 
 
+def one_conv() -> onnx.ModelProto:
+    """The convolution of `small` alone: KERNEL, too."""
+    g = Graph()
+    g.output(g.node("Relu", g.conv(g.input(1, 16, 9, 14), 32, (3, 3), pads=[1, 1, 1, 1])))
+    return g.model()
+
+
 def varied() -> onnx.ModelProto:
     """Kernels of every rule: with a prologue, a residual, a gate, a pool, groups, in a concatenation, in columns."""
     g = Graph()
