@@ -13,25 +13,32 @@ import termios
 from pathlib import Path
 
 import pytest
-from tuning_models import small
+from tuning_models import tiny
+from tuning_runs import DAY
 
 from tvmcnn.demo import MODEL
+from tvmcnn.progress import can_draw
 
 COLUMNS = 80
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-79]|38;[0-9;]+|9[0-7])m")
 
 
-def in_terminal(words: list[str], folder: Path, **environment: str) -> str:
-    """What a terminal of 80 columns gets from a command."""
+# Bars appear after a second: here at once, however fast the machine is.
+AT_ONCE = "from tvmcnn import progress; progress.PATIENCE = 0.0; from tvmcnn.cli import main; raise SystemExit(main())"
+
+
+def in_terminal(words: list[str], folder: Path, until: str = "", **environment: str) -> str:
+    """What a terminal of 80 columns gets from a command; Ctrl-C is typed when it has got a pattern to stop at."""
     child, terminal = pty.fork()
     if child == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
         os.chdir(folder)
+        for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            os.environ.pop(name, None)
         os.environ.update({"TERM": "xterm-256color", **environment})
-        os.environ.pop("COLUMNS", None)
-        os.execv(sys.executable, [sys.executable, "-m", "tvmcnn", *words])
-    said = b""
+        os.execv(sys.executable, [sys.executable, "-c", AT_ONCE, *words])
+    said, typed = b"", False
     while True:
         try:
             part = os.read(terminal, 1 << 16)
@@ -40,8 +47,12 @@ def in_terminal(words: list[str], folder: Path, **environment: str) -> str:
         if not part:
             break
         said += part
+        if until and not typed and re.search(until, ESCAPE.sub("", said.decode(errors="replace"))):
+            typed = True
+            os.write(terminal, b"\x03")
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said.decode(errors="replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == (130 if typed else 0) and typed == bool(until), said.decode(errors="replace")
     return said.decode()
 
 
@@ -52,11 +63,11 @@ def widest(said: str) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
-    (folder / "small.onnx").write_bytes(small().SerializeToString())
+    (folder / "few.onnx").write_bytes(tiny().SerializeToString())
     return folder
 
 
-TUNE = ["tune", "small.onnx", "--budget", "2s", "--from-scratch"]
+TUNE = ["--budget", DAY, "--from-scratch"]
 
 
 def test_eighty_columns(folder: Path) -> None:
@@ -64,17 +75,42 @@ def test_eighty_columns(folder: Path) -> None:
     assert widest(in_terminal(["compile", str(MODEL), "-o", "lenet5.so"], folder)) <= COLUMNS
     assert widest(in_terminal(["bench", "lenet5.so", "--seconds", "0.1"], folder)) <= COLUMNS
     assert widest(in_terminal(["inspect", "lenet5.so"], folder)) <= COLUMNS
-    said = in_terminal([*TUNE, "-o", "a.jsonl"], folder)
+    said = in_terminal(["tune", "few.onnx", *TUNE, "-o", "a.jsonl"], folder)
     assert widest(said) <= COLUMNS
     assert re.search(r"default µs +best µs +gain +peak +tried +may gain µs", ESCAPE.sub("", said))
+    assert re.search(r"\d+ trials in \d+ s .* nothing is left to try ", " ".join(said.split()))
     assert COLOUR.search(said)
 
 
 def test_without_colour(folder: Path) -> None:
-    said = in_terminal(["compile", "small.onnx", "-o", "a.so"], folder, NO_COLOR="1")
+    said = in_terminal(["compile", str(MODEL), "-o", "a.so"], folder, NO_COLOR="1")
     assert "compiling kernels" in said and not COLOUR.search(said)
-    plain = in_terminal([*TUNE, "-o", "d.jsonl"], folder, TERM="dumb")
-    assert "\x1b" not in plain and "of the peak" in plain
+
+
+def test_what_can_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A terminal with a name that says so, as rich has it too; one without a name is none to be sure of."""
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as screen, (tmp_path / "file").open("w") as file:
+        for term, wanted in (("xterm", True), ("linux", True), ("dumb", False), ("Unknown", False), ("", False)):
+            monkeypatch.setenv("TERM", term)
+            assert (can_draw(screen), can_draw(file)) == (wanted, False), term
+        monkeypatch.delenv("TERM")
+        assert not can_draw(screen)
+    os.close(controller)
+
+
+def test_a_terminal_that_cannot_draw(folder: Path) -> None:
+    """No escape reaches it, however long a step takes; a search says its gains line by line, and Ctrl-C ends it."""
+    said = in_terminal(["compile", str(MODEL), "-o", "a.so"], folder, TERM="")
+    assert not escapes(said) and "wrote a.so" in said
+    gain = r"of\s+the peak"
+    said = in_terminal(["tune", "few.onnx", *TUNE, "-o", "b.jsonl"], folder, until=gain, TERM="dumb")
+    assert not escapes(said) and "stopped; what was measured is kept" in said
+
+
+def escapes(said: str) -> list[str]:
+    """Each escape character with what stands around it: pytest's own words for `not in` would mislead."""
+    return [said[max(0, found.start() - 40) : found.end() + 20] for found in re.finditer("\x1b", said)]
 
 
 def test_into_a_file(folder: Path) -> None:

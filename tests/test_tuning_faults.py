@@ -119,7 +119,9 @@ def test_planted_faults_cost_their_candidates_and_nothing_else(copy: Path) -> No
     check = 'error = self._call("check", index, each.trial)'
     hangs = "(each.choice.rule, getattr(each.choice.config, 'columns', 0)) == ('direct', 3)"
     edit(package / "tuning" / "measure.py", (check, f"self.seconds = 1.0 if {hangs} else {GUARD}; {check}"))
-    edit(package / "tuning" / "measure.py", ("MEMORY = 2 << 30", "MEMORY = 1 << 29"), ("SAMPLE = 0.005", "SAMPLE = 2e-4"))
+    edit(
+        package / "tuning" / "measure.py", ("MEMORY = 2 << 30", "MEMORY = 1 << 29"), ("SAMPLE = 0.005", "SAMPLE = 2e-4")
+    )
     # The grid alone, to its end.
     edit(package / "tuning" / "search.py", ("yield from space.neighbours(", "yield from () and space.neighbours("))
     arguments = ["tune", "small.onnx", "--budget", DAY, "--from-scratch", "-o", "mine.jsonl", "--json"]
