@@ -1,0 +1,164 @@
+"""Judge: what a compiled model computed against the oracle, with bounds of its own that owe nothing to tvmcnn's.
+
+The oracle evaluates the model again, several times, with random errors as large as a float's own put into the operands
+and results of every operator that rounds. As far as an element moves then, it may be off: an integer or a bool behind a
+comparison, a rounding or an ArgMax that never moves must be exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tvmcnn.reference import reference
+
+Array = np.ndarray[Any, Any]
+SAMPLES = 12
+ROUNDINGS = 16  # units in the last place that an operand and a result may be off: float32's sums and functions are
+UNITS = {"float16": 2.0**-12, "float32": 2.0**-24, "float64": 2.0**-53}
+EXACT = frozenset(
+    """
+    Relu Abs Neg Max Min Clip MaxPool GlobalMaxPool ReduceMax ReduceMin ArgMax ArgMin Equal Less LessOrEqual Greater
+    GreaterOrEqual And Or Xor Not Where Cast CastLike Sign Floor Ceil Round IsNaN IsInf Identity Dropout
+    BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Concat Constant ConstantOfShape DepthToSpace SpaceToDepth Expand
+    Flatten Gather GatherElements GatherND OneHot Pad Reshape ReverseSequence Shape Size Slice Split Squeeze Unsqueeze
+    Tile Transpose Trilu Range
+    """.split()  # noqa: SIM905
+)
+# Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.
+TILED = frozenset("Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization".split())
+SHIFTED = frozenset(
+    """
+    Elu Celu Selu Softplus Mish Gelu Erf Tanh Sigmoid Swish HardSwish HardSigmoid Asinh Acosh Atanh Asin Acos Atan Sinh
+    Sin Cos Tan Log LogSoftmax ReduceLogSum ReduceLogSumExp
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A tensor that is not what it should be."""
+
+    name: str
+    text: str
+    first: tuple[int, ...] = ()
+
+
+class Judge:
+    """The expected values of a model's tensors, and how far each element may be from them."""
+
+    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Array]) -> None:
+        self.model, self.inputs = model, inputs
+        self.expected = reference(model, inputs, every_tensor=True)
+        self._samples: list[dict[str, Array]] | None = None
+        self.excused = 0
+
+    def fault(self, name: str, found: Array) -> Fault | None:
+        """What is wrong with a tensor that was computed; None if nothing is."""
+        wanted = self.expected[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            return Fault(name, f"{found.dtype} {found.shape}, expected {wanted.dtype} {wanted.shape}")
+        off = _differs(found, wanted, _slight(wanted))
+        if not off.any():
+            return None
+        ours, exact = found.astype(np.float64), self._exact(name)
+        lowest, highest, moves = self._range(name)
+        with np.errstate(all="ignore"):
+            spread = np.maximum(highest - exact, exact - lowest)
+            unit = UNITS.get(wanted.dtype.name, 0.0)
+            allowed = 2 * spread + 2 * unit * np.abs(exact) + (6e-8 if wanted.dtype == np.float16 else 1e-37 * (unit > 0))
+        off &= _differs(found, wanted, allowed)
+        if wanted.dtype.kind == "f":
+            moves &= ~np.isfinite(spread) | ~np.isfinite(ours) | ~np.isfinite(exact)
+        self.excused += int((off & moves).sum())
+        off &= ~moves
+        if not off.any():
+            return None
+        first = tuple(int(i) for i in np.argwhere(off)[0])
+        tolerance = f", allowed {allowed[first]:.2g}" if wanted.dtype.kind == "f" else ""
+        text = f"{int(off.sum())} of {off.size} elements differ, at {first}: {found[first]}, expected {wanted[first]}"
+        return Fault(name, f"{wanted.dtype.name} {wanted.shape}: {text}{tolerance}", first)
+
+    def _exact(self, name: str) -> Array:
+        return self.expected[name].astype(np.float64)
+
+    def _range(self, name: str) -> tuple[Array, Array, Array]:
+        """The least and greatest of the samples, and where they are not all the same (NaN among them)."""
+        if self._samples is None:
+            self._samples = [self._sample(seed) for seed in range(SAMPLES)]
+        values = np.stack([sample[name].astype(np.float64) for sample in self._samples])
+        exact = self._exact(name)
+        with np.errstate(all="ignore"):
+            same = (values == exact) | (np.isnan(values) & np.isnan(exact))
+        return np.fmin.reduce(values), np.fmax.reduce(values), ~same.all(axis=0)
+
+    def _sample(self, seed: int) -> dict[str, Array]:
+        """Every tensor, with errors."""
+        rng = np.random.default_rng(seed)
+        values: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
+        values |= self.inputs
+        types = {name: value.dtype.name for name, value in values.items()}
+        types |= {name: value.dtype.name for name, value in self.expected.items()}
+        for node in self.model.graph.node:
+            values |= _noisy(node, values, types, self.model.opset_import[0].version, rng)
+        return values
+
+
+def _noisy(
+    node: onnx.NodeProto, values: Mapping[str, Array], types: Mapping[str, str], opset: int, rng: np.random.Generator
+) -> dict[str, Array]:
+    rounds = node.op_type not in EXACT
+
+    def off(value: Array, unit: float) -> Array:
+        return np.asarray(value * (1 + unit * rng.uniform(-1, 1, value.shape)))
+
+    given = {}
+    for place, name in enumerate(node.input):
+        if name and name not in given:
+            value = values[name]
+            sure = not rounds or value.dtype.kind != "f" or (place and node.op_type in ("Pow", "Resize"))
+            given[name] = value if sure else off(value.astype(np.float64), ROUNDINGS * UNITS[types[name]])
+    found = alone(node, given, opset)
+    for name in node.output:
+        value = found[name]
+        if value.dtype.kind != "f":
+            continue
+        unit = UNITS[types[name]] * (ROUNDINGS if types[name] != "float16" else 1)
+        if rounds:
+            value = value.astype(np.float64)
+            finite = np.abs(value[np.isfinite(value)])
+            size = finite.max(initial=0) if node.op_type in TILED else 1.0 if node.op_type in SHIFTED else 0.0
+            value = off(value, unit) + unit * size * rng.uniform(-1, 1, value.shape)
+        if types[name] == "float16":  # stored in it, or not: both are right
+            value = off(value.astype(np.float64), 2.0**-11)
+        found[name] = np.asarray(value)
+    return found
+
+
+def alone(node: onnx.NodeProto, given: Mapping[str, Array], opset: int) -> dict[str, Array]:
+    """What one node makes of these operands, floats not rounded to their type."""
+    wide = {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in given.items()}
+    infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in wide.items()]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+    graph = helper.make_graph([node], "one", infos, outputs)
+    return reference(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), wide)
+
+
+def _slight(wanted: Array) -> Array:
+    """A difference that needs no analysis: a few units in the last place."""
+    unit = UNITS.get(wanted.dtype.name, 0.0)
+    return 2 * unit * np.abs(wanted.astype(np.float64))
+
+
+def _differs(found: Array, wanted: Array, allowed: Array) -> Array:
+    if wanted.dtype.kind != "f":
+        return np.asarray(found != wanted)
+    ours, theirs = found.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(all="ignore"):
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+        return np.asarray(~(same | (np.abs(ours - theirs) <= allowed)))
