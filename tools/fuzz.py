@@ -1,11 +1,14 @@
-"""Fuzz what reads files of others: the importer by mutated models, and by coverage; libraries by damage.
+"""Fuzz what reads files of others: the importer by mutated models, and by coverage; libraries by damage. And the
+compiler, by random graphs.
 
     python tools/fuzz.py mutate MODEL.onnx… --count 80000     fields and bytes of valid models changed, by processes
     python tools/fuzz.py guided FOLDER --count 20000          atheris, whose inputs grow to new lines; FOLDER has seeds
     python tools/fuzz.py libraries LIBRARY.so --count 10000   bytes changed, runs moved, ends cut: no code may run
+    python tools/fuzz.py graphs --count 20000 --keep DIR      valid models of all operators and types, against NumPy
 
 A crash, a hang of more than 10 seconds, a traceback and 6 GB of memory are told with what brings them back: exit status
-1. Whatever else an importer does with an input, it refuses it in a sentence or accepts it.
+1. Whatever else an importer does with an input, it refuses it in a sentence or accepts it. A graph must compile to what
+the NumPy reference computes, on one thread and on two, or be refused for a reason, which is counted.
 """
 
 from __future__ import annotations
@@ -202,13 +205,24 @@ def progress(done: int, count: int) -> None:
 def main() -> int:
     """Fuzz, and print what was counted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["mutate", "guided", "libraries"])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("what", choices=["mutate", "guided", "libraries", "graphs"])
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="none for graphs")
     parser.add_argument("--count", type=int, default=10_000, help="(%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the first (%(default)s)")
     parser.add_argument("--check", choices=["all", "code"], default="all", help="as of tvmcnn.load (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="graphs: the counts and failures")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="graphs: the shrunk models and inputs that fail")
+    parser.add_argument(
+        "--known", action="append", default=[], metavar="KIND", help="graphs: failures to count and not to shrink"
+    )
     options = parser.parse_args()
+    if options.what == "graphs":
+        from fuzz_graphs import run
+
+        return int(run(options))
+    if not options.files:
+        parser.error(f"{options.what} needs a FILE")
     if options.what == "guided":
         guided(options.files[0], options.count, options.seed)
     began = time.monotonic()

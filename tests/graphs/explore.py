@@ -17,13 +17,22 @@ from tvmcnn.isolated import Isolated, LostError
 
 CHECK = "graphs.worker:check"
 SECONDS = 120.0  # of one model: a hang, on a machine however busy
-SHRINKING = 90.0  # to be spent on one failure
+SHRINKING = 120  # models to be tried for one failure
 LIFE = 400  # models of one worker, whose libraries stay mapped
 MEMORY = 8 << 30
 
 
 class Failure(AssertionError):  # noqa: N818 (hypothesis' word)
     """A model that failed."""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A model that fails, the kind of failure and what is said of it."""
+
+    kind: str
+    text: str
+    drawn: Drawn
 
 
 @dataclass
@@ -38,7 +47,7 @@ class Explored:
     types: Counter[str] = field(default_factory=Counter)
     seen: dict[str, Counter[str]] = field(default_factory=dict)
     times: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[str, str, Drawn]] = field(default_factory=list)  # kind, text and the shrunk model
+    failures: list[Failing] = field(default_factory=list)
     excused: int = 0
 
     def add(self, other: Explored) -> None:
@@ -49,8 +58,8 @@ class Explored:
             getattr(self, name).update(getattr(other, name))
         for name, counts in other.seen.items():
             self.seen.setdefault(name, Counter()).update(counts)
-        known = {kind for kind, _, _ in self.failures}
-        self.failures += [failure for failure in other.failures if failure[0] not in known]
+        known = {failure.kind for failure in self.failures}
+        self.failures += [failure for failure in other.failures if failure.kind not in known]
 
 
 _worker: Isolated | None = None
@@ -99,11 +108,11 @@ def explore(
     """So many models of one seed. A failure of a kind that is in `known` is counted; the first of another is shrunk,
     and ends the models of this seed."""
     found = Explored()
-    failing: dict[str, tuple[str, str, Drawn]] = {}
+    failing: dict[str, Failing] = {}
     first: list[str] = []
 
     broke: dict[bytes, str] = {}
-    until = [float("inf")]
+    tried = [0]
 
     @seed(number)
     @settings(
@@ -121,8 +130,9 @@ def explore(
         key = drawn.key
         if key in broke:
             raise Failure(broke[key])
-        if began > until[0]:
+        if tried[0] > SHRINKING:
             return  # small enough
+        tried[0] += bool(first)
         report = judged(drawn, setup)
         kind = report.get("kind", "")
         if not first:
@@ -131,11 +141,9 @@ def explore(
             tell(found.graphs)
         if report["end"] != "failed" or any(kind.startswith(each) for each in known) or (first and kind != first[0]):
             return
-        if not first:
-            until[0] = time.perf_counter() + SHRINKING
         first[:] = [kind]
         broke[key] = kind
-        failing[kind] = (kind, report["text"], drawn)
+        failing[kind] = Failing(kind, report["text"], drawn)
         raise Failure(kind)
 
     began = time.perf_counter()

@@ -20,6 +20,7 @@ from tvmcnn.reference import reference
 Array = np.ndarray[Any, Any]
 SAMPLES = 12
 ROUNDINGS = 16  # units in the last place that an operand and a result may be off: float32's sums and functions are
+WINOGRAD = 8  # times as much, of the largest value, for what Winograd may convolve: its matrices have entries up to 8
 UNITS = {"float16": 2.0**-12, "float32": 2.0**-24, "float64": 2.0**-53}
 EXACT = frozenset(
     """
@@ -133,6 +134,7 @@ def _noisy(
             value = value.astype(np.float64)
             finite = np.abs(value[np.isfinite(value)])
             size = finite.max(initial=0) if node.op_type in TILED else 1.0 if node.op_type in SHIFTED else 0.0
+            size *= WINOGRAD if node.op_type.startswith("Conv") else 1
             value = off(value, unit) + unit * size * rng.uniform(-1, 1, value.shape)
         if types[name] == "float16":  # stored in it, or not: both are right
             value = off(value.astype(np.float64), 2.0**-11)

@@ -116,6 +116,7 @@ def slice_(d: Draft, op: str, x: Held) -> None:
         step = d.choice((1, 1, 2, 3, -1, -2))
         start = d.integer(0, max(0, extent - 1))
         end = min(extent, start + d.integer(1, max(1, extent)))
+        end = start if d.chance(1, 40) else end  # nothing is left
         if step < 0:
             start, end = end - 1, (start - 1 if start else -(1 << 31))
         starts.append(start - extent if d.chance(1, 5) and start < extent else start)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from graphs import quick
 from graphs.judge import Fault, Judge
 
 import tvmcnn
@@ -33,6 +34,7 @@ MOST_THREADS = 2
 def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: bool, split: bool) -> Report:
     """What became of a model: "ok", "refused" with the reason, or "failed" with the kind of failure and a text."""
     os.environ["TVMCNN_CACHE"] = os.environ["TVMCNN_RECORDS"] = "off"
+    quick.install()
     proto = onnx.load_model_from_string(model)
     report: Report = {"end": "ok", "times": {}}
     with tempfile.TemporaryDirectory(prefix="tvmcnn-graphs-") as folder, shared_out(split):
