@@ -17,7 +17,7 @@ from tvmcnn.defaults import (
     rows_config,
     winograd_config,
 )
-from tvmcnn.fusion import deinterleaved, pool_of, window_size
+from tvmcnn.fusion import deinterleaved, pool_of, squashes, window_size
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Pads, round_up
 from tvmcnn.records import kernel_words
 from tvmcnn.targets import Target
@@ -110,7 +110,7 @@ def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
 
 def winograd_of(walk: Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
     """The config with its tier, or None where direct convolution is faster: by record, else by estimate."""
-    if walk.exact:
+    if walk.exact or squashes(kernel):
         return None
     words = kernel_words(walk.network, kernel)
     recorded = walk.records.fastest(words, ("winograd", "streamed", "direct"))

@@ -147,7 +147,8 @@ def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
     """Half the distance between neighbours of a float type at `sizes`: what storing a value in it may cost."""
     if dtype.kind != "f":
         return np.zeros(sizes.shape)
-    finite = np.where(np.isfinite(sizes), np.minimum(np.abs(sizes), float(np.finfo(dtype).max)), 0.0)
+    top = np.nextafter(np.finfo(dtype).max, dtype.type(0))  # whose neighbour is finite
+    finite = np.where(np.isfinite(sizes), np.minimum(np.abs(sizes), float(top)), 0.0)
     return np.asarray(np.spacing(finite.astype(dtype)).astype(np.float64) / 2)
 
 

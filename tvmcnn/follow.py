@@ -34,7 +34,7 @@ class Follower:
         """Whether some step gave another answer than the oracle's, or a stored rounding did: else nothing is to be
         followed."""
         return any(
-            name in self.found and not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
+            not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
             for name, node in self.makers.items()
             if name in self.bounds.values and self._chooses(name, node)
         )
@@ -46,19 +46,23 @@ class Follower:
     def __call__(self, name: str, value: Array) -> Array:
         """Bounds' Follow: the tensor that later nodes read."""
         node = self.makers.get(name)
-        if node is not None and name in self.found and self._chooses(name, node):
+        if node is not None and self._chooses(name, node):
             value = self._followed(name, node, value)
         self.followed[name] = value
         return value
 
     def _chooses(self, name: str, node: Node) -> bool:
-        return is_step(node) or self.found[name].dtype == np.float16
+        """True for a tensor that the library shows and whose elements are the library's own decision."""
+        return name in self.found and (is_step(node) or self.found[name].dtype == np.float16)
 
     def _followed(self, name: str, node: Node, value: Array) -> Array:
         found = self.found[name]
-        if not is_step(node):  # stored in float16: a neighbour of the right one, see _error
-            return np.where(self._apart(name, value), value, found.astype(np.float64))
-        other = self._apart(name, value) if value.dtype.kind == "f" else found != value
+        if not is_step(node):  # stored in float16: of two neighbours either may be right
+            source = self._value(node.inputs[0]) if node.op == "Cast" else None  # before the oracle rounds it
+            error = self._error(name if source is None else node.inputs[0])
+            apart = self._apart(found, value if source is None else source, error)
+            return np.where(apart, value, found.astype(np.float64))
+        other = self._apart(found, value, self._error(name)) if value.dtype.kind == "f" else found != value
         if not other.any():
             return value
         operands = [self._value(operand) for operand in node.inputs]
@@ -70,9 +74,9 @@ class Follower:
         self.excused[name] = int(excused.sum())
         return np.where(excused, found, value).astype(value.dtype)
 
-    def _apart(self, name: str, value: Array) -> Array:
+    @staticmethod
+    def _apart(found: Array, value: Array, error: float) -> Array:
         """Where a float tensor is farther from `value` than its error and what storing it costs."""
-        found, error = self.found[name], self._error(name)
         with np.errstate(invalid="ignore"):
             near = np.abs(found.astype(np.float64) - value) <= error + half_spacing(np.abs(value) + error, found.dtype)
         return np.asarray(~near & (found != value) & ~(np.isnan(found) & np.isnan(value)))

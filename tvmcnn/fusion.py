@@ -21,8 +21,11 @@ ELEMENTWISE = frozenset(
 )
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
+SQUASHING = ("Clip", "Erf", "HardSigmoid", "Min", "Sigmoid", "Softsign", "Tanh")  # into an interval
 MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = 16  # a whole block: with fewer the image is read plain, and its pixels one by one
+# Their answers jump: a kernel ends with one and stores it, so that a check sees on which side each element is.
+JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
 
@@ -109,7 +112,12 @@ class _Fusion:
 
     def ends_here(self, group: _Group, node: Node) -> bool:
         """True if nobody but `node` wants the tensor that the group makes."""
-        return group.last in node.inputs and self.readers[group.last] == 1 and group.last not in self.outputs
+        return (
+            group.nodes[-1].op not in JUMPING
+            and group.last in node.inputs
+            and self.readers[group.last] == 1
+            and group.last not in self.outputs
+        )
 
     def takes(self, group: _Group, node: Node) -> bool:
         """True if `node` can be the epilogue's next."""
@@ -259,6 +267,14 @@ def pool_first(kernel: Kernel) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     known = {*kernel.constants, *kernel.scalars}
     monotone = all(node.op in MONOTONE or (node.op == "Add" and known & {*node.inputs}) for node in before)
     return ((), before + after) if pool.op == "MaxPool" and monotone else (before, after)
+
+
+def squashes(kernel: Kernel) -> bool:
+    """True for a convolution whose epilogue cuts its values down to a few: Clip to [0, 1] of what reaches 150.
+
+    The rounding errors of Winograd are relative to the largest sum of products, and would be to that of the result.
+    """
+    return any(node.op in SQUASHING for node in kernel.nodes[1:])
 
 
 def multiply_accumulates(network: Network, kernel: Kernel) -> int:

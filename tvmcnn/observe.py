@@ -52,8 +52,9 @@ def observe(runner: Runner, arrays: Sequence[Array]) -> Observed:
             )
         except LostError as error:
             kernel = Path(trail.name).read_bytes().rstrip(b"\0").decode() or "loading it"
-            hint = ": it reads or writes outside of its memory" if "SIGSEGV" in str(error) else ""
-            raise VerifyError(f"{runner.name} is not right: in {kernel} the process {error}{hint}") from error
+            ending = str(error).partition(":")[0]  # what the process printed last says less
+            hint = ": it reads or writes outside of its memory" if "SIGSEGV" in ending else ""
+            raise VerifyError(f"{runner.name} is not right: in {kernel} the process {ending}{hint}") from error
     return found
 
 

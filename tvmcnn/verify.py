@@ -32,7 +32,8 @@ WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config h
 @dataclass(frozen=True)
 class TensorError:
     """How far one tensor is from the reference: |difference| and its bound, both absolute, of the element that is
-    farthest beyond its bound, and max |reference|. `excused` elements of `size` stand on the other side of a step."""
+    farthest beyond its bound, else of the one that differs most; and max |reference|. `excused` elements of `size`
+    stand on the other side of a step."""
 
     name: str
     difference: float
@@ -185,7 +186,7 @@ def compare(
 
 
 def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> TensorError:
-    """The element of a tensor that is farthest beyond its bound, or nearest to it."""
+    """What is told of a tensor: the element that is farthest beyond its bound, or else the one that differs most."""
     wanted, ours = follower.expected(name).astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         stored = wanted.astype(found.dtype).astype(np.float64)  # infinite past the largest number of the type
@@ -194,7 +195,8 @@ def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> 
         error = follower.bounds.errors.get(name, 0.0)
         bounds = error + half_spacing(np.abs(wanted) + error, found.dtype)
     beyond = np.where(np.isnan(differences), np.inf, differences - bounds)
-    worst = np.unravel_index(np.argmax(beyond), beyond.shape) if beyond.size else None
+    place = int(np.argmax(beyond if (beyond > 0).any() else differences)) if beyond.size else 0
+    worst = np.unravel_index(place, beyond.shape) if beyond.size else None
     difference, bound = (float(differences[worst]), float(bounds[worst])) if worst is not None else (0.0, error)
     histogram = _histogram(differences, bounds) if histograms else ()
     return TensorError(

@@ -114,7 +114,9 @@ def castable(x: Held, dtype: str) -> bool:
     if np.dtype(dtype).kind == "f":
         return not x.finite or float(np.abs(x.value.astype(np.float64)).max(initial=0)) < 6e4
     limits = np.iinfo(dtype)
-    low, high = (0, min(limits.max, 1 << 40)) if limits.min == 0 else (max(limits.min, -(1 << 40)), min(limits.max, 1 << 40))
+    low, high = (
+        (0, min(limits.max, 1 << 40)) if limits.min == 0 else (max(limits.min, -(1 << 40)), min(limits.max, 1 << 40))
+    )
     values = np.trunc(x.value.astype(np.float64)) if x.is_float else x.value.astype(np.float64)
     return x.finite and bool((values >= low).all() and (values <= high).all())
 

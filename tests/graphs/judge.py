@@ -72,7 +72,9 @@ class Judge:
         with np.errstate(all="ignore"):
             spread = np.maximum(highest - exact, exact - lowest)
             unit = UNITS.get(wanted.dtype.name, 0.0)
-            allowed = 2 * spread + 2 * unit * np.abs(exact) + (6e-8 if wanted.dtype == np.float16 else 1e-37 * (unit > 0))
+            allowed = (
+                2 * spread + 2 * unit * np.abs(exact) + (6e-8 if wanted.dtype == np.float16 else 1e-37 * (unit > 0))
+            )
         off &= _differs(found, wanted, allowed)
         if wanted.dtype.kind == "f":
             moves &= ~np.isfinite(spread) | ~np.isfinite(ours) | ~np.isfinite(exact)
@@ -145,7 +147,9 @@ def _noisy(
 def alone(node: onnx.NodeProto, given: Mapping[str, Array], opset: int) -> dict[str, Array]:
     """What one node makes of these operands, floats not rounded to their type."""
     wide = {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in given.items()}
-    infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in wide.items()]
+    infos = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in wide.items()
+    ]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
     graph = helper.make_graph([node], "one", infos, outputs)
     return reference(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), wide)

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 MOST_NODES = 12
 CHANNELS = (16, 3, 17, 32, 8, 1, 15, 5, 24, 31)
 TYPED = tuple("Cast Greater Less Equal IsNaN Where CastLike Not And Or Clip Sign Round Floor".split())
-SHAPED = tuple("Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace".split())
+SHAPED = tuple(
+    "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace".split()
+)
 PLAIN = tuple("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean".split())
 LAYERS = tuple("Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax".split())
 

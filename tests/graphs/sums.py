@@ -39,7 +39,9 @@ def factor(d: Draft, shape: tuple[int, ...], dtype: str, depth: int) -> Held:
 def mat_mul(d: Draft, op: str, x: Held) -> None:
     """By a matrix, a stack of them, or another tensor of the pool."""
     columns, kind = d.choice(COLUMNS), d.integer(0, 4)
-    found = d.pick(lambda held: held.rank >= 2 and held.dtype == x.dtype and held.shape[:-1] == (*x.shape[:-2], x.shape[-1]))
+    found = d.pick(
+        lambda held: held.rank >= 2 and held.dtype == x.dtype and held.shape[:-1] == (*x.shape[:-2], x.shape[-1])
+    )
     if kind == 4 and found is not None and x.rank >= 2 and found.finite:
         d.node(op, [x, found])
     elif kind == 3 and x.rank >= 3:

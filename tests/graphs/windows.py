@@ -131,7 +131,9 @@ def group_normalization(d: Draft, op: str, x: Held) -> None:
         raise Skip(f"{op}: nearly constant")
     extent = groups if d.since(op) == 18 else channels
     given = [d.drawn((extent,), x.dtype, 0) for _ in range(2)]
-    d.node(op, [x, *given], epsilon=d.choice((1e-5, 0.01)), **({"num_groups": groups} if groups and op[0] == "G" else {}))
+    d.node(
+        op, [x, *given], epsilon=d.choice((1e-5, 0.01)), **({"num_groups": groups} if groups and op[0] == "G" else {})
+    )
 
 
 @grows("LayerNormalization", when=lambda held: held.rank >= 2 and filled(held))

@@ -28,7 +28,7 @@ class _Build:
     constants: dict[str, Array]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
-    widened: dict[str, str] = field(default_factory=dict)  # float16 input -> its float32 copy
+    widened: dict[str, str] = field(default_factory=dict)  # float16 tensor -> its float32 copy
 
     def value(self, name: str, title: str) -> Value | None:
         """The operand `name` of a node."""
@@ -53,6 +53,12 @@ class _Build:
         dtype = meaning.dtype or (meaning.inputs[0].dtype if meaning.inputs else "float32")
         self.tensors[output] = Tensor(output, meaning.shape, dtype)
         self.nodes.append(Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes))
+        if dtype == "float16":  # which a Cast alone makes
+            self.widen(self.tensors[output])
+
+    def widen(self, tensor: Tensor) -> None:
+        """Let all who read a float16 tensor read its float32 copy."""
+        self.widened[tensor.name] = self.cast(tensor, f"{tensor.name}.float32", "float32").name
 
     def keep(self, key: str, data: Array) -> str:
         """A derived constant under a name that no weight of the file's own happens to have."""
@@ -84,7 +90,7 @@ def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, st
     ]
     for tensor in inputs:
         if tensor.dtype == "float16":
-            build.widened[tensor.name] = build.cast(tensor, f"{tensor.name}.float32", "float32").name
+            build.widen(tensor)
     undecided: list[str] = []
     for index, node in enumerate(graph.node):
         title = f"node '{node.name or f'#{index}'}' ({node.op_type})"
@@ -127,6 +133,8 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     operands = [build.value(name, title) for name in node.input]
     if odd := next((each for each in operands if each is not None and each.dtype.startswith("complex")), None):
         raise Unsupported(f"input '{odd.name}' is {odd.dtype}; complex numbers are not supported")
+    if node.op_type == "CastLike" and operands[1] is not None and _is_half(build, node.input[1]):
+        operands[1] = dataclasses.replace(operands[1], dtype="float16")
     signature = inspect.signature(function)
     if "outputs_" in signature.parameters:
         attributes["outputs_"] = len(node.output)
@@ -182,6 +190,15 @@ def _narrowed(build: _Build, tensor: Tensor) -> Tensor:
         for node in build.nodes
     ]
     return build.cast(inner, tensor.name, "float16")
+
+
+def _is_half(build: _Build, name: str) -> bool:
+    """Whether a tensor, held as float32, is float16 in the file."""
+    graph = build.proto.graph
+    values = (each for each in (*graph.value_info, *graph.input, *graph.output) if each.name == name)
+    half = onnx.TensorProto.FLOAT16
+    stored = any(tensor.name == name and tensor.data_type == half for tensor in graph.initializer)
+    return stored or any(value.type.tensor_type.elem_type == half for value in values)
 
 
 def _has_halves(graph: onnx.GraphProto) -> bool:

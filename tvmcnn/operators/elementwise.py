@@ -226,15 +226,15 @@ def where(condition: Value, x: Value, y: Value) -> Meaning:
 
 # ---- dtypes ---------------------------------------------------------------------------------------------------------
 
-CODES = {  # onnx.TensorProto.DataType; float16 is held as float32
+CODES = {  # onnx.TensorProto.DataType
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
-    **{10: "float32", 11: "float64", 12: "uint32", 13: "uint64"},
+    **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
 }
 
 
 @operator
 def cast(x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Meaning:
-    """ONNX Cast: floats become integers by cutting the fraction, bools by x ≠ 0. What float8 needs has no effect."""
+    """ONNX Cast: floats become integers by cutting the fraction, bools by x ≠ 0, float16 is rounded to."""
     if to not in CODES:
         raise Unsupported(f"its attribute to is type {to} of ONNX; supported are float16, {', '.join(DTYPES)}")
     return _converted(x, CODES[to])

@@ -20,10 +20,10 @@ from tvmcnn.reference.order import in_order, reads
 from tvmcnn.reference.words import Context, Held, Values
 from tvmcnn.reference_ops import Array, is_float, known_dtype, lookup, onnx_reference
 
-TYPE_OF_RESULT = {"BitCast", "Cast", "Constant", "ConstantOfShape", "DynamicQuantizeLinear"}
+TYPE_OF_RESULT = {"BitCast", "Cast", "CastLike", "Constant", "ConstantOfShape", "DynamicQuantizeLinear"}
 """Operators whose float output has the type of the array they return."""
 
-TYPE_OF_INPUT = {"CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "Where": 1}
+TYPE_OF_INPUT = {"DequantizeLinear": 1, "OneHot": 2, "Where": 1}
 """Which input's type a float output has, where that is not the first's."""
 
 TYPE_OF_ATTRIBUTE = {
@@ -32,7 +32,7 @@ TYPE_OF_ATTRIBUTE = {
 }
 """The attribute that names a float output's type, and its default; 0 leaves it to the input."""
 
-STORED = {"BitCast", "DynamicQuantizeLinear", "QuantizeLinear"}
+STORED = {"BitCast", "CastLike", "DynamicQuantizeLinear", "QuantizeLinear"}
 """Operators that depend on how their input is stored: a float comes to them in its ONNX type, not as float64."""
 
 OUTPUTS_MADE = {"Dropout": 2, "DynamicQuantizeLinear": 3, "LayerNormalization": 3, "MaxPool": 2, "Unique": 4}
