@@ -17,6 +17,12 @@ from tvmcnn import compiler
 os.environ["TVMCNN_CACHE"] = "off"
 os.environ["TVMCNN_RECORDS"] = "off"  # whatever the user has tuned
 
+# However the machine is lit: what a test wants of a terminal it says itself.
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+os.environ["TERM"] = "xterm-256color"
+os.umask(0o022)  # whose files have the usual rights
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # whose siblings have the other CPUs: processes would import TVM for nothing
     compiler.usable_cpus = lambda: 1
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import tvm_ffi
+from helpers import GUARD
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
@@ -161,7 +162,7 @@ def test_files_that_are_no_library(tmp_path: Path) -> None:
 def test_library_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "other.c").write_text("int conv_run(void) { return 0; }\n")
     compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", "other.so", "other.c"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "other.so", "other.c"], cwd=tmp_path, check=True, timeout=GUARD)
     assert "not a library of tvmcnn" in refusal(tmp_path / "other.so")
 
 
@@ -565,7 +566,7 @@ def test_eight_threads_at_once(net: tvmcnn.Runner) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(GUARD)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
 
@@ -579,7 +580,7 @@ x = np.random.default_rng(1).standard_normal(net.inputs[0].shape, np.float32)
 before = net(x).tobytes()
 child = os.fork()
 if not child:
-    signal.alarm(20)  # a child that hangs is killed, and that is no exit status of 0
+    signal.alarm(900)  # a child that hangs is killed, and that is no exit status of 0
     os._exit(0 if net(x).tobytes() == before else 3)
 _, status = os.waitpid(child, 0)
 assert net(x).tobytes() == before
@@ -590,7 +591,7 @@ sys.exit(status)
 def test_fork_after_use(conv: Compiled) -> None:
     """In a process of its own, which has no other threads to lose."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", FORK, conv.path], timeout=60, env=environment, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", FORK, conv.path], timeout=GUARD, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -685,7 +686,7 @@ def test_compiling_in_another_process_gives_the_same_bytes(conv: Compiled, libra
     script = "import sys, tvmcnn; tvmcnn.compile(sys.argv[1], output=sys.argv[2])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", script, tmp_path / "m.onnx", tmp_path / "conv.so"]
-    subprocess.run(command, check=True, timeout=60, env=environment, cwd=tmp_path)
+    subprocess.run(command, check=True, timeout=GUARD, env=environment, cwd=tmp_path)
     assert (tmp_path / "conv.so").read_bytes() == library
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from tvmcnn.importer import import_model
 MODEL = Path(__file__).resolve().parent.parent / "tvmcnn" / "data" / "lenet5.onnx"
 IMAGE = (1, 3, 11, 13)
 MUTATIONS = 400
-MUTATION_SECONDS = 5.0  # for one file; a few milliseconds is usual
+MUTATION_SECONDS = 60.0  # of the CPU for one file; a few milliseconds is usual
+LITTLE = 200 << 20  # bytes that a refusal may take
 
 Inputs = dict[str, tuple[int, Sequence[int | str | None] | None]]
 X: Inputs = {"x": (TensorProto.FLOAT, IMAGE)}
@@ -130,7 +133,7 @@ def test_mutated_files_are_imported_or_refused() -> None:
         mutated = bytearray(data)
         for _ in range(rng.choice([1, 1, 2, 5])):
             mutated[rng.choice(places)] = rng.integers(256)
-        start = time.monotonic()
+        start = time.process_time()
         refusal: TvmcnnError | None = None
         try:
             accepted += bool(import_model(bytes(mutated)).outputs)
@@ -138,7 +141,7 @@ def test_mutated_files_are_imported_or_refused() -> None:
             refusal = error
         reasons = len(refusal.reasons) if isinstance(refusal, UnsupportedError) else 0
         assert refusal is None or len(str(refusal).splitlines()) == 1 + reasons, seed
-        assert time.monotonic() - start < MUTATION_SECONDS, seed
+        assert time.process_time() - start < MUTATION_SECONDS, seed
     assert 0 < accepted < MUTATIONS  # metadata may change; a node's operator may not
 
 
@@ -447,6 +450,17 @@ def test_output_that_is_an_input() -> None:
     refused(same, "output 'x' is an input itself; put an Identity between")
 
 
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Fail where what is refused was computed first, in part or whole."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < LITTLE
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("maker", ["Expand", "ConstantOfShape", "Tile"])
 def test_constant_that_would_fill_the_memory(maker: str) -> None:
     """2 GB out of a file of a few hundred bytes: refused before anything is computed."""
@@ -457,9 +471,8 @@ def test_constant_that_would_fill_the_memory(maker: str) -> None:
         {name: array for name, array in constants.items() if name in inputs.split()},
         inputs={"x": (TensorProto.FLOAT, (1,))},
     )
-    start = time.monotonic()
-    refused(bad, f"node 'bomb' ({maker}) makes a constant of 500000000", "64 MB")
-    assert time.monotonic() - start < 2
+    with little_memory():
+        refused(bad, f"node 'bomb' ({maker}) makes a constant of 500000000", "64 MB")
 
 
 def test_constants_that_grow_behind_one_another() -> None:
@@ -471,9 +484,8 @@ def test_constants_that_grow_behind_one_another() -> None:
         node("Add", "x e", "y", "y"),
     ]
     constants = {"k": np.array([100, 100, 100, 100]), "one": np.float32(1)}
-    start = time.monotonic()
-    refused(model(chain, constants), "node 'bomb' (Expand) makes a constant of 100x300x1100x1300", "64 MB")
-    assert time.monotonic() - start < 2
+    with little_memory():
+        refused(model(chain, constants), "node 'bomb' (Expand) makes a constant of 100x300x1100x1300", "64 MB")
     many = [
         n
         for i in range(40)
@@ -510,11 +522,9 @@ def test_tensor_of_a_million_million_elements(
 ) -> None:
     arrays = {name: np.array(values) for name, values in constants.items()}
     huge = model(nodes, arrays, inputs={"x": (TensorProto.FLOAT, shape)})
-    start = time.monotonic()
-    with pytest.raises(TvmcnnError) as caught:
+    with little_memory(), pytest.raises(TvmcnnError) as caught:
         tvmcnn.compile(huge, output=tmp_path / "x.so")
     assert words in str(caught.value)
-    assert time.monotonic() - start < 2
 
 
 def test_initializer_of_a_million_million_elements() -> None:

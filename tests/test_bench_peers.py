@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -388,14 +387,32 @@ def test_calls_of_several_threads_are_kept_apart(bench: Bench, monkeypatch: pyte
     assert order[:4] == ["rest", "", "rest", "openvino"]
 
 
-def test_a_call_waits_for_threads_that_spin() -> None:
-    child = (
-        "import sys, threading, time; sys.path.insert(0, sys.argv[1]); import bench_peers\n"
-        "end = time.perf_counter() + 0.2\n"
-        "def spin():\n"
-        "    while time.perf_counter() < end: sum(range(10000))\n"
-        "threading.Thread(target=spin).start(); calls = []\n"
-        "bench_peers.at_rest(lambda: calls.append(time.perf_counter()))\n"
-        "assert calls and calls[0] >= end, 'called while another thread ran'\n"
-    )
-    subprocess.run([sys.executable, "-c", child, str(Path(bench_peers.__file__).parent)], check=True, timeout=60)
+class Clock:
+    """Time as a process sees it whose other threads spin until `end`."""
+
+    def __init__(self, end: float) -> None:
+        self.now, self.end = 0.0, end
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return min(self.now, self.end)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("end", "called"), [(0.2, 0.2), (1e6, bench_peers.LONGEST_WAIT)], ids=["rest", "never"])
+def test_a_call_waits_for_threads_that_spin(end: float, called: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for ever."""
+    clock, calls = Clock(end), list[float]()
+    monkeypatch.setattr(bench_peers, "time", clock)
+
+    def call() -> None:
+        calls.append(clock.now)
+        clock.now += bench_peers.BATCH_SECONDS / 3
+
+    bench_peers.at_rest(call)
+    assert called <= calls[0] <= called + 2 * bench_peers.LOOK
+    assert len(calls) in (3, 4)

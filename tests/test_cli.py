@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph
+from helpers import GUARD, Graph
 from onnx import numpy_helper
 from PIL import Image
 from tuning_models import tiny
@@ -185,7 +185,7 @@ def in_a_process(*words: str, cwd: Path, **keywords: Any) -> subprocess.Complete
     root = str(Path(tvmcnn.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-m", "tvmcnn", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, text=True, timeout=60, **keywords)
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, timeout=GUARD, **keywords)
 
 
 # ---- the program as a process ---------------------------------------------------------------------------------------

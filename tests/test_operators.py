@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import SPLIT, Graph, assert_within, check, error_bounds, feeds, lenet, mnist8, use_target
+from helpers import GUARD, SPLIT, Graph, assert_within, check, error_bounds, feeds, lenet, mnist8, use_target
 
 import tvmcnn
 from tvmcnn.errors import UnsupportedError
@@ -557,7 +557,7 @@ def test_open_batch_is_bound(tmp_path: Path) -> None:
 def test_reference_is_a_function_after_compile() -> None:
     """The module of the same name, which the compiler imports, must not take its place. In a process of its own."""
     code = "import tvmcnn; tvmcnn.compile; assert callable(tvmcnn.reference), tvmcnn.reference"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=GUARD)
 
 
 # ---- random networks ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph
+from helpers import GUARD, Graph
 from onnx import helper
 
 import tvmcnn
@@ -55,7 +55,7 @@ def example() -> tuple[Array, Array]:
 def python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a program behind BLOCK. -P and -E: neither PYTHONPATH nor the current folder brings anything in."""
     command = [sys.executable, "-P", "-E", "-c", BLOCK + program]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=GUARD)
 
 
 # ---- the package ----------------------------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def test_header_serves_a_program(
     shutil.copyfile(compiled.path, tmp_path / "lenet5.so")
     flags = [f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror"]
     command = [compiler, *flags, f"main.{suffix}", "./lenet5.so", "-o", "main"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD)
     assert built.returncode == 0, built.stderr
     x, expected = example
-    done = subprocess.run([tmp_path / "main"], cwd=tmp_path, input=x.tobytes(), capture_output=True, timeout=60)
+    done = subprocess.run([tmp_path / "main"], cwd=tmp_path, input=x.tobytes(), capture_output=True, timeout=GUARD)
     assert (done.returncode, done.stderr) == (0, b"")
     scores = np.frombuffer(done.stdout, np.float32).reshape(1, 10)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import GUARD
 from PIL import Image
 
 import tvmcnn
@@ -52,7 +53,7 @@ def test_program_of_the_docs(library: Path, images: tuple[Path, Array], tmp_path
     folder, pixels = images
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
     words = [sys.executable, str(PROGRAM), str(library), str(folder), str(tmp_path / "answers")]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [row for path in (tmp_path / "answers").iterdir() for row in csv.DictReader(path.open())]
     assert [int(row["digit"]) for row in sorted(rows, key=lambda row: row["path"])] == digits(library, pixels)

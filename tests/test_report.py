@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph
+from helpers import GUARD, Graph
 from PIL import Image
 from test_threads import wide
 
@@ -199,7 +199,7 @@ def test_page_in_a_browser(width: int, facts: Facts, tmp_path: Path) -> None:
     path.write_text(report_page(facts).replace("</body>", probe))
     browser = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     flags = ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", f"file://{path}"]
-    done = subprocess.run([*browser, *flags], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*browser, *flags], capture_output=True, text=True, timeout=GUARD)
     assert "CONSOLE" not in done.stderr, done.stderr
     scroll, inner, unfolded = json.loads(re.search(r"<title>(\[.*\])</title>", done.stdout)[1])  # type: ignore[index]
     assert scroll <= inner

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from helpers import GUARD
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
@@ -51,7 +52,7 @@ def fresh(script: str, *arguments: str | Path) -> str:
     """The output of a script in a new process without the compiler; its failure is the test's."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WITHOUT_COMPILER + script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -126,7 +127,7 @@ def test_compiler_that_is_not_installed_is_one_sentence() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD, env=environment)
     assert done.stdout.strip() == "tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'"
 
 
@@ -220,14 +221,14 @@ def test_a_c_program_links_it_without_tvm(compiled: Compiled, runner: tvmcnn.Run
     (folder / "main.c").write_text(C_PROGRAM)
     strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     link = [c_compiler(), *strict, "main.c", "-o", "main", f"-L{folder}", "-l:lenet5.so", f"-Wl,-rpath,{folder}"]
-    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=60)
+    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=GUARD)
     assert built.returncode == 0, built.stderr
     x.tofile(folder / "x.bin")
-    done = subprocess.run([folder / "main", folder / "x.bin", folder / "y.bin"], timeout=60)
+    done = subprocess.run([folder / "main", folder / "x.bin", folder / "y.bin"], timeout=GUARD)
     assert done.returncode == 0
     assert (folder / "y.bin").read_bytes() == runner(x).tobytes()
     for file in ("main", "lenet5.so"):
-        needed = subprocess.run(["ldd", folder / file], capture_output=True, text=True, timeout=60).stdout
+        needed = subprocess.run(["ldd", folder / file], capture_output=True, text=True, timeout=GUARD).stdout
         names = {line.split()[0].rsplit("/", 1)[-1].split(".")[0] for line in needed.splitlines()}
         assert names <= {"linux-vdso", "libc", "libm", "ld-linux-x86-64", "lenet5", "statically"}, needed
 
@@ -242,14 +243,15 @@ def test_header_is_c_plus_plus_too(compiled: Compiled, folder: Path) -> None:
     )
     library = [f"-L{folder}", "-l:lenet5.so", f"-Wl,-rpath,{folder}"]
     link = ["c++", "-Wall", "-Werror", "main.cc", "-o", "main_cc", *library]
-    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=60)
+    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=GUARD)
     assert built.returncode == 0, built.stderr
-    assert subprocess.run([folder / "main_cc"], timeout=60).returncode == 0
+    assert subprocess.run([folder / "main_cc"], timeout=GUARD).returncode == 0
 
 
 def symbols(library: Path, *flags: str) -> list[tuple[str, str]]:
     """(type, name without version) of the dynamic symbols."""
-    text = subprocess.run(["nm", "-D", *flags, library], capture_output=True, text=True, check=True, timeout=60).stdout
+    words = ["nm", "-D", *flags, library]
+    text = subprocess.run(words, capture_output=True, text=True, check=True, timeout=GUARD).stdout
     return [(words[-2], words[-1].split("@")[0]) for line in text.splitlines() if len(words := line.split()) >= 2]
 
 
@@ -339,6 +341,6 @@ def test_one_c_program_links_two_models(compiled: Compiled, folder: Path) -> Non
         '#include "lenet5.h"\n#include "second.h"\nint main(void) { return lenet5_check() + second_check(); }\n'
     )
     link = [c_compiler(), "both.c", "-o", "both", f"-L{folder}", "-l:lenet5.so", "-l:second.so", f"-Wl,-rpath,{folder}"]
-    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=60)
+    built = subprocess.run(link, cwd=folder, capture_output=True, text=True, timeout=GUARD)
     assert built.returncode == 0, built.stderr
-    assert subprocess.run([folder / "both"], timeout=60).returncode == 0
+    assert subprocess.run([folder / "both"], timeout=GUARD).returncode == 0

@@ -125,7 +125,7 @@ def test_every_rule_computes_what_the_oracle_does(
             wrong = place.check(index, dataclasses.replace(each.trial, image=tmp_path / "half.image"))
             assert wrong > 100 * each.trial.tolerance
         times = place.times(range(len(ready)), 2, 1e-4)
-        assert all(0 < sample < 1e6 for samples in times for sample in samples)
+        assert all(0 < sample < np.inf for samples in times for sample in samples)
     assert rules >= {small: {"direct", "winograd", "streamed", "dense"}, varied: {"direct", "winograd", "pixels"},
                      tiny: {"columns"}}[build]  # fmt: skip
 

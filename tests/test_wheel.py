@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import GUARD
 
 import tvmcnn
 
@@ -41,7 +42,7 @@ import tvmcnn
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -248,7 +249,7 @@ def command(words: list[str], workplace: Path) -> tuple[int, str, str]:
     """The command line in the minimal environment: status, standard output, standard error."""
     program = f"from tvmcnn.cli import main\nraise SystemExit(main({words!r}))"
     argv = [sys.executable, "-P", "-E", "-c", ALONE + program]
-    done = subprocess.run(argv, cwd=workplace, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, cwd=workplace, capture_output=True, text=True, timeout=GUARD)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph, check
+from helpers import GUARD, Graph, check
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
@@ -155,7 +155,7 @@ def test_memory(tmp_path: Path) -> None:
     assert path.stat().st_size >= MEGABYTES * 1e6
     environment = {**os.environ, "PYTHONPATH": str(Path(tvmcnn.__file__).parent.parent)}
     command = [sys.executable, "-c", PROGRAM, str(path), str(tmp_path / "large.so")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=GUARD)
     imported, compiled = (int(line) / 1024 for line in done.stdout.split())
     assert imported < 40
     tvm = 200  # of TVM and LLVM themselves
