@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph, check
+from helpers import Graph, check, feeds
 
 import tvmcnn
 from tvmcnn import affine
 from tvmcnn.errors import VerifyError
+from tvmcnn.reference import reference
 
 
 def conv(g: Graph, *, bias: bool = True) -> str:
@@ -68,6 +69,18 @@ def test_not_folded(build: Any, tmp_path: Path) -> None:
     g.output(build(g))
     ops = "+".join(step.choice.kernel.ops for step in check(g.model(), tmp_path).program.steps)
     assert "Mul" in ops
+
+
+def test_a_zero_among_the_divisors(tmp_path: Path) -> None:
+    """No factor of a weight: its channel is infinite, and no other is touched. Folded, it would be NaN."""
+    g = Graph()
+    divisors = np.array([2, 0, 4, 1, 8], np.float32).reshape(5, 1, 1)
+    g.output(g.node("Div", g.conv(g.input(1, 3, 6, 9), 5, (3, 2)), g.constant(divisors)))
+    model = g.model()
+    compiled = tvmcnn.compile(model, output=tmp_path / "x.so", verify=False)
+    assert "Div" in "+".join(step.choice.kernel.ops for step in compiled.program.steps)
+    found, (wanted,) = tvmcnn.load(compiled.path)(*feeds(model).values()), reference(model, feeds(model)).values()
+    assert np.array_equal(np.isinf(found), np.isinf(wanted)) and np.isinf(wanted).any() and not np.isnan(found).any()
 
 
 def test_constant_divided_by_the_convolution(tmp_path: Path) -> None:

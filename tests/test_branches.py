@@ -93,6 +93,13 @@ def test_gate(batch: int, channels: int, target: str, tmp_path: Path) -> None:
     assert "Mul elementwise" in names or channels >= 16
 
 
+def test_prologue_before_few_maps(tmp_path: Path) -> None:
+    """Few enough for columns in the lanes, where a kernel without a prologue would go."""
+    g = Graph()
+    g.output(g.conv(g.node("Relu", batch_norm(g, g.input(1, 16, 6, 14))), 3, (1, 1)))
+    assert "BatchNormalization+Relu+Conv direct" in steps(check(g.model(), tmp_path))
+
+
 def test_prologue_is_not_taken(tmp_path: Path) -> None:
     """Not before padding, whose zeros come behind the activation; not where a pixel is read many times; not twice."""
     g = Graph()

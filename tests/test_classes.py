@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Graph, lenet
+from helpers import Graph, feeds, lenet
 
 import tvmcnn
 from tvmcnn import artifact, runner, targets
@@ -92,6 +92,37 @@ def test_c_entries_choose(both: Compiled) -> None:
         assert library[f"{name}_run"](*pointers) == 0
         np.testing.assert_array_equal(y, tvmcnn.load(both.path)(x))
         assert library[f"{name}_run_threads"](*pointers[:2], None, 2) == 1
+
+
+def test_c_callers_arena_is_enough(tmp_path: Path) -> None:
+    """Of exactly the size that the header promises, for every class and thread: nothing around it is written.
+
+    Winograd needs scratch, in one class more than in the other.
+    """
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 16, 9, 14), 32, (3, 3), pads=[1, 1, 1, 1]))
+    g.output(g.node("Flatten", g.node("GlobalMaxPool", x)))
+    model = g.model()
+    compiled = tvmcnn.compile(model, f"{V3},{V4}", tmp_path / "w.so", verify=False)
+    arena, thread = (int(re.search(rf"W_{word}_BYTES (\d+)", compiled.header)[1]) for word in ("ARENA", "THREAD"))  # type: ignore[index]
+    needs = [(program.arena_bytes, program.thread_bytes) for program in compiled.programs]
+    assert all(min(each) > 0 for each in needs) and len({*needs}) == 2
+    assert arena >= max(map(sum, needs)) and thread == max(each for _, each in needs)
+    library, (image,) = ctypes.CDLL(str(compiled.path)), feeds(model).values()
+    for target in (V3, V4):
+        if targets.TARGETS[target].missing():
+            continue
+        wanted = tvmcnn.load(compiled.path, target=target)(image)
+        run = library[f"w_{target.removeprefix('x86-64-')}_run_threads"]
+        for threads in (1, 3):
+            size = arena + (threads - 1) * thread
+            memory = np.full(3 * size + 64, 0xA5, np.uint8)
+            first = size - (memory.ctypes.data + size) % 64 + 64
+            y = np.empty_like(wanted)
+            pointers = (image.ctypes.data, y.ctypes.data, memory.ctypes.data + first)
+            assert run(*map(ctypes.c_void_p, pointers), threads) == 0
+            np.testing.assert_array_equal(y, wanted)
+            assert np.all(memory[:first] == 0xA5) and np.all(memory[first + size :] == 0xA5), (target, threads)
 
 
 @pytest.mark.skipif(EMULATOR is None, reason="qemu-x86_64 is not installed: apt install qemu-user")

@@ -276,11 +276,12 @@ REDUCTIONS: dict[str, Callable[..., Array]] = {
 
 @pytest.mark.parametrize("op", REDUCTIONS)
 def test_reduction(op: str) -> None:
-    """Along the last axis, the first, both, none of the two ends and all of them."""
+    """Along the last axis, the first, both, none of the two ends and all of them; axes in any order."""
     rng = np.random.default_rng(3)
     x = (rng.standard_normal((3, 5, 2, 17)) + (3 if op == "ReduceLogSum" else 0)).astype(np.float32)
     x[0, 0, 0, 0] = 30
-    for axes, keepdims in (((3,), 1), ((0,), 0), ((0, -1), 1), ((1, 2), 0), ((2, 3), 1), ((0, 1, 2, 3), 0)):
+    all_axes = ((3,), (0,), (0, -1), (1, 2), (3, 1), (-1, -2), (0, 1, 2, 3))
+    for axes, keepdims in zip(all_axes, (1, 0, 1, 0, 1, 0, 0), strict=True):
         wanted = REDUCTIONS[op](x.astype(np.float64), axis=axes, keepdims=bool(keepdims))
         terms = math.prod(x.shape[axis] for axis in axes)
         size = float(np.sum(np.abs(x))) if op in ("ReduceSum", "ReduceMean", "ReduceLogSum") else 1.0

@@ -135,13 +135,14 @@ def test_conv_with_epilogue_and_pool(channels: int, target: str, tmp_path: Path)
 
 
 def test_pools_that_do_not_fuse(target: str, tmp_path: Path) -> None:
-    """After a convolution: overlapping windows, padded ones, a window that ceil_mode cuts, one too large."""
-    g = Graph()
+    """After a convolution: overlapping windows, padded ones, one that ceil_mode cuts, one with holes, one too large."""
+    g = Graph(opset=19)  # since which an average may have holes
     x = g.input(1, 3, 13, 16)
     for attributes in (
         {"kernel_shape": [3, 3], "strides": [2, 2]},
         {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 0, 0, 1]},
         {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [2, 2], "strides": [2, 2], "dilations": [2, 3]},
         {"kernel_shape": [4, 3], "strides": [4, 3]},
     ):
         for op, maps in (("MaxPool", 17), ("AveragePool", 16)):
@@ -318,6 +319,16 @@ def test_softmax(tmp_path: Path) -> None:
         x = g.input(*shape)
         g.output(*(g.node("Softmax", x, axis=axis) for axis in range(-1, len(shape) - 1)))
     check(g.model(), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 5003, 3, 16), (1, 3, 16, 8011)], ids=str)
+def test_softmax_of_long_rows_spares_the_stack(shape: tuple[int, ...], target: str, tmp_path: Path) -> None:
+    """A vector of rows side by side is as long as all of them: workers of the pool have stacks of 256 KB."""
+    g = Graph()
+    g.output(g.node("Softmax", g.input(*shape), axis=max(range(4), key=lambda axis: shape[axis])))
+    compiled = tvmcnn.compile(g.model(), target=target, output=tmp_path / "x.so", verify=False)
+    frames = [int(found) for found in re.findall(r"subq\s+\$(\d+), %rsp", compiled.code["asm"]())]
+    assert max(frames, default=0) < 64 << 10, frames
 
 
 # ---- pools ----------------------------------------------------------------------------------------------------------

@@ -252,6 +252,26 @@ def test_split_and_dropout() -> None:
     agree("Squeeze", drawn(2, 1, 5, 1), ints(1))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_indices_outside(dtype: str) -> None:
+    """At run time, beyond both ends: the first and the last element, and no memory around the tensor is read."""
+    x = drawn(3, 5, 7)
+    places = np.array([-5 - 3, -5, -1, 0, 4, 5 + 3, 5, -6], dtype)
+    inside = np.clip(np.where(places < 0, places + 5, places), 0, 4)
+
+    def run(op: str, indices: Array, **attributes: Any) -> Array:
+        return np.asarray(tvmcnn.backend.run_model(model(op, [x, indices], 1, 20, **attributes), [x, indices])[0])
+
+    np.testing.assert_array_equal(run("Gather", places, axis=1), x[:, inside])
+    whole, kept = (np.broadcast_to(v[None, :, None], (3, 8, 7)).copy() for v in (places, inside))
+    np.testing.assert_array_equal(run("GatherElements", whole, axis=1), np.take_along_axis(x, kept, axis=1))
+    if dtype == "int64":
+        pairs = np.stack([np.full(8, -3 - 3), places], axis=1)
+        np.testing.assert_array_equal(run("GatherND", pairs), x[0, inside])
+        pairs = np.stack([np.full(8, 3 + 3), places], axis=1)
+        np.testing.assert_array_equal(run("GatherND", pairs), x[2, inside])
+
+
 def test_indices() -> None:
     indices = np.array([[3, -1], [0, 9]])
     agree("OneHot", indices, ints(5), np.array([-2, 7], np.float32), axis=1)

@@ -6,6 +6,8 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from tvmcnn.network import Choice
 from tvmcnn.reference import reference
 from tvmcnn.targets import TARGETS, resolve
 from tvmcnn.tuning import measure, place, space
+from tvmcnn.tuning.journal import OK, WRONG, Tried
 from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.tuning.space import key_of
 from tvmcnn.tuning.trial import Prepared, Preparer
@@ -140,6 +143,39 @@ def test_output_that_is_not_written_is_wrong(tmp_path: Path) -> None:
     library = Linker(tmp_path, target).link("t", [calls], objects)
     place.open_library(library, each.memory, None)
     assert np.isnan(place.check(0, each.trial))
+
+
+def test_a_candidate_of_nan_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never timed, and so never has a record."""
+    measurer, asked, told = measure.Measurer(None), list[object](), dict[int, Tried]()
+    answers = {"check": [float("nan"), 1e-7, 1e-3], "times": [[[5.0]]]}
+
+    def call(function: str, *arguments: Any, rounds: int = 1) -> Any:
+        asked.append((function, arguments[0]))
+        return answers[function].pop(0)
+
+    monkeypatch.setattr(measurer, "open", lambda library, memory: None)
+    monkeypatch.setattr(measurer, "_call", call)
+    ready: Any = [SimpleNamespace(memory=0, trial=SimpleNamespace(tolerance=1e-6))] * 3
+    measurer.tried(Path("none"), ready, 0.0, told.__setitem__)
+    assert [told[index].outcome for index in range(3)] == [WRONG, OK, WRONG]
+    assert "off by nan" in told[0].reason and told[1].microseconds == 5.0
+    assert asked[-1] == ("times", [1])
+
+
+def test_candidates_are_packed_as_they_are_read(tmp_path: Path) -> None:
+    """Also behind others of the same problem, whose packed weights are kept."""
+    problem = conv_problem()
+    rule, config = key_of(next(c for c in space.ordered(problem.network, problem.choice, resolve("native"))
+                               if c.rule == "winograd"))  # fmt: skip
+    both = [space.made(problem.network, problem.choice, (rule, dataclasses.replace(config, parts=parts)),
+                       resolve("native")) for parts in (1, 2)]  # fmt: skip
+    images = []
+    for name, choices in (("alone", both[1:]), ("behind", both)):
+        (folder := tmp_path / name).mkdir()
+        preparer = Preparer(problem, resolve("native"), folder, 1 << 20, cold=True)
+        images.append([preparer.prepare(choice).trial.image.read_bytes() for choice in choices])
+    assert images[0][0] == images[1][1] != images[1][0]
 
 
 def test_constants_take_turns() -> None:
