@@ -60,6 +60,15 @@ def test_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shim_headers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where cuda_shim/nvcc keeps its compiled headers, for all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shim-headers"
+    folder.mkdir(exist_ok=True)
+    os.environ["CUDA_SHIM_HEADERS"] = str(folder)
+
+
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each vector width in turn: the name to compile for."""

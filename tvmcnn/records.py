@@ -134,14 +134,21 @@ def read_records(path: Path) -> tuple[list[Record], list[Skipped]]:
     Raises TvmcnnError for a file that cannot be read.
     """
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_text()
     except OSError as error:
         raise TvmcnnError(f"cannot read the records {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise TvmcnnError(f"{path} is no file of records: it is not UTF-8 text") from error
+    records, skipped = _parsed(text)
+    return list(records), list(skipped)
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> tuple[tuple[Record, ...], tuple[Skipped, ...]]:
+    """`read_records` of a text: the shipped files take longer to read than a small network to compile."""
     records: dict[tuple[str, ...], Record] = {}
     skipped: list[Skipped] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -154,7 +161,7 @@ def read_records(path: Path) -> tuple[list[Record], list[Skipped]]:
             old = records.pop(record.key)
             skipped.append(Skipped(old.line, f"is replaced by line {number}", "duplicate"))
         records[record.key] = record
-    return list(records.values()), sorted(skipped, key=lambda each: each.line)
+    return tuple(records.values()), tuple(sorted(skipped, key=lambda each: each.line))
 
 
 def parse(entry: Mapping[str, Any], line: int = 0) -> Record:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from tvmcnn.errors import ToolError
 
 NATIVE = Path(__file__).parent / "native"
 POOL = "tvmcnn_pool_3"  # the memory of the threads' pool, which every library of a process shares
+POOL_SOURCES = (NATIVE / "pool.c", NATIVE / "pool.h", NATIVE / "pool.s")
+# x86-64 without extensions, so that {name}_check itself runs on every CPU
+FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64")
 
 
 def c_compiler() -> list[str]:
@@ -76,15 +81,9 @@ def link(
         (folder / f"{program}.c").write_text(source)
     weights_object(folder, name, weights, compiler)
     write_exports(folder, [*public, POOL])
-    shutil.copy(NATIVE / "pool.c", folder / "pool-threads.c")
-    chains = [*(f"{program}.c" for program in sources), "pool-threads.c"]
-    # x86-64 without extensions, so that {name}_check itself runs on every CPU
-    run_compiler(
-        [*compiler, "-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64", "-c", *chains, *includes()],
-        folder,
-    )
-    # Names that no program has: C identifiers, from which its file is called
-    run_compiler([*compiler, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
+    for file, data in pool_objects((*compiler, *FLAGS), tuple(path.read_bytes() for path in POOL_SOURCES)).items():
+        (folder / file).write_bytes(data)
+    run_compiler([*compiler, *FLAGS, "-c", *(f"{program}.c" for program in sources), *includes()], folder)
     output = f"{name}.so"
     flags = [
         "-shared",
@@ -103,6 +102,22 @@ def link(
     ]
     run_compiler([*compiler, *flags, "-o", output, *names, "-lm", "-pthread"], folder)
     return folder / output
+
+
+@functools.lru_cache(maxsize=4)
+def pool_objects(command: tuple[str, ...], sources: tuple[bytes, ...]) -> dict[str, bytes]:
+    """The objects of the threads' pool by file, the same for every library: compiled once a process.
+
+    It took two fifths of what the compiler does for a small network. `sources` are the texts, lest one that was edited
+    since be taken for another.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Names that no program has: C identifiers, from which its file is called
+        (folder / "pool-threads.c").write_bytes(sources[0])
+        run_compiler([*command, "-c", "pool-threads.c", *includes()], folder)
+        run_compiler([*command, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
+        return {file: (folder / file).read_bytes() for file in ("pool-threads.o", "pool-memory.o")}
 
 
 def archive(folder: Path, name: str, public: Iterable[str]) -> Path:
