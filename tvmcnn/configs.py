@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+STACK_LIMIT = 256 << 10  # bytes of a kernel: a thread may have as little as 512 KB
+
 
 @dataclass(frozen=True)
 class DirectConfig:
@@ -85,6 +87,13 @@ class DenseConfig:
     rows: int = 1
     parts: int = 1
     unroll: int = 1
+
+    def tiles_across(self, columns: int) -> int:
+        """How many tiles across of so many columns are computed one after the other; 1 where a row of them is computed
+        as one, because its last tile is cut short. Then its sums are on the stack, if they have room there."""
+        tiles = -(-columns // self.width)
+        whole = columns % self.width == 0
+        return tiles if whole or 4 * self.rows * self.parts * tiles * self.width > STACK_LIMIT else 1
 
 
 @dataclass(frozen=True)

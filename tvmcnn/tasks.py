@@ -54,8 +54,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
         return shape[:1]
     if choice.rule == "dense":
         rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
-        tiled = columns > config.width and columns % config.width == 0
-        return (columns // config.width, rows // config.rows) if tiled else (rows // config.rows,)
+        across = config.tiles_across(columns)
+        return (across, rows // config.rows) if across > 1 else (rows // config.rows,)
     if choice.rule == "pool":
         return shape[:3]
     if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "depth_to_space", "reorder", "concat"):

@@ -19,10 +19,10 @@ from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
 from tvmcnn.codegen.prefetch import prefetching
+from tvmcnn.configs import STACK_LIMIT
 from tvmcnn.network import ALIGNMENT, FLOAT, round_up
 from tvmcnn.targets import Target
 
-STACK_LIMIT = 256 << 10  # bytes: a thread may have as little as 512 KB
 SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
 TRIPLE = "x86_64-linux-gnu"
 

@@ -29,7 +29,7 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     if config.rows > 1:
         rows_o, rows_i = sch.split(rows, [None, config.rows])
         at, inner = rows_o, [rows_i]
-    if count > config.width and count % config.width == 0:
+    if config.tiles_across(count) > 1:
         at, columns = sch.split(columns, [None, config.width])
         sch.reorder(at, rows_o, *inner, columns)  # weights outside: a tile of them stays in cache for all rows
         at = rows_o
