@@ -170,7 +170,16 @@ def compare(
     folder = allowed_folder(model)
 
     def evaluate(follow: Follow) -> object:
-        return reference(model, inputs, external_data=folder, follow=follow)
+        made: set[str] = set(inputs)
+
+        def shown(name: str, value: Array) -> Array:
+            made.add(name)
+            return follow(name, value)
+
+        found = reference(model, inputs, external_data=folder, follow=shown)
+        for name in [name for name in found if name not in made]:  # an initializer that is an output
+            follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
+        return found
 
     bounds = bounds_of(network, inputs, evaluate, growths)
     outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
