@@ -77,8 +77,21 @@ def test_a_record_is_read(tmp_path: Path) -> None:
         ({name: value for name, value in entry().items() if name != "tvm"}, "is broken: lacks 'tvm'"),
         (entry(target={}), "is broken: lacks 'isa'"),
         (entry(target="x86-64-v3"), "is broken: "),
+        (entry(config={"rows": 0}), "is broken: rows is 0, but must be at least 1"),
+        (entry(config={"bands": 0}), "is broken: bands is 0, but must be at least 1"),
+        (entry(config={"rows": -3}), "is broken: rows is -3, but must be at least 1"),
+        (entry(config={"vectors": "2"}), "is broken: vectors is '2', but must be a whole number"),
+        (entry(config={"columns": 1.5}), "is broken: columns is 1.5, but must be a whole number"),
+        (entry(config={"columns": True}), "is broken: columns is True, but must be a whole number"),
+        (entry(config={"order": "zz"}), "is broken: order is 'zz', but must be rb, rh, rw and rc in some order"),
+        (entry(config={"vectors": 10**9}), "is broken: vectors is 1000000000, but must be at most 1024"),
+        (entry(config=5), "is broken: "),
+        (entry(kernel=" "), "is broken: kernel is empty"),
+        (entry(time_us=10**400), "is broken: int too large"),
+        (entry(peak_share="much"), "is broken: peak_share is 'much', no number"),
+        ("[" * 100_000, "is broken: maximum recursion depth exceeded"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_a_broken_line_is_told_and_skipped(line: Any, reason: str, tmp_path: Path, here: Target) -> None:
     path = write(tmp_path / "a.jsonl", line, entry(kernel="another"))
@@ -197,6 +210,8 @@ def test_distance() -> None:
     assert distance(one, one.replace("k1,1", "k3,3")) == math.inf
     assert distance(one, one.replace("s1,1", "s2,2")) == math.inf
     assert distance(one, "gemm 1x64 64x128 float32 +bias") == math.inf
+    for extents in ("128x", "0x64", "²x64", "9" * 400 + "x64"):  # of no kernel, but a line may have them
+        assert distance(one, one.replace("128x64", extents)) == math.inf
     depthwise = "conv 1x64x56x56 64x1x3x3 k3,3 s1,1 p1,1,1,1 d1,1 g64 float32"
     assert distance(depthwise, depthwise.replace("64x1x3x3", "64x64x3x3").replace("g64", "g1")) == math.inf
 

@@ -17,6 +17,7 @@ from tvmcnn.defaults import (
     rows_config,
     winograd_config,
 )
+from tvmcnn.fits import recorded
 from tvmcnn.fusion import deinterleaved, pool_of, squashes, window_size
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Pads, round_up
 from tvmcnn.records import kernel_words
@@ -112,12 +113,11 @@ def winograd_of(walk: Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedCo
     """The config with its tier, or None where direct convolution is faster: by record, else by estimate."""
     if walk.exact or squashes(kernel):
         return None
-    words = kernel_words(walk.network, kernel)
-    recorded = walk.records.fastest(words, ("winograd", "streamed", "direct"))
-    if recorded is None:
+    rule = walk.records.fastest(kernel_words(walk.network, kernel), ("winograd", "streamed", "direct"))
+    if rule is None:
         computed = winograd_config(kernel, walk.target)
         return None if computed is None else (computed, "default")
-    return None if recorded == "direct" else walk.records.find(words, recorded)
+    return None if rule == "direct" else recorded(walk.records, walk.network, kernel, rule)
 
 
 def _winograd(walk: Walk, kernel: Kernel, config: WinogradConfig | StreamedConfig, tier: str) -> Choice:

@@ -34,7 +34,8 @@ from tvmcnn.codegen.gpu import generate as generate_for_gpus
 from tvmcnn.codegen.link import c_compiler, compiler_version
 from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
-from tvmcnn.errors import ModelError, ToolError, TvmcnnError, VerifyError, caught
+from tvmcnn.errors import ModelError, ToolError, VerifyError, caught
+from tvmcnn.fits import refusing
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_runner import why_not_here
 from tvmcnn.importer import c_identifier, import_model
@@ -367,10 +368,10 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
             if step.choice.name in symbols.kernels
         }
         choice = choices.get(error.symbol)
-        if choice is None or choice.tier == "default":
+        if choice is None:
             raise cause from cause.__cause__
-        config = " ".join(f"{key}={value}" for key, value in asdict(choice.config).items())
-        raise TvmcnnError(f"the record of {choice.kernel} does not fit it: rule {choice.rule}, {config}") from cause
+        with refusing(choice):
+            raise cause from cause.__cause__
 
 
 def _tir(programs: Sequence[Program], machine: Target | Gpu) -> str:

@@ -1,92 +1,184 @@
-"""The numbers that a rule reads: one frozen dataclass a rule. Records store them, the tuner writes them."""
+"""The numbers that a rule reads: one frozen dataclass a rule. Records store them, the tuner writes them.
+
+Each field says what it may be, and a config checks itself against that when it is made: records come from anywhere.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+Limit = Callable[[Any], str]  # what a value must be, in words; empty where it is that
+
+
+def within(least: int, most: int) -> Limit:
+    """A whole number from `least` to `most`. True and 2.0 are none."""
+
+    def limit(value: Any) -> str:
+        if type(value) is not int:
+            return "a whole number"
+        return f"at least {least}" if value < least else f"at most {most}" if value > most else ""
+
+    return limit
+
+
+def one_of(*allowed: Any) -> Limit:
+    """One of a few values, of their own type."""
+    words = " or ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in allowed)
+    return lambda value: "" if any(type(value) is type(each) and value == each for each in allowed) else words
+
+
+def order_of(*names: str) -> Limit:
+    """Each of some names once, a space between two."""
+    words = f"{', '.join(names[:-1])} and {names[-1]} in some order"
+    return lambda value: "" if type(value) is str and sorted(value.split(" ")) == sorted(names) else words
+
+
+THREADS = 1024  # of a block, on every GPU
+WARP = 32  # threads
+SIDE = 16  # of the tile of maps by pixels that a warp's tensor cores make
+
+# No tile has more of anything than a block of threads has threads; a run of pixels or tiles is a part of an image.
+Count = Annotated[int, within(1, THREADS)]
+Unroll = Annotated[int, within(1, 64)]
+Run = Annotated[int, within(1, 1 << 24)]
+Order = Annotated[str, order_of("rb", "rh", "rw", "rc")]
+Flag = Annotated[bool, one_of(False, True)]
+Outputs = Annotated[int, one_of(2, 4)]  # rows and columns that a tile of Winograd's makes: those of winograd.py
+SUMS = 2048  # of one tile of a CPU, which has 512 in registers: many more would keep LLVM busy for hours
+LANES = 16  # sums in a vector, at most
 
 STACK_LIMIT = 256 << 10  # bytes of a kernel: a thread may have as little as 512 KB
 
 
 @dataclass(frozen=True)
-class DirectConfig:
-    """The register tile of a direct convolution: vectors of output channels by rows by columns of output pixels."""
+class Config:
+    """The numbers of some rule. Raises ValueError for one that is not what it may be, and for a tile of too many sums:
+    the product of the fields `tile`, of which each is `of` sums."""
 
-    vectors: int = 2
-    rows: int = 1
-    columns: int = 1
-    order: str = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
-    unroll: int = 4  # input channels in one loop body
-    prefetch: bool = False  # the next tile's weights into L2 while this one computes
-    bands: int = 1  # of rows, outermost: all maps of one, then of the next; the network's choice, see bands.py
+    _tile: ClassVar[tuple[str, ...]] = ()
+    _most: ClassVar[int] = SUMS
+
+    def __init_subclass__(cls, tile: tuple[str, ...] = (), of: int = 1) -> None:
+        cls._tile, cls._most = tile, SUMS // of
+
+    def __post_init__(self) -> None:
+        for name, limit in limits(type(self)).items():
+            value = getattr(self, name)
+            if allowed := limit(value):
+                raise ValueError(f"{name} is {reprlib.repr(value)}, but must be {allowed}")
+        if wrong := self._together():
+            raise ValueError(wrong)
+
+    def _together(self) -> str:
+        """What is wrong with the numbers together; empty if nothing is."""
+        size = math.prod(getattr(self, name) for name in self._tile)
+        return f"{' x '.join(self._tile)} is {size}, but must be at most {self._most}" if size > self._most else ""
+
+
+@functools.cache
+def limits(config: type[Config]) -> Mapping[str, Limit]:
+    """What each field of a class may be."""
+    hints = get_type_hints(config, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _block(config: Config, parts: str, side: int = 1, each: int = 1) -> str:
+    """What is wrong with a block's tile of maps by pixels: `parts` ("thread" or "warp") of `each` threads have smaller
+    ones, of whole sides."""
+    count = each
+    for whole in ("maps", "pixels"):
+        size, part = getattr(config, whole), getattr(config, f"{parts}_{whole}")
+        if part % side or size % part:
+            multiple = f"a multiple of {side} and " if side > 1 else ""
+            return f"{parts}_{whole} is {part}, but must be {multiple}a divisor of {whole}, {size}"
+        count *= size // part
+    return f"a block has {count} threads, but may have at most {THREADS}" if count > THREADS else ""
 
 
 @dataclass(frozen=True)
-class WinogradConfig:
+class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a direct convolution: vectors of output channels by rows by columns of output pixels."""
+
+    vectors: Count = 2
+    rows: Count = 1
+    columns: Count = 1
+    order: Order = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
+    unroll: Unroll = 4  # input channels in one loop body
+    prefetch: Flag = False  # the next tile's weights into L2 while this one computes
+    bands: Count = 1  # of rows, outermost: all maps of one, then of the next; the network's choice, see bands.py
+
+
+@dataclass(frozen=True)
+class WinogradConfig(Config, tile=("vectors", "tiles"), of=LANES):
     """F(tile x tile, 3x3): `rows` x `columns` output pixels a tile (fewer with a pool), `strip` tiles at a time, the
     maps in `parts`; the products in register tiles of vectors of maps by `tiles`."""
 
-    tile: int = 4
-    rows: int = 4
-    columns: int = 4
-    strip: int = 28
-    parts: int = 1
-    vectors: int = 2
-    tiles: int = 14
-    unroll: int = 4  # input channels in one loop body
-    prefetch: bool = False  # the next tile's weights into L2 while this one computes
+    tile: Outputs = 4
+    rows: Count = 4
+    columns: Count = 4
+    strip: Run = 28
+    parts: Count = 1
+    vectors: Count = 2
+    tiles: Count = 14
+    unroll: Unroll = 4  # input channels in one loop body
+    prefetch: Flag = False  # the next tile's weights into L2 while this one computes
 
 
 @dataclass(frozen=True)
-class StreamedConfig:
+class StreamedConfig(Config, tile=("vectors", "tiles"), of=LANES):
     """F(tile x tile, 3x3) with filters transformed on the way: `rows` x `columns` output pixels a tile (fewer with a
     pool), `vectors` vectors of maps at a time; the products in register tiles of those by `tiles`."""
 
-    tile: int = 4
-    rows: int = 4
-    columns: int = 4
-    vectors: int = 1
-    tiles: int = 16
-    unroll: int = 4  # input channels in one loop body
-    prefetch: bool = False  # the next maps' filters into L2 while these are multiplied
+    tile: Outputs = 4
+    rows: Count = 4
+    columns: Count = 4
+    vectors: Count = 1
+    tiles: Count = 16
+    unroll: Unroll = 4  # input channels in one loop body
+    prefetch: Flag = False  # the next maps' filters into L2 while these are multiplied
 
 
 @dataclass(frozen=True)
-class ColumnsConfig:
+class ColumnsConfig(Config, tile=("maps", "vectors"), of=LANES):
     """The register tile of a convolution with columns in the lanes: maps by vectors of columns, times the pool's
     window."""
 
-    maps: int = 1
-    vectors: int = 1
+    maps: Count = 1
+    vectors: Count = 1
 
 
 @dataclass(frozen=True)
-class PixelsConfig:
+class PixelsConfig(Config):
     """The register tile of a convolution with pixels in the lanes: maps of one of `groups` by a run of pixels."""
 
-    maps: int = 1
-    pixels: int = 16  # divides the image, at least a vector
-    groups: int = 1
+    maps: Count = 1
+    pixels: Run = 16  # divides the image, at least a vector
+    groups: Run = 1
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(Config):
     """The register tile with images in the lanes: maps by columns of pixels, times the pool's window, of a
     convolution; maps by vectors of images of a matrix product."""
 
-    maps: int = 1
-    columns: int = 1
+    maps: Count = 1
+    columns: Count = 1
 
 
 @dataclass(frozen=True)
-class DenseConfig:
+class DenseConfig(Config, tile=("width", "rows", "parts")):
     """The register tile of a matrix product: rows by `width` packed columns, the sum over k in `parts` interleaved
     parts."""
 
-    width: int = 64
-    rows: int = 1
-    parts: int = 1
-    unroll: int = 1
+    width: Count = 64
+    rows: Count = 1
+    parts: Count = 1
+    unroll: Unroll = 1
 
     def tiles_across(self, columns: int) -> int:
         """How many tiles across of so many columns are computed one after the other; 1 where a row of them is computed
@@ -97,48 +189,54 @@ class DenseConfig:
 
 
 @dataclass(frozen=True)
-class RowsConfig:
+class RowsConfig(Config):
     """The tile of a reduction in plain layout, and how many terms of it go into one pass over the tile."""
 
-    rows: int = 1
-    columns: int = 512
-    unroll: int = 1
+    rows: Count = 1
+    columns: Count = 512
+    unroll: Unroll = 1
 
 
 @dataclass(frozen=True)
-class SoftmaxConfig:
+class SoftmaxConfig(Config):
     """Which axis the rows lie along, and whether their elements are in the lanes: then it is the last."""
 
-    axis: int = 1
-    in_lanes: bool = True
+    axis: Annotated[int, within(0, 1 << 10)] = 1
+    in_lanes: Flag = True
 
 
 @dataclass(frozen=True)
-class GemmConfig:
+class GemmConfig(Config):
     """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted, of which each thread has a
     smaller one in registers, `depth` terms at a time in shared memory."""
 
-    maps: int = 64
-    pixels: int = 64
-    thread_maps: int = 4
-    thread_pixels: int = 4
-    depth: int = 16
-    split: int = 1  # parts of the sum, each for blocks of its own; another kernel adds them
-    winograd: int = 0  # tile of Winograd's transform, whose planes are then what is multiplied; 0: none
+    maps: Count = 64
+    pixels: Run = 64
+    thread_maps: Count = 4
+    thread_pixels: Run = 4
+    depth: Count = 16
+    split: Count = 1  # parts of the sum, each for blocks of its own; another kernel adds them
+    winograd: Annotated[int, one_of(0, 2, 4)] = 0  # tile of Winograd's, whose planes are then multiplied; 0: none
+
+    def _together(self) -> str:
+        return _block(self, "thread")
 
 
 @dataclass(frozen=True)
-class MmaConfig:
+class MmaConfig(Config):
     """The tile of a block of GPU threads for tensor cores: maps by pixels, of which each warp has a smaller one,
     `depth` terms at a time in shared memory; the factors are rounded to `precision`, "tf32" or "fp16"."""
 
-    maps: int = 64
-    pixels: int = 64
-    warp_maps: int = 32
-    warp_pixels: int = 32
-    depth: int = 32
-    split: int = 1  # as in GemmConfig
-    precision: str = "tf32"
+    maps: Count = 64
+    pixels: Run = 64
+    warp_maps: Count = 32
+    warp_pixels: Count = 32
+    depth: Count = 32
+    split: Count = 1  # as in GemmConfig
+    precision: Annotated[str, one_of("tf32", "fp16")] = "tf32"
+
+    def _together(self) -> str:
+        return _block(self, "warp", SIDE, WARP)
 
     @property
     def item_bytes(self) -> int:
@@ -152,37 +250,37 @@ class MmaConfig:
 
 
 @dataclass(frozen=True)
-class GemvConfig:
+class GemvConfig(Config):
     """In how many parts the sum over k is cut: warps of a block."""
 
-    parts: int = 8
+    parts: Annotated[int, within(1, THREADS // WARP)] = 8
 
 
 @dataclass(frozen=True)
-class PlanesConfig:
+class PlanesConfig(Config):
     """A transform of Winograd's for GPUs: the tile, of which `rows` x `columns` are stored after a pool, and a block's
     threads."""
 
-    tile: int = 4
-    rows: int = 4
-    columns: int = 4
-    threads: int = 128
+    tile: Outputs = 4
+    rows: Count = 4
+    columns: Count = 4
+    threads: Count = 128
 
 
 @dataclass(frozen=True)
-class ThreadsConfig:
+class ThreadsConfig(Config):
     """Threads of a block."""
 
-    threads: int = 128
+    threads: Count = 128
 
 
 @dataclass(frozen=True)
-class WholeConfig:
+class WholeConfig(Config):
     """A network in one kernel: the choices that are its parts, and the threads and images of a block."""
 
     parts: tuple[Any, ...]
-    threads: int = 512
-    images: int = 1
+    threads: Count = 512
+    images: Count = 1
 
 
 CONFIGS = {

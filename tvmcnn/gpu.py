@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from tvmcnn.choose import LANES, MOVES
 from tvmcnn.configs import ThreadsConfig
+from tvmcnn.fits import recorded
 from tvmcnn.fusion import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.gpu_defaults import WARP, configs, maps_of, mma_configs
 from tvmcnn.gpu_variants import covers, in_parts, is_tiny, whole
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
-from tvmcnn.records import NONE, Records, kernel_words
+from tvmcnn.records import NONE, Records
 from tvmcnn.walk import choice_of
 
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -69,7 +70,7 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, ex
         read = [dataclasses.replace(stored[tensor.name], shape=tensor.shape) for tensor in kernel.inputs]
         choice = _decide(network, kernel, read)
         if choice.rule in ("gemm", "gemv"):
-            found = records.find(kernel_words(network, kernel), choice.rule)
+            found = recorded(records, network, kernel, choice.rule)
             ranked = [(config, "default") for config in configs(network, choice)]
             ranked = [found, *ranked] if found is not None else ranked
             config, tier = next(each for each in ranked if not exact or getattr(each[0], "winograd", 0) == 0)

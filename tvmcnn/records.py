@@ -12,6 +12,8 @@ import functools
 import json
 import math
 import os
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from tvmcnn.version import __version__
 
 SCHEDULES = Path(__file__).parent / "schedules"  # in the wheel; a source checkout has it beside the package
 GIVEN, OWN, SHIPPED = "given record", "own record", "shipped record"  # the tiers, best first
+EVIDENCE = ("default_time_us", "peak_share")  # numbers beside the time, where they were measured
 NEAREST = "nearest record"  # of a kernel much like it; behind it there is only "default", computed
 # Doublings of extents, in all, that may lie between two kernels. MobileNetV2 on 192 x 160 takes 4 % less with its
 # neighbours' configs, ShuffleNet 1.5 %; with those of up to three doublings 2.4 and 1.5 %.
@@ -153,7 +156,7 @@ def _parsed(text: str) -> tuple[tuple[Record, ...], tuple[Skipped, ...]]:
             continue
         try:
             record = parse(json.loads(line), number)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             skipped.append(Skipped(number, f"is broken: {what}", "broken"))
             continue
@@ -165,17 +168,22 @@ def _parsed(text: str) -> tuple[tuple[Record, ...], tuple[Skipped, ...]]:
 
 
 def parse(entry: Mapping[str, Any], line: int = 0) -> Record:
-    """The record of a line. Raises ValueError, KeyError or TypeError for one that is none."""
+    """The record of a line. Raises ValueError, KeyError, TypeError or OverflowError for one that is none."""
     rule, microseconds = entry["rule"], float(entry["time_us"])
     if rule not in CONFIGS:
-        raise ValueError(f"there is no rule '{rule}'; there are {', '.join(CONFIGS)}")
+        raise ValueError(f"there is no rule {reprlib.repr(rule)}; there are {', '.join(CONFIGS)}")
     if not 0 < microseconds < math.inf:
         raise ValueError(f"time_us is {microseconds:g}, no time")
+    for name in EVIDENCE:
+        if not isinstance(entry.get(name), int | float | None):
+            raise ValueError(f"{name} is {reprlib.repr(entry[name])}, no number")
     target = entry["target"]
     isa, machine = str(target["isa"]), str(target.get("machine", ""))
     versions = (str(entry["tvmcnn"]), str(entry["tvm"]))
-    config = CONFIGS[rule](**entry["config"])
-    return Record(str(entry["kernel"]), rule, config, microseconds, isa, machine, versions, entry, line)
+    kernel, config = str(entry["kernel"]), CONFIGS[rule](**entry["config"])
+    if not kernel.strip():
+        raise ValueError("kernel is empty")
+    return Record(kernel, rule, config, microseconds, isa, machine, versions, entry, line)
 
 
 @functools.cache
@@ -288,9 +296,12 @@ def distance(one: str, other: str) -> float:
     return float(apart + 0.1 * (rest[0] != rest[1]))
 
 
+EXTENTS = re.compile(r"[1-9][0-9]{,17}(x[1-9][0-9]{,17})*")  # records come from anywhere, their words too
+
+
 def _parts(words: Sequence[str]) -> tuple[list[list[int]], list[str], list[str]]:
     """The extents of the operands, what must be equal, and the rest."""
-    extents = [[int(d) for d in word.split("x")] for word in words[1:3] if word.replace("x", "").isdecimal()]
+    extents = [[int(d) for d in word.split("x")] for word in words[1:3] if EXTENTS.fullmatch(word)]
     depthwise = (
         ["depthwise"] if len(extents) == 2 and len(extents[1]) > 1 and extents[1][1] == 1 < extents[0][1] else []
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvmcnn.defaults import BLOCK
+from tvmcnn.fits import recorded
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor
 from tvmcnn.records import NEAREST, Records, kernel_words
 from tvmcnn.targets import Target
@@ -76,11 +77,10 @@ class Walk:
         self, kernel: Kernel, rule: str, computed: Config, fits: Callable[[Config], bool] | None = None
     ) -> tuple[Config, str]:
         """The config and its tier: recorded for the kernel, or for the nearest one whose config `fits`, or computed."""
-        words = kernel_words(self.network, kernel)
-        if (found := self.records.find(words, rule)) is not None:
+        if (found := recorded(self.records, self.network, kernel, rule)) is not None:
             return found
-        near = filter(fits, self.records.near(words, rule)) if fits is not None else iter(())
-        config = next(near, None)
+        near = self.records.near(kernel_words(self.network, kernel), rule) if fits is not None else ()
+        config = next(filter(fits, near), None)
         return (computed, "default") if config is None else (config, NEAREST)
 
     def add(self, choice: Choice) -> None:

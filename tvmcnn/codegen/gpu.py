@@ -11,6 +11,7 @@ from tvmcnn.codegen import gpu_chain, no_room
 from tvmcnn.codegen.gpu_chain import Device
 from tvmcnn.codegen.jobs import Symbols, code_digest, symbol_of, without_names
 from tvmcnn.codegen.nvcc import Resources, compile_object, link, nvcc_version, resources
+from tvmcnn.fits import refusing
 from tvmcnn.network import Program
 from tvmcnn.progress import Progress
 from tvmcnn.targets import Gpu
@@ -41,7 +42,8 @@ class Kernels:
             key = digest_of([repr(nameless), "cuda", code_digest()])
             symbol = symbol_of(step, key)
             if symbol not in texts:
-                texts[symbol] = cuda.device_code(nameless, symbol)
+                with refusing(step.choice):
+                    texts[symbol] = cuda.device_code(nameless, symbol)
             symbols[index].kernels[step.choice.name] = symbol
         progress("writing kernels", len(steps), len(steps))
         return Kernels(tuple(programs), symbols, texts, machine)

@@ -99,7 +99,10 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
     config = choice.config
     for name, values in _steps(choice, target).items():
         for value in values:
-            changed = dataclasses.replace(config, **{name: value})
+            try:
+                changed = dataclasses.replace(config, **{name: value})
+            except ValueError:  # more sums than any tile may have
+                continue
             if value != getattr(config, name) and _fits(choice, changed, target):
                 yield _shared_out(network, dataclasses.replace(choice, config=changed), target)
 
