@@ -67,7 +67,7 @@ class Config:
         cls._tile, cls._most = tile, SUMS // of
 
     def __post_init__(self) -> None:
-        for name, limit in limits(type(self)).items():
+        for name, limit in limits(type(self)).items():  # type: ignore[arg-type] # a class has a hash
             value = getattr(self, name)
             if allowed := limit(value):
                 raise ValueError(f"{name} is {reprlib.repr(value)}, but must be {allowed}")
