@@ -18,16 +18,37 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.artifact import Manifest
 from tvmcnn.errors import VerifyError
 from tvmcnn.guards import Guarded, Watch
 from tvmcnn.isolated import Isolated, LostError
 from tvmcnn.network import Array, Layout
-from tvmcnn.runner import Runner, _Frame, load
+from tvmcnn.runner import ArrayInfo, Runner, _Frame, load
 
 CALL = "the whole network"  # what runs, where that is no kernel
 SECONDS = 300.0  # that a library may take, and more by its products: nobody waits for a kernel that does not end
 PRODUCTS = 2e7  # multiply-accumulates a second: plain loops on a machine that does ten things more
 NAME_BYTES = 256  # of the file that tells which kernel runs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A program of a library, to be observed: what a loaded one says of itself."""
+
+    path: Path
+    name: str
+    symbol: str
+    target: str
+    threads: int
+    manifest: Manifest
+    inputs: tuple[ArrayInfo, ...]
+    outputs: tuple[ArrayInfo, ...]
+
+    @staticmethod
+    def of(runner: Runner) -> Subject:
+        """The program of a runner."""
+        words = runner.path, runner.name, runner.symbol, runner.target, runner.threads
+        return Subject(*words, runner.manifest, runner.inputs, runner.outputs)
 
 
 @dataclass(frozen=True)
@@ -38,8 +59,17 @@ class Observed:
     outputs: tuple[Array, ...]
 
 
-def observe(runner: Runner, arrays: Sequence[Array]) -> Observed:
-    """What the program of `runner`, loaded again in another process, computes from `arrays`, in graph order.
+def subjects(library: Path, target: str | None = None) -> tuple[Subject, ...]:
+    """The programs of a library, one a batch size, loaded in another process: for `target`, or the best for this CPU.
+
+    Raises as `load` does.
+    """
+    found: tuple[Subject, ...] = _worker().call("tvmcnn.observe:_subjects", str(library), target)
+    return found
+
+
+def observe(runner: Runner | Subject, arrays: Sequence[Array]) -> Observed:
+    """What a program, loaded in another process, computes from `arrays`, in graph order.
 
     Raises VerifyError, naming the kernel, for one that crashes, hangs, or writes where it may not.
     """
@@ -70,6 +100,10 @@ def _worker() -> Isolated:
 
 
 # ---- in that process ------------------------------------------------------------------------------------------------
+
+
+def _subjects(library: str, target: str | None) -> tuple[Subject, ...]:
+    return tuple(map(Subject.of, load(library, target=target).programs))
 
 
 def observed(path: str, target: str, threads: int, symbol: str, arrays: Sequence[Array], trail: str) -> Observed:

@@ -18,10 +18,10 @@ from tvmcnn.errors import ModelError, caught
 from tvmcnn.follow import Follower
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network
-from tvmcnn.observe import Observed, observe
+from tvmcnn.observe import Observed, Subject, observe, subjects
 from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.reference import reference
-from tvmcnn.runner import Runner, load
+from tvmcnn.runner import Runner
 
 HISTOGRAM = np.arange(-4, 1.01, 0.25)  # edges of log10(|difference| / bound): at 0 the bound is
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -119,23 +119,28 @@ def verify_library(
     One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best. Raises
     VerifyError for a library that crashes, hangs, or writes outside of its memory; this process lives.
     """
-    programs = load(Path(library).resolve(), target=target).programs
-    return tuple(verify_program(runner, library, model, seed, histograms=histograms) for runner in programs)
+    programs = subjects(Path(library).resolve(), target)
+    return tuple(verify_program(program, library, model, seed, histograms=histograms) for program in programs)
 
 
 @caught
 def verify_program(
-    runner: Runner, library: str | os.PathLike[str], model: Model, seed: int, *, histograms: bool = False
+    program: Runner | Subject,
+    library: str | os.PathLike[str],
+    model: Model,
+    seed: int,
+    *,
+    histograms: bool = False,
 ) -> Verdict:
-    """`verify_library` of one program that is loaded."""
-    network = import_model(model, {info.name: info.shape for info in runner.inputs})
-    ours, theirs = ([tensor.name for tensor in outputs] for outputs in (runner.outputs, network.outputs))
+    """`verify_library` of one program."""
+    network = import_model(model, {info.name: info.shape for info in program.inputs})
+    ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
     inputs = _taken(network, model, seed)
-    observed = observe(runner, [inputs[info.name] for info in runner.inputs])
-    return compare(observed, network, model, inputs, growths(runner.manifest, network), seed, histograms=histograms)
+    observed = observe(program, [inputs[info.name] for info in program.inputs])
+    return compare(observed, network, model, inputs, growths(program.manifest, network), seed, histograms=histograms)
 
 
 def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,9 @@ def _seen_at(x: Array, offset: Ints, dilations: Ints, strides: Ints, sizes: Ints
     return np.asarray(x[index])
 
 
+COLUMNS = 1 << 22  # elements of what the windows of a convolution see, at a time
+
+
 @op("Conv")
 def conv(
     x: Array, w: Array, b: Array | None = None, *, auto_pad: str = "NOTSET", dilations: Ints | None = None,
@@ -83,12 +87,14 @@ def conv(
     before, after, sizes = _pads_and_sizes(x.shape[2:], kernel, auto_pad, dilations, pads, strides, 0)
     x = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)])
     y = np.zeros((x.shape[0], w.shape[0], *sizes))
-    c, m = w.shape[1], w.shape[0] // group
-    for g in range(group):
-        for offset in np.ndindex(*kernel):
-            seen = _seen_at(x[:, g * c : (g + 1) * c], offset, dilations, strides, sizes)
-            weight = w[(slice(g * m, (g + 1) * m), slice(None), *offset)]
-            y[:, g * m : (g + 1) * m] += np.moveaxis(np.tensordot(weight, seen, axes=(1, 1)), 0, 1)
+    weight = w.reshape(group, w.shape[0] // group, -1)  # (g, m, c k...)
+    taps = [_seen_at(x, offset, dilations, strides, sizes) for offset in np.ndindex(*kernel)]
+    rows = max(1, COLUMNS // max(1, x.shape[1] * len(taps) * math.prod(sizes[1:])))
+    for image, made in enumerate(y):
+        for r in range(0, sizes[0], rows):
+            columns = np.stack([tap[image, :, r : r + rows] for tap in taps], axis=1)  # (g c, k..., s'...)
+            products = weight @ columns.reshape(group, weight.shape[2], -1)
+            made[:, r : r + rows] = products.reshape(w.shape[0], *columns.shape[2:])
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
 
