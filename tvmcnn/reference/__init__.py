@@ -2,7 +2,7 @@
 
 It shares nothing with the importer or the compiler, so that a mistake there cannot hide here. The operators are in
 `reference_ops`; here the model is read (`model`), its inputs are checked (`inputs`) and its nodes are walked (`walk`,
-`order`), into the branches and loops (`control`) and the functions that it defines itself.
+`order`, `operate`), into branches and loops (`control`) and functions that it defines itself (`inlined`).
 
 Every float tensor is held as float64 and rounded to its ONNX type only on return, so that the oracle's own error is
 that of one rounding. Integers and bools keep their type. Shapes come from the arrays, never from the file.
@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, TvmcnnError
+from tvmcnn.reference.inlined import inlined_nodes
 from tvmcnn.reference.inputs import checked_inputs, declared_dtype
 from tvmcnn.reference.model import Source, initializers, read, versions
 from tvmcnn.reference.walk import run
@@ -70,7 +71,10 @@ def _evaluate(
         constants.discard(name)
     shown: dict[str, Held | None] = {}
     functions = {(f.domain, f.name, f.overload): f for f in source.proto.functions}
-    context = Context(source, versions(source.proto, label), functions, {}, shown, follow=follow)
+    named = every_tensor or follow is not None
+    twins = inlined_nodes(source.proto) if functions and named else ()
+    opsets = versions(source.proto, label)
+    context = Context(source, opsets, functions, {}, shown if named else None, twins, follow=follow)
     outputs = [output.name for output in graph.output]
     with np.errstate(all="ignore"):  # infinities and nans go through, as they do in the compiled network
         run(graph.node, ChainMap(made), context, outputs)

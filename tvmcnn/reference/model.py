@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.helper
-import onnx.inliner
 import onnx.numpy_helper
 
 from tvmcnn.errors import ModelError, UnsupportedError
@@ -28,7 +27,7 @@ class Source:
 
 
 def read(model: str | os.PathLike[str] | bytes | onnx.ModelProto, external_data: Any = None) -> Source:
-    """The model, its own functions put in place of their calls as far as onnx's inliner does that."""
+    """The model, and where its other files may lie."""
     folders = [] if external_data is None else [Path(external_data)]
     if isinstance(model, onnx.ModelProto):
         proto, label = model, f"model {model.graph.name!r}"
@@ -42,34 +41,7 @@ def read(model: str | os.PathLike[str] | bytes | onnx.ModelProto, external_data:
                 folders.insert(0, Path(model).parent)
         except Exception as error:  # protobuf's errors have no name in onnx
             raise ModelError(f"{label} cannot be read as an ONNX model: {error}") from error
-    return Source(_inlined(proto) if proto.functions else proto, label, tuple(folders))
-
-
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the nodes of its functions for their calls; where the inliner declines, calls are left.
-
-    The inliner sees the names of the weights only: it would copy their data many times.
-    """
-    light = onnx.ModelProto()
-    light.CopyFrom(_without_data(proto))
-    try:
-        nodes = list(onnx.inliner.inline_local_functions(light).graph.node)
-    except Exception:  # it has errors of its own for functions of another opset; `walk` takes them as they are
-        return proto
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    del whole.graph.node[:]
-    whole.graph.node.extend(nodes)
-    return whole
-
-
-def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
-    light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
-    graph = proto.graph
-    light.graph.MergeFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
-    for tensor in graph.initializer:
-        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
-    return light
+    return Source(proto, label, tuple(folders))
 
 
 def versions(proto: onnx.ModelProto | onnx.FunctionProto, label: str) -> dict[str, int]:

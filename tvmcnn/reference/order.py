@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -29,20 +29,19 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
-def in_order(nodes: Iterable[onnx.NodeProto], label: str) -> Sequence[onnx.NodeProto]:
-    """The nodes so that each comes after those whose outputs it reads, else in the file's order.
+def in_order(nodes: Sequence[onnx.NodeProto], label: str) -> list[int]:
+    """The places of the nodes so that each comes after those whose outputs it reads, else in the file's order.
 
     Raises ModelError for nodes that wait for one another and for a name that is made twice.
     """
-    listed = list(nodes)
     maker: dict[str, int] = {}
-    for place, node in enumerate(listed):
+    for place, node in enumerate(nodes):
         for name in filter(None, node.output):
             if name in maker:
                 raise ModelError(f"{label} makes {name!r} twice; every tensor has a name of its own.")
             maker[name] = place
-    before = [{maker[name] for name in reads(node) if name in maker} for node in listed]
-    after: list[list[int]] = [[] for _ in listed]
+    before = [{maker[name] for name in reads(node) if name in maker} for node in nodes]
+    after: list[list[int]] = [[] for _ in nodes]
     for place, needed in enumerate(before):
         for other in needed:
             after[other].append(place)
@@ -56,7 +55,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], label: str) -> Sequence[onnx.NodeP
             waiting[other] -= 1
             if not waiting[other]:
                 heapq.heappush(ready, other)
-    if len(order) < len(listed):
-        stuck = [name for place, node in enumerate(listed) if waiting[place] for name in node.output][:4]
+    if len(order) < len(nodes):
+        stuck = [name for place, node in enumerate(nodes) if waiting[place] for name in node.output][:4]
         raise ModelError(f"{label} has nodes that wait for one another: those that make {stuck}.")
-    return [listed[place] for place in order]
+    return order

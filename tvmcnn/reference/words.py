@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ import onnx
 from tvmcnn.errors import ModelError
 from tvmcnn.reference.model import Source
 from tvmcnn.reference_ops import Array
+
+Nodes = Sequence[onnx.NodeProto]
 
 DEEPEST = 100  # calls of functions and subgraphs inside one another
 
@@ -41,7 +43,9 @@ class Context:
     opsets: Mapping[str, int]  # the versions of the operator sets by domain
     functions: Mapping[tuple[str, str, str], onnx.FunctionProto]  # the model's own, by domain, name and overload
     attributes: Mapping[str, onnx.AttributeProto]  # what the call gives for those that nodes of a function refer to
-    shown: dict[str, Held | None] | None = None  # where the tensors of branches go; None is nowhere, or an unclear name
+    shown: dict[str, Held | None] | None = None  # every tensor that has a name of its own; None: not to be noted
+    twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
+    in_function: bool = False
     depth: int = 0
     follow: Follow | None = None  # asked what later nodes read, of each tensor that has one name and one value
 
@@ -49,6 +53,10 @@ class Context:
     def label(self) -> str:
         """What to call the model in messages."""
         return self.source.label
+
+    def with_twins(self, twins: Nodes) -> Context:
+        """The context of one node."""
+        return replace(self, twins=twins) if twins or self.twins else self
 
     def deeper(self, **changes: Any) -> Context:
         """The context inside a node."""
