@@ -51,7 +51,8 @@ def _names(node: onnx.NodeProto, context: Context) -> Sequence[str]:
     """What the model calls the outputs of a node once its functions are in place; none where that is unclear."""
     if context.shown is None or (context.in_function and len(context.twins) != 1):
         return ()
-    return context.twins[0].output if len(context.twins) == 1 else node.output
+    names: Sequence[str] = context.twins[0].output if len(context.twins) == 1 else node.output
+    return names
 
 
 def _followed(node: onnx.NodeProto, made: Sequence[Held | None], context: Context) -> Sequence[Held | None]:
