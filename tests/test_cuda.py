@@ -22,6 +22,7 @@ import onnx
 import pytest
 from helpers import Graph, feeds, lenet, mnist8
 from models import make
+from test_package import python
 from test_planted_bugs import short_reduction
 
 import tvmcnn
@@ -35,9 +36,11 @@ from tvmcnn.defaults import winograd_fits
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fusion import fuse, multiply_accumulates
 from tvmcnn.gpu_defaults import MMA_TILES
+from tvmcnn.gpu_runner import GpuRunner
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.ops import gemm, norm, winograd_planes
+from tvmcnn.package import write_package
 from tvmcnn.precision import PRECISIONS, rounded
 from tvmcnn.records import NONE, read_records
 from tvmcnn.reference import reference
@@ -658,6 +661,31 @@ def test_runner(library: Compiled) -> None:
         net(np.zeros((1, 5, 6, 8), np.float32))
     with pytest.raises(InputError, match="2 inputs given"):
         net(x, x)
+
+
+def test_entries_begin_with_the_symbol(library: Compiled) -> None:
+    """Not with the name, which is what people read."""
+    manifest = {**tvmcnn.load(library.path).manifest, "name": "for people"}
+    net = GpuRunner(library.path, manifest, 1)
+    x = np.random.default_rng(4).standard_normal(net.inputs[0].shape, dtype=np.float32)
+    np.testing.assert_array_equal(net(x), tvmcnn.load(library.path)(x))
+    assert net.profile()[0].microseconds > 0
+
+
+def test_package_runs_without_tvmcnn(library: Compiled, tmp_path: Path) -> None:
+    """Where neither tvm nor onnx can be imported."""
+    write_package(library.path, library.header, tmp_path / "net")
+    x = np.random.default_rng(3).standard_normal((1, 5, 6, 7), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    program = """
+sys.path.insert(0, "")
+import numpy as np, net
+np.save("y.npy", net.run(np.load("x.npy")))
+print(type(net.network).__name__, sorted(name for name in sys.modules if name.partition(".")[0] in Absent.NAMES))
+"""
+    done = python(program, tmp_path)
+    assert done.stdout == "GpuRunner []\n", done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), tvmcnn.load(library.path)(x))
 
 
 @pytest.mark.parametrize(

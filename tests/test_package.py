@@ -19,11 +19,11 @@ import tvmcnn
 from tvmcnn.cli import main
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ToolError
-from tvmcnn.package import RUNNER, write_package
+from tvmcnn.package import runner_sources, write_package
 
 Array = np.ndarray[Any, Any]
 LENET = Path(tvmcnn.__file__).parent / "data" / "lenet5.onnx"
-NAMES = {"__init__.py", "lenet5.so", "lenet5.h", *(f"{module}.py" for module in RUNNER)}
+NAMES = {"__init__.py", "lenet5.so", "lenet5.h", *(f"{module}.py" for module in runner_sources())}
 
 # Of what is installed, a program may see numpy and tvm_ffi; the compiler and tvmcnn itself are as good as absent.
 BLOCK = """
@@ -103,6 +103,9 @@ def test_package_names_nothing_of_tvmcnn(compiled: Compiled, tmp_path: Path) -> 
     for path in folder.glob("*.py"):
         lines = [line.strip() for line in path.read_text().splitlines()]
         assert not [line for line in lines if line.startswith(("import tvmcnn", "from tvmcnn"))], path.name
+        for line in lines:  # also those within a function, which no import of the package runs
+            if line.startswith("from ."):
+                assert (folder / f"{line.split()[1].removeprefix('.')}.py").is_file(), f"{path.name}: {line}"
 
 
 def test_package_tells_mistakes(compiled: Compiled, tmp_path: Path) -> None:

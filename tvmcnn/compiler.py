@@ -140,7 +140,7 @@ def compile(  # noqa: A001 (the contract's name)
     name, weights, cache = c_identifier(path.stem), Weights(), _cache(report)
     programs: list[list[Program]] = []
     for machine in machines:
-        here = f": this machine, {machine.machine}" if machine.machine else ""
+        here = f": this machine, {machine.machine}" if isinstance(machine, Target) and machine.machine else ""
         report(f"target {machine}{here}; {WORDS[precision]}")
         configs = load_records(machine, map(Path, files), own=own_records, shipped=shipped_records)
         for note in configs.notes:

@@ -35,10 +35,10 @@ class GpuRunner(Runner):
 
     def _open(self, library: Mapped) -> None:
         _kept.setdefault(library.spelling, library)
-        if status := self._symbols[f"{self.name}_check"]():
+        if status := self._symbols[f"{self.symbol}_check"]():
             reason = REASONS.get(status, f"status {status}")
             raise ArtifactError(f"{self.path} is made for {self.target}; {reason}")
-        self._native = tvm_ffi.load_module(library.spelling).get_function(f"{self.name}_run")
+        self._native = tvm_ffi.load_module(library.spelling).get_function(f"{self.symbol}_run")
 
     @caught
     def __call__(self, *arrays: Any, out: Any = None) -> Any:
@@ -58,7 +58,7 @@ class GpuRunner(Runner):
             except (TypeError, ValueError) as error:
                 raise InputError(str(error)) from error
         else:
-            self._check(self._symbols[f"{self.name}_run"](*self._addresses(arrays, outputs), None))
+            self._check(self._symbols[f"{self.symbol}_run"](*self._addresses(arrays, outputs), None))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def run_in(self, arrays: Sequence[Array], outputs: Sequence[Array], arena: Array) -> None:
@@ -119,7 +119,7 @@ class GpuRunner(Runner):
 
         def batch(repeat: int) -> float:
             spent = ctypes.c_float()
-            self._symbols[f"{self.name}_step"](ctypes.c_int32(index), ctypes.c_int32(repeat), ctypes.byref(spent))
+            self._symbols[f"{self.symbol}_step"](ctypes.c_int32(index), ctypes.c_int32(repeat), ctypes.byref(spent))
             return spent.value
 
         repeat = min(1 << 16, max(1, int(seconds * 1e6 / 10 / max(batch(2), 0.1))))

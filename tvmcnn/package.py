@@ -14,7 +14,7 @@ from pathlib import Path
 from tvmcnn.artifact import read_manifest
 from tvmcnn.errors import ToolError
 
-RUNNER = ("runner", "batches", "artifact", "mapped", "network", "targets", "errors")  # all that loading a library takes
+OURS = re.compile(r"^( *)from tvmcnn\.(\w+)", flags=re.MULTILINE)  # the only form in which the runner imports them
 
 _INIT = '''"""{name}: a CNN compiled by tvmcnn {version} for {target}.
 
@@ -51,12 +51,23 @@ def write_package(library: Path, header: str, folder: Path) -> Path:
             (made / f"{name}.h").write_text(header)
             init = _INIT.format(name=name, version=version, target=target, shapes=shapes)
             (made / "__init__.py").write_text(init)
-            for module in RUNNER:
-                text = (Path(__file__).parent / f"{module}.py").read_text()
-                (made / f"{module}.py").write_text(re.sub(r"^( *)from tvmcnn\.", r"\1from .", text, flags=re.MULTILINE))
+            for module, text in runner_sources().items():
+                (made / f"{module}.py").write_text(OURS.sub(r"\1from .\2", text))
             if folder.exists():
                 folder.rename(Path(temporary) / "old")
             made.rename(folder)
     except OSError as error:
         raise ToolError(f"cannot write the package {folder}: {error.strerror or error}") from error
     return folder
+
+
+def runner_sources() -> dict[str, str]:
+    """The text of each module that loading and running a library takes: the runner, and what it imports, anywhere."""
+    found: dict[str, str] = {}
+    wanted = ["runner"]
+    while wanted:
+        module = wanted.pop()
+        if module not in found:
+            found[module] = (Path(__file__).parent / f"{module}.py").read_text()
+            wanted += [name for _, name in OURS.findall(found[module])]
+    return found

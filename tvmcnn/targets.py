@@ -46,7 +46,6 @@ class Gpu:
 
     name: str  # cuda:sm_80,sm_90
     archs: tuple[str, ...]  # sm_80, …: ascending
-    machine: str = ""
 
     @property
     def isa(self) -> str:
