@@ -7,8 +7,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from helpers import Graph
 
 import tvmcnn
 from tvmcnn import cache as caches
-from tvmcnn import compiler, verify
+from tvmcnn import compiler, gpu, verify
 from tvmcnn.cache import Cache
 from tvmcnn.choose import choose
 from tvmcnn.codegen import Functions, jobs, workers
@@ -27,7 +30,7 @@ from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
-from tvmcnn.records import Records
+from tvmcnn.records import NONE
 from tvmcnn.targets import TARGETS
 
 V3 = TARGETS["x86-64-v3"]
@@ -52,7 +55,7 @@ def blocks(count: int, maps: int = 16) -> Graph:
 
 def program(model: Any) -> Program:
     network = import_model(model, name="net")
-    return lay_out(network, choose(network, fuse(network), V3, Records({})), Weights())
+    return lay_out(network, choose(network, fuse(network), V3, NONE), Weights())
 
 
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -142,19 +145,74 @@ def test_everything_that_decides_the_code_counts(monkeypatch: pytest.MonkeyPatch
     ]
     found = [jobs.Job(variant, False, V3).key for variant in variants]
     found += [jobs.Job(plain, True, V3).key, jobs.Job(plain, False, TARGETS["x86-64-v4"]).key]
-    monkeypatch.setattr(jobs, "_tools", lambda: "another release")
+    monkeypatch.setattr(jobs, "_tools", lambda sources: "another release")
     found.append(jobs.Job(plain, False, V3).key)
     assert len(set(found)) == len(found)
 
 
-def test_an_edit_of_a_rule_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "schedule").mkdir()
-    rule = tmp_path / "schedule" / "direct.py"
-    rule.write_text("one")
-    monkeypatch.setattr(caches, "__file__", str(tmp_path / "cache.py"))
-    before = caches.sources_digest("schedule")
-    rule.write_text("two")
-    assert caches.sources_digest("schedule") != before
+PACKAGE = Path(tvmcnn.__file__).parent
+KNOWN = {PACKAGE / name for name in ("targets.py", "cache.py", "codegen/jobs.py")}  # what they decide is itself in the key
+
+
+def decisive(make: Callable[[], object]) -> set[str]:
+    """Our files whose code runs in `make`, and those that they import, for constants: but the KNOWN."""
+    found: set[str] = set()
+
+    def note(frame: types.FrameType, event: str, argument: object) -> None:
+        found.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        make()
+    finally:
+        sys.setprofile(None)
+    ran = {Path(name) for name in found if Path(name).is_relative_to(PACKAGE)} - KNOWN
+    modules = {name for file in ran for name in IMPORTED.findall(file.read_text())}
+    files = {PACKAGE.joinpath(*name.split(".")) for name in modules}
+    imported = {each / "__init__.py" if each.is_dir() else each.with_suffix(".py") for each in files}
+    return {str(file.relative_to(PACKAGE)) for file in (ran | imported) - KNOWN}
+
+
+IMPORTED = re.compile(r"^ *from tvmcnn\.([\w.]+) import ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("where", ["CPU", "GPU"])
+def test_an_edit_of_any_source_counts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever had a hand in the code of a kernel, or in its CUDA C++: then it has another key, and another name."""
+    from tvmcnn.codegen import cuda, kernels
+
+    model = blocks(1).model()
+    network = import_model(model, name="net")
+    choices = gpu.choose(network, fuse(network)) if where == "GPU" else choose(network, fuse(network), V3, NONE)
+    steps = [jobs.without_names(step) for step in lay_out(network, choices, Weights()).steps]
+
+    def make() -> None:
+        for step in steps:
+            if where == "GPU":
+                cuda.device_code(step, "kernel")
+            else:
+                kernels.object_code(jobs.Job(step, bool(step.choice.kernel.hidden), V3))
+
+    files = decisive(make)
+    assert {"network.py", "ops/conv.py" if where == "CPU" else "ops/gemm.py", "schedule/x86/vectors.py"} <= files
+    shutil.copytree(PACKAGE, tmp_path / "tvmcnn", ignore=lambda folder, names: [n for n in names if n == "schedules"])
+    monkeypatch.setattr(caches, "__file__", str(tmp_path / "tvmcnn" / "cache.py"))
+
+    def key() -> str:
+        jobs._tools.cache_clear()
+        return jobs.gpu_key(steps[0]) if where == "GPU" else jobs.Job(steps[0], False, V3).key
+
+    try:
+        before = key()
+        for name in files:
+            file = tmp_path / "tvmcnn" / name
+            text = file.read_text()
+            file.write_text(f"{text}# edited")
+            assert key() != before, name
+            file.write_text(text)
+        assert key() == before
+    finally:
+        jobs._tools.cache_clear()
 
 
 # ---- what is kept ---------------------------------------------------------------------------------------------------

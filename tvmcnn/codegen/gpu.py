@@ -9,7 +9,7 @@ from pathlib import Path
 from tvmcnn.cache import Cache, digest_of, sources_digest
 from tvmcnn.codegen import gpu_chain, no_room
 from tvmcnn.codegen.gpu_chain import Device
-from tvmcnn.codegen.jobs import Symbols, code_digest, symbol_of, without_names
+from tvmcnn.codegen.jobs import Symbols, gpu_key, symbol_of, without_names
 from tvmcnn.codegen.nvcc import Resources, compile_object, link, nvcc_version, resources
 from tvmcnn.fits import refusing
 from tvmcnn.network import Program
@@ -39,8 +39,7 @@ class Kernels:
         for done, (index, step) in enumerate(steps):
             progress("writing kernels", done, len(steps))
             nameless = step if step.choice.algorithm == "whole" else without_names(step)
-            key = digest_of([repr(nameless), "cuda", code_digest()])
-            symbol = symbol_of(step, key)
+            symbol = symbol_of(step, gpu_key(nameless))
             if symbol not in texts:
                 with refusing(step.choice):
                     texts[symbol] = cuda.device_code(nameless, symbol)

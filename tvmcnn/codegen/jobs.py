@@ -13,18 +13,10 @@ from tvmcnn.network import Node, Program, Step, Tensor
 from tvmcnn.targets import Target
 from tvmcnn.version import __version__
 
-# What turns a step into object code
-SOURCES = (
-    "ops",
-    "schedule",
-    "codegen/cpu.py",
-    "codegen/prefetch.py",
-    "codegen/kernels.py",
-    "network.py",
-    "fusion.py",
-    "configs.py",
-    "winograd.py",  # whose matrices are in the code
-)
+# What turns a step into object code, and what turns it into CUDA C++
+EITHER = ("ops", "schedule", "network.py", "fusion.py", "configs.py", "winograd.py")  # the last's matrices are in it
+SOURCES = (*EITHER, "codegen/cpu.py", "codegen/prefetch.py", "codegen/kernels.py")
+GPU_SOURCES = (*EITHER, "codegen/cuda.py", "codegen/gpu_chain.py", "gpu_defaults.py")
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class Job:
     def key(self) -> str:
         """The hash of everything that decides the object code."""
         target = (self.machine.name, self.machine.features, self.machine.lanes)
-        return digest_of([repr(self.step), repr(self.opened), repr(target), _tools()])
+        return digest_of([repr(self.step), repr(self.opened), repr(target), _tools(SOURCES)])
 
     @property
     def symbol(self) -> str:
@@ -52,15 +44,20 @@ def symbol_of(step: Step, key: str) -> str:
     return f"tvmcnn_{step.choice.kernel.anchor.op.lower()}_{key[:20]}"
 
 
+def gpu_key(step: Step) -> str:
+    """The hash of everything that decides the CUDA C++ of a step without names."""
+    return digest_of([repr(step), "cuda", _tools(GPU_SOURCES)])
+
+
 def code_digest() -> str:
     """The hash of what turns steps into object code: measurements of other code count for nothing."""
-    return digest_of([_tools()])[:16]
+    return digest_of([_tools(SOURCES)])[:16]
 
 
 @functools.cache
-def _tools() -> str:
+def _tools(sources: tuple[str, ...]) -> str:
     versions = f"tvmcnn {__version__}, tvm {version('apache-tvm')}, tvm-ffi {version('apache-tvm-ffi')}"
-    return f"{versions}, {sources_digest(*SOURCES)}"
+    return f"{versions}, {sources_digest(*sources)}"
 
 
 @dataclass(frozen=True)
