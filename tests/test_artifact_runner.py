@@ -698,6 +698,19 @@ def test_library_holds_no_path_time_or_host(conv: Compiled, library: bytes, net:
         assert len(secret) < 4 or secret.encode() not in library
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_a_library_is_as_open_as_its_owner_says(umask: int, tmp_path: Path) -> None:
+    """It is code: who may write it decides what others run."""
+    conv = one_conv()
+    before = os.umask(umask)
+    try:
+        path = tvmcnn.compile(conv, output=tmp_path / "conv.so", verify=False).path
+        assert os.umask(umask) == umask, "compiling leaves it as it was"
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_manifest_says_what_was_used(net: tvmcnn.Runner, conv: Compiled) -> None:
     manifest = net.manifest
     assert manifest["precision"] == "float32"

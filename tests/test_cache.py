@@ -76,6 +76,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---- keys -----------------------------------------------------------------------------------------------------------
 
 
+def test_where_a_part_ends_counts() -> None:
+    parts = (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], [b"ab", "\0c"])
+    assert len({caches.digest_of(each) for each in parts}) == len(parts)
+    assert caches.digest_of(["ä"]) == caches.digest_of(["ä".encode()])
+
+
 def test_equal_kernels_are_one_function() -> None:
     made = program(blocks(4).model())
     functions = Functions.of([made], V3, activations=True)
@@ -151,7 +157,9 @@ def test_everything_that_decides_the_code_counts(monkeypatch: pytest.MonkeyPatch
 
 
 PACKAGE = Path(tvmcnn.__file__).parent
-KNOWN = {PACKAGE / name for name in ("targets.py", "cache.py", "codegen/jobs.py")}  # what they decide is itself in the key
+KNOWN = {
+    PACKAGE / name for name in ("targets.py", "cache.py", "codegen/jobs.py")
+}  # what they decide is itself in the key
 
 
 def decisive(make: Callable[[], object]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,8 +17,15 @@ from helpers import Graph
 
 import tvmcnn
 from tvmcnn import compiler
+from tvmcnn.choose import choose
 from tvmcnn.cli import main
 from tvmcnn.errors import LockError
+from tvmcnn.fusion import fuse
+from tvmcnn.importer import import_model
+from tvmcnn.layout import Weights, lay_out
+from tvmcnn.lock import records_digest
+from tvmcnn.records import GIVEN, NONE, OWN
+from tvmcnn.targets import TARGETS
 
 CUDA_SHIM = Path(__file__).parent / "cuda_shim" / "nvcc"
 
@@ -102,6 +110,23 @@ def test_locked_records(locked: Path, tmp_path: Path) -> None:
         records=[Path(tvmcnn.__file__).parent.parent / "schedules/x86-64-v4.jsonl"],
         locked=locked,
     )
+
+
+def test_the_hash_of_the_records_is_of_their_configs() -> None:
+    """Two tunings that differ in one number are two; a config that was computed is in neither."""
+    imported = import_model(network())
+    program = lay_out(imported, choose(imported, fuse(imported), TARGETS["x86-64-v3"], NONE), Weights())
+    (step,) = [step for step in program.steps if step.choice.rule == "dense"]
+
+    def digest(tier: str, **numbers: int) -> str:
+        config = dataclasses.replace(step.choice.config, **numbers)
+        taken = dataclasses.replace(step, choice=dataclasses.replace(step.choice, tier=tier, config=config))
+        return records_digest([dataclasses.replace(program, steps=(taken,))])
+
+    found = [digest(GIVEN, parts=2), digest(GIVEN, parts=4), digest(GIVEN, parts=2, unroll=4), digest("default")]
+    assert len({*found}) == len(found)
+    assert digest("default", parts=2) == digest("default", parts=4)
+    assert digest(OWN, parts=2) == found[0], "the same config, whoever's record it is"
 
 
 def test_locked_versions_and_code(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        umask = os.umask(0)
+        umask = os.umask(0o077)  # it can only be read by setting it; what another thread makes meanwhile is private
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
