@@ -225,7 +225,7 @@ def _written(error: Exception, doing: str) -> str:
         f"in {os.getcwd()}: {shlex.join(sys.orig_argv)}",
         doing,
         "",
-        *traceback.format_exception(error),
+        "".join(traceback.format_exception(error)),
     ]
     descriptor, name = tempfile.mkstemp(prefix="tvmcnn-fault-", suffix=".txt")
     with open(descriptor, "w", errors="backslashreplace") as file:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass
 from typing import IO, Any
 
 LENGTH = 8  # bytes before each message that say how long it is
@@ -28,6 +29,14 @@ PR_SET_PDEATHSIG = 1  # prctl: the signal that the kernel sends when the parent 
 
 class LostError(Exception):
     """The process ended, or was ended, in the middle of a call; the text says how: "ended by SIGSEGV"."""
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An answer: what a call raised, and its traceback, which cannot be pickled."""
+
+    error: Exception
+    trace: str
 
 
 class Isolated:
@@ -65,8 +74,9 @@ class Isolated:
         except BaseException:
             self.close()  # it would answer a question that nobody asks any more
             raise
-        if isinstance(answer, BaseException):
-            raise answer
+        if isinstance(answer, _Raised):
+            answer.error.add_note(f"In another process:\n{answer.trace}")
+            raise answer.error
         return answer
 
     def kill(self) -> None:
@@ -133,7 +143,7 @@ def serve(memory: int | None) -> None:
             module, _, name = function.partition(":")
             answer = getattr(importlib.import_module(module), name)(*arguments)
         except MemoryError:
-            answer = LostError("ran out of memory")
+            answer = _Raised(LostError("ran out of memory"), "")
         except Exception as error:
             answer = _portable(error)
         send(target, answer)
@@ -183,14 +193,10 @@ def _ending(status: int) -> str:
     return f"ended by signal {-status}"
 
 
-def _portable(error: Exception) -> Exception:
-    """The exception itself if it can be pickled, else one with its text: some of TVM's cannot. Its traceback, which
-    cannot be sent, is a note."""
-    note = f"In another process:\n{''.join(traceback.format_exception(error))}"
+def _portable(error: Exception) -> _Raised:
+    """The exception itself if it can be pickled, else one with its text: some of TVM's cannot."""
+    trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(Exception):
         if str(pickle.loads(pickle.dumps(error))) == str(error):
-            error.add_note(note)
-            return error
-    found = RuntimeError(f"{type(error).__name__}: {error}")
-    found.add_note(note)
-    return found
+            return _Raised(error, trace)
+    return _Raised(RuntimeError(f"{type(error).__name__}: {error}"), trace)
