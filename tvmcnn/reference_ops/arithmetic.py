@@ -75,9 +75,10 @@ def div_1(a: Array, b: Array, *, axis: int | None = None, broadcast: int = 0, co
 def pow(x: Array, y: Array) -> Array:
     """Pow: x ** y, broadcast as NumPy does, in the type of x.
 
-    The exponents are spread first: of one alone, 0.5, NumPy takes the root, which is nan at -inf where C has inf.
+    The exponents are written out first: of one alone, 0.5, NumPy takes the root, which is nan at -inf where C has inf.
     """
-    return np.asarray(np.power(*np.broadcast_arrays(x, y))).astype(x.dtype)
+    base, exponent = np.broadcast_arrays(x, y)
+    return np.asarray(np.power(base, np.ascontiguousarray(exponent))).astype(x.dtype)
 
 
 @op("Pow", 1)
