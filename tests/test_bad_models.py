@@ -167,6 +167,19 @@ def test_weight_longer_than_its_shape(extent: int) -> None:
     refused(long, name)
 
 
+@pytest.mark.parametrize("size", [5, 8])
+def test_constant_longer_than_its_shape(size: int) -> None:
+    """An attribute's data, also in a branch."""
+    filled = node("ConstantOfShape", "s", "y", "fill", value=numpy_helper.from_array(np.float32([1]), "filling"))
+    filled.attribute[0].t.raw_data = bytes(size)
+    refused(model([filled], {"s": [2, 3, 5, 7]}), "is damaged: the data of its constant 'filling' is not 1")
+    body = helper.make_graph(
+        [filled], "branch", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)]
+    )
+    forked = node("If", "flag", "z", "fork", then_branch=body, else_branch=body)
+    refused(model([forked], {"s": [2, 3, 5, 7], "flag": True}, outputs="z"), "the data of its constant 'filling'")
+
+
 # ---- operators ------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import tvmcnn
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer import import_model
 from tvmcnn.network import Network
-from tvmcnn.onnx_file import model_digest
+from tvmcnn.onnx_file import model_digest, whole_model, with_external_data
 from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
@@ -434,8 +434,10 @@ def test_folders_of_external_data(tmp_path: Path) -> None:
     link = tmp_path / "link.onnx"  # its data are not beside it, but in the folder that is allowed, under their name
     link.symlink_to(path)
     (tmp_path / "blobs" / "model.onnx_data").symlink_to("d878")
-    from tvmcnn.onnx_file import with_external_data
-
     allowed = with_external_data(link, tmp_path / "blobs")
     assert import_model(allowed, batch=103).constants["large"].shape == (103, 4, 5, 8)
     assert model_digest(allowed) == model_digest(with_external_data(path, tmp_path / "blobs"))
+    whole = {tensor.name: numpy_helper.to_array(tensor) for tensor in whole_model(allowed).graph.initializer}
+    np.testing.assert_array_equal(whole["large"], draw(103, 4, 5, 8))
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        whole_model(path)

@@ -104,8 +104,8 @@ def _check(proto: onnx.ModelProto, label: str) -> None:
             onnx.checker.check_model(proto)
         except Exception as error:
             raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
-    for tensor in proto.graph.initializer:
-        _check_size(tensor, label)
+    for place, tensor in enumerate(tensors(proto)):
+        _check_size(tensor, "initializer" if place < len(proto.graph.initializer) else "constant", label)
 
 
 @contextlib.contextmanager
@@ -286,11 +286,11 @@ def _check_text(message: Any, label: str) -> None:
                 _check_text(item, label)
 
 
-def _check_size(tensor: onnx.TensorProto, label: str) -> None:
-    """Refuse an initializer whose data is not as long as its shape says."""
+def _check_size(tensor: onnx.TensorProto, kind: str, label: str) -> None:
+    """Refuse a tensor whose data is not as long as its shape says."""
     if not _fits(tensor):
         raise ModelError(
-            f"{label} is damaged: the data of its initializer '{tensor.name}' is not {dims(tuple(tensor.dims))}"
+            f"{label} is damaged: the data of its {kind} '{tensor.name}' is not {dims(tuple(tensor.dims))}"
         )
 
 

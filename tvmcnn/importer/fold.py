@@ -36,6 +36,13 @@ def fold(
     `original` maps the tensors of the user's file to the operators that make them; only those can be lost. The large
     `weights` are initializers here, and inputs again behind it.
     """
+    with _quiet():
+        return _folded(proto, label, original, weights)
+
+
+def _folded(
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array]
+) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, str]]:
     try:
         model = ir.serde.deserialize_model(proto)
         _put_back(model.graph, weights)
@@ -45,9 +52,8 @@ def fold(
 
     def run(step: Callable[[], object], reason: str) -> None:
         try:
-            with _quiet():
-                step()
-                passes.RemoveUnusedNodesPass()(model)
+            step()
+            passes.RemoveUnusedNodesPass()(model)
         except (ModelError, MemoryError):
             raise
         except Exception as error:
@@ -92,14 +98,16 @@ def fold(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user's terminal what the optimizer logs of nodes that it leaves as they are."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep from the user's terminal what others log of nodes that they leave as they are."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _fold_several(model: ir.Model, budget: Budget) -> bool:
