@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -195,10 +194,9 @@ def test_constants_that_would_fill_the_memory(op: str, hidden: bool) -> None:
             ),
         )
     made = model([*maker, node("Add", ["x", "top"], ["y"])], arrays, opset=18)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match=rf"node 'bomb' \({op}\) makes a constant of .*: allowed are 64 MB"):
         import_model(made)
-    assert time.monotonic() - start < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KB
 
 
