@@ -111,19 +111,19 @@ class Draft:
         kind = self.integer(0, 3) if kind is None else kind
         rng = np.random.default_rng(self.integer(0, 999))
         if dtype == "bool":
-            return rng.random(shape) < 0.5
+            return np.asarray(rng.random(shape) < 0.5)
         if np.dtype(dtype).kind in "iu":
             low = 0 if dtype.startswith("u") else -9
             limits = np.iinfo(dtype)
             if kind == 3 and limits.bits == 8:
-                return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
-            return rng.integers(low, 10, shape).astype(dtype)
-        values = rng.standard_normal(shape)
+                return np.asarray(rng.integers(limits.min, limits.max, shape, dtype, endpoint=True))
+            return np.asarray(rng.integers(low, 10, shape), dtype)
+        values = np.asarray(rng.standard_normal(shape))
         if kind == 1:
             values = np.where(rng.random(shape) < 1 / 32, 8 * values, values)
         if kind == 2:
             values = np.round(4 * values) / 4
-        return values.astype(dtype)
+        return np.asarray(values, dtype)
 
     # ---- tensors ----------------------------------------------------------------------------------------------------
 

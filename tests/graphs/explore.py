@@ -18,6 +18,7 @@ from tvmcnn.isolated import Isolated, LostError
 CHECK = "graphs.worker:check"
 SECONDS = 120.0  # of one model: a hang, on a machine however busy
 SHRINKING = 120  # models to be tried for one failure
+LOST = ("crash", "hang")
 LIFE = 400  # models of one worker, whose libraries stay mapped
 MEMORY = 8 << 30
 
@@ -67,7 +68,22 @@ _life = 0
 
 
 def judged(drawn: Drawn, setup: str = "") -> dict[str, Any]:
-    """What the worker says of a model; a crash and a hang are failures."""
+    """What a worker says of a model; a crash and a hang are failures.
+
+    A model that fails may have left the worker's memory damaged: the next has a new worker. One that crashes or hangs
+    is tried again alone; where it does not then, one before it was to blame.
+    """
+    found = _asked(drawn, setup)
+    if found["end"] == "failed":
+        close()
+        if found["kind"].startswith(LOST):
+            again = _asked(drawn, setup)
+            close()
+            found = again if again["end"] == "failed" else found | {"kind": f"{found['kind']}, not when alone"}
+    return found
+
+
+def _asked(drawn: Drawn, setup: str) -> dict[str, Any]:
     global _worker, _life
     if _worker is None or _life >= LIFE:
         if _worker is not None:

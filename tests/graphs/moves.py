@@ -185,7 +185,7 @@ def resize(d: Draft, op: str, x: Held) -> None:
 def reverse_sequence(d: Draft, op: str, x: Held) -> None:
     time = d.integer(0, 1)
     rng = np.random.default_rng(d.integer(0, 99))
-    lengths = rng.integers(0 if d.chance(1, 4) else 1, x.shape[time] + 1, x.shape[1 - time])
+    lengths = np.asarray(rng.integers(0 if d.chance(1, 4) else 1, x.shape[time] + 1, x.shape[1 - time]))
     given = d.input(lengths) if d.chance(1, 2) else d.constant(lengths)
     d.node(op, [x, given], batch_axis=1 - time, time_axis=time)
 
@@ -197,7 +197,7 @@ def indices(d: Draft, shape: tuple[int, ...], extent: int, dtype: str = "int64")
     """Within −extent to extent − 1: constant or an input."""
     rng = np.random.default_rng(d.integer(0, 99))
     low = -extent if d.chance(1, 3) else 0
-    value = rng.integers(low, extent, shape).astype(dtype)
+    value = np.asarray(rng.integers(low, extent, shape), dtype)
     return d.input(value) if d.chance(1, 3) else d.constant(value)
 
 

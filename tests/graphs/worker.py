@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 import traceback
@@ -20,7 +21,7 @@ from graphs.judge import Fault, Judge
 import tvmcnn
 from tvmcnn import tasks
 from tvmcnn.compiler import Compiled
-from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
+from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import ALIGNMENT
 from tvmcnn.verify import verify_library
 
@@ -46,14 +47,14 @@ def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: b
         except (UnsupportedError, ModelError) as error:
             return report | {"end": "refused", "text": str(error)}
         except Exception as error:
-            return report | failed(f"compile raises {type(error).__name__}", f"{error}\n{traceback.format_exc()}")
+            return report | failed(f"compile raises {named(error)}", f"{error}\n{traceback.format_exc()}")
         report["times"]["compile"] = time.perf_counter() - began
         report["seen"] = seen(compiled)
         began = time.perf_counter()
         try:
             wrong = computed(compiled, proto, inputs, report)
         except Exception as error:
-            wrong = f"running raises {type(error).__name__}", f"{error}\n{traceback.format_exc()}"
+            wrong = f"running raises {named(error)}", f"{error}\n{traceback.format_exc()}"
         report["times"]["run"] = time.perf_counter() - began
         began = time.perf_counter()
         refused = verified(compiled, proto)
@@ -151,11 +152,12 @@ def verified(compiled: Compiled, proto: onnx.ModelProto) -> tuple[str, str] | No
     """What tvmcnn's own check has against the library."""
     try:
         verdicts = verify_library(compiled.path, proto, target=compiled.targets[0].name)
-    except TvmcnnError as error:
-        return f"verify raises {type(error).__name__}", str(error)
     except Exception as error:
-        return f"verify raises {type(error).__name__}", f"{error}\n{traceback.format_exc()}"
+        return f"verify raises {named(error)}", f"{error}\n{traceback.format_exc()}"
     for verdict in verdicts:
+        for error in (*verdict.tensors, *verdict.outputs):
+            if error.bound == float("inf"):
+                return "verify is blind", f"it allows anything of {error.name}"
         if not verdict.passed:
             name = verdict.first_wrong.name if verdict.first_wrong is not None else ""
             return f"verify refuses what is right, {_op(proto, name)}", str(verdict)
@@ -163,6 +165,12 @@ def verified(compiled: Compiled, proto: onnx.ModelProto) -> tuple[str, str] | No
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def named(error: Exception) -> str:
+    """The type of an exception and what it begins with, without names and numbers."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "…", str(error).splitlines()[0] if str(error) else "")
+    return f"{type(error).__name__}: {' '.join(text.split()[:8])}"
 
 
 def _op(proto: onnx.ModelProto, name: str) -> str:

@@ -1,0 +1,57 @@
+"""Plants: faults that the random graphs must find, each put into a worker before its first model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tvmcnn import choose, layout, verify
+from tvmcnn.bounds import Bounds
+from tvmcnn.network import Layout, Tensor
+from tvmcnn.walk import Walk
+
+
+def dropped_type() -> None:
+    """What is stored in blocks of channels, and what a copy in another layout is, counts as float32 whatever it is."""
+
+    def reorder(self: Walk, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
+        right(self, tensor, have, Tensor(output.name, output.shape, "float32"), layout)
+
+    right = Walk.reorder
+    Walk.reorder = reorder  # type: ignore[method-assign]
+    choose._all_float32 = lambda kernel: True
+
+
+def padded_constant() -> None:
+    """A constant of one value, which is that of all channels, is padded with zeros to a block."""
+
+    def channels(array: Any, channels: int, block: int) -> Any:
+        values = array.reshape(-1)
+        return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
+
+    layout._channels = channels
+
+
+def short_halo() -> None:
+    """A halo that is one row or column short passes for the one that is wanted."""
+
+    def covers(self: Layout, other: Layout) -> bool:
+        same = (self.block, self.images) == (other.block, other.images)
+        return same and all(a >= b - 1 for a, b in zip(self.halo, other.halo, strict=True))
+
+    Layout.covers = covers  # type: ignore[method-assign]
+
+
+def infinite_bound() -> None:
+    """The check allows anything of each tensor."""
+    right = verify.bounds_of
+
+    def bounds(*given: Any) -> Bounds:
+        found = right(*given)
+        return Bounds(found.values, dict.fromkeys(found.errors, float("inf")))
+
+    verify.bounds_of = bounds
+
+
+PLANTS = ("dropped_type", "padded_constant", "short_halo", "infinite_bound")
