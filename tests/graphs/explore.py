@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from graphs.models import Drawn, models
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.errors import HypothesisException
 
 from tvmcnn.isolated import Isolated, LostError
@@ -21,6 +24,8 @@ SHRINKING = 120  # models to be tried for one failure
 LOST = ("crash", "hang")
 LIFE = 400  # models of one worker, whose libraries stay mapped
 MEMORY = 8 << 30
+NOISE = 1 << 14  # bytes: more than a model of 12 nodes takes
+PLAIN: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
 
 
 class Failure(AssertionError):  # noqa: N818 (hypothesis' word)
@@ -117,60 +122,103 @@ def explore(
     known: Collection[str] = (),
     *,
     setup: str = "",
-    tell: Callable[[int], None] = lambda done: None,
     shrink: bool = True,
+    stop: bool = False,
     targets: tuple[str, ...] = ("native", "x86-64-v3"),
 ) -> Explored:
-    """So many models of one seed. A failure of a kind that is in `known` is counted; the first of another is shrunk,
-    and ends the models of this seed."""
-    found = Explored()
-    failing: dict[str, Failing] = {}
-    first: list[str] = []
+    """So many models of one seed. Of each kind of failure the first is shrunk, but those that begin with a text in
+    `known` are only counted. With `stop` the first failure is the end.
 
-    broke: dict[bytes, str] = {}
-    tried = [0]
+    hypothesis' own drawing returns to what it has drawn, and to 0: it is given noise instead, and shrinks what fails.
+    """
+    found, run = Explored(), _Run(setup, [*known])
+    began = time.perf_counter()
 
-    @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
+    @settings(database=run.database, phases=(Phase.reuse, Phase.shrink), report_multiple_bugs=False, **PLAIN)
     @given(models(targets))
     def one(drawn: Drawn) -> None:
-        began = time.perf_counter()
-        key = drawn.key
-        if key in broke:
-            raise Failure(broke[key])
-        if tried[0] > SHRINKING:
-            return  # small enough
-        tried[0] += bool(first)
-        report = judged(drawn, setup)
-        kind = report.get("kind", "")
-        if not first:
-            count_(found, drawn, report)
-            found.times["judged"] += time.perf_counter() - began
-            tell(found.graphs)
-        if report["end"] != "failed" or any(kind.startswith(each) for each in known) or (first and kind != first[0]):
-            return
-        first[:] = [kind]
-        broke[key] = kind
-        failing[kind] = Failing(kind, report["text"], drawn)
-        raise Failure(kind)
+        run.one(drawn, found)
 
-    began = time.perf_counter()
-    try:
-        one()
-    except (Failure, HypothesisException, ExceptionGroup):
-        if not failing:
-            raise
-    found.failures = list(failing.values())
+    for index in range(count):
+        try:
+            one.hypothesis.fuzz_one_input(noise(number, index))
+        except Failure as failure:
+            if shrink:
+                run.shrinking = str(failure)
+                with contextlib.suppress(Failure, HypothesisException):
+                    one()
+                run.shrinking = ""
+            run.known.append(str(failure))
+            run.forget()
+            if stop:
+                break
+    found.failures = list(run.failing.values())
     found.times["all"] += time.perf_counter() - began
     return found
+
+
+def noise(number: int, index: int) -> bytes:
+    """What a model is drawn from."""
+    return np.random.default_rng((number, index)).bytes(NOISE)
+
+
+def draws(number: int, count: int) -> Iterator[Drawn]:
+    """The models that `explore` checks."""
+    last: list[Drawn] = []
+
+    @settings(database=None, **PLAIN)
+    @given(models())
+    def one(drawn: Drawn) -> None:
+        last[:] = [drawn]
+
+    for index in range(count):
+        one.hypothesis.fuzz_one_input(noise(number, index))
+        yield from last
+        last.clear()
+
+
+@dataclass
+class _Run:
+    """One run of hypothesis: what it has found, and what it is doing."""
+
+    setup: str
+    known: list[str]
+    failing: dict[str, Failing] = field(default_factory=dict)
+    shrinking: str = ""  # the kind that is being shrunk
+    tried: int = 0
+    broke: dict[bytes, str] = field(default_factory=dict)  # the models that failed alike
+    passed: set[bytes] = field(default_factory=set)
+    database: InMemoryExampleDatabase = field(default_factory=InMemoryExampleDatabase)
+
+    def one(self, drawn: Drawn, found: Explored) -> None:
+        """Check one model; raises Failure for a kind that is not known, when shrinking for the same kind alone."""
+        key = drawn.key
+        if self.shrinking:
+            if key in self.broke:
+                raise Failure(self.broke[key])
+            if key in self.passed or self.tried >= SHRINKING:
+                return
+            self.tried += 1
+        began = time.perf_counter()
+        report = judged(drawn, self.setup)
+        kind = report.get("kind", "")
+        if not self.shrinking:
+            count_(found, drawn, report)
+            found.times["judged"] += time.perf_counter() - began
+        new = report["end"] == "failed" and not any(kind.startswith(each) for each in self.known)
+        if not new or self.shrinking not in ("", kind):
+            self.passed.add(key)
+            return
+        self.broke[key] = kind
+        self.failing[kind] = Failing(kind, report["text"], drawn)
+        raise Failure(kind)
+
+    def forget(self) -> None:
+        """Begin with another failure."""
+        self.tried = 0
+        self.broke.clear()
+        self.passed.clear()
+        self.database.data.clear()
 
 
 def count_(found: Explored, drawn: Drawn, report: dict[str, Any]) -> None:

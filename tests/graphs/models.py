@@ -23,7 +23,12 @@ SHAPED = tuple(
     "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace".split()
 )
 PLAIN = tuple("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean".split())
-LAYERS = tuple("Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax".split())
+LAYERS = tuple(
+    """
+    Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax ConvTranspose LpPool
+    GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,8 +96,8 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
 
 def step(d: Draft) -> None:
     """One more operator behind one of the tensors."""
-    kind = d.integer(0, 9)
-    names = (TYPED, TYPED, SHAPED, SHAPED, PLAIN, LAYERS)[kind] if kind < 6 else tuple(GROWERS)
+    kind = d.integer(0, 14)
+    names = (TYPED, TYPED, SHAPED, SHAPED, PLAIN, LAYERS, LAYERS)[kind] if kind < 7 else tuple(GROWERS)
     held = d.pick(lambda held: any(GROWERS[name].fits(d, held) for name in names))
     if held is None:
         raise Skip("nothing to grow from")

@@ -1,0 +1,55 @@
+"""Random graphs, seeded: what they draw compiles to what the oracle computes, and planted faults are found.
+
+The number is what a minute of one CPU compiles; `python tools/fuzz.py graphs --count 20000` draws more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx
+import pytest
+from graphs import explore as exploring
+from graphs.explore import Explored, draws, explore
+from graphs.plants import PLANTS
+from helpers import TARGETS
+
+from tvmcnn.operators import OPERATORS
+
+COUNT = 160  # graphs, in four runs: they take a third of a second each
+RUNS = 4
+MOST = 80  # graphs until a planted fault is found; each is found by the 40th
+
+
+@pytest.fixture(autouse=True)
+def _worker_ends() -> Iterator[None]:
+    yield
+    exploring.close()
+
+
+def told(found: Explored) -> str:
+    return "\n\n".join(f"{each.kind}\n{each.text}\n{each.drawn}" for each in found.failures)
+
+
+@pytest.mark.parametrize("number", range(RUNS))
+def test_a_seeded_run(number: int) -> None:
+    found = explore(number, COUNT // RUNS, targets=("native", "x86-64-v3") if len(TARGETS) > 1 else ("native",))
+    assert not found.failures, told(found)
+    assert found.graphs >= COUNT // RUNS // 2, "hypothesis gave up early"
+    assert found.ends["ok"] >= 0.9 * found.graphs, found.refusals
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_found(plant: str) -> None:
+    found = explore(7, MOST, setup=f"graphs.plants:{plant}", shrink=False, stop=True)
+    assert found.failures, f"{plant} is not found in {found.graphs} graphs"
+
+
+def test_every_operator_is_drawn() -> None:
+    """And every model is valid to ONNX's own checker, its declared shapes and types those that it infers."""
+    drawn: Counter[str] = Counter()
+    for found in draws(5, 600):
+        drawn.update(node.op_type for node in found.model.graph.node)
+        onnx.checker.check_model(found.model, full_check=True)
+    assert not set(OPERATORS) - set(drawn)
