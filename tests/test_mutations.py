@@ -1,7 +1,7 @@
 """Thousands of mutated models, by bytes and by fields: each is imported, or refused in words, in bounded time and
 space.
 
-tests/mutate.py does it in a process of its own, so that a crash of any library is seen, with its seed.
+tests/mutate_models.py does it in a process of its own, so that a crash of any library is seen, with its seed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Graph
-from mutate import mutate_fields, outcome
+from mutate_models import mutate_fields, outcome
 
 import tvmcnn
 from tvmcnn import importer
 from tvmcnn.importer import import_model
 
-PROGRAM = Path(__file__).parent / "mutate.py"
+PROGRAM = Path(__file__).parent / "mutate_models.py"
 COUNT = 300  # of each model and kind: 2,400 in all, of which 70 % still parse; tools/fuzz.py tries more
 
 
@@ -179,7 +179,7 @@ def test_accepted_mutations_compile_and_run(name: str, tmp_path: Path, monkeypat
 
 def test_a_crash_is_told_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted one: the memory limit is far too low to import anything."""
-    program = tmp_path / "mutate.py"
+    program = tmp_path / "mutate_models.py"
     program.write_text(PROGRAM.read_text().replace("MEMORY = 6 << 30", "MEMORY = 1 << 26"))
     monkeypatch.setattr(sys.modules[__name__], "PROGRAM", program)
     path = tmp_path / "x.onnx"

@@ -42,7 +42,7 @@ def batch(model: Path, kind: str, first: int, count: int) -> tuple[Counter[str],
     counts: Counter[str] = Counter()
     broken: list[str] = []
     while count > 0:
-        command = [sys.executable, str(ROOT / "tests" / "mutate.py"), str(model), kind, str(first), str(count)]
+        command = [sys.executable, str(ROOT / "tests" / "mutate_models.py"), str(model), kind, str(first), str(count)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         for line in done.stdout.splitlines():

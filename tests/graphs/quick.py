@@ -1,13 +1,11 @@
 """Quick: what a worker leaves out because it is the same for every model: half of a small model's compile time.
 
-The C of the threads' pool is compiled once, that of the chains of calls without optimization, and the files of shipped
-records are read once. The kernels of a model are one LLVM module, which is made of the same functions.
+The C of the chains of calls is compiled without optimization, and the files of shipped records are looked through once. The kernels of a model are one LLVM module, which is made of the same functions.
 """
 
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +15,6 @@ from tvmcnn.codegen import Functions, kernels
 from tvmcnn.codegen.cpu import compile_kernels
 import tvmcnn.codegen.link  # noqa: F401 (a function of the package has its name)
 
-POOL = ("pool-threads", "pool-memory")  # whose objects no model changes
 _kept = tempfile.TemporaryDirectory(prefix="tvmcnn-pool-")
 
 
@@ -30,21 +27,9 @@ def install() -> None:
     loaded: dict[str, object] = {}
 
     def quick(command: list[str], folder: Path, *, output: bool = False) -> str:
-        kept = Path(_kept.name)
-        if "pool-memory.o" in command and "-c" in command and (kept / "pool-memory.o").exists():
-            shutil.copy(kept / "pool-memory.o", folder)
-            return ""
-        found = (kept / "pool-threads.o").exists()
-        if "-O2" in command and "pool-threads.c" in command:
-            command = ["-O0" if word == "-O2" else word for word in command if not found or word != "pool-threads.c"]
-        answer = run(command, folder, output=output)
-        for name in POOL:
-            made = folder / f"{name}.o"
-            if made.exists() and not (kept / made.name).exists():
-                shutil.copy(made, kept)
-            elif not made.exists() and name == POOL[0] and found:
-                shutil.copy(kept / made.name, folder)
-        return answer
+        if "pool-threads.c" not in command:  # which is compiled once a process
+            command = ["-O0" if word == "-O2" else word for word in command]
+        return run(command, folder, output=output)
 
     def once(target: object, *files: object, **kinds: object) -> object:
         key = repr((target, files, kinds))

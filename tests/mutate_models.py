@@ -1,6 +1,6 @@
 """Mutate a valid model by its bytes or by its fields, and see that import refuses or accepts it: a program of its own.
 
-    python tests/mutate.py MODEL.onnx bytes|fields FIRST COUNT
+    python tests/mutate_models.py MODEL.onnx bytes|fields FIRST COUNT
 
 Each line tells a seed and what came of it. A crash ends the lines at its seed, and so do a hang, by an alarm, and too
 much memory, by a limit on the address space: test_mutations.py reads them.
