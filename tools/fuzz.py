@@ -89,8 +89,8 @@ def guided(folder: Path, count: int, seed: int) -> None:
     """Atheris' loop, in this process; it ends the process itself, with its own figures on standard error."""
     import atheris  # type: ignore
 
-    with atheris.instrument_imports(include=["tvmcnn", "mutate"]):
-        import mutate as mutations  # type: ignore
+    with atheris.instrument_imports(include=["tvmcnn", "mutate_models"]):
+        import mutate_models as mutations  # type: ignore
 
         import tvmcnn.importer
         import tvmcnn.operators  # noqa: F401 (imported under atheris' eyes)

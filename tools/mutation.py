@@ -76,7 +76,7 @@ def slips(root: Path, path: Path, part: str) -> list[Slip]:
     from cosmic_ray.ast import ast_nodes, get_ast
 
     text = path.read_text()
-    nodes, functions, silent = list(ast_nodes(get_ast(text))), functions_of(text), annotations(text)
+    nodes, functions, silent = list(ast_nodes(get_ast(text))), functions_of(text), unevaluated(text)
     found = []
     for name, operator in operators().items():
         occurrence = -1
@@ -120,7 +120,7 @@ def difference(root: Path, slip: Slip) -> str:
     return "\n".join(list(difflib.unified_diff(old, new, slip.path, slip.path, lineterm="", n=0))[2:])
 
 
-def annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def unevaluated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Where a text has annotations, and what only a type checker runs."""
     found: list[ast.expr | ast.stmt] = []
     for node in ast.walk(ast.parse(text)):
