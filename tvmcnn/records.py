@@ -222,8 +222,7 @@ def load_records(
         files.append((path, OWN))
     if shipped:
         files += [(path, SHIPPED) for path in sorted(schedules_folder().glob("*.jsonl"))]
-    elsewhere = isinstance(target, Gpu) or target.missing()
-    machine = "" if elsewhere else target.machine or cpu_name()
+    machine = "" if isinstance(target, Gpu) or target.missing() else target.machine or cpu_name()
     found: dict[str, dict[str, tuple[Record, str]]] = {}
     notes = []
     for path, tier in files:

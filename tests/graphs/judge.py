@@ -20,7 +20,9 @@ from tvmcnn.reference import reference
 Array = np.ndarray[Any, Any]
 SAMPLES = 12
 ROUNDINGS = 16  # units in the last place that an operand and a result may be off: float32's sums and functions are
-LONG = 8  # times as much, of the largest value, where sums are long or, by Winograd's matrices, of up to 8 times a value
+LONG = (
+    8  # times as much, of the largest value, where sums are long or, by Winograd's matrices, of up to 8 times a value
+)
 UNITS = {"float16": 2.0**-12, "float32": 2.0**-24, "float64": 2.0**-53}
 EXACT = frozenset(
     """
