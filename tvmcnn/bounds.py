@@ -26,9 +26,8 @@ from tvmcnn.network import Array, Network, Node, Shape
 from tvmcnn.steps import is_step, same_side
 
 UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
-SAFETY = 8.0  # standard deviations of a tensor's own rounding error that its bound allows
+SAFETY = 8.0  # standard deviations that a bound allows
 RUNS = 2  # disturbed ones
-REACH = 4.0  # times as far as they moved a tensor, it may be from the oracle
 # Operators that compute nothing: their elements are elements of their operands, or exact functions of them.
 EXACT = frozenset(
     """
@@ -75,10 +74,18 @@ def bounds_of(
     for seed in range(RUNS):
         evaluate(_Disturbance(network, values, deviations, moved, np.random.default_rng(seed)))
     errors = {
-        name: max(SAFETY * deviations.get(name, 0.0) * largest(value), REACH * moved.get(name, 0.0))
+        name: max(SAFETY * deviations.get(name, 0.0) * largest(value), _reach(value.size) * moved.get(name, 0.0))
         for name, value in values.items()
     }
     return Bounds(values, errors)
+
+
+def _reach(size: int) -> float:
+    """How many times farther than any element of a tensor moved one may be from the oracle.
+
+    The largest of m normal numbers is about √(2·ln m) standard deviations, of which a bound allows SAFETY.
+    """
+    return SAFETY / math.sqrt(2 * math.log(1 + RUNS * max(1, size)))
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ class Choice:
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
 
     def __post_init__(self) -> None:
-        stored = (*zip(self.sources, self.reads, strict=True), (self.kernel.output, self.writes))
+        stored = (*zip(self.sources, self.reads, strict=False), (self.kernel.output, self.writes))
         for tensor, layout in stored:
             if not layout.plain and tensor.dtype != "float32":
                 raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: only float32 has layouts")
