@@ -90,13 +90,15 @@ def test_slips_are_drawn_by_the_seed(tree: Path) -> None:
     assert all(mutation.changed(tree, slip) != SOURCE for slip in every)
 
 
-def test_a_record_knows_the_tests_of_a_function(tree: Path, record: mutation.Record) -> None:
+def test_a_record_knows_the_tests_of_a_function(tree: Path, record: mutation.Record, tmp_path: Path) -> None:
     """Those that pass, the fastest first, within a limit; of a function that none runs, those of its file."""
     slips = {slip.function: slip for slip in mutation.slips(tree, tree / "tvmcnn" / "arena.py", "layout")}
     ours = "tests/test_arena.py::"
     assert record.tests(slips["clipped"], 60)[0] == [f"{ours}test_clipped"]
     assert {*record.tests(slips["halved"], 60)[0]} == {f"{ours}test_halved", f"{ours}test_halved_alone"}
     assert len(record.tests(slips["halved"], 0)[0]) == 1
+    record.write(tmp_path / "record.json")
+    assert mutation.Record.read(tmp_path / "record.json") == record
     assert len(record.tests(slips["unseen"], 60)[0]) == len(record.tests(slips[""], 60)[0]) == 3
 
 

@@ -183,11 +183,15 @@ class Record:
     @staticmethod
     def read(path: Path) -> Record:
         """The record in a file."""
-        return Record(**json.loads(path.read_text()))
+        kept = json.loads(path.read_text())
+        names = list(kept["seconds"])
+        return Record(kept["seconds"], {key: [names[i] for i in ids] for key, ids in kept["functions"].items()})
 
     def write(self, path: Path) -> None:
-        """Keep it in a file."""
-        path.write_text(json.dumps({"seconds": self.seconds, "functions": self.functions}))
+        """Keep it in a file, where a test is a number: its place among the seconds."""
+        numbers = {name: number for number, name in enumerate(self.seconds)}
+        functions = {key: [numbers[name] for name in names] for key, names in self.functions.items()}
+        path.write_text(json.dumps({"seconds": self.seconds, "functions": functions}, separators=(",", ":")))
 
     def tests(self, slip: Slip, most: float) -> tuple[list[str], float]:
         """Those that run the slip's function, the fastest first, as many as take `most` seconds; and their seconds.
