@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,14 +16,15 @@ from bench_models import parse
 from helpers import Graph, feeds, record
 
 import tvmcnn
-from tvmcnn import winograd
+from tvmcnn import gpu, records, winograd
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import StreamedConfig, WinogradConfig
 from tvmcnn.errors import VerifyError
 from tvmcnn.fusion import fuse
 from tvmcnn.importer import import_model
+from tvmcnn.manifest import described
 from tvmcnn.ops import winograd as expressions
-from tvmcnn.records import kernel_words
+from tvmcnn.records import GIVEN, Record, Records, kernel_words
 from tvmcnn.targets import TARGETS, resolve
 
 Config = StreamedConfig | WinogradConfig
@@ -50,7 +53,7 @@ def residual() -> onnx.ModelProto:
     return g.model()
 
 
-def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str) -> Compiled:
+def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str, **options: Any) -> Compiled:
     """The model with `config` for its convolutions of 3 x 3, verified."""
     network = import_model(model)
     rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
@@ -58,7 +61,8 @@ def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str) 
     words = [each for kernel in fuse(network) if "x3x3" in (each := kernel_words(network, kernel))]
     lines = [record(each, rule, asdict(config), isa=isa) for each in words for isa in TARGETS]
     (folder / "records.jsonl").write_text("".join(lines))
-    return tvmcnn.compile(model, target, folder / "net.so", records=[folder / "records.jsonl"], shipped_records=False)
+    files = [folder / "records.jsonl"]
+    return tvmcnn.compile(model, target, folder / "net.so", records=files, shipped_records=False, **options)
 
 
 def algorithms(made: Compiled) -> set[str]:
@@ -103,8 +107,64 @@ def test_one_transform_for_two_readers(tmp_path: Path) -> None:
 
 
 def test_exact_has_neither(tmp_path: Path) -> None:
-    made = tvmcnn.compile(padded(1), output=tmp_path / "net.so", exact=True)
+    """And nothing to say of it, whatever records there are."""
+    lines: list[str] = []
+    made = compiled(padded(1), CONFIGS[0], tmp_path, "native", exact=True, report=lines.append)
     assert not algorithms(made) & {"winograd", "streamed"}
+    assert made.manifest["winograd"] == ""
+    assert not [line for line in (*lines, *described(tvmcnn.load(made.path).manifest)) if "Winograd" in line]
+
+
+@pytest.mark.parametrize(
+    ("config", "factor", "side"), [(CONFIGS[0], "10.5", 4), (CONFIGS[1], "0.556", 2), (CONFIGS[2], "10.5", 4)], ids=str
+)
+def test_what_it_means_is_said(config: Config, factor: str, side: int, tmp_path: Path) -> None:
+    """In one line of the log, and in the library; the factor is the one that verification allows."""
+    lines: list[str] = []
+    made = compiled(padded(1), config, tmp_path, "native", report=lines.append)
+    said = (
+        f"Winograd: 1 of 2 convolutions, with up to {factor} times the rounding error of direct ones; NaN, inf and"
+        f" outliers spread inside a tile of {side} x {side} pixels (--exact has neither)"
+    )
+    assert [line for line in lines if line.startswith("Winograd")] == [said]
+    assert f"{winograd.error_growth(config.tile):.3g}" == factor
+    manifest = tvmcnn.load(made.path).manifest
+    assert manifest["winograd"] == said
+    assert said in described(manifest)
+
+
+def test_the_worst_of_several_is_said_also_for_gpus() -> None:
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 17, 14, 25), 48, (3, 3), pads=[1, 1, 1, 1]))
+    g.output(g.conv(g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1]), 19, (2, 2)))
+    network = import_model(g.model())
+    found: dict[str, dict[str, tuple[Record, str]]] = {}
+    for kernel, tile in zip(fuse(network), (2, 4), strict=False):
+        line = record(kernel_words(network, kernel), "gemm", {"winograd": tile}, isa="cuda:sm_80")
+        found[kernel_words(network, kernel)] = {"gemm": (records.parse(json.loads(line)), GIVEN)}
+    choices = gpu.choose(network, fuse(network), Records(found))
+    assert winograd.said(choices).startswith("Winograd: 2 of 3 convolutions, with up to 10.5 times")
+    assert "a tile of 4 x 4 pixels" in winograd.said(choices)
+    assert winograd.said(gpu.choose(network, fuse(network), Records(found), exact=True)) == ""
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_tiles(value: float, tmp_path: Path) -> None:
+    """As the line says: Winograd lets it reach all pixels of a tile, of which a window holds it; --exact does not."""
+    g = Graph()
+    g.output(g.conv(g.input(1, 18, 14, 9), 33, (3, 3), pads=[1, 1, 1, 1]))
+    (x,) = feeds(g.model()).values()
+    x[0, 3, 6, 5] = value
+    reached = {}
+    for exact in (False, True):
+        (folder := tmp_path / str(exact)).mkdir()
+        made = compiled(g.model(), WinogradConfig(strip=6, vectors=1, tiles=6), folder, "native", exact=exact)
+        rows, columns = np.nonzero(~np.isfinite(tvmcnn.load(made.path)(x)[0]).all(axis=0))
+        reached[exact] = {*zip(rows.tolist(), columns.tolist(), strict=True)}
+    window = {(row, column) for row in (5, 6, 7) for column in (4, 5, 6)}
+    tiles = {(row, column) for row in range(4, 8) for column in range(4, 8)}
+    assert reached[True] == window
+    assert reached[False] == tiles
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tvmcnn import artifact, gpu
+from tvmcnn import artifact, gpu, winograd
 from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.choose import choose
 from tvmcnn.codegen import (
@@ -155,6 +155,8 @@ def compile(  # noqa: A001 (the contract's name)
             found.append(program)
         _check_batches(found, [size for size, _ in batches])
         report(_tiers(found))
+        if told := winograd.said(step.choice for program in found for step in program.steps):
+            report(told)
         if precision != "fp32":
             report(_on_tensor_cores(found))
         programs.append(found)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tvmcnn import winograd
 from tvmcnn.artifact import Manifest
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fusion import multiply_accumulates
@@ -70,6 +71,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "arena_lower_bound": program.arena_lower_bound,
         "arena": [list(dataclasses.astuple(held)) for held in program.held],  # name, offset, bytes, first, last step
         "fallbacks": fallbacks(program),
+        "winograd": winograd.said(step.choice for step in program.steps),  # empty where no convolution goes by it
         "folded": dict(network.folded),
         "notes": list(network.notes),
         "kernels": [_kernel(network, step, functions) for step in program.steps],
@@ -182,6 +184,8 @@ def described(manifest: Manifest) -> Iterator[str]:
     yield f"weights {manifest['weights_bytes']:,} bytes; arena {manifest['arena_bytes']:,}, at least" + (
         f" {manifest['arena_lower_bound']:,}; {manifest['thread_bytes']:,} more a thread"
     )
+    if told := manifest.get("winograd"):
+        yield told
     yield f"versions: {', '.join(f'{name} {found}' for name, found in manifest['versions'].items())}"
     for name, digest in {**manifest["made_of"], "image": manifest["sha256"]}.items():
         yield f"SHA-256 of the {name:<8} {digest}"

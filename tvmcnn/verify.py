@@ -26,7 +26,6 @@ from tvmcnn.runner import Runner
 HISTOGRAM = np.arange(-4, 1.01, 0.25)  # edges of log10(|difference| / bound): at 0 the bound is
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 EXCUSED = 0.004  # of a tensor's elements may stand on the other side of a step: rounding puts no more there
-WINOGRAD = ("winograd", "streamed", "winograd_out")  # algorithms whose config has its tile
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def growths(manifest: Mapping[str, Any], network: Network) -> dict[str, float]:
     found: dict[str, float] = {}
     for kernel in manifest["kernels"]:
         growth = 1.0
-        if kernel["algorithm"] in WINOGRAD:
+        if kernel["algorithm"] in winograd.ALGORITHMS:
             growth = winograd.error_growth(kernel["config"]["tile"])
         elif kernel["rule"] == "mma":
             growth = precision.error_growth(kernel["config"]["precision"])
