@@ -321,6 +321,18 @@ def test_functions_within_functions() -> None:
     assert "s" in network.tensors  # as the file names it, though the function has an s of its own
 
 
+def test_the_default_of_a_function_s_attribute() -> None:
+    """Where the call does not give it, of a function inside another too: the inliner of onnx forgets it."""
+    leaky = node("LeakyRelu", ["a"], ["r"])
+    leaky.attribute.append(helper.make_attribute_ref("alpha", onnx.AttributeProto.FLOAT))
+    own = function("leaky", "a", "r", [leaky], attribute_protos=[helper.make_attribute("alpha", 0.3)])
+    block = function("block", "a", "r", [called("leaky", "a", "b"), called("leaky", "b", "r", alpha=0.5)])
+    odd = model([called("block", "x", "s"), called("leaky", "s", "y")], functions=[own, block])
+    slopes = zip("xab", "aby", (0.3, 0.5, 0.3), strict=True)
+    plain = model([node("LeakyRelu", [x], [y], alpha=alpha) for x, y, alpha in slopes])
+    assert_same(import_model(odd), import_model(plain))
+
+
 def test_functions_that_multiply() -> None:
     """Forty functions of two calls each are 2^39 nodes: counted, not made."""
     tower = [function("f0", "a", "r", [node("Relu", ["a"], ["r"])])]

@@ -36,10 +36,21 @@ def inline_functions(proto: onnx.ModelProto, label: str) -> None:
         raise ModelError(f"{label} has {found:,} nodes; allowed are {NODE_LIMIT:,}")
     if not functions:
         return
+    _give_defaults(proto)
     try:
         proto.CopyFrom(inliner.inline_local_functions(proto, convert_version=True))
     except Exception as error:
         raise ModelError(f"the functions of {label} cannot be put in their places: {one_line(error)}") from error
+
+
+def _give_defaults(proto: onnx.ModelProto) -> None:
+    """Write into each call what its function has as the default of an attribute: onnx 1.23 drops it."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions}
+    for _, nodes in node_lists(proto):
+        for node in nodes:
+            given = {attribute.name for attribute in node.attribute}
+            missing = defaults.get((node.domain, node.op_type, node.overload), ())
+            node.attribute.extend(attribute for attribute in missing if attribute.name not in given)
 
 
 def drop_unread(proto: onnx.ModelProto) -> list[str]:
