@@ -236,9 +236,8 @@ def test_scan_agrees_with_onnxruntime() -> None:
 # --- functions ---
 
 ONNX, PKG = helper.make_opsetid("", 17), helper.make_opsetid("pkg", 1)
-SILU = helper.make_function(
-    "pkg", "silu", ["a"], ["r"], [node("Sigmoid", ["a"], ["s"]), node("Mul", ["a", "s"], ["r"])], [ONNX]
-)
+PARTS = [node("Sigmoid", ["a"], ["s"]), node("Mul", ["a", "s"], ["r"])]
+SILU, UNSORTED = (helper.make_function("pkg", "silu", ["a"], ["r"], parts, [ONNX]) for parts in (PARTS, PARTS[::-1]))
 
 
 def leaky(opset: int) -> onnx.FunctionProto:
@@ -278,17 +277,52 @@ def test_functions_with_attributes(opset: int) -> None:
     inlined = list(onnx.inliner.inline_local_functions(model).graph.node)
     assert {*every} == {"x", *(name for each in inlined for name in each.output)}
     assert {"c", "s", "y"} < {*every}  # and not what is called so inside
+    backwards = build(nodes[::-1], [info("y", None)], constants, 17, None, (UNSORTED, leaky(opset), block))
+    for name, array in reference(backwards, X, every_tensor=True).items():
+        np.testing.assert_array_equal(array, every[name])
     (sigmoid,), (product,) = ([each for each in inlined if each.op_type == op] for op in ("Sigmoid", "Mul"))
     a, s, r = (every[name] for name in (sigmoid.input[0], sigmoid.output[0], product.output[0]))
     np.testing.assert_allclose(s, 1 / (1 + np.exp(-a)), rtol=1e-6)
     np.testing.assert_allclose(r, a * s, rtol=1e-6)
 
 
-def test_a_function_that_calls_itself_is_told() -> None:
-    """Which ONNX forbids."""
+def test_functions_without_end_are_told() -> None:
+    """One that calls itself, which ONNX forbids, and thirty of which each calls the next twice."""
     again = helper.make_function("pkg", "again", ["a"], ["r"], [node("again", ["a"], ["r"], domain="pkg")], [ONNX, PKG])
     with pytest.raises(ModelError, match="deep"):
         reference(build([node("again", ["x"], ["y"], domain="pkg")], [info("y", None)], {}, 17, None, (again,)), X)
+    calls = [
+        [node(f"f{n + 1}", ["a"], ["b"], domain="pkg"), node(f"f{n + 1}", ["b"], ["r"], domain="pkg")]
+        for n in range(30)
+    ]
+    calls.append([node("Neg", ["a"], ["r"])])
+    many = tuple(helper.make_function("pkg", f"f{n}", ["a"], ["r"], body, [ONNX, PKG]) for n, body in enumerate(calls))
+    with pytest.raises(ModelError, match=r"1,073,741,824 nodes"):
+        reference(build([node("f0", ["x"], ["y"], domain="pkg")], [info("y", None)], {}, 17, None, many), X)
+
+
+def test_what_is_followed() -> None:
+    """Each tensor once, also inside functions and branches; what the caller answers is read on."""
+    nodes = [
+        node("silu", ["x"], ["a"], domain="pkg"),
+        node("If", ["yes"], ["b"], **branches()),
+        node("Loop", ["one", "", "a"], ["d", "stack"], body=body("goes_on")),
+        node("Add", ["a", "b"], ["y"]),
+    ]
+    constants = {"yes": np.array(True), "one": np.array(1), "two": np.array(2)}
+    model = build(nodes, [info("y", None)], constants, 17, None, (SILU,))
+    seen: dict[str, Array] = {}
+
+    def follow(name: str, value: Array) -> Array:
+        assert name not in seen
+        seen[name] = value
+        return value + 10 if name == "s__1" else value * 100 if name == "inside" else value
+
+    y = reference(model, X, follow=follow)["y"]
+    assert {*seen} == {"s__1", "a", "inside", "t", "b", "d", "stack", "y"}
+    assert all(array.dtype == np.float64 for array in seen.values())
+    silu = X * (10 + 1 / (1 + np.exp(-X.astype(np.float64))))
+    np.testing.assert_allclose(y, silu - 300 * X, rtol=0, atol=1e-4)
 
 
 # --- weights in other files ---

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, TvmcnnError
-from tvmcnn.reference.inlined import inlined_nodes
+from tvmcnn.reference.inlined import inlined_nodes, own_functions, unclear_names
 from tvmcnn.reference.inputs import checked_inputs, declared_dtype
 from tvmcnn.reference.model import Source, initializers, read, versions
 from tvmcnn.reference.walk import run
@@ -69,12 +69,12 @@ def _evaluate(
     for name, given in checked_inputs(graph, inputs, label).items():
         made[name] = Held(given, declared_dtype(graph, name) or given.dtype)
         constants.discard(name)
-    shown: dict[str, Held | None] = {}
-    functions = {(f.domain, f.name, f.overload): f for f in source.proto.functions}
-    named = every_tensor or follow is not None
-    twins = inlined_nodes(source.proto) if functions and named else ()
+    shown: dict[str, Held] = {}
+    functions = own_functions(source.proto, label)
+    twins = inlined_nodes(source.proto, functions.values(), label) if functions and (every_tensor or follow) else ()
+    unclear = unclear_names(twins or graph.node)
     opsets = versions(source.proto, label)
-    context = Context(source, opsets, functions, {}, shown if named else None, twins, follow=follow)
+    context = Context(source, opsets, functions, {}, shown, follow, twins, unclear)
     outputs = [output.name for output in graph.output]
     with np.errstate(all="ignore"):  # infinities and nans go through, as they do in the compiled network
         run(graph.node, ChainMap(made), context, outputs)

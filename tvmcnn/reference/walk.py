@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 import onnx
 
 from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
 from tvmcnn.reference import control
-from tvmcnn.reference.inlined import parts
+from tvmcnn.reference.inlined import is_twin, parts
 from tvmcnn.reference.model import attribute_value, attributes_of, describe, initializers, plain_domain, versions
 from tvmcnn.reference.operate import objections, operate, version
 from tvmcnn.reference.order import in_order, reads
@@ -28,47 +28,41 @@ def run(nodes: Iterable[onnx.NodeProto], values: Values, context: Context, outpu
 
     Every node that cannot be evaluated, as far as its text tells, is told before any is evaluated.
     """
-    listed = [attributes_of(node, context.attributes) for node in nodes]
-    twins = parts(listed, context)
-    ordered = in_order(listed, context.label)
-    read = {*outputs, *(name for node in listed for name in reads(node))}
-    operators = [listed[place] for place in ordered if _step(listed[place], context) is _operate]
+    listed = list(nodes)
+    ordered = [attributes_of(listed[place], context.attributes) for place in in_order(listed, context.label)]
+    read = {*outputs, *(name for node in ordered for name in reads(node))}
+    operators = [node for node in ordered if _step(node, context) is _operate]
     reasons = [f"{describe(node)}: {reason}" for node in operators for reason in objections(node, read, context)]
     if reasons:
         raise UnsupportedError(context.label, reasons)
-    for place in ordered:
-        node, inner = listed[place], context.with_twins(twins[place])
+    for node, twins in zip(ordered, parts(ordered, context), strict=True):
+        inner = context.with_twins(twins)
         missing = [name for name in node.input if name and name not in values]
         if missing:
             raise ModelError(f"{context.label}: {describe(node)} reads {missing}, which nothing makes.")
         given = [values[name] if name else None for name in node.input]
-        made = _followed(node, _guarded(_step(node, context), node, given, values, inner), inner)
-        values.update((name, held) for name, held in zip(node.output, made, strict=False) if name and held is not None)
-        _show(node, made, inner)
+        made = _guarded(_step(node, context), node, given, values, inner)
+        for name, shown, held in zip(node.output, _names(node, inner), made, strict=False):
+            if name and held is not None:
+                values[name] = _noted(shown, held, inner) if shown else held
 
 
 def _names(node: onnx.NodeProto, context: Context) -> Sequence[str]:
-    """What the model calls the outputs of a node once its functions are in place; none where that is unclear."""
-    if context.shown is None or (context.in_function and len(context.twins) != 1):
-        return ()
-    names: Sequence[str] = context.twins[0].output if len(context.twins) == 1 else node.output
-    return names
+    """What the model calls a node's outputs once functions are in place; "" where it has no such name, or several."""
+    inlined = bool(context.twins) and _function(node, context) is not None and not is_twin(context.twins[0], node)
+    if context.shown is None or inlined or (context.in_function and not context.twins):
+        return [""] * len(node.output)  # of what is inlined the last node inside has the name
+    names = context.twins[0].output if context.twins else node.output
+    return [name if not context.depth or name not in context.unclear else "" for name in names]
 
 
-def _followed(node: onnx.NodeProto, made: Sequence[Held | None], context: Context) -> Sequence[Held | None]:
-    """What a node has made, as it is to be read: see Context.follow."""
-    names, found = _names(node, context), list(made)
-    for place, (name, held) in enumerate(zip(names, made, strict=False)):
-        if context.follow is not None and name and held is not None and name not in (context.shown or ()):
-            found[place] = dataclasses.replace(held, array=context.follow(name, held.array))
-    return found
-
-
-def _show(node: onnx.NodeProto, made: Sequence[Held | None], context: Context) -> None:
-    """Note what a node has made."""
-    for name, held in zip(_names(node, context), made, strict=False):
-        if name and held is not None and context.shown is not None:  # a name that two branches have says nothing
-            context.shown[name] = None if name in context.shown else held
+def _noted(name: str, held: Held, context: Context) -> Held:
+    """A tensor with a name of its own as later nodes read it."""
+    if context.follow is not None:
+        held = replace(held, array=context.follow(name, held.array))
+    if context.shown is not None:
+        context.shown[name] = held
+    return held
 
 
 def run_graph(graph: onnx.GraphProto, values: Values, context: Context, given: Sequence[Held]) -> list[Held]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from tvmcnn.reference.model import Source
 from tvmcnn.reference_ops import Array
 
 Nodes = Sequence[onnx.NodeProto]
+
+Follow = Callable[[str, Array], Array]
+"""Shown a tensor that a node makes, by its name, it answers with the one that later nodes read."""
 
 DEEPEST = 100  # calls of functions and subgraphs inside one another
 
@@ -31,10 +34,6 @@ Values = ChainMap[str, Held | None]
 """The tensors by name, a subgraph's before those around it. None is an input that the call of a function leaves out."""
 
 
-Follow = Callable[[str, Array], Array]
-"""Shown a tensor that a node makes, by its name, it answers with the one that later nodes read."""
-
-
 @dataclass(frozen=True)
 class Context:
     """What holds for all nodes of a graph or of a function."""
@@ -43,11 +42,12 @@ class Context:
     opsets: Mapping[str, int]  # the versions of the operator sets by domain
     functions: Mapping[tuple[str, str, str], onnx.FunctionProto]  # the model's own, by domain, name and overload
     attributes: Mapping[str, onnx.AttributeProto]  # what the call gives for those that nodes of a function refer to
-    shown: dict[str, Held | None] | None = None  # every tensor that has a name of its own; None: not to be noted
+    shown: dict[str, Held] | None = None  # every tensor that has one name and one value; None inside of a loop
+    follow: Follow | None = None  # asked what later nodes read, of each such tensor
     twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
+    unclear: Collection[str] = ()  # names that several tensors have, of branches and around them
     in_function: bool = False
     depth: int = 0
-    follow: Follow | None = None  # asked what later nodes read, of each tensor that has one name and one value
 
     @property
     def label(self) -> str:
