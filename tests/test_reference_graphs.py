@@ -210,7 +210,7 @@ def test_a_loop_without_end_is_refused() -> None:
     """It would hang the check."""
     inputs = [info("turn", [], TensorProto.INT64), info("before", [], TensorProto.BOOL)]
     endless = helper.make_graph([node("Identity", ["before"], ["on"])], "b", inputs, [info("on", [], TensorProto.BOOL)])
-    with pytest.raises(UnsupportedError, match=r"forever.*100,000 turns"):
+    with pytest.raises(UnsupportedError, match=r"forever.*10,000 turns"):
         reference(
             build([node("Loop", ["", ""], [], body=endless, name="forever"), *CONV_RELU], [info("y", None)], {"w": W}),
             X,
@@ -401,7 +401,7 @@ def damaged(change: str) -> onnx.ModelProto:
         model.graph.node[0].attribute.append(helper.make_attribute("strides", "two"))
     elif change == "a memory that is not there":
         model.graph.node[1].CopyFrom(node("Tile", ["c", "often"], ["y"]))
-        model.graph.initializer.append(constant("often", np.array([1 << 20, 1 << 20, 1 << 20, 1])))
+        model.graph.initializer.append(constant("often", np.array([1, 1, 1, 1 << 50])))
     elif change == "an If without branches":
         model.graph.node[1].CopyFrom(node("If", ["yes"], ["y"]))
         model.graph.initializer.append(constant("yes", np.array(True)))

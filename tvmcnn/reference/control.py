@@ -12,7 +12,7 @@ from tvmcnn.reference_ops import Array, Ints, known_dtype
 
 Body = Callable[[Sequence[Held]], list[Held]]
 
-LONGEST = 100_000  # turns of a Loop; one that never ends would hang the check
+LONGEST = 10_000  # turns of a Loop; one that never ends would hang the check
 
 
 def truth(condition: Held | None) -> bool:
