@@ -343,6 +343,16 @@ def test_divisors_are_not_zero() -> None:
     assert drawn([node], {"c": np.arange(41, dtype=np.int64)}, out=TensorProto.INT64).min() == 1
 
 
+def test_bounds_that_arrive_do_not_cross() -> None:
+    proto = model(
+        [helper.make_node("Clip", ["x", "low", "high"], ["y"])], ("y", 1), x=(1, SHAPE), low=(1, ()), high=(1, ())
+    )
+    network = import_model(proto)
+    for seed in range(9):
+        inputs = drawn_inputs(network, seed)
+        assert inputs["low"] <= 0 <= inputs["high"]
+
+
 def test_other_integers_have_either_sign() -> None:
     found = drawn([helper.make_node("Cast", ["i"], ["y"], to=1)], {})
     assert found.min() < 0 < found.max()

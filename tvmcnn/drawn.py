@@ -23,6 +23,8 @@ PASSING: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("GatherND", "ReverseSequence", "Trilu", "MaxPool", "ReduceMax", "ReduceMin", "Pad"), (0,)),
     **{"Where": (1, 2), "Concat": tuple(range(1 << 10))},
 }
+NEGATIVE: Range = (-math.inf, 0)
+POSITIVE: Range = (0, math.inf)
 USUAL = 9  # the size of integers of which only one end is fixed
 DIVISORS: Range = (1, 9)
 EXPONENTS: Range = (0, 3)
@@ -51,6 +53,8 @@ def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
     rng = np.random.default_rng(seed + 1000)
     if values.dtype.kind == "b":
         return values
+    if values.dtype.kind == "f" and accepted in (NEGATIVE, POSITIVE):
+        return np.asarray(np.copysign(values, accepted[0] if accepted == NEGATIVE else accepted[1]))
     if accepted != ANY:
         least = int(low) if low > -math.inf else min(-USUAL, int(high))
         most = int(high) if high < math.inf else max(USUAL, int(low))
@@ -85,6 +89,8 @@ def _accepted_by(
     if position == 1 and node.op.startswith("Gather"):
         extent = min(_indexed(network, node), default=1)
         return (-extent, extent - 1)
+    if node.op == "Clip" and position:  # bounds that cross leave nothing but a constant
+        return NEGATIVE if position == 1 else POSITIVE
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
         return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
