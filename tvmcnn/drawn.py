@@ -58,6 +58,7 @@ def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
     if accepted != ANY:
         least = int(low) if low > -math.inf else min(-USUAL, int(high))
         most = int(high) if high < math.inf else max(USUAL, int(low))
+        least = max(0, least) if values.dtype.kind == "u" else least
         return np.asarray(rng.integers(least, max(least, most) + 1, tensor.shape)).astype(values.dtype)
     if values.dtype.kind != "f":
         return values
@@ -90,7 +91,7 @@ def _accepted_by(
         extent = min(_indexed(network, node), default=1)
         return (-extent, extent - 1)
     if node.op == "Clip" and position:  # bounds that cross leave nothing but a constant
-        return NEGATIVE if position == 1 else POSITIVE
+        return NEGATIVE if node["arriving"][position - 1] == "min" else POSITIVE
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
         return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
