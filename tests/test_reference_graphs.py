@@ -170,10 +170,18 @@ def test_a_name_in_two_branches_is_not_shown() -> None:
     every = reference(model, X, every_tensor=True)
     assert list(every) == ["x", "a", "b", "y"]
     np.testing.assert_array_equal(every["y"], -6 * X)
-    nodes = [nodes[0], node("Neg", ["x"], ["inside"]), node("Add", ["a", "inside"], ["y"])]
-    every = reference(build(nodes, [info("y", None)], {"yes": np.array(True)}), X, every_tensor=True)
-    np.testing.assert_array_equal(every["inside"], -X)  # that of the graph itself, which the branch has another of
-    np.testing.assert_array_equal(every["y"], -4 * X)
+    nodes = [
+        nodes[0],
+        node("Neg", ["x"], ["inside"]),
+        node("Add", ["a", "inside"], ["b"]),
+        node("Add", ["b", "t"], ["y"]),
+    ]
+    model, seen = build(nodes, [info("y", None)], {"yes": np.array(True), "t": X}), {}
+    np.testing.assert_array_equal(reference(model, X, follow=lambda name, x: seen.setdefault(name, x))["y"], -3 * X)
+    assert list(seen) == ["a", "inside", "b", "y"]  # those of the graph itself, which has its own t too
+    every = reference(model, X, every_tensor=True)
+    np.testing.assert_array_equal(every["inside"], -X)
+    assert "t" not in every
 
 
 def body(last: str) -> onnx.GraphProto:

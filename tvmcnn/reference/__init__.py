@@ -72,7 +72,7 @@ def _evaluate(
     shown: dict[str, Held] = {}
     functions = own_functions(source.proto, label)
     twins = inlined_nodes(source.proto, functions.values(), label) if functions and (every_tensor or follow) else ()
-    unclear = unclear_names(twins or graph.node)
+    unclear = unclear_names(twins or graph.node, made)
     opsets = versions(source.proto, label)
     context = Context(source, opsets, functions, {}, shown, follow, twins, unclear)
     outputs = [output.name for output in graph.output]
@@ -85,5 +85,5 @@ def _evaluate(
     wanted = {name: made[name] for name in outputs}
     if every_tensor:
         wanted = {name: held for name, held in made.items() if name not in constants or name in wanted}
-        wanted |= {name: held for name, held in shown.items() if name not in made}
+        wanted |= shown
     return {name: np.array(held.array, held.dtype) for name, held in wanted.items() if held is not None}

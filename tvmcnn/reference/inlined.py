@@ -83,9 +83,9 @@ def _sort(owner: onnx.GraphProto | onnx.FunctionProto, label: str) -> None:
             _sort(graph, label)
 
 
-def unclear_names(nodes: Nodes) -> set[str]:
-    """The names that several tensors have, in branches and around them."""
-    counts = Counter(_made(nodes))
+def unclear_names(nodes: Nodes, given: Iterable[str]) -> set[str]:
+    """The names that several tensors have, in branches and around them, those that are `given` among them."""
+    counts = Counter([*_made(nodes), *given])
     return {name for name, count in counts.items() if count > 1}
 
 
@@ -103,8 +103,6 @@ def parts(nodes: Sequence[onnx.NodeProto], context: Context) -> list[Nodes]:
         for node in nodes:
             ends.append(_end(node, context, ends[-1]))
     except LookupError:
-        ends = []
-    if not ends or ends[-1] != len(context.twins):
         return [()] * len(nodes)
     return [context.twins[start:end] for start, end in itertools.pairwise(ends)]
 
