@@ -97,9 +97,9 @@ def _asked(drawn: Drawn, setup: str) -> dict[str, Any]:
         if setup:
             _worker.call(setup)
     _life += 1
-    given_ = (drawn.model.SerializeToString(), drawn.inputs, drawn.target, drawn.activations, drawn.split)
+    data = drawn.model.SerializeToString()
     try:
-        found: dict[str, Any] = _worker.call(CHECK, *given_, seconds=SECONDS)
+        found: dict[str, Any] = _worker.call(CHECK, data, drawn.inputs, *drawn.way, seconds=SECONDS)
     except LostError as error:
         close()
         text = str(error)
@@ -134,11 +134,15 @@ def explore(
     found, run = Explored(), _Run(setup, [*known])
     began = time.perf_counter()
 
-    @settings(database=run.database, phases=(Phase.reuse, Phase.shrink), report_multiple_bugs=False, **PLAIN)
-    @given(models(targets))
-    def one(drawn: Drawn) -> None:
-        run.one(drawn, found)
+    def fresh() -> Any:  # for each failure: hypothesis keeps the smallest that it has seen
+        @settings(database=run.database, phases=(Phase.reuse, Phase.shrink), report_multiple_bugs=False, **PLAIN)
+        @given(models(targets))
+        def one(drawn: Drawn) -> None:
+            run.one(drawn, found)
 
+        return one
+
+    one = fresh()
     for index in range(count):
         try:
             one.hypothesis.fuzz_one_input(noise(number, index))
@@ -150,6 +154,7 @@ def explore(
                 run.shrinking = ""
             run.known.append(str(failure))
             run.forget()
+            one = fresh()
             if stop:
                 break
     found.failures = list(run.failing.values())

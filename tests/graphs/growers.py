@@ -50,6 +50,8 @@ def allowed(op: str, opset: int, position: int = 0) -> frozenset[str]:
         schema = onnx.defs.get_schema(op, opset)
     except onnx.defs.SchemaError:
         return frozenset()
+    if schema.deprecated:
+        return frozenset()
     if not schema.inputs:
         return frozenset(NAMES.values()) | {"int32", "int64", "bool"}
     formal: Any = schema.inputs[min(position, len(schema.inputs) - 1)]

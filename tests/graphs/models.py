@@ -40,29 +40,35 @@ class Drawn:
     target: str = "native"
     activations: bool = False  # compile and compare hidden tensors too
     split: bool = False  # share even the smallest kernels among threads
+    tuned: int = 0  # the seed by which configs are taken from all that the tuner would try; 0: those of a compile
     skipped: tuple[str, ...] = field(default=(), compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by the model's bytes."""
-        words = (self.inputs, self.target, self.activations, self.split)
-        return _again, (self.model.SerializeToString(), *words)
+        return _again, (self.model.SerializeToString(), self.inputs, *self.way)
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """How it is compiled and run."""
+        return self.target, self.activations, self.split, self.tuned
 
     @property
     def key(self) -> bytes:
         """Different for every other model, input or way to run it."""
         parts = [self.model.SerializeToString(), *(value.tobytes() for value in self.inputs.values())]
-        return b"|".join([*parts, repr((self.target, self.activations, self.split)).encode()])
+        return b"|".join([*parts, repr(self.way).encode()])
 
     def __repr__(self) -> str:
         words = [self.target, *(word for word in ("activations", "split") if getattr(self, word))]
+        words += [f"tuned by {self.tuned}"] if self.tuned else []
         return f"{' '.join(words)}:\n{text_of(self.model)}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # hypothesis' way to print
         printer.text(repr(self))
 
 
-def _again(data: bytes, inputs: dict[str, Array], target: str, activations: bool, split: bool) -> Drawn:
-    return Drawn(onnx.load_model_from_string(data), inputs, target, activations, split)
+def _again(data: bytes, inputs: dict[str, Array], *way: Any) -> Drawn:
+    return Drawn(onnx.load_model_from_string(data), inputs, *way)
 
 
 def text_of(model: onnx.ModelProto) -> str:
@@ -90,6 +96,7 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
     made = [name for node in d.nodes for name in node.output]
     shown = [name for name in made if d.chance(1, 12)]
     words = {"target": d.choice(targets), "activations": d.chance(1, 5), "split": d.chance(1, 3)}
+    words["tuned"] = d.integer(1, 99) if d.chance(1, 3) else 0
     model = d.model(shown)
     return Drawn(model, d.inputs, **words, skipped=tuple(d.skipped))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import tempfile
 import time
@@ -10,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from graphs import quick
 from graphs.judge import Fault, Judge
 
 import tvmcnn
-from tvmcnn import tasks
+from tvmcnn import compiler, tasks
+from tvmcnn.bands import in_one_band
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import ALIGNMENT
+from tvmcnn.records import Record, Records, kernel_words
+from tvmcnn.tuning.space import RULES, candidates
 from tvmcnn.verify import verify_library
 
 Array = np.ndarray[Any, Any]
@@ -30,15 +35,16 @@ Report = dict[str, Any]
 GUARD = 4096  # bytes before and behind what a library may write
 PATTERN = 0xA5
 MOST_THREADS = 2
+CANDIDATES = 500  # of a kernel
 
 
-def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: bool, split: bool) -> Report:
+def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: bool, split: bool, tuned: int) -> Report:
     """What became of a model: "ok", "refused" with the reason, or "failed" with the kind of failure and a text."""
     os.environ["TVMCNN_CACHE"] = os.environ["TVMCNN_RECORDS"] = "off"
     quick.install()
     proto = onnx.load_model_from_string(model)
     report: Report = {"end": "ok", "times": {}}
-    with tempfile.TemporaryDirectory(prefix="tvmcnn-graphs-") as folder, shared_out(split):
+    with tempfile.TemporaryDirectory(prefix="tvmcnn-graphs-") as folder, shared_out(split), any_config(tuned):
         began = time.perf_counter()
         try:
             compiled = tvmcnn.compile(
@@ -47,6 +53,8 @@ def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: b
         except (UnsupportedError, ModelError) as error:
             return report | {"end": "refused", "text": str(error)}
         except Exception as error:
+            if tuned and "does not fit it" in str(error):
+                return report | {"end": "refused", "text": "a config that the tuner would try and drop does not fit"}
             return report | failed(f"compile raises {named(error)}", f"{error}\n{traceback.format_exc()}")
         report["times"]["compile"] = time.perf_counter() - began
         report["seen"] = seen(compiled)
@@ -78,6 +86,28 @@ def shared_out(split: bool) -> Iterator[None]:
         yield
     finally:
         tasks.WORTH = worth
+
+
+@contextmanager
+def any_config(seed: int) -> Iterator[None]:
+    """With a seed every kernel takes some config, and algorithm, of those that the tuner would try."""
+    right = compiler.choose
+
+    def chosen(network: Any, kernels: Any, target: Any, records: Any, *, exact: bool) -> Any:
+        rng, found = random.Random(seed), {}
+        for choice in map(in_one_band, right(network, kernels, target, records, exact=exact)):
+            tried = list(islice(candidates(choice, network, target), CANDIDATES))
+            if tried and choice.rule in RULES:
+                taken, words = rng.choice(tried), kernel_words(network, choice.kernel)
+                record = Record(words, taken.rule, taken.config, 1.0, target.name, "", ("", ""), {}, 0)
+                found[words] = {taken.rule: (record, "given record")}
+        return right(network, kernels, target, Records(found), exact=exact)
+
+    compiler.choose = chosen if seed else right
+    try:
+        yield
+    finally:
+        compiler.choose = right
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -197,6 +227,7 @@ def seen(compiled: Compiled) -> dict[str, Counter[str]]:
     for step in compiled.program.steps:
         choice = step.choice
         algorithms[choice.algorithm] += 1
+        forms["config of a record"] += choice.tier == "given record"
         written = choice.writes
         kind = "plain" if written.block == written.images == 1 else "blocks" if written.block > 1 else "images"
         layouts[kind + ("+halo" if any(written.halo) else "") + ("/pitch" if written.pitch else "")] += 1
