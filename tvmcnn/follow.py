@@ -9,7 +9,7 @@ import numpy as np
 
 from tvmcnn.bounds import Bounds, half_spacing
 from tvmcnn.network import Array, Network, Node
-from tvmcnn.steps import admissible, is_step
+from tvmcnn.steps import admissible, is_step, of_stored
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Follower:
         errors = [self._error(operand) for operand in node.inputs]
         given = [operand for operand in operands if operand is not None]
         excused = other & admissible(node, given, errors, value, found)
-        self.excused[name] = int(excused.sum())
+        stored = of_stored(node, given, [self._dtype(operand) for operand in node.inputs])
+        self.excused[name] = int((excused if stored is None else excused & (stored != found)).sum())
         return np.where(excused, found, value).astype(value.dtype)
 
     @staticmethod
@@ -91,6 +92,10 @@ class Follower:
             return self.network.constants[name]
         node = self.makers.get(name)
         return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
+
+    def _dtype(self, name: str) -> str:
+        constant = self.network.constants.get(name)
+        return str(constant.dtype) if constant is not None else self.network.tensors[name].dtype
 
     def _error(self, name: str) -> float:
         if name in self.bounds.values:

@@ -14,7 +14,13 @@ import numpy as np
 
 from tvmcnn.network import Array, Node
 
-COMPARISONS = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+}
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {  # that never decrease
     "Floor": np.floor,
     "Ceil": np.ceil,
@@ -73,6 +79,24 @@ def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], e
         if node.op == "Mod":
             return _beside_multiple(x, operands[1], errors, found)
     return np.zeros(found.shape, bool)
+
+
+def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> Array | None:
+    """What a step answers to the oracle's operands as their types store them; None where that is not computed here.
+
+    Tanh(10) is 1 in float32, and its Floor 1: no chance is in that, and nothing to be excused.
+    """
+    with np.errstate(all="ignore"):
+        given = [operand.astype(dtype) for operand, dtype in zip(operands, dtypes, strict=True)]
+        if node.op in COMPARISONS:
+            return COMPARISONS[node.op](*given)
+        if node.op in ROUNDINGS:
+            return ROUNDINGS[node.op](given[0])
+        return given[0] != 0 if node.op == "Cast" and node["to"] == "bool" else _truncated(node, given[0])
+
+
+def _truncated(node: Node, x: Array) -> Array | None:
+    return np.trunc(x) if node.op == "Cast" else None
 
 
 def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
