@@ -47,7 +47,15 @@ def named_compiler(variable: str, what: str) -> list[str]:
 
 
 def compiler_version(command: list[str]) -> str:
-    """What a compiler says of itself: gcc (Debian 12.2.0-14) 12.2.0. Raises ToolError where it does not run."""
+    """What a compiler says of itself, asked once a process: gcc (Debian 12.2.0-14) 12.2.0.
+
+    Raises ToolError where it does not run.
+    """
+    return _version(tuple(command))
+
+
+@functools.lru_cache(maxsize=8)
+def _version(command: tuple[str, ...]) -> str:
     lines = run_compiler([*command, "--version"], Path.cwd(), output=True).strip().splitlines()
     return next((line.strip() for line in reversed(lines) if "release" in line), lines[0] if lines else "unknown")
 
