@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from onnx import helper
+
 from graphs.draft import DTYPES, FLOATS, Draft, Held, Skip
 from graphs.growers import allowed, grows
-from onnx import helper
 
 CODES = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in DTYPES}
 
@@ -150,7 +151,24 @@ def ordered(d: Draft, x: Held, y: Held) -> list[Held]:
     return [y, x] if d.chance(1, 3) else [x, y]
 
 
-@grows(*"Add Sub Mul And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual BitwiseAnd BitwiseOr BitwiseXor".split())
+@grows(
+    *[
+        "Add",
+        "Sub",
+        "Mul",
+        "And",
+        "Or",
+        "Xor",
+        "Equal",
+        "Less",
+        "LessOrEqual",
+        "Greater",
+        "GreaterOrEqual",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+    ]
+)
 def binary(d: Draft, op: str, x: Held) -> None:
     d.node(op, ordered(d, x, partner(d, x)))
 

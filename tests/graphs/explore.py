@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from graphs.models import Drawn, models
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.errors import HypothesisException
 
+from graphs.models import Drawn, models
 from tvmcnn.isolated import Isolated, LostError
 
 CHECK = "graphs.worker:check"

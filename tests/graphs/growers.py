@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import onnx
+
 from graphs.draft import Draft, Held
 
 Grow = Callable[[Draft, str, Held], None]

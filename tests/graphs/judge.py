@@ -34,7 +34,9 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905
 )
 # Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.
-TILED = frozenset("Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization".split())
+TILED = frozenset(
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization", "LayerNormalization"]
+)
 SHIFTED = frozenset(
     """
     Elu Celu Selu Softplus Mish Gelu Erf Tanh Sigmoid Swish HardSwish HardSigmoid Asinh Acosh Atanh Asin Acos Atan Sinh

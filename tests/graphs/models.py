@@ -9,25 +9,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
+from hypothesis import strategies as st
+
 from graphs import elementwise, moves, sums, windows  # noqa: F401 (which register their operators)
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
 from graphs.windows import conv, placed
-from hypothesis import strategies as st
 
 MOST_NODES = 12
 CHANNELS = (16, 3, 17, 32, 8, 1, 15, 5, 24, 31)
-TYPED = tuple("Cast Greater Less Equal IsNaN Where CastLike Not And Or Clip Sign Round Floor".split())
-SHAPED = tuple(
-    "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace".split()
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+TYPED = words("Cast Greater Less Equal IsNaN Where CastLike Not And Or Clip Sign Round Floor")
+SHAPED = words(
+    "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace Expand"
 )
-PLAIN = tuple("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean".split())
-LAYERS = tuple(
+PLAIN = words("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean")
+LAYERS = words(
     """
     Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax ConvTranspose LpPool
     GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth
-    """.split()  # noqa: SIM905
+    """
 )
 
 
@@ -59,9 +66,9 @@ class Drawn:
         return b"|".join([*parts, repr(self.way).encode()])
 
     def __repr__(self) -> str:
-        words = [self.target, *(word for word in ("activations", "split") if getattr(self, word))]
-        words += [f"tuned by {self.tuned}"] if self.tuned else []
-        return f"{' '.join(words)}:\n{text_of(self.model)}"
+        way = [self.target, *(word for word in ("activations", "split") if getattr(self, word))]
+        way += [f"tuned by {self.tuned}"] if self.tuned else []
+        return f"{' '.join(way)}:\n{text_of(self.model)}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # hypothesis' way to print
         printer.text(repr(self))
@@ -95,10 +102,10 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
             step(d)
     made = [name for node in d.nodes for name in node.output]
     shown = [name for name in made if d.chance(1, 12)]
-    words = {"target": d.choice(targets), "activations": d.chance(1, 5), "split": d.chance(1, 3)}
-    words["tuned"] = d.integer(1, 99) if d.chance(1, 3) else 0
+    way = {"target": d.choice(targets), "activations": d.chance(1, 5), "split": d.chance(1, 3)}
+    way["tuned"] = d.integer(1, 99) if d.chance(1, 3) else 0
     model = d.model(shown)
-    return Drawn(model, d.inputs, **words, skipped=tuple(d.skipped))
+    return Drawn(model, d.inputs, **way, skipped=tuple(d.skipped))
 
 
 def step(d: Draft) -> None:

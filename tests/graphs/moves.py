@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from onnx import numpy_helper
+
 from graphs.draft import DTYPES, MOST, Draft, Held, Skip
 from graphs.elementwise import partner
 from graphs.growers import filled, grows
-from onnx import numpy_helper
 
 
 def ranked(least: int, most: int = 5):  # type: ignore[no-untyped-def]
@@ -72,17 +73,15 @@ def unsqueeze(d: Draft, op: str, x: Held) -> None:
 def concat(d: Draft, op: str, x: Held) -> None:
     """With tensors that have the same other axes, constants, or itself."""
     axis = d.integer(0, x.rank - 1) if d.chance(1, 3) or x.rank < 2 else 1
+    rest = x.shape[:axis] + x.shape[axis + 1 :]
+
+    def fits(held: Held) -> bool:
+        alike = held.dtype == x.dtype and held.rank == x.rank and held.name != x.name
+        return alike and held.shape[:axis] + held.shape[axis + 1 :] == rest
+
     others = []
     for _ in range(d.choice((1, 2, 3))):
-        rest = x.shape[:axis] + x.shape[axis + 1 :]
-        found = d.pick(
-            lambda held: (
-                held.dtype == x.dtype
-                and held.rank == x.rank
-                and held.name != x.name
-                and held.shape[:axis] + held.shape[axis + 1 :] == rest
-            )
-        )
+        found = d.pick(fits)
         if found is None or d.chance(1, 5):
             part = (*x.shape[:axis], d.choice((1, 3, 16)), *x.shape[axis + 1 :])
             found = x if d.chance(1, 3) else d.drawn(part, x.dtype)
@@ -241,7 +240,7 @@ def gather_nd(d: Draft, op: str, x: Held) -> None:
     d.node(op, [x, given], **({"batch_dims": batch} if batch else {}))
 
 
-@grows("OneHot", when=lambda held: held.rank <= 4 and held.size <= 2000 and held.finite)
+@grows("OneHot", when=lambda held: 1 <= held.rank <= 4 and held.size <= 2000 and held.finite)
 def one_hot(d: Draft, op: str, x: Held) -> None:
     depth = d.integer(2, 6)
     values = d.drawn((2,), d.choice(DTYPES))

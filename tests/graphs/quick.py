@@ -1,6 +1,7 @@
 """Quick: what a worker leaves out because it is the same for every model: half of a small model's compile time.
 
-The C of the chains of calls is compiled without optimization, and the files of shipped records are looked through once. The kernels of a model are one LLVM module, which is made of the same functions.
+The C of the chains of calls is compiled without optimization, and the files of shipped records are looked through once.
+The kernels of a model are one LLVM module, which is made of the same functions.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tvmcnn.codegen.link  # noqa: F401 (a function of the package has its name)
 from tvmcnn import compiler
 from tvmcnn.codegen import Functions, kernels
 from tvmcnn.codegen.cpu import compile_kernels
-import tvmcnn.codegen.link  # noqa: F401 (a function of the package has its name)
 
 _kept = tempfile.TemporaryDirectory(prefix="tvmcnn-pool-")
 

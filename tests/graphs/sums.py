@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from graphs.draft import Draft, Held, Skip
 from graphs.growers import filled, grows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from graphs.draft import Draft, Held, Skip
 from graphs.growers import filled, grows, image
 
@@ -84,7 +85,7 @@ def pool(d: Draft, op: str, x: Held) -> None:
     kernels = [d.choice((2, 3, 1)) for _ in spatial]
     since = d.since(op)
     words = placed(d, spatial, kernels)
-    if op == "AveragePool" and since < 19 or op == "LpPool" and since < 18:
+    if (op == "AveragePool" and since < 19) or (op == "LpPool" and since < 18):
         if any(n > 1 for n in words["dilations"]):  # type: ignore[attr-defined]
             raise Skip(f"{op}: dilated")
         del words["dilations"]

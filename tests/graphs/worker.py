@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from graphs import quick
-from graphs.judge import Fault, Judge
 
 import tvmcnn
+from graphs import quick
+from graphs.judge import Fault, Judge
 from tvmcnn import compiler, tasks
 from tvmcnn.bands import in_one_band
 from tvmcnn.compiler import Compiled
