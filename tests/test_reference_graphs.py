@@ -271,7 +271,7 @@ def test_functions_with_attributes(opset: int) -> None:
     inside = [
         node("Conv", ["a", "w"], ["c"]),
         node("silu", ["c"], ["s"], domain="pkg"),
-        node("leaky", ["s", ""], ["r"], domain="pkg", slope=0.2, alpha=0.1),
+        node("leaky", ["s"], ["r"], domain="pkg", slope=0.2, alpha=0.1),
     ]
     block = helper.make_function("local", "block", ["a", "w"], ["r"], inside, [ONNX, PKG])
     nodes = [
@@ -308,6 +308,15 @@ def test_functions_without_end_are_told() -> None:
     many = tuple(helper.make_function("pkg", f"f{n}", ["a"], ["r"], body, [ONNX, PKG]) for n, body in enumerate(calls))
     with pytest.raises(ModelError, match=r"1,073,741,824 nodes"):
         reference(build([node("f0", ["x"], ["y"], domain="pkg")], [info("y", None)], {}, 17, None, many), X)
+
+
+def test_a_function_sees_its_inputs_only() -> None:
+    """Not what its caller has; and a call with more than these is told."""
+    peeking = helper.make_function("pkg", "peeking", ["a"], ["r"], [node("Add", ["a", "x"], ["r"])], [ONNX])
+    for inputs, words in ((["x"], "'x'.*nothing makes"), (["x", "x"], "1 inputs and is given 2")):
+        call = node("peeking", inputs, ["y"], domain="pkg")
+        with pytest.raises(ModelError, match=words):
+            reference(build([call], [info("y", None)], {}, 17, None, (peeking,)), X)
 
 
 def test_what_is_followed() -> None:
@@ -424,17 +433,25 @@ def damaged(change: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        "short weights", "a type that does not exist", "dimensions below zero", "text that is none",
-        "an attribute of another type", "a memory that is not there", "an If without branches",
-        "a taken operator that fails", "an input of an unknown type", "no opset",
+        ("short weights", "'w'"),
+        ("a type that does not exist", "'w'.* 99"),
+        ("dimensions below zero", "'w'.*-7"),
+        ("text that is none", "'c' .Conv"),
+        ("an attribute of another type", "'c' .Conv"),
+        ("a memory that is not there", "'y' .Tile"),
+        ("an If without branches", "'y' .If"),
+        ("a taken operator that fails", r"'y' .Det.*\(2, 7, 5, 3\)"),
+        ("an input of an unknown type", "'x'"),
+        ("no opset", "operator set"),
     ],
-)  # fmt: skip
-def test_whatever_is_wrong_is_told(change: str) -> None:
-    """As a TvmcnnError that names the model."""
-    with pytest.raises(TvmcnnError, match=r"'g'|the model"):
+)
+def test_whatever_is_wrong_is_told(change: str, words: str) -> None:
+    """As a TvmcnnError that names the model, and the node or the tensor."""
+    with pytest.raises(TvmcnnError, match=words) as caught:
         reference(damaged(change), X)
+    assert "'g'" in str(caught.value)
 
 
 def test_inputs_that_are_none() -> None:
