@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bench_models
@@ -24,8 +25,8 @@ from peers import PEERS, Kind, Peer, Task, difference, find
 import tvmcnn
 from tvmcnn import targets
 from tvmcnn.errors import InputError
-from tvmcnn.limits import CopyBandwidth, FmaPeak
-from tvmcnn.runner import Runner
+from tvmcnn.limits import CopyBandwidth, FmaPeak, Limit
+from tvmcnn.runner import KernelProfile, Runner
 
 Bench = Callable[..., tuple[int, dict[str, Any], str]]
 TIMES = {"median", "first_quartile", "third_quartile"}
@@ -117,6 +118,24 @@ def test_layers_stand_beside_the_roofline(bench: Bench, model: Path) -> None:
         assert layer["rule"] and layer["tier"] and layer["algorithm"]
         assert f"\n{layer['kernel']} " in said
     assert any("Conv" in layer["nodes"] and layer["gflops"] > 0 for layer in layers)
+
+
+def test_a_kernel_stands_beside_the_limits_of_its_threads() -> None:
+    """With two threads, one that has one task is held against what one can do."""
+    words = {"algorithm": "direct", "rule": "direct", "tier": "default"}
+    kernels = [{"tasks": 1, **words}, {"tasks": 64, **words}]
+    profiles = [KernelProfile(f"k{i}_conv", "Conv", "direct", 50.0, 4_000_000, 300_000) for i in (0, 1)]
+    net: Any = SimpleNamespace(threads=2, manifest={"kernels": kernels}, profile=lambda *arrays, seconds: profiles)
+    limits = bench_peers.limits_of(net, targets.resolve("x86-64-v3"), 190.0, 12.0)
+    assert sorted(limits) == [1, 2]
+    assert limits[2] == Limit(2, 190.0, 12.0), "those of the rounds"
+    assert limits[1].threads == 1 and limits[1].gflops > 0 and limits[1].gigabytes > 0
+    one, two = bench_peers.roofline(net, [], {1: Limit(1, 100.0, 10.0), 2: limits[2]})
+    assert (one.threads, two.threads) == (1, 2)
+    assert (one.peak_share, two.peak_share) == (pytest.approx(80 / 100), pytest.approx(80 / 190))
+    assert (one.bound_microseconds, two.bound_microseconds) == (pytest.approx(40), pytest.approx(300 / 12))
+    net.manifest["kernels"] = kernels[1:]
+    assert bench_peers.limits_of(net, targets.resolve("x86-64-v3"), 190.0, 12.0) == {2: limits[2]}
 
 
 def test_what_bounds_a_kernel() -> None:

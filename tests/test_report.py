@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 import json
 import re
 import shutil
 import subprocess
 import zlib
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,20 @@ from PIL import Image
 from test_threads import wide
 
 import tvmcnn
-from tvmcnn import runner, targets
+from tvmcnn import limits, runner, targets
 from tvmcnn.cli import looking, main
 from tvmcnn.codegen.shown import texts
 from tvmcnn.compiler import Compiled
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import InputError, ToolError
+from tvmcnn.limits import Limit
+from tvmcnn.report import facts as module
+from tvmcnn.report import plots
 from tvmcnn.report.annotate import annotate
 from tvmcnn.report.facts import Facts, collect
 from tvmcnn.report.filters import filters
 from tvmcnn.report.graph import drawing
+from tvmcnn.report.labels import Box, along, around, beside, shortened
 from tvmcnn.report.maps import draw, layers
 from tvmcnn.report.page import report_page
 from tvmcnn.trace import chrome_trace, trace
@@ -82,6 +88,7 @@ def test_facts(facts: Facts, compiled: Compiled) -> None:
     assert [kernel.name for kernel in facts.kernels] == [step.choice.name for step in steps]
     assert facts.flop == 2 * 18 * 20 * (32 * 6 * 9 + 32 * 32 * 9 + 16 * 32)
     assert facts.peak_gflops and facts.peak_gflops > 1 and facts.copy_gigabytes and facts.copy_gigabytes > 0.1
+    assert facts.limits == (Limit(1, facts.peak_gflops, facts.copy_gigabytes),)
     for kernel, step in zip(facts.kernels, steps, strict=True):
         assert kernel.reads == tuple(source.name for source in step.choice.sources)
         assert kernel.microseconds is not None
@@ -98,6 +105,67 @@ def test_facts(facts: Facts, compiled: Compiled) -> None:
     found = json.loads(json.dumps(facts.as_json()))
     assert found["kernels"][0]["name"] == facts.kernels[0].name
     assert found["arena_bytes"] == compiled.program.arena_bytes
+
+
+class Invented:
+    """Limits that nobody measured: of each thread 100 GFLOP/s and 10 GB/s."""
+
+    def __init__(self, target: targets.Target, counts: Sequence[int]) -> None:
+        self.counts, self.measured = {*counts}, 0
+
+    def measure(self) -> None:
+        self.measured += 1
+
+    def found(self) -> dict[int, Limit]:
+        assert self.measured == 2, "before and after the kernels"
+        return {count: Limit(count, 100.0 * count, 10.0 * count) for count in sorted(self.counts)}
+
+
+def test_shares_are_of_as_many_threads_as_ran(
+    compiled: Compiled, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three threads a kernel of two tasks has two, and most have one; their shares, in words too, are of those."""
+    real, tasks = module._kernel, (1, 2, 64)
+    monkeypatch.setattr(module, "_kernel", lambda i, entry: dataclasses.replace(real(i, entry), tasks=tasks[i % 3]))
+    monkeypatch.setattr(module, "Limits", Invented)
+    found = collect(compiled.path, threads=3, seconds=0.1)
+    assert [limit.threads for limit in found.limits] == [1, 2, 3]
+    assert (found.peak_gflops, found.copy_gigabytes) == (300.0, 30.0)
+    for kernel in found.kernels:
+        assert kernel.threads == 1 + kernel.index % 3
+        rate = kernel.flop / (kernel.microseconds or 0) / 1e3
+        assert kernel.peak_share == (pytest.approx(rate / (100 * kernel.threads)) if kernel.flop else None)
+        rate = kernel.bytes / (kernel.microseconds or 0) / 1e3
+        assert kernel.bandwidth_share == pytest.approx(rate / (10 * kernel.threads))
+    assert "FMA peak 200 GFLOP/s, copying 20 GB/s with 2 threads" in found.lines()
+    annotate(folder / "branches.onnx", found, tmp_path / "seen.onnx")
+    words = {entry.value for node in onnx.load(str(tmp_path / "seen.onnx")).graph.node for entry in node.metadata_props}
+    for kernel in found.kernels:
+        if kernel.peak_share is not None:
+            plural = "s" if kernel.threads != 1 else ""
+            assert f"{kernel.peak_share:.0%} of the FMA peak with {kernel.threads} thread{plural}" in words
+
+
+def test_limits_are_the_best_of_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else runs can only make the machine seem slower; and two threads do what one does, at least."""
+    rates = {1: itertools.cycle([50.0, 101.0, 70.0]), 2: itertools.cycle([60.0, 95.0])}
+
+    class Machine:
+        def __init__(self, *target: object) -> None:
+            pass
+
+        def measure(self, *given: float) -> float:
+            return next(rates[int(given[-1])])
+
+    monkeypatch.setattr(limits, "FmaPeak", Machine)
+    monkeypatch.setattr(limits, "CopyBandwidth", Machine)
+    measured = limits.Limits(targets.TARGETS["x86-64-v3"], [2, 1, 2])
+    measured.measure()
+    assert measured.found() == {1: Limit(1, 101.0, 101.0), 2: Limit(2, 101.0, 101.0)}
+    rates[2] = itertools.repeat(180.0)
+    rates[1] = itertools.repeat(20.0)
+    measured.measure()
+    assert measured.found() == {1: Limit(1, 101.0, 101.0), 2: Limit(2, 180.0, 180.0)}
 
 
 def test_arena_is_as_planned(facts: Facts, compiled: Compiled) -> None:
@@ -183,6 +251,84 @@ def test_drawing(facts: Facts) -> None:
     assert len(arrows) == sum(len(set(kernel.reads)) for kernel in facts.kernels) + 2
     text = "".join(svg.itertext())
     assert "Concat" in text and HOSTILE[-10:] in text
+
+
+def texts_of(svg: str, size: int) -> list[tuple[str, Box]]:
+    """The texts of a plot in one size of letters, with boxes that are at most theirs."""
+    found = []
+    for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        style = element.attrib["style"]
+        if not re.search(rf"\b{size}px", style):
+            continue
+        text = "".join(element.itertext())
+        moved = re.findall(r"-?\d+\.?\d*", element.attrib.get("transform", "")) or ["0", "0"]
+        x, y = (float(element.attrib.get(axis, moved[place])) for place, axis in enumerate("xy"))
+        width = 0.45 * size * len(text)
+        left = x - width / 2 if "middle" in style else x
+        found.append((text, Box(left, y, left + width, y + 0.6 * size)))
+    return found
+
+
+def crowded(facts: Facts) -> Facts:
+    """Twenty kernels of nearly the same figures, and tensors with long names."""
+    name = "a_tensor_with_a_name_that_no_box_has_room_for"
+    kernels = tuple(
+        dataclasses.replace(
+            facts.kernels[1], index=i, name=f"k{i}_conv", flop=10**8, bytes=10**6 + i, microseconds=1000.0 + i
+        )
+        for i in range(20)
+    )
+    held = tuple((f"{name}{i}", 0, facts.arena_bytes, i, i) for i in range(14))
+    limit = Limit(2, 200.0, 20.0)
+    return dataclasses.replace(facts, threads=2, kernels=kernels, held=held, limits=(Limit(1, 100.0, 15.0), limit))
+
+
+def test_numbers_of_the_axes_are_numbers(facts: Facts) -> None:
+    for svg in (plots.roofline(crowded(facts)), plots.roofline(facts), plots.arena(facts)):
+        assert "mathdefault" not in svg and "$" not in svg
+        ticks = [text for text, _ in texts_of(svg, 10)]
+        assert len([text for text in ticks if re.fullmatch(r"[\d.]+", text)]) >= 4, ticks
+
+
+def test_names_of_the_roofline_lie_apart(facts: Facts) -> None:
+    """Those of the slowest kernels, although the kernels are at one place."""
+    svg = plots.roofline(crowded(facts))
+    names = [each for each in texts_of(svg, 8) if each[0].startswith("k")]
+    assert sorted(text for text, _ in names) == sorted(f"k{i}_conv" for i in range(20 - plots.NAMED, 20))
+    for (_, one), (_, other) in itertools.combinations(names, 2):
+        assert not one.overlaps(other)
+    legend = [text for text, _ in texts_of(svg, 9)]
+    assert {"2 threads: FMA peak 200 GFLOP/s,", "1 thread: FMA peak 100 GFLOP/s,"} <= {*legend}
+
+
+def test_names_of_the_arena_lie_in_their_boxes(facts: Facts) -> None:
+    svg = plots.arena(crowded(facts))
+    root = ElementTree.fromstring(svg)
+    boxes = []
+    for path in root.iter("{http://www.w3.org/2000/svg}path"):
+        numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path.attrib["d"])]
+        if "opacity: 0.6" in path.attrib.get("style", "") and len(numbers) >= 8:
+            boxes.append(Box(min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])))
+    written = texts_of(svg, 7)
+    assert len(boxes) == len(written) == 14
+    for text, place in written:
+        assert text.startswith("…") and any(b.left <= place.left and place.right <= b.right for b in boxes), text
+
+
+def test_a_text_finds_its_place() -> None:
+    """Beside its mark, over nothing and inside; none where there is no room."""
+    rng = np.random.default_rng(3)
+    inside = Box(0, 0, 400, 300)
+    marks = [around(*rng.uniform(120, 280, 2), radius) for radius in (3, 9, 12, 5, 7, 4)]
+    taken = [*marks, *along([(0.0, 200.0), (400.0, 120.0)])]
+    for mark in marks:
+        box = beside(mark, 61, 9, taken, inside)
+        assert box is not None and inside.contains(box)
+        assert (box.right - box.left, box.top - box.bottom) == (pytest.approx(61), pytest.approx(9))
+        assert not [each for each in taken if each.overlaps(box)]
+        taken.append(box)
+    assert beside(marks[0], 61, 9, [inside], inside) is None
+    assert [shortened("stem.conv1.weight", most) for most in (20, 17, 7)] == [*["stem.conv1.weight"] * 2, "…weight"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

@@ -33,7 +33,7 @@ import tvmcnn
 from tvmcnn import timing
 from tvmcnn.artifact import write_file
 from tvmcnn.errors import InputError, TvmcnnError
-from tvmcnn.limits import CopyBandwidth, FmaPeak
+from tvmcnn.limits import CopyBandwidth, FmaPeak, Limit, Limits
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
 from tvmcnn.runner import Runner, random_array
@@ -98,7 +98,7 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
         gflops=2 * sum(kernel["macs"] for kernel in net.manifest["kernels"]) / times[""].bound.median / 1e3,
         peak=peak,
         copy_gbs=copied,
-        layers=roofline(net, arrays, peak, copied) if options.layers else (),
+        layers=roofline(net, arrays, limits_of(net, target, peak, copied)) if options.layers else (),
     )
 
 
@@ -168,14 +168,27 @@ def at_rest(call: Callable[[], object]) -> None:
         call()
 
 
-def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float) -> tuple[Layer, ...]:
-    """Each kernel's rates, and the time that the peak in GFLOP/s or the bandwidth in GB/s leaves it at least."""
+def limits_of(net: Runner, target: Target, peak: float, bandwidth: float) -> dict[int, Limit]:
+    """The machine's limits by the number of threads that share a kernel; for all threads those of the rounds."""
+    fewer = {min(net.threads, entry["tasks"]) for entry in net.manifest["kernels"]} - {net.threads}
+    found = {net.threads: Limit(net.threads, peak, bandwidth)}
+    if fewer:
+        limits = Limits(target, fewer)
+        limits.measure()
+        found |= limits.found()
+    return found
+
+
+def roofline(net: Runner, arrays: Sequence[Array], limits: Mapping[int, Limit]) -> tuple[Layer, ...]:
+    """Each kernel's rates, and the time that the limits of as many threads as it has leave it at least."""
     profiles = net.profile(*arrays, seconds=0.5)
     total = sum(profile.microseconds for profile in profiles)
     layers = []
     for profile, entry in zip(profiles, net.manifest["kernels"], strict=True):
+        limit = limits[min(net.threads, entry["tasks"])]
         moved = 0 if entry["algorithm"] == "view" else profile.bytes  # whose inputs lie in its output already
-        compute, memory, spent = profile.flops / peak / 1e3, moved / bandwidth / 1e3, profile.microseconds
+        compute, memory = profile.flops / limit.gflops / 1e3, moved / limit.gigabytes / 1e3
+        spent = profile.microseconds
         layers.append(
             Layer(
                 kernel=profile.name,
@@ -186,7 +199,8 @@ def roofline(net: Runner, arrays: Sequence[Array], peak: float, bandwidth: float
                 microseconds=spent,
                 share=spent / total,
                 gflops=profile.gflops,
-                peak_share=profile.gflops / peak,
+                threads=limit.threads,
+                peak_share=profile.gflops / limit.gflops,
                 gbs=moved / spent / 1e3,
                 bound_microseconds=max(compute, memory),
                 bound_by=bound_by(compute, memory, spent),

@@ -44,7 +44,8 @@ class PeerTimes:
 
 @dataclass(frozen=True)
 class Layer:
-    """One kernel, timed by itself, beside the roofline: the FMA peak, and the bandwidth of what no cache holds.
+    """One kernel, timed by itself, beside the roofline of as many threads: the FMA peak, and the bandwidth of what no
+    cache holds.
 
     It is no law: operations that a fast algorithm saves count as done, and bytes that lie in a cache as moved.
     """
@@ -57,6 +58,7 @@ class Layer:
     microseconds: float
     share: float  # of all kernels' time
     gflops: float
+    threads: int  # that share its tasks
     peak_share: float
     gbs: float
     bound_microseconds: float  # no faster by the roofline

@@ -1,15 +1,19 @@
 """The machine's own limits, in the process that asks: GFLOP/s of independent fused multiply-adds, and GB/s of copying
 what no cache holds. A kernel that reaches one of them is done.
+
+Both depend on how many threads there are: a kernel that one thread runs is to be held against the limits of one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,44 @@ from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler
 from tvmcnn.targets import Target
 
 COPIED = 64 << 20  # bytes
+# What else runs on the machine, workers that still look for work too, can only make it seem slower than it is: of a few
+# short runs the best is next to the limit, where one long run with two threads has read half of it.
+RUNS, RUN_SECONDS = 8, 0.004
+COPIES = 3
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What some threads can do at most, together."""
+
+    threads: int
+    gflops: float
+    gigabytes: float  # a second, copied
+
+
+class Limits:
+    """The limits for several numbers of threads; `measure` may be called again, and keeps the best."""
+
+    def __init__(self, target: Target, counts: Iterable[int]) -> None:
+        self._peak, self._copy = FmaPeak(target), CopyBandwidth()
+        self._found = {count: Limit(count, 0.0, 0.0) for count in sorted({*counts})}
+
+    def measure(self) -> None:
+        """Measure all."""
+        for count, old in self._found.items():
+            gflops = max(self._peak.measure(RUN_SECONDS, count) for _ in range(RUNS))
+            gigabytes = max(self._copy.measure(count) for _ in range(COPIES))
+            self._found[count] = Limit(count, max(old.gflops, gflops), max(old.gigabytes, gigabytes))
+
+    def found(self) -> dict[int, Limit]:
+        """By the number of threads. What fewer can do, more can."""
+        pairs = zip(
+            self._found,
+            itertools.accumulate((each.gflops for each in self._found.values()), max),
+            itertools.accumulate((each.gigabytes for each in self._found.values()), max),
+            strict=True,
+        )
+        return {count: Limit(count, gflops, gigabytes) for count, gflops, gigabytes in pairs}
 
 
 class FmaPeak:

@@ -10,7 +10,7 @@ from tvmcnn.artifact import written_whole
 from tvmcnn.errors import ToolError
 from tvmcnn.onnx_file import whole_model
 from tvmcnn.report.facts import Facts, KernelFact
-from tvmcnn.report.quantities import number, spent
+from tvmcnn.report.quantities import counted, number, spent
 
 LARGEST = 2 << 30  # bytes of a protobuf
 
@@ -44,13 +44,14 @@ def _of(kernel: KernelFact, facts: Facts) -> Mapping[str, str]:
         "kernel": f"{kernel.name}: {'+'.join(kernel.ops)}",
         "algorithm": f"{kernel.algorithm}, {kernel.layout}, rule {kernel.rule} ({kernel.tier})",
     }
+    with_threads = f" with {counted(kernel.threads)}" if kernel.threads else ""
     if kernel.microseconds is not None:
         share = kernel.microseconds / facts.measured if facts.measured else 0.0
         entries["time"] = f"{number(kernel.microseconds)} µs, {share:.1%} of the network"
     if kernel.peak_share is not None:
-        entries["peak"] = f"{kernel.peak_share:.0%} of the FMA peak"
+        entries["peak"] = f"{kernel.peak_share:.0%} of the FMA peak{with_threads}"
     if kernel.bandwidth_share is not None:
-        entries["bandwidth"] = f"{kernel.bandwidth_share:.0%} of copying"
+        entries["bandwidth"] = f"{kernel.bandwidth_share:.0%} of copying{with_threads}"
     if kernel.worst is not None:
         entries["error"] = f"{kernel.worst.error:.2g} of the largest value of {kernel.worst.tensor}, allowed are"
         entries["error"] += f" {kernel.worst.bound:.2g}"
@@ -60,7 +61,7 @@ def _of(kernel: KernelFact, facts: Facts) -> Mapping[str, str]:
 def _whole(facts: Facts) -> Mapping[str, str]:
     entries = {"library": f"{facts.name} for {facts.target}, {facts.precision}, {len(facts.kernels)} kernels"}
     if facts.bound_microseconds is not None:
-        entries["time"] = f"{spent(facts.bound_microseconds)} on {facts.machine}, {facts.threads} threads"
+        entries["time"] = f"{spent(facts.bound_microseconds)} on {facts.machine}, {counted(facts.threads or 1)}"
     return entries
 
 

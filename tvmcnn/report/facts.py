@@ -11,11 +11,11 @@ from typing import Any
 
 from tvmcnn.artifact import Manifest, read_manifest
 from tvmcnn.errors import ArtifactError
-from tvmcnn.limits import CopyBandwidth, FmaPeak
+from tvmcnn.limits import Limit, Limits
 from tvmcnn.manifest import tensors_of
 from tvmcnn.network import Layout, dims
 from tvmcnn.progress import Progress, silent
-from tvmcnn.report.quantities import spent
+from tvmcnn.report.quantities import counted, spent
 from tvmcnn.runner import Runner, load
 from tvmcnn.targets import TARGETS, cpu_name
 from tvmcnn.timing import bench
@@ -56,6 +56,7 @@ class KernelFact:
     flop: int
     bytes: int
     microseconds: float | None = None
+    threads: int | None = None  # that share its tasks, where it was measured; the limits below are of as many
     peak_share: float | None = None  # of the FMA peak; Winograd does fewer operations than it is credited for
     bandwidth_share: float | None = None  # of copying what no cache holds: above 1 where a cache does
     errors: tuple[ErrorFact, ...] = ()
@@ -98,7 +99,9 @@ class Facts:
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
     batches: tuple[int, ...]
-    peak_gflops: float | None = None
+    winograd: str = ""  # what it means for the results, where convolutions go by it
+    limits: tuple[Limit, ...] = ()  # of the machine, for every number of threads that a kernel has
+    peak_gflops: float | None = None  # those of all threads
     copy_gigabytes: float | None = None
     call_microseconds: float | None = None  # net(x), outputs allocated
     bound_microseconds: float | None = None  # net.bind(x, out=y)()
@@ -116,12 +119,13 @@ class Facts:
 
     def lines(self) -> list[str]:
         """In words: totals, then a row a kernel."""
-        threads = f", {self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads else ""
+        threads = f", {counted(self.threads)}" if self.threads else ""
         lines = [f"{self.name} for {self.target} on {self.machine}{threads}"]
         if self.not_measured:
             lines.append(f"not measured: {self.not_measured}")
-        if self.peak_gflops and self.copy_gigabytes:
-            lines.append(f"FMA peak {self.peak_gflops:.0f} GFLOP/s, copying {self.copy_gigabytes:.0f} GB/s")
+        for limit in self.limits:
+            reached = f"FMA peak {limit.gflops:.0f} GFLOP/s, copying {limit.gigabytes:.0f} GB/s"
+            lines.append(f"{reached} with {counted(limit.threads)}")
         if self.bound_microseconds is not None:
             lines.append(f"a bound call takes {spent(self.bound_microseconds)}")
         lines.append(f"{'kernel':<14} {'nodes':<22} {'algorithm':<10} {'µs':>8} {'peak':>5} {'GB/s':>5} {'error':>7}")
@@ -204,35 +208,45 @@ def _unmeasured(
         folded=manifest["folded"],
         notes=tuple(manifest["notes"]),
         metadata=manifest["metadata"],
+        winograd=manifest.get("winograd", ""),
         batches=tuple(sizes) if len(sizes) > 1 else (),
     )
 
 
 def _measured(facts: Facts, net: Runner, seconds: float) -> Facts:
-    """With times, and the machine's limits of the same run."""
-    threads = net.threads
-    target, gflops, gigabytes = TARGETS.get(net.target), None, None
-    if target is not None:  # not of a GPU, whose limits nobody has measured here
-        peak = FmaPeak(target)
-        gflops, gigabytes = peak.measure(0.02, threads), CopyBandwidth().measure(threads)
-    found = bench(net, seconds)
-    if target is not None:
-        gflops = max(gflops or 0.0, peak.measure(0.02, threads))  # the clock drifts
+    """With times, and the machine's limits of the same run, for as many threads as share each kernel's tasks."""
+    threads, target = net.threads, TARGETS.get(net.target)
+    shared = {kernel.name: min(threads, kernel.tasks) for kernel in facts.kernels}
+    limits: dict[int, Limit] = {}
+    if target is None:  # a GPU, whose limits nobody has measured here
+        found = bench(net, seconds)
+    else:
+        measured = Limits(target, [threads, *shared.values()])
+        measured.measure()
+        found = bench(net, seconds)
+        measured.measure()  # the clock drifts
+        limits = measured.found()
     times = {profile.name: profile.microseconds for profile in found.kernels}
-    kernels = []
-    for kernel in facts.kernels:
-        time = times[kernel.name]
-        of_peak = kernel.flop / time / 1e3 / gflops if gflops and kernel.flop else None
-        of_copy = kernel.bytes / time / 1e3 / gigabytes if gigabytes else None
-        kernels.append(dataclasses.replace(kernel, microseconds=time, peak_share=of_peak, bandwidth_share=of_copy))
+    kernels = (_timed(kernel, times[kernel.name], limits.get(shared[kernel.name])) for kernel in facts.kernels)
     return dataclasses.replace(
         facts,
         threads=threads,
         kernels=tuple(kernels),
-        peak_gflops=gflops,
-        copy_gigabytes=gigabytes,
+        limits=tuple(limits.values()),
+        peak_gflops=limits[threads].gflops if limits else None,
+        copy_gigabytes=limits[threads].gigabytes if limits else None,
         call_microseconds=found.call.median,
         bound_microseconds=found.bound.median,
+    )
+
+
+def _timed(kernel: KernelFact, time: float, limit: Limit | None) -> KernelFact:
+    if limit is None:
+        return dataclasses.replace(kernel, microseconds=time)
+    of_peak = kernel.flop / time / 1e3 / limit.gflops if kernel.flop else None
+    of_copy = kernel.bytes / time / 1e3 / limit.gigabytes
+    return dataclasses.replace(
+        kernel, microseconds=time, threads=limit.threads, peak_share=of_peak, bandwidth_share=of_copy
     )
 
 

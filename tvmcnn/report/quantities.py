@@ -24,3 +24,8 @@ def size(count: int) -> str:
 def flop(count: int) -> str:
     """8.18 GFLOP"""
     return f"{count / 1e9:.3g} GFLOP" if count >= 1e9 else f"{count / 1e6:.3g} MFLOP"
+
+
+def counted(threads: int) -> str:
+    """1 thread, 2 threads"""
+    return f"{threads} thread{'s' if threads != 1 else ''}"
