@@ -442,6 +442,8 @@ def test_folders_of_external_data(tmp_path: Path) -> None:
         tvmcnn.compile(path.read_bytes(), output=tmp_path / "n.so", external_data=tmp_path)
     link = tmp_path / "link.onnx"  # its data are not beside it, but in the folder that is allowed, under their name
     link.symlink_to(path)
+    with pytest.raises(ModelError, match=r"No such file or directory: model.onnx_data; .*link.onnx is a link"):
+        import_model(link, batch=103)
     (tmp_path / "blobs" / "model.onnx_data").symlink_to("d878")
     allowed = with_external_data(link, tmp_path / "blobs")
     assert import_model(allowed, batch=103).constants["large"].shape == (103, 4, 5, 8)

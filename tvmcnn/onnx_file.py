@@ -173,6 +173,9 @@ def _external(
             data = _external_bytes(tensor, folder, allowed)
         except (OSError, ValueError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            if isinstance(error, FileNotFoundError) and Path(label).is_symlink():
+                reason += f"; {label} is a link: name the file {Path(label).resolve()}, or allow its folder by"
+                reason += " --external-data DIR"
             raise ModelError(f"{label}: its external data cannot be loaded: '{tensor.name}': {reason}") from error
         array = _viewed(tensor, data)
         lent = views and array is not None and array.nbytes >= LARGE
