@@ -62,7 +62,6 @@ def test_every_field_is_checked(config: type[Config]) -> None:
         (MmaConfig, {"warp_pixels": 8}, "warp_pixels is 8, but must be a multiple of 16 and a divisor of pixels, 64"),
         (MmaConfig, {"precision": "fp8"}, "precision is 'fp8', but must be tf32 or fp16"),
     ],
-    ids=str,
 )
 def test_what_is_wrong_is_said(config: type[Config], numbers: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
@@ -198,7 +197,7 @@ def test_any_config_is_taken_or_refused(build: Callable[[Graph], str]) -> None:
         ),
         (pooled, "gemm", {"thread_pixels": 4}, "a thread has no whole windows of 6 pixels"),
     ],
-    ids=str,
+    ids=lambda each: each.__name__ if callable(each) else None,
 )
 def test_why_it_does_not_fit(build: Callable[[Graph], str], rule: str, fields: dict[str, Any], reason: str) -> None:
     """What would be computed wrongly, where nobody may verify it."""
