@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import Graph, check
 
+import tvmcnn
 from tvmcnn.compiler import Compiled
 
 
@@ -121,3 +122,23 @@ def test_arena_is_reused(tmp_path: Path) -> None:
     program = check(g.model(), tmp_path).program
     tensor = 4 * int(np.prod([1, 16, 9, 13]))
     assert program.arena_lower_bound == program.arena_bytes <= 2 * (tensor + 64)
+
+
+@pytest.mark.parametrize("gate", ["input", "output", "inner"])
+def test_a_plain_gate_is_read_to_its_end(gate: str, tmp_path: Path) -> None:
+    """17 maps are two blocks of 16: the second of a plain gate has one value, and 15 that are another tensor's, or
+    nobody's. Verification has the page behind it closed."""
+    g = Graph(9)
+    x = g.conv(g.input(3, 5, 7, 9), 17, (3, 2))
+    y = g.input(3, 17, 1, 1) if gate == "input" else g.node("Softmax", g.node("GlobalAveragePool", x), axis=1)
+    m = g.node("Mul", g.node("Tanh", x), y)
+    g.output(g.conv(m, 16, (1, 1)), g.node("Mul", g.node("Relu", x), y), *([y] if gate == "output" else []))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "gate.so")
+    plain = [
+        source.name
+        for step in compiled.program.steps
+        for source, layout in zip(step.choice.sources, step.choice.reads, strict=True)
+        if step.choice.makes.block > 1 and layout.plain and source.shape[2:] == (1, 1)
+        if step.choice.algorithm != "reorder"
+    ]
+    assert bool(plain) == (gate == "inner")

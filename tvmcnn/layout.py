@@ -265,6 +265,7 @@ def _places(
     places = {tensor.name: (Place("input", i), Layout()) for i, tensor in enumerate(network.inputs)}
     outputs = {tensor.name: i for i, tensor in enumerate(network.outputs)}
     last_read = {source.name: step for step, choice in enumerate(choices) for source in choice.sources}
+    beyond = _read_beyond(choices)
     blocks: dict[str, Block] = {}
     inside: list[tuple[Choice, str, int]] = []  # choices whose outputs are in the arena, the block and offset in it
     for step, choice in enumerate(choices):
@@ -274,7 +275,7 @@ def _places(
             continue
         whole, channel = choice.within or (tensor, 0)
         layout = choice.writes if choice.within is None else Layout(choice.writes.block)
-        size = round_up(stored_bytes(whole, layout), ALIGNMENT)
+        size = round_up(stored_bytes(whole, layout) + beyond.get(whole.name, 0), ALIGNMENT)
         block = blocks.setdefault(whole.name, Block(size, step, step))
         block.last = max(block.last, last_read.get(tensor.name, step))
         inside.append((choice, whole.name, channel * math.prod(whole.shape[2:]) * whole.item_bytes if channel else 0))
@@ -283,6 +284,17 @@ def _places(
         places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)
     held = (Held(name, each.offset, each.size, each.first, each.last) for name, each in blocks.items())
     return places, tuple(held), lower_bound(list(blocks.values()))
+
+
+def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
+    """The bytes past their end that tensors are read to, by name: a plain gate of 17 maps in two blocks of 16."""
+    return {
+        source.name: -source.shape[1] % choice.makes.block * source.item_bytes
+        for choice in choices
+        if choice.makes.block > 1 and choice.algorithm != "reorder"
+        for source, layout in zip(choice.sources, choice.reads, strict=True)
+        if layout.plain and source.shape[2:] == (1, 1)
+    }
 
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:

@@ -63,9 +63,17 @@ class Walk:
         return self.want(tensor.name, layout)
 
     def gate(self, tensor: Tensor) -> tuple[Tensor, Layout]:
-        """One value a map, as squeeze-and-excite blocks make them: read in any layout, under its own shape."""
+        """One value a map, as squeeze-and-excite blocks make them: read in any layout, under its own shape.
+
+        A kernel in blocks reads a whole one at the end of a plain gate too, whose place in the arena has room for that
+        (layout.py). The user's memory has not: an input or an output is copied into blocks.
+        """
         stored, layout = self.stored[tensor.name]
-        return (stored, layout) if stored.shape == tensor.shape else self.plain(tensor)
+        stored, layout = (stored, layout) if stored.shape == tensor.shape else self.plain(tensor)
+        users = {each.name for each in (*self.network.inputs, *self.network.outputs)}
+        if layout.block == 1 and tensor.shape[1] % BLOCK and stored.name in users:
+            return self.image(tensor, Layout(BLOCK))
+        return stored, layout
 
     def reorder(self, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
         """A kernel that stores `tensor` once more, as `output` in `layout`."""

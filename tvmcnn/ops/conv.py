@@ -172,7 +172,13 @@ def _image(step: Step, given: Operands) -> tuple[te.Tensor, Layout]:
         return te.compute(layout.physical(shape), lambda *i: element(output_pixel(layout, *i)), name=stage), layout
 
     if kernel.prologue:
-        return made(lambda pixel: apply(kernel.prologue, given.read(name, pixel), given, pixel), layout, "prologue")
+
+        def computed(pixel: Pixel) -> Expr:
+            value = apply(kernel.prologue, given.read(name, pixel), given, pixel)
+            # Past the last channel it may be NaN, 0 / 0 or a gate's neighbour, which a weight of 0 does not make 0.
+            return zero_padding(Layout(layout.block), shape, pixel, value)
+
+        return made(computed, layout, "prologue")
     if layout.plain and any(kernel.anchor["pads"]):
         padded = Layout(halo=kernel.anchor["pads"])
 
