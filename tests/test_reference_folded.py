@@ -30,6 +30,7 @@ WHOLE = R.integers(0, 3, (2, 6, 3)).astype(np.float32)
 BYTES = R.integers(0, 255, (3, 4, 6)).astype(np.uint8)
 SCALE = np.array(0.37, np.float32)
 LARGE = f(3, 4, 6, scale=40)
+HALF = f(2000, scale=15).astype(np.float16)  # one in a hundred differs by whether its quotient is rounded to float16
 TIES = np.arange(-40, 40, dtype=np.float32) / 2
 
 
@@ -61,7 +62,7 @@ TIES = np.arange(-40, 40, dtype=np.float32) / 2
         ("QuantizeLinear", 10, [LARGE, SCALE], {}, 1),
         ("QuantizeLinear", 13, [TIES, np.float32(1), np.int8(-3)], {}, 1),
         ("QuantizeLinear", 13, [LARGE, abs(f(3)), zeros(3, dtype=np.int8)], {"axis": 0}, 1),
-        ("QuantizeLinear", 19, [LARGE.astype(np.float16) * 9, SCALE.astype(np.float16), np.int8(7)], {}, 1),
+        *[("QuantizeLinear", opset, [HALF, SCALE.astype(np.float16), np.int8(7)], {}, 1) for opset in (19, 21, 23)],
         ("QuantizeLinear", 21, [LARGE, abs(f(3, 4, 2))], {"axis": 2, "block_size": 3, "output_dtype": 3}, 1),
         ("QuantizeLinear", 21, [LARGE * 100, SCALE], {"output_dtype": TensorProto.INT16}, 1),
         *[("DynamicQuantizeLinear", 11, [x], {}, 3) for x in (f(7, 9) + 1, abs(f(7, 9)), -abs(f(7)), 0 * f(2, 3))],

@@ -287,7 +287,9 @@ def test_functions_with_attributes(opset: int) -> None:
     assert {*every} == {"x", *(name for each in inlined for name in each.output)}
     assert {"c", "s", "y"} < {*every}  # and not what is called so inside
     backwards = build(nodes[::-1], [info("y", None)], constants, 17, None, (UNSORTED, leaky(opset), block))
-    for name, array in reference(backwards, X, every_tensor=True).items():
+    found = reference(backwards, X, every_tensor=True)
+    assert {*found} == {*every}
+    for name, array in found.items():
         np.testing.assert_array_equal(array, every[name])
     (sigmoid,), (product,) = ([each for each in inlined if each.op_type == op] for op in ("Sigmoid", "Mul"))
     a, s, r = (every[name] for name in (sigmoid.input[0], sigmoid.output[0], product.output[0]))

@@ -37,24 +37,35 @@ def dequantize_linear(
     return np.asarray((x.astype(np.float64) - zero) * _spread(x_scale, x, axis, block_size))
 
 
-@op("QuantizeLinear", 10)
+@op("QuantizeLinear", 23)
 def quantize_linear(
     x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: int = 1, block_size: int = 0,
     output_dtype: int = 0, precision: int = 0, saturate: int = 1,
 ) -> Array:  # fmt: skip
     """QuantizeLinear: round(x / scale) + zero point, halves to the even one, within the integers of the type.
 
-    The quotient is of the scale's type, or of `precision`, where float16 is divided in float32, as onnxruntime does.
+    The quotient is of the type `precision`, which is the scale's if it is not given.
     """
     name = TYPES.get(output_dtype, "none") if output_dtype else "uint8"
     dtype = np.dtype(name) if y_zero_point is None and name != "none" else getattr(y_zero_point, "dtype", None)
     if dtype is None or dtype.kind not in "iu":
         raise NotImplementedError(f"to type {output_dtype}; the integers that NumPy has can be made")
-    wide = np.result_type(TYPES.get(precision, y_scale.dtype), np.float32)
+    wide = TYPES.get(precision, y_scale.dtype)
     quotient = np.rint(x.astype(wide) / _spread(y_scale, x, axis, block_size).astype(wide)).astype(np.float64)
     zero = 0 if y_zero_point is None else _spread(y_zero_point, x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
     return np.asarray(np.clip(quotient + zero, info.min, info.max), dtype)
+
+
+@op("QuantizeLinear", 10)
+def quantize_linear_10(
+    x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: int = 1, block_size: int = 0,
+    output_dtype: int = 0, saturate: int = 1,
+) -> Array:  # fmt: skip
+    """QuantizeLinear before opset 23: nothing says of what type the quotient is; onnxruntime's is float32."""
+    return quantize_linear(
+        x, y_scale, y_zero_point, axis=axis, block_size=block_size, output_dtype=output_dtype, precision=1
+    )
 
 
 @op("DynamicQuantizeLinear", 11)
