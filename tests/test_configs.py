@@ -30,7 +30,10 @@ from tvmcnn.precision import PRECISIONS
 from tvmcnn.records import GIVEN, NONE, Records, kernel_words, parse
 from tvmcnn.schedule.cuda.fragments import SIDE
 from tvmcnn.targets import TARGETS
-from tvmcnn.tuning.space import neighbours
+from tvmcnn.tuning.journal import Log
+from tvmcnn.tuning.problem import problems
+from tvmcnn.tuning.search import State
+from tvmcnn.tuning.space import key_of, neighbours
 from tvmcnn.winograd import MATRICES
 
 V3 = TARGETS["x86-64-v3"]
@@ -229,6 +232,17 @@ def test_what_the_rule_refuses_is_the_records(
     ):
         tvmcnn.compile(g.model(), target, tmp_path / "net.so", records=[tmp_path / "records.jsonl"])
     assert not (tmp_path / "net.so").exists()
+
+
+def test_the_tuner_tries_no_record_that_does_not_fit() -> None:
+    g = Graph()
+    g.output(three_by_three(g))
+    network = import_model(g.model())
+    (problem,) = problems(lay_out(network, choose(network, fuse(network), V3, NONE), Weights()))
+    fits, not_so = ("winograd", WinogradConfig(unroll=8)), ("winograd", WinogradConfig(strip=8))
+    order = [key_of(choice) for choice in State(problem, Log(), V3, [not_so, fits], [], {"winograd": not_so}, 0).order]
+    assert fits in order[:2]
+    assert not_so not in order
 
 
 def test_neighbours_stay_within_what_is_allowed() -> None:

@@ -27,9 +27,14 @@ def recorded(records: Records, network: Network, kernel: Kernel, rule: str) -> t
     Raises TvmcnnError for one that does not fit the kernel.
     """
     found = records.find(kernel_words(network, kernel), rule)
-    if found is not None and rule in MISFITS and (reason := MISFITS[rule](kernel, found[0])):
+    if found is not None and (reason := misfit(kernel, rule, found[0])):
         raise _refusal(kernel, rule, found[0], reason)
     return found
+
+
+def misfit(kernel: Kernel, rule: str, config: Any) -> str:
+    """Why a config of a rule must not be used for a kernel; empty if nothing is known against it."""
+    return MISFITS[rule](kernel, config) if rule in MISFITS else ""
 
 
 @contextlib.contextmanager

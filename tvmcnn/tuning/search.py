@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmcnn.codegen.trials import Linker
+from tvmcnn.fits import misfit
 from tvmcnn.isolated import LostError
 from tvmcnn.network import Choice, Network
 from tvmcnn.targets import Target
@@ -67,7 +68,8 @@ class State:
         network, default = self.problem.network, self.problem.choice
         grid = space.ordered(network, default, self.target, self.preferred, self.seed)
         rules = {choice.rule for choice in grid}
-        known = [key for key in (*self.recorded.values(), *self.same) if key[0] in rules]
+        recorded = (key for key in (*self.recorded.values(), *self.same) if key[0] in rules)
+        known = [key for key in recorded if not misfit(default.kernel, *key)]
         kept = [space.made(network, default, key, self.target) for key in known]
         return list({key_of(choice): choice for choice in (grid[0], *kept, *grid[1:])}.values())
 
