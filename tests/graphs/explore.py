@@ -20,7 +20,7 @@ from tvmcnn.isolated import Isolated, LostError
 
 CHECK = "graphs.worker:check"
 SECONDS = 120.0  # of one model: a hang, on a machine however busy
-SHRINKING = 120  # models to be tried for one failure
+SHRINKING = 100  # models to be tried for one failure
 LOST = ("crash", "hang")
 LIFE = 400  # models of one worker, whose libraries stay mapped
 MEMORY = 8 << 30
@@ -75,11 +75,11 @@ _life = 0
 def judged(drawn: Drawn, setup: str = "") -> dict[str, Any]:
     """What a worker says of a model; a crash and a hang are failures.
 
-    A model that fails may have left the worker's memory damaged: the next has a new worker. One that crashes or hangs
-    is tried again alone; where it does not then, one before it was to blame.
+    A model that wrote where it may not has damaged the worker's memory: the next has a new worker. One that crashes or
+    hangs is tried again alone; where it does not then, one before it was to blame.
     """
     found = _asked(drawn, setup)
-    if found["end"] == "failed":
+    if found["end"] == "failed" and found["kind"].startswith((*LOST, "guard")):
         close()
         if found["kind"].startswith(LOST):
             again = _asked(drawn, setup)
