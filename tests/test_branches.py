@@ -101,6 +101,16 @@ def test_prologue_before_few_maps(tmp_path: Path) -> None:
     assert "BatchNormalization+Relu+Conv direct" in steps(check(g.model(), tmp_path))
 
 
+@pytest.mark.parametrize("channels", [17, 20, 30])
+def test_prologue_of_no_whole_blocks(channels: int, target: str, tmp_path: Path) -> None:
+    """What divides by 0 in the lanes past the channels is 0 there: times a weight of 0, infinity would be NaN."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(3, 5, 9, 13), channels, (3, 2)))
+    divided = g.node("Div", x, g.constant(np.linspace(1, 2, channels).reshape(1, channels, 1, 1)))
+    g.output(x, g.conv(divided, 7, (1, 1)))
+    assert "Div+Conv direct" in steps(check(g.model(), tmp_path, target))
+
+
 def test_prologue_is_not_taken(tmp_path: Path) -> None:
     """Not before padding, whose zeros come behind the activation; not where a pixel is read many times; not twice."""
     g = Graph()
