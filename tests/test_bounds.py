@@ -255,6 +255,28 @@ def test_one_element_beside_a_step_is_excused_and_followed() -> None:
     assert wrong.name == "f"
 
 
+@pytest.mark.parametrize("change", [lambda y: y.reshape(5, 3, 37), lambda y: y[:1], lambda y: y.astype(np.float64)])
+def test_another_shape_or_type_is_wrong(change: Callable[[Array], Array]) -> None:
+    def spoil(found: dict[str, Array]) -> None:
+        found["y"] = change(found["y"])
+
+    x = np.zeros(SHAPE, np.float32)
+    assert judged(unary("Neg"), x).passed
+    wrong = judged(unary("Neg"), x, spoil).first_wrong
+    assert wrong is not None
+    assert str(wrong) == "y: it is of another shape or type"
+
+
+def test_large_integers_are_compared_to_the_last_bit() -> None:
+    def spoil(found: dict[str, Array]) -> None:
+        found["y"][1, 2, 3] += 1
+
+    x = np.full(SHAPE, 2**60, np.int64)
+    proto = unary("Neg", kind=TensorProto.INT64, out=TensorProto.INT64)
+    assert judged(proto, x).passed
+    assert judged(proto, x, spoil).first_wrong is not None
+
+
 def test_more_than_chance_puts_beside_a_step_is_refused() -> None:
     """Half of all sums are beside 0, where any sign may be right: one that is always True shows its number."""
     nodes = [helper.make_node("Mul", ["x", "z"], ["a"]), helper.make_node("Greater", ["a", "z"], ["y"])]

@@ -50,6 +50,8 @@ class TensorError:
     def __str__(self) -> str:
         if self.difference <= self.bound and not self.passed:
             return f"{self.name}: {self.excused} of {self.size} elements are on the other side of a step"
+        if math.isinf(self.difference) and not self.scale:
+            return f"{self.name}: it is of another shape or type"
         relative = self.difference / self.scale if self.scale else self.difference
         found = f"max |difference| {self.difference:.3g} ({relative:.2g} of the largest value)"
         return f"{self.name}: {found}, bound {self.bound:.3g}"
@@ -170,10 +172,10 @@ def compare(
     Where a step may fall on either side and the library's fell on the other than the oracle's, the oracle follows it:
     all that comes after is compared with what the library's own decision leads to.
     """
-
     folder = allowed_folder(model)
+    declared: dict[str, np.dtype[Any]] = {}  # the types of the outputs
 
-    def evaluate(follow: Follow) -> object:
+    def evaluate(follow: Follow) -> None:
         made: set[str] = set(inputs)
 
         def shown(name: str, value: Array) -> Array:
@@ -183,7 +185,7 @@ def compare(
         found = reference(model, inputs, external_data=folder, follow=shown)
         for name in [name for name in found if name not in made]:  # an initializer that is an output
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
-        return found
+        declared.update({name: array.dtype for name, array in found.items()})
 
     bounds = bounds_of(network, inputs, evaluate, growths)
     outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
@@ -195,16 +197,28 @@ def compare(
         return _error(name, found, follower, histograms=histograms)
 
     tensors = tuple(error(name, found) for name, found in observed.tensors.items() if name in bounds.values)
-    return Verdict(tensors, tuple(error(name, found) for name, found in outputs.items()), seed)
+    typed = {name for name, found in outputs.items() if found.dtype == declared[name]}
+    last = (error(name, found) if name in typed else _unlike(name, found) for name, found in outputs.items())
+    return Verdict(tensors, tuple(last), seed)
+
+
+def _unlike(name: str, found: Array) -> TensorError:
+    """A tensor of another shape or type than the oracle's: no element of it is right."""
+    return TensorError(name, math.inf, 0.0, 0.0, size=found.size)
 
 
 def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> TensorError:
     """What is told of a tensor: the element that is farthest beyond its bound, or else the one that differs most."""
-    wanted, ours = follower.expected(name).astype(np.float64), found.astype(np.float64)
+    expected = follower.expected(name)
+    wanted, ours = expected.astype(np.float64), found.astype(np.float64)
+    if expected.shape != found.shape or (expected.dtype.kind == "f") != (found.dtype.kind == "f"):
+        return _unlike(name, found)
     with np.errstate(invalid="ignore", over="ignore"):
         stored = wanted.astype(found.dtype).astype(np.float64)  # infinite past the largest number of the type
         same = (ours == wanted) | (ours == stored) | (np.isnan(ours) & np.isnan(wanted))
         differences = np.where(same, 0.0, np.abs(ours - wanted))
+        if found.dtype.kind != "f":  # float64 holds no int64 beyond 2^53
+            differences = np.where(found == expected, 0.0, np.maximum(np.abs(ours - wanted), 1.0))
         error = follower.bounds.errors.get(name, 0.0)
         bounds = error + half_spacing(np.abs(wanted) + error, found.dtype)
     beyond = np.where(np.isnan(differences), np.inf, differences - bounds)

@@ -78,7 +78,7 @@ def pow(x: Array, y: Array) -> Array:
     The exponents are written out first: of one alone, 0.5, NumPy takes the root, which is nan at -inf where C has inf.
     """
     base, exponent = np.broadcast_arrays(x, y)
-    return np.asarray(np.power(base, np.ascontiguousarray(exponent))).astype(x.dtype)
+    return np.asarray(np.power(base, np.array(exponent))).astype(x.dtype)
 
 
 @op("Pow", 1)
