@@ -152,3 +152,14 @@ def test_a_plain_gate_is_read_to_its_end(gate: str, tmp_path: Path) -> None:
         if step.choice.algorithm != "reorder"
     ]
     assert bool(plain) == (gate == "inner")
+
+
+@pytest.mark.parametrize("op", ["Tanh", "LeakyRelu", "Sigmoid"])
+def test_activations_in_a_row_compile(op: str, tmp_path: Path) -> None:
+    """Written out in one expression they would be 16 times as long with each."""
+    g = Graph(11)
+    x = y = g.conv(g.input(1, 3, 7, 9), 17, (3, 2))
+    for _ in range(8):
+        x, y = g.node(op, x), g.node(op, y)
+    g.output(x, g.node("Mul", y, x))
+    tvmcnn.compile(g.model(), output=tmp_path / "row.so")

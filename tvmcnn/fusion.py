@@ -26,6 +26,13 @@ MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = 16  # a whole block: with fewer the image is read plain, and its pixels one by one
 # Their answers jump: a kernel ends with one and stores it, so that a check sees on which side each element is.
 JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
+# About how often a formula names its operand. TVM's expressions share nothing: what is named 16 times in what is named
+# 16 times is written out 256 times, and two Tanh in one kernel kept TVM busy for more than a minute.
+REPEATS = {
+    **dict.fromkeys(("LeakyRelu", "PRelu", "ThresholdedRelu", "HardSwish", "Softsign", "Sign", "Mod", "Max", "Min"), 3),
+    **dict.fromkeys(("Exp", "Sigmoid", "Tanh", "Mish", "Gelu", "Swish", "Softplus", "Elu", "Celu", "Selu", "Erf"), 16),
+}
+MOST_COPIES = 64  # Sigmoid and LeakyRelu are one kernel, Sigmoid and Tanh two
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
 
@@ -128,6 +135,8 @@ class _Fusion:
             return False
         if node.op not in ELEMENTWISE:
             return self.tiles(group, node)
+        if math.prod(REPEATS.get(each.op, 1) for each in (*group.nodes, node)) > MOST_COPIES:
+            return False
         made = network.tensors[node.output]
         given = (network.constants if name in network.constants else network.tensors for name in node.inputs)
         types = {str(values[name].dtype) for values, name in zip(given, node.inputs, strict=True)}
