@@ -163,13 +163,14 @@ def test_cast_to_float16_rounds() -> None:
 
 
 def test_bfloat16() -> None:
-    """Weights of eight bits of precision, a cast from them, and one to them, which rounds."""
+    """Weights of eight bits, whose squares have more until a cast rounds to that type."""
     nodes = [
-        helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["w", "w"], ["square"]),
+        helper.make_node("Cast", ["square"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["x", "wide"], ["y"]),
         helper.make_node("Cast", ["y"], ["z"], to=TensorProto.BFLOAT16),
     ]
-    weights = helper.make_tensor("w", TensorProto.BFLOAT16, [2], [1.5, -3.0])
+    weights = helper.make_tensor("w", TensorProto.BFLOAT16, [2], [1 + 2.0**-7, -3.0])
     graph = helper.make_graph(
         nodes,
         "g",
@@ -178,7 +179,7 @@ def test_bfloat16() -> None:
         [weights],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    answer = reference(model, np.array([1 + 2.0**-9, 2], np.float32), every_tensor=True)
-    assert str(answer["z"].dtype) == "bfloat16"
-    np.testing.assert_array_equal(answer["y"], np.array([1.5 + 1.5 * 2.0**-9, -6], np.float32))
-    np.testing.assert_array_equal(answer["z"].astype(np.float32), [1.5, -6])
+    answer = reference(model, np.array([1, 2], np.float32), every_tensor=True)
+    assert str(answer["z"].dtype) == str(answer["square"].dtype) == "bfloat16"
+    np.testing.assert_array_equal(answer["y"], np.array([(1 + 2.0**-7) ** 2, 18], np.float32))
+    np.testing.assert_array_equal(answer["z"].astype(np.float32), [1 + 2.0**-6, 18])
