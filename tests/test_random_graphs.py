@@ -1,6 +1,6 @@
 """Random graphs, seeded: what they draw compiles to what the oracle computes, and planted faults are found.
 
-The number is what, with the plants, a minute or so of one CPU compiles; `python tools/fuzz.py graphs --count 20000` draws more.
+The number is what a minute or so of one CPU compiles; `python tools/fuzz.py graphs --count 20000` draws more.
 """
 
 from __future__ import annotations
