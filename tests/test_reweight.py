@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Graph
+from tuning_runs import Enough, ops_with_a_final
 
 import tvmcnn
 from tvmcnn.cli import main
 from tvmcnn.codegen import workers
 from tvmcnn.errors import ArtifactError, ModelError
+from tvmcnn.tuning import measure, search
 
 LENET = Path(tvmcnn.__file__).parent / "data" / "lenet5.onnx"
 
@@ -75,7 +77,10 @@ def test_as_compiled(target: str, batch: int | list[int], tmp_path: Path, monkey
 
 def test_tuned_configs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the library, whatever records there are by now."""
-    tvmcnn.tune(LENET, "x86-64-v3", "4s", tmp_path / "my.jsonl")
+    monkeypatch.setattr(measure, "SAMPLE", 1e-4)
+    monkeypatch.setattr(search, "BATCH", 20)
+    tuned = Enough(lambda events: bool(ops_with_a_final(events)))
+    tvmcnn.tune(LENET, "x86-64-v3", records=tmp_path / "my.jsonl", **tuned.given)
     library = tvmcnn.compile(LENET, "x86-64-v3", tmp_path / "net.so", records=[tmp_path / "my.jsonl"]).path
     (tmp_path / "my.jsonl").unlink()
     no_code(monkeypatch)
