@@ -292,7 +292,7 @@ def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
         source.name: -source.shape[1] % choice.makes.block * source.item_bytes
         for choice in choices
         if choice.makes.block > 1 and choice.algorithm != "reorder"
-        for source, layout in zip(choice.sources, choice.reads, strict=True)
+        for source, layout in zip(choice.sources, choice.reads, strict=False)
         if layout.plain and source.shape[2:] == (1, 1)
     }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tvmcnn import choose, layout, verify
+from tvmcnn import choose, compiler, layout, verify
 from tvmcnn.bounds import Bounds
-from tvmcnn.network import Layout, Tensor
+from tvmcnn.network import Kernel, Layout, Network, Tensor
 from tvmcnn.walk import Walk
 
 
@@ -24,13 +25,20 @@ def dropped_type() -> None:
 
 
 def padded_constant() -> None:
-    """A constant of one value, which is that of all channels, is padded with zeros to a block."""
+    """A constant of one value, which is that of all channels, is no literal, and padded with zeros to a block."""
+    right = compiler.fuse
+
+    def fuse(network: Network) -> tuple[Kernel, ...]:
+        return tuple(
+            replace(kernel, constants=(*kernel.constants, *kernel.scalars), scalars={}) for kernel in right(network)
+        )
 
     def channels(array: Any, channels: int, block: int) -> Any:
         values = array.reshape(-1)
         return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
 
     layout._channels = channels
+    compiler.fuse = fuse  # type: ignore[assignment]
 
 
 def short_halo() -> None:
