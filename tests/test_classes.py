@@ -95,7 +95,7 @@ def test_c_entries_choose(both: Compiled) -> None:
 
 
 def test_c_callers_arena_is_enough(tmp_path: Path) -> None:
-    """Of exactly the size that the header promises, for every class and thread: nothing around it is written.
+    """An arena of exactly the size that the header promises, for every class and thread, has nothing around it written.
 
     Winograd needs scratch, in one class more than in the other.
     """

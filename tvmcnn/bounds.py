@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -97,13 +97,9 @@ class _Disturbance:
     deviations: Mapping[str, float]  # of each tensor's rounding error, relative to its size
     moved: dict[str, float]
     rng: np.random.Generator
-    makers: dict[str, Node] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.makers.update({node.output: node for node in self.network.nodes})
 
     def __call__(self, name: str, value: Array) -> Array:
-        node, clean = self.makers.get(name), self.values[name]
+        node, clean = self.network.makers.get(name), self.values[name]
         if node is not None and is_step(node):
             value = same_side(node, self._operand(node, 1), value, clean)
         elif value.dtype.kind != "f":

@@ -25,17 +25,13 @@ class Follower:
     found: Mapping[str, Array]
     excused: dict[str, int] = field(default_factory=dict)
     followed: dict[str, Array] = field(default_factory=dict)
-    makers: dict[str, Node] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.makers.update({node.output: node for node in self.network.nodes})
 
     def differs(self) -> bool:
         """Whether some step gave another answer than the oracle's, or a stored rounding did: else nothing is to be
         followed."""
         return any(
             not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
-            for name, node in self.makers.items()
+            for name, node in self.network.makers.items()
             if name in self.bounds.values and self._chooses(name, node)
         )
 
@@ -45,7 +41,7 @@ class Follower:
 
     def __call__(self, name: str, value: Array) -> Array:
         """Bounds' Follow: the tensor that later nodes read."""
-        node = self.makers.get(name)
+        node = self.network.makers.get(name)
         if node is not None and self._chooses(name, node):
             value = self._followed(name, node, value)
         self.followed[name] = value
@@ -90,7 +86,7 @@ class Follower:
             return self.bounds.values[name]
         if name in self.network.constants:
             return self.network.constants[name]
-        node = self.makers.get(name)
+        node = self.network.makers.get(name)
         return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
 
     def _dtype(self, name: str) -> str:
@@ -100,5 +96,5 @@ class Follower:
     def _error(self, name: str) -> float:
         if name in self.bounds.values:
             return self.bounds.errors[name]
-        node = self.makers.get(name)
+        node = self.network.makers.get(name)
         return self._error(node.inputs[0]) if node is not None and node.op == "Cast" else 0.0

@@ -5,6 +5,7 @@ Frozen dataclasses that check themselves when made and print themselves when ask
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,11 @@ class Network:
     folded: Mapping[str, str]  # ONNX tensors that no kernel computes, each with the reason
     metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own key-value pairs
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
+
+    @functools.cached_property
+    def makers(self) -> Mapping[str, Node]:
+        """The node that makes each tensor, by the tensor's name."""
+        return {node.output: node for node in self.nodes}
 
     def __str__(self) -> str:
         head = f"{self.name}: {', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"

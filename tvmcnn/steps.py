@@ -92,11 +92,9 @@ def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> A
             return COMPARISONS[node.op](*given)
         if node.op in ROUNDINGS:
             return ROUNDINGS[node.op](given[0])
-        return given[0] != 0 if node.op == "Cast" and node["to"] == "bool" else _truncated(node, given[0])
-
-
-def _truncated(node: Node, x: Array) -> Array | None:
-    return np.trunc(x) if node.op == "Cast" else None
+        if node.op == "Cast":
+            return np.asarray(given[0] != 0 if node["to"] == "bool" else np.trunc(given[0]))
+    return None
 
 
 def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:

@@ -127,7 +127,12 @@ def _sort(nodes: Any, label: str) -> None:
     if len(order) < len(nodes):
         shown = ", ".join(title(nodes[index]) for index in _cycle(reads, {*range(len(nodes))} - {*order}))
         raise ModelError(f"{label} has a cycle, which no graph may have, through {shown}")
-    copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+    _put(nodes, [nodes[index] for index in order])
+
+
+def _put(nodes: Any, wanted: Sequence[onnx.NodeProto]) -> None:
+    """Let a list of protobuf's hold the nodes `wanted`, some of which may be its own."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in wanted]
     del nodes[:]
     nodes.extend(copies)
 
@@ -189,6 +194,4 @@ def _spell_group_norm(proto: onnx.ModelProto, nodes: Any, label: str) -> None:
             make("Reshape", [normal, shape], list(node.output)),
         ]
         spelled[-2].attribute.extend(kept)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in spelled]
-    del nodes[:]
-    nodes.extend(copies)
+    _put(nodes, spelled)

@@ -99,7 +99,7 @@ class Draft:
         return self.integer(0, of - 1) >= of - parts
 
     def extent(self) -> int:
-        """Of an axis: mostly around whole vectors, rarely 1."""
+        """Draw the extent of an axis: mostly around whole vectors, rarely 1."""
         kind = self.integer(0, 9)
         if kind < 5:
             return self.integer(2, 6)

@@ -256,7 +256,7 @@ def one_hot(d: Draft, op: str, x: Held) -> None:
 
 @grows("Shape", "Size")
 def extents(d: Draft, op: str, x: Held) -> None:
-    """Of x, and sometimes used: x takes the shape that it has, a constant is filled, or numbers are counted."""
+    """Draw a use of the shape of x: x takes the shape that it has, a constant is filled, or numbers are counted."""
     part = {"start": d.integer(0, x.rank)} if op == "Shape" and d.opset >= 15 and d.chance(1, 3) else {}
     made = d.node(op, [x], **part)[0]
     kind = d.integer(0, 3)

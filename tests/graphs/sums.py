@@ -38,7 +38,7 @@ def factor(d: Draft, shape: tuple[int, ...], dtype: str, depth: int) -> Held:
 
 @grows("MatMul", when=lambda held: held.rank >= 1 and filled(held))
 def mat_mul(d: Draft, op: str, x: Held) -> None:
-    """By a matrix, a stack of them, or another tensor of the pool."""
+    """Multiply by a matrix, a stack of them, or another tensor of the pool."""
     columns, kind = d.choice(COLUMNS), d.integer(0, 4)
     found = d.pick(
         lambda held: held.rank >= 2 and held.dtype == x.dtype and held.shape[:-1] == (*x.shape[:-2], x.shape[-1])
