@@ -280,7 +280,8 @@ class Runner:
         """Every tensor of the ONNX graph by its name, in the order that they are computed, outputs included.
 
         Tensors that fusion hides come from an open variant of their kernel and agree with the fused one within
-        rounding. `folded` names those that no longer exist. Raises InputError if the library was compiled without them.
+        rounding. A float16 tensor inside the network is float32 here, as it is computed. `folded` names those that no
+        longer exist. Raises InputError if the library was compiled without them.
         """
         if not self.manifest["activations"]:
             raise InputError(f"{self.path.name} was compiled with --no-activations: it cannot show hidden tensors")
