@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import compiler, records, targets
+from tvmcnn import compiler, targets
+from tvmcnn.check.reference import reference
+from tvmcnn.choose import records
 from tvmcnn.compiler import Compiled
-from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24  # the unit roundoff of float32

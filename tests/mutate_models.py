@@ -116,20 +116,21 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 def keep_rehearsals() -> None:
     """Let all rehearsals have one process, which is started again when a model ends it: a second less for each."""
-    from tvmcnn import isolated, rehearsal
+    from tvmcnn import worker_process
+    from tvmcnn.importer import crash_guard
 
-    process = isolated.Isolated(quiet=True)
-    vars(rehearsal).update(Isolated=lambda **_: process, closing=contextlib.nullcontext)
+    process = worker_process.Isolated(quiet=True)
+    vars(crash_guard).update(Isolated=lambda **_: process, closing=contextlib.nullcontext)
 
 
 def outcome(data: bytes) -> dict[str, Any]:
     """What came of a model: whether it parses, and the class and text of its refusal, or that it was laid out."""
-    from tvmcnn.choose import choose
+    from tvmcnn.choose.cpu import choose
+    from tvmcnn.choose.records import Records
     from tvmcnn.errors import TvmcnnError
-    from tvmcnn.fusion import fuse
+    from tvmcnn.fuse import fuse
     from tvmcnn.importer import import_model
     from tvmcnn.layout import Weights, lay_out
-    from tvmcnn.records import Records
     from tvmcnn.targets import TARGETS
 
     parses = True

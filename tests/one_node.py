@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.backend.test.loader import load_model_tests
 
-from tvmcnn.reference import reference
+from tvmcnn.check.reference import reference
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24  # the unit roundoff of float32: one operation is off by at most this much of its result

@@ -10,9 +10,9 @@ import pytest
 from helpers import Graph, check, feeds
 
 import tvmcnn
-from tvmcnn import affine
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import VerifyError
-from tvmcnn.reference import reference
+from tvmcnn.fuse import fold_affine
 
 
 def conv(g: Graph, *, bias: bool = True) -> str:
@@ -93,13 +93,13 @@ def test_constant_divided_by_the_convolution(tmp_path: Path) -> None:
 
 def test_planted_bug_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shift that is scaled too."""
-    real = affine._affine
+    real = fold_affine._affine
 
     def edited(*given: Any) -> Any:
         found = real(*given)
         return found and (found[0], found[1] * found[0])
 
-    monkeypatch.setattr(affine, "_affine", edited)
+    monkeypatch.setattr(fold_affine, "_affine", edited)
     g = Graph()
     x = g.input(1, 3, 6, 9)
     scale, shift, variance = (g.constant(g.rng.uniform(0.5, 1.5, 5)) for _ in range(3))
@@ -147,10 +147,11 @@ def test_other_transposed_convolutions_stay(attributes: dict[str, Any], tmp_path
 
 def test_a_wrong_order_of_the_pixels_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: the taps of a window transposed."""
-    from tvmcnn import importer, transposed
+    from tvmcnn import importer
+    from tvmcnn.fuse import split_transposed
 
     def wrong(network: Any) -> Any:
-        found = transposed.split_transposed(network)
+        found = split_transposed.split_transposed(network)
         (name,) = [n for n in found.constants if n.endswith(".pixels.weight")]
         pixels = found.constants[name].reshape(-1, 2, 2, 6).transpose(0, 2, 1, 3).reshape(found.constants[name].shape)
         found.constants[name] = pixels  # type: ignore[index]

@@ -22,7 +22,7 @@ from helpers import GUARD
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import artifact
+from tvmcnn.artifact import container
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ArtifactError, InputError
 
@@ -33,9 +33,9 @@ A, B = (2, 3, 7, 9), (2, 5, 7, 9)  # the two inputs of the model
 JOINED, POOLED = (2, 8, 7, 9), (2, 8, 1, 1)  # its two outputs
 
 
-def with_trailer(image: bytes, manifest: artifact.Manifest) -> bytes:
-    """An artifact as `artifact.sealed` writes it."""
-    return image + artifact.trailer(manifest | {"sha256": hashlib.sha256(image).hexdigest()}, len(image))
+def with_trailer(image: bytes, manifest: container.Manifest) -> bytes:
+    """An artifact as `container.sealed` writes it."""
+    return image + container.trailer(manifest | {"sha256": hashlib.sha256(image).hexdigest()}, len(image))
 
 
 def two_in_two_out() -> onnx.ModelProto:
@@ -185,7 +185,7 @@ def test_extended_library(library: bytes, tmp_path: Path) -> None:
 
 def regions(library: bytes) -> dict[str, range]:
     """The parts of an artifact: headers, the whole ELF image, weights (found by their bytes), manifest, footer."""
-    *_, image_size, text_size, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
+    *_, image_size, text_size, _ = container.FOOTER.unpack(library[-container.FOOTER.size :])
     weight = numpy_helper.to_array(one_conv().graph.initializer[0])
     start = library.index(np.float32(weight[0, 0, 0, 0]).tobytes())  # packed weights begin with the first one
     return {
@@ -213,7 +213,7 @@ def test_one_damaged_byte_anywhere_is_refused(region: str, library: bytes, tmp_p
 
 @pytest.mark.usefixtures("never_mapped")
 def test_every_bit_of_the_format_number_is_refused(library: bytes, tmp_path: Path) -> None:
-    start = len(library) - artifact.FOOTER.size + len(artifact.MAGIC)
+    start = len(library) - container.FOOTER.size + len(container.MAGIC)
     for bit in range(32):
         damaged = bytearray(library)
         damaged[start + bit // 8] ^= 1 << bit % 8
@@ -247,26 +247,26 @@ def test_check_code_leaves_the_weights_unread(library: bytes, net: tvmcnn.Runner
 def test_where_weights_lie(tmp_path: Path) -> None:
     """Found whole, behind a part that begins alike; not found where they are not, are twice, or are none."""
     rng = np.random.default_rng(0)
-    weights = rng.bytes(3 * artifact.CHUNK + 5)
+    weights = rng.bytes(3 * container.CHUNK + 5)
     (tmp_path / "weights").write_bytes(weights)
-    (tmp_path / "image").write_bytes(b"head" + weights[: artifact.CHUNK + 9] + rng.bytes(64) + weights + b"tail")
-    start = 4 + artifact.CHUNK + 9 + 64
-    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (start, start + len(weights))
+    (tmp_path / "image").write_bytes(b"head" + weights[: container.CHUNK + 9] + rng.bytes(64) + weights + b"tail")
+    start = 4 + container.CHUNK + 9 + 64
+    assert container.place_of(tmp_path / "weights", tmp_path / "image") == (start, start + len(weights))
     (tmp_path / "image").write_bytes(b"head" + weights + weights)
-    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
+    assert container.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
     (tmp_path / "image").write_bytes(b"head" + weights[:-1] + b"tail")
-    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
+    assert container.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
     (tmp_path / "weights").write_bytes(b"")
-    assert artifact.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
+    assert container.place_of(tmp_path / "weights", tmp_path / "image") == (0, 0)
 
 
 @pytest.mark.usefixtures("never_mapped")
 def test_newer_format_is_said_to_be_newer(
     library: bytes, net: tvmcnn.Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
+    *_, image_size, _, _ = container.FOOTER.unpack(library[-container.FOOTER.size :])
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "FORMAT", 3)
+        patch.setattr(container, "FORMAT", 3)
         newer = with_trailer(library[:image_size], net.manifest)
     (tmp_path / "newer.so").write_bytes(newer)
     assert re.search(r"has format 3; this tvmcnn reads up to 2: update tvmcnn", refusal(tmp_path / "newer.so"))
@@ -274,14 +274,14 @@ def test_newer_format_is_said_to_be_newer(
 
 def test_trailer_written_again_is_accepted(library: bytes, net: tvmcnn.Runner, tmp_path: Path, x: Array) -> None:
     """The control of the tests above: the same steps without damage load and run."""
-    *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
+    *_, image_size, _, _ = container.FOOTER.unpack(library[-container.FOOTER.size :])
     (tmp_path / "again.so").write_bytes(with_trailer(library[:image_size], net.manifest))
     assert tvmcnn.load(tmp_path / "again.so")(x).tobytes() == net(x).tobytes()
 
 
 @pytest.mark.usefixtures("never_mapped")
 def test_cpu_that_lacks_instructions(conv: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.runner.cpu_flags", lambda: frozenset({"sse2", "avx", "bmi1"}))
+    monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: frozenset({"sse2", "avx", "bmi1"}))
     text = refusal(conv.path)
     assert f"is made for {conv.target.name}" in text
     assert "lacks avx2, bmi2, f16c, fma" in text
@@ -626,7 +626,7 @@ def test_library_written_over_in_place_is_refused(tmp_path: Path, library: bytes
     with path.open("r+b") as file:
         file.write(library)
     assert tvmcnn.load(path)(x).tobytes() == net(x).tobytes()
-    *_, image_size, _, _ = artifact.FOOTER.unpack(library[-artifact.FOOTER.size :])
+    *_, image_size, _, _ = container.FOOTER.unpack(library[-container.FOOTER.size :])
     # Bytes behind the last section, so that the test itself does not pull mapped code away from under the process.
     with path.open("r+b") as file:
         file.write(with_trailer(library[:image_size] + bytes(8), net.manifest))
@@ -691,7 +691,7 @@ def test_compiling_in_another_process_gives_the_same_bytes(conv: Compiled, libra
 
 
 def test_library_holds_no_path_time_or_host(conv: Compiled, library: bytes, net: tvmcnn.Runner) -> None:
-    text = artifact.json.dumps(net.manifest)
+    text = container.json.dumps(net.manifest)
     assert not re.search(r'"[^"]*(/[\w.-]+){2,}', text), "an absolute path"
     assert not re.search(r"\b20\d\d-\d\d|\d\d:\d\d:\d\d", text), "a date or a time"
     for secret in (socket.gethostname(), str(conv.path.parent), str(ROOT), os.path.expanduser("~") + "/", "/tmp/"):

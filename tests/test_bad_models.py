@@ -712,19 +712,21 @@ def failing(code: int) -> Any:
 
 def test_output_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By monkeypatch, because root may write everywhere.
-    monkeypatch.setattr("tvmcnn.artifact.tempfile.mkstemp", failing(errno.EACCES))
+    monkeypatch.setattr("tvmcnn.artifact.files.tempfile.mkstemp", failing(errno.EACCES))
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", "Permission denied")
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "net.so").write_bytes(b"the library of yesterday")
-    monkeypatch.setattr("tvmcnn.artifact.trailer", failing(errno.ENOSPC))  # a part of the file is there by then
+    monkeypatch.setattr(
+        "tvmcnn.artifact.container.trailer", failing(errno.ENOSPC)
+    )  # a part of the file is there by then
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", "No space left on device")
     assert (tmp_path / "net.so").read_bytes() == b"the library of yesterday"
 
 
 def test_file_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.artifact.os.replace", failing(errno.EXDEV))
+    monkeypatch.setattr("tvmcnn.artifact.files.os.replace", failing(errno.EXDEV))
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", os.strerror(errno.EXDEV))
 
 
@@ -743,7 +745,7 @@ def test_bad_model_leaves_nothing(tmp_path: Path) -> None:
 def test_wrong_library_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tvmcnn.errors import VerifyError
 
-    monkeypatch.setattr("tvmcnn.bounds.SAFETY", 0.0)  # then every rounding is too much
+    monkeypatch.setattr("tvmcnn.check.bounds.SAFETY", 0.0)  # then every rounding is too much
     compile_fails(tmp_path, VerifyError, "is not written", "conv1", verify=True, activations=True)
 
 

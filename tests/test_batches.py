@@ -13,10 +13,10 @@ from helpers import Graph, lenet
 from onnx import ModelProto
 
 import tvmcnn
-from tvmcnn.batches import BatchedRunner, parts
+from tvmcnn.check.reference import reference
 from tvmcnn.cli import main
 from tvmcnn.errors import InputError, ModelError
-from tvmcnn.reference import reference
+from tvmcnn.run.batched import BatchedRunner, parts
 
 
 @pytest.mark.parametrize(

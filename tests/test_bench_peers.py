@@ -25,8 +25,8 @@ from peers import PEERS, Kind, Peer, Task, difference, find
 import tvmcnn
 from tvmcnn import targets
 from tvmcnn.errors import InputError
-from tvmcnn.limits import CopyBandwidth, FmaPeak, Limit
-from tvmcnn.runner import KernelProfile, Runner
+from tvmcnn.run.runner import KernelProfile, Runner
+from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit
 
 Bench = Callable[..., tuple[int, dict[str, Any], str]]
 TIMES = {"median", "first_quartile", "third_quartile"}

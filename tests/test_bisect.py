@@ -13,12 +13,12 @@ from test_planted_bugs import BUGS, padded_conv
 from tvm import tirx
 
 import tvmcnn
-from tvmcnn import bisect as bisect_module
-from tvmcnn.bisect import RIGHT, SWITCHES, WRONG, bisect
+from tvmcnn.check import bisect as bisect_module
+from tvmcnn.check.bisect import RIGHT, SWITCHES, WRONG, bisect
+from tvmcnn.check.verify import verify_library
 from tvmcnn.cli import main
-from tvmcnn.codegen import kernels
+from tvmcnn.codegen.cpu import kernels
 from tvmcnn.errors import ArtifactError
-from tvmcnn.verify import verify_library
 
 TARGET = "x86-64-v3"
 
@@ -128,7 +128,7 @@ def test_by_the_command_with_a_page(
 
 def edges_to_the_bound() -> list[float]:
     """The edges of the histogram below and at the bound."""
-    from tvmcnn.verify import HISTOGRAM
+    from tvmcnn.check.verify import HISTOGRAM
 
     return [float(edge) for edge in HISTOGRAM if edge <= 1e-9]
 

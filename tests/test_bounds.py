@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tvmcnn.bounds import Bounds, bounds_of, half_spacing
-from tvmcnn.drawn import drawn_inputs
-from tvmcnn.follow import Follower
+from tvmcnn.check.bounds import Bounds, bounds_of, half_spacing
+from tvmcnn.check.follow import Follower
+from tvmcnn.check.jumps import admissible, is_step
+from tvmcnn.check.observe import Observed
+from tvmcnn.check.random_inputs import drawn_inputs
+from tvmcnn.check.reference import reference
+from tvmcnn.check.verify import Verdict, compare
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network, Node
-from tvmcnn.observe import Observed
-from tvmcnn.reference import reference
-from tvmcnn.steps import admissible, is_step
-from tvmcnn.verify import Verdict, compare
 
 SHAPE = (3, 5, 37)
 Model = Any

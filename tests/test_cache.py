@@ -21,16 +21,19 @@ from helpers import Graph
 
 import tvmcnn
 from tvmcnn import cache as caches
-from tvmcnn import compiler, gpu, verify
+from tvmcnn import compiler
 from tvmcnn.cache import Cache
-from tvmcnn.choose import choose
-from tvmcnn.codegen import Functions, jobs, workers
+from tvmcnn.check import verify
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import NONE
+from tvmcnn.codegen import jobs, workers
+from tvmcnn.codegen.cpu.generate import Functions
 from tvmcnn.errors import ToolError
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
-from tvmcnn.records import NONE
 from tvmcnn.targets import TARGETS
 
 V3 = TARGETS["x86-64-v3"]
@@ -60,7 +63,7 @@ def program(model: Any) -> Program:
 
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The symbols that are compiled from now on, by this process."""
-    from tvmcnn.codegen import kernels
+    from tvmcnn.codegen.cpu import kernels
 
     seen: list[str] = []
     real = kernels.object_code
@@ -187,7 +190,8 @@ IMPORTED = re.compile(r"^ *from tvmcnn\.([\w.]+) import ", re.MULTILINE)
 @pytest.mark.parametrize("where", ["CPU", "GPU"])
 def test_an_edit_of_any_source_counts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever had a hand in the code of a kernel, or in its CUDA C++: then it has another key, and another name."""
-    from tvmcnn.codegen import cuda, kernels
+    from tvmcnn.codegen.cpu import kernels
+    from tvmcnn.codegen.cuda import kernel as cuda
 
     model = blocks(1).model()
     network = import_model(model, name="net")
@@ -202,7 +206,7 @@ def test_an_edit_of_any_source_counts(where: str, tmp_path: Path, monkeypatch: p
                 kernels.object_code(jobs.Job(step, bool(step.choice.kernel.hidden), V3))
 
     files = decisive(make)
-    assert {"network.py", "ops/conv.py" if where == "CPU" else "ops/gemm.py", "schedule/x86/vectors.py"} <= files
+    assert {"network.py", "ops/conv.py" if where == "CPU" else "ops/cuda/gemm.py", "schedule/steps.py"} <= files
     shutil.copytree(PACKAGE, tmp_path / "tvmcnn", ignore=lambda folder, names: [n for n in names if n == "schedules"])
     monkeypatch.setattr(caches, "__file__", str(tmp_path / "tvmcnn" / "cache.py"))
 

@@ -19,7 +19,8 @@ import pytest
 from helpers import Graph, feeds, lenet
 
 import tvmcnn
-from tvmcnn import artifact, runner, targets
+from tvmcnn import targets
+from tvmcnn.artifact import container
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ArtifactError, TargetError
 
@@ -40,7 +41,7 @@ def images(count: int) -> np.ndarray:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     """The CPU has what a class needs and no more."""
-    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset(targets.TARGETS[target].features))
+    monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: frozenset(targets.TARGETS[target].features))
 
 
 def test_each_is_as_alone(both: Compiled, tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_best_is_taken(both: Compiled, monkeypatch: pytest.MonkeyPatch) -> N
         assert tvmcnn.load(both.path).target == V4
     pretend(monkeypatch, V3)
     assert tvmcnn.load(both.path).target == V3
-    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset({"avx", "fma"}))
+    monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: frozenset({"avx", "fma"}))
     with pytest.raises(ArtifactError, match=r"made for x86-64-v3; this CPU \(.*\) lacks avx2, bmi1, bmi2, f16c, abm"):
         tvmcnn.load(both.path)
     with pytest.raises(ArtifactError, match="made for x86-64-v4, x86-64-v3; it has no code for cuda:sm_90"):
@@ -71,7 +72,7 @@ def test_the_best_is_taken(both: Compiled, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_cpu_itself_is_asked(both: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever /proc/cpuinfo says: under an emulator it is the host's."""
     denied = {V4: ["avx512f"], V3: []}
-    monkeypatch.setattr(runner, "_denied", lambda path, manifest: denied[manifest["target"]["name"]])
+    monkeypatch.setattr("tvmcnn.run._denied", lambda path, manifest: denied[manifest["target"]["name"]])
     pretend(monkeypatch, V4)
     assert tvmcnn.load(both.path).target == V3
     denied[V3] = ["avx2"]
@@ -167,14 +168,14 @@ def test_lists_that_are_none(target: str, words: str, tmp_path: Path) -> None:
 def in_first_format(library: Path, out: Path) -> Path:
     """The library as the tvmcnn before wrote it: without what format 2 brought."""
     data = library.read_bytes()
-    magic, _, zero, size, text_size, _ = artifact.FOOTER.unpack(data[-artifact.FOOTER.size :])
+    magic, _, zero, size, text_size, _ = container.FOOTER.unpack(data[-container.FOOTER.size :])
     manifest = json.loads(data[size : size + text_size])
     for program in (manifest, *manifest["specialisations"]):
         del program["symbol"]
     del manifest["variants"]
-    trailer = artifact.trailer(manifest, size)
+    trailer = container.trailer(manifest, size)
     head = struct.pack("<8sII", magic, 1, zero)
-    out.write_bytes(data[:size] + trailer[: -artifact.FOOTER.size] + head + trailer[-artifact.FOOTER.size + 16 :])
+    out.write_bytes(data[:size] + trailer[: -container.FOOTER.size] + head + trailer[-container.FOOTER.size + 16 :])
     return out
 
 

@@ -22,10 +22,11 @@ from PIL import Image
 from tuning_models import tiny
 
 import tvmcnn
-from tvmcnn import records, runner, targets
-from tvmcnn.artifact import read_manifest
+from tvmcnn import targets
+from tvmcnn.artifact.container import read_manifest
+from tvmcnn.choose import records
 from tvmcnn.cli import main
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 
 Array = np.ndarray[Any, Any]
@@ -497,7 +498,7 @@ def test_compile_options_that_change_nothing_yet(shell: Shell, option: str) -> N
 def test_compile_for_another_cpu(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     without = frozenset(targets.TARGETS["x86-64-v3"].features)  # whatever this machine has
     monkeypatch.setattr(targets, "cpu_flags", lambda: without)
-    monkeypatch.setattr(runner, "cpu_flags", lambda: without)
+    monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: without)
     done = shell.succeeds("compile {m} --target x86-64-v4 --emit header,package --json")
     result = json.loads(done.out)
     assert "target x86-64-v4 (16 float32 lanes" in done.err
@@ -689,7 +690,7 @@ def test_operators_page_is_the_committed_one(shell: Shell) -> None:
     page = Path(__file__).parent.parent / "docs" / "operators.md"
     made = shell.succeeds("ops --markdown").out
     assert made == page.read_text(), "run: tvmcnn ops --markdown > docs/operators.md"
-    assert made.count("\n| ") == len(tvmcnn.operators.OPERATORS) + 1
+    assert made.count("\n| ") == len(tvmcnn.importer.operators.OPERATORS) + 1
 
 
 def test_ops_check_takes_shapes(shell: Shell) -> None:

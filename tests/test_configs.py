@@ -16,18 +16,19 @@ import pytest
 from helpers import Graph, record
 
 import tvmcnn
-from tvmcnn import configs, gpu
-from tvmcnn.choose import choose
-from tvmcnn.codegen import cuda
+from tvmcnn import configs
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.cpu.defaults import BLOCK
+from tvmcnn.choose.records import GIVEN, NONE, Records, kernel_words, parse
+from tvmcnn.codegen.cuda import kernel as cuda
 from tvmcnn.configs import CONFIGS, Config, DenseConfig, DirectConfig, GemmConfig, MmaConfig, WinogradConfig
-from tvmcnn.defaults import BLOCK
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Choice, Network
 from tvmcnn.precision import PRECISIONS
-from tvmcnn.records import GIVEN, NONE, Records, kernel_words, parse
 from tvmcnn.schedule.cuda.fragments import SIDE
 from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.journal import Log

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tvmcnn.operators import OPERATORS
+from tvmcnn.importer.operators import OPERATORS
 
 TOOL = Path(__file__).parent.parent / "tools" / "conformance.py"
 LEAST = 0.98  # of the counted cases

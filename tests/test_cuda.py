@@ -26,24 +26,27 @@ from test_package import python
 from test_planted_bugs import short_reduction
 
 import tvmcnn
-from tvmcnn import gpu, gpu_variants
-from tvmcnn.codegen import cuda, nvcc
-from tvmcnn.codegen.cuda import device_code
-from tvmcnn.codegen.gpu_chain import Device
+from tvmcnn.artifact.package import write_package
+from tvmcnn.check.reference import reference
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cpu.defaults import winograd_fits
+from tvmcnn.choose.cuda import variants as gpu_variants
+from tvmcnn.choose.cuda.defaults import MMA_TILES
+from tvmcnn.choose.records import NONE, read_records
+from tvmcnn.codegen.cuda import kernel as cuda
+from tvmcnn.codegen.cuda import nvcc
+from tvmcnn.codegen.cuda.chain import Device
+from tvmcnn.codegen.cuda.kernel import device_code
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig, MmaConfig
-from tvmcnn.defaults import winograd_fits
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
-from tvmcnn.fusion import fuse, multiply_accumulates
-from tvmcnn.gpu_defaults import MMA_TILES
-from tvmcnn.gpu_runner import GpuRunner
+from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.ops import gemm, norm, winograd_planes
-from tvmcnn.package import write_package
+from tvmcnn.ops import norm
+from tvmcnn.ops.cuda import gemm, winograd_planes
 from tvmcnn.precision import PRECISIONS, rounded
-from tvmcnn.records import NONE, read_records
-from tvmcnn.reference import reference
+from tvmcnn.run.gpu_runner import GpuRunner
 from tvmcnn.targets import Gpu
 from tvmcnn.tuning import gpu as tuning
 from tvmcnn.winograd import MATRICES
@@ -736,8 +739,8 @@ def test_without_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tvmcnn.compile(lenet(1), TARGET, tmp_path / "network.so")
     monkeypatch.delenv("NVCC")
     monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.setattr("tvmcnn.codegen.nvcc.PLACES", ())
-    monkeypatch.setattr("tvmcnn.codegen.nvcc._packaged", list)
+    monkeypatch.setattr("tvmcnn.codegen.cuda.nvcc.PLACES", ())
+    monkeypatch.setattr("tvmcnn.codegen.cuda.nvcc._packaged", list)
     with pytest.raises(ToolError, match="pip install"):
         tvmcnn.compile(lenet(1), TARGET, tmp_path / "network.so")
     assert not list(tmp_path.iterdir())

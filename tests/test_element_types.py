@@ -16,11 +16,11 @@ from helpers import TARGETS, use_target
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import choose as choosing
 from tvmcnn import layout
+from tvmcnn.check.reference import reference
+from tvmcnn.choose import cpu as choosing
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor
-from tvmcnn.reference import reference
 
 CHANNELS, HEIGHT, WIDTH = 16, 9, 13
 TYPES = {

@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 
 import tvmcnn
-from tvmcnn import batches, bisect, gpu_runner, isolated, runner, timing, tuning, verify
+from tvmcnn import tuning, worker_process
 from tvmcnn.backend import TvmcnnBackend, TvmcnnRep
+from tvmcnn.check import bisect, verify
 from tvmcnn.cli import main
 from tvmcnn.errors import InputError, InternalError, ToolError, TvmcnnError, caught
+from tvmcnn.run import batched, gpu_runner, runner
+from tvmcnn.run.bench import bench
 from tvmcnn.version import __version__
 
 MODEL = Path(__file__).resolve().parent.parent / "tvmcnn" / "data" / "lenet5.onnx"
@@ -127,7 +130,7 @@ def test_a_fault_crosses_processes() -> None:
 
 
 def test_a_report_has_the_traceback_of_another_process(reports: Path) -> None:
-    process = isolated.Isolated(quiet=True)
+    process = worker_process.Isolated(quiet=True)
     try:
         with pytest.raises(InternalError):
             entry("one", then=functools_free(lambda: process.call("json:loads", "{")))
@@ -218,13 +221,13 @@ def test_every_public_function_is_caught() -> None:
     functions = [getattr(tvmcnn, name) for name in tvmcnn.__all__ if inspect.isfunction(getattr(tvmcnn, name))]
     assert {f.__name__ for f in functions} == {"compile", "load", "reference", "reweight", "tune"}
     functions = [f for f in functions if f.__name__ != "reference"]
-    functions += [verify.verify_library, bisect.bisect, timing.bench, tuning.tune]
+    functions += [verify.verify_library, bisect.bisect, bench, tuning.tune]
     functions += [TvmcnnRep.run, *(vars(TvmcnnBackend)[n].__func__ for n in vars(TvmcnnBackend) if n[0] != "_")]
-    for kind in (runner.Runner, gpu_runner.GpuRunner, batches.BatchedRunner):
+    for kind in (runner.Runner, gpu_runner.GpuRunner, batched.BatchedRunner):
         for name in ("bind", "run", "step_by_step", "activations", "profile"):
             plain = kind is gpu_runner.GpuRunner and name in ("step_by_step", "activations")  # which call or refuse
             functions += [] if plain else [getattr(kind, name)]
-    functions += [gpu_runner.GpuRunner.__call__, batches.BatchedRunner.__call__, runner.Runner._run_checked]
+    functions += [gpu_runner.GpuRunner.__call__, batched.BatchedRunner.__call__, runner.Runner._run_checked]
     for function in functions:
         assert hasattr(function, "__wrapped__"), function
     assert not hasattr(runner.Runner.__call__, "__wrapped__")

@@ -12,7 +12,7 @@ import pytest
 from helpers import Graph
 
 import tvmcnn
-from tvmcnn import records
+from tvmcnn.choose import records
 from tvmcnn.configs import StreamedConfig
 
 Build = Callable[[Graph], str]

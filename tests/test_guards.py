@@ -13,11 +13,11 @@ import pytest
 from helpers import Graph
 
 import tvmcnn
-from tvmcnn import observe
-from tvmcnn.codegen import chain
+from tvmcnn.check import observe
+from tvmcnn.check.guards import PAGE, PATTERN, Guarded, Watch
+from tvmcnn.codegen.cpu import chain
 from tvmcnn.errors import VerifyError
-from tvmcnn.guards import PAGE, PATTERN, Guarded, Watch
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.worker_process import Isolated, LostError
 
 SIZE = 3 * PAGE // 2 + 12
 

@@ -13,10 +13,10 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer import import_model
 from tvmcnn.network import Network
-from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
 IMAGE = (1, 3, 9, 8)
@@ -410,7 +410,7 @@ def test_other_operators_of_onnxruntime() -> None:
 def test_same_pads_of_transposed_convolutions() -> None:
     """Sizes and values beside onnxruntime, for kernels shorter, longer and as long as the stride."""
     ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: nothing to compare with")
-    from tvmcnn.operators import OPERATORS, Value
+    from tvmcnn.importer.operators import OPERATORS, Value
 
     options = ort.SessionOptions()
     options.log_severity_level = 4

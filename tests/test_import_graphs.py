@@ -13,11 +13,11 @@ import pytest
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer import import_model
 from tvmcnn.network import Network
 from tvmcnn.onnx_file import model_digest, whole_model, with_external_data
-from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
 IMAGE = (2, 3, 7, 9)

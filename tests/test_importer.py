@@ -15,9 +15,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import tvmcnn
 from tvmcnn.errors import ModelError
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import OPSET, import_model
-from tvmcnn.operators.windows import window_extent
+from tvmcnn.importer.operators.windows import window_extent
 
 Array = np.ndarray[Any, Any]
 LENET5 = Path(__file__).resolve().parent.parent / "tvmcnn" / "data" / "lenet5.onnx"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import GUARD
 
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.worker_process import Isolated, LostError
 
 PLANTED = """
 import ctypes, os, time

@@ -18,7 +18,7 @@ from onnx import helper
 
 import tvmcnn
 from tvmcnn.backend import run_node
-from tvmcnn.fusion import ELEMENTWISE
+from tvmcnn.fuse import ELEMENTWISE
 from tvmcnn.ops import formulas
 
 Array = np.ndarray[Any, Any]
@@ -146,7 +146,7 @@ def test_epilogue(
 
 def test_every_formula_is_fused_and_meant() -> None:
     assert set(formulas.FORMULAS) == ELEMENTWISE
-    assert set(formulas.FORMULAS) <= set(tvmcnn.operators.OPERATORS)
+    assert set(formulas.FORMULAS) <= set(tvmcnn.importer.operators.OPERATORS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -27,9 +27,9 @@ from PIL import Image
 from skimage import data
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import UnsupportedError
-from tvmcnn.reference import reference
-from tvmcnn.runner import Runner
+from tvmcnn.run.runner import Runner
 
 Array = np.ndarray[Any, Any]
 TOOLS = Path(__file__).resolve().parent.parent / "tools"

@@ -18,8 +18,8 @@ import pytest
 from helpers import GUARD, SPLIT, Graph, assert_within, check, error_bounds, feeds, lenet, mnist8, use_target
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import UnsupportedError
-from tvmcnn.reference import reference
 
 EDGES = (7, 8, 9, 15, 16, 17, 31, 33)  # around the vectors of 8 and 16 floats
 

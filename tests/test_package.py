@@ -16,14 +16,14 @@ from helpers import GUARD, Graph
 from onnx import helper
 
 import tvmcnn
+from tvmcnn.artifact.package import runner_sources, write_package
 from tvmcnn.cli import main
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ToolError
-from tvmcnn.package import runner_sources, write_package
 
 Array = np.ndarray[Any, Any]
 LENET = Path(tvmcnn.__file__).parent / "data" / "lenet5.onnx"
-NAMES = {"__init__.py", "lenet5.so", "lenet5.h", *(f"{module}.py" for module in runner_sources())}
+NAMES = {"__init__.py", "lenet5.so", "lenet5.h", *map(str, runner_sources())}
 
 # Of what is installed, a program may see numpy and tvm_ffi; the compiler and tvmcnn itself are as good as absent.
 BLOCK = """
@@ -58,12 +58,16 @@ def python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=GUARD)
 
 
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 # ---- the package ----------------------------------------------------------------------------------------------------
 
 
 def test_package_runs_without_tvmcnn(compiled: Compiled, tmp_path: Path, example: tuple[Array, Array]) -> None:
     folder = write_package(compiled.path, compiled.header, tmp_path / "lenet5")
-    assert {path.name for path in folder.iterdir()} == NAMES
+    assert files_of(folder) == NAMES
     assert (folder / "lenet5.so").read_bytes() == compiled.path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["lenet5"], "nothing else stays behind"
     (tmp_path / "elsewhere").mkdir()
@@ -100,12 +104,15 @@ except ModuleNotFoundError:
 
 def test_package_names_nothing_of_tvmcnn(compiled: Compiled, tmp_path: Path) -> None:
     folder = write_package(compiled.path, compiled.header, tmp_path / "lenet5")
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         lines = [line.strip() for line in path.read_text().splitlines()]
         assert not [line for line in lines if line.startswith(("import tvmcnn", "from tvmcnn"))], path.name
         for line in lines:  # also those within a function, which no import of the package runs
             if line.startswith("from ."):
-                assert (folder / f"{line.split()[1].removeprefix('.')}.py").is_file(), f"{path.name}: {line}"
+                module = line.split()[1]
+                named = module.lstrip(".")
+                above = path.parents[len(module) - len(named) - 1] / named.replace(".", "/")
+                assert above.with_suffix(".py").is_file() or (above / "__init__.py").is_file(), f"{path}: {line}"
 
 
 def test_package_tells_mistakes(compiled: Compiled, tmp_path: Path) -> None:
@@ -149,7 +156,7 @@ def test_package_replaces_an_earlier_one(
     capsys.readouterr()
     assert main(["compile", str(LENET), "--no-verify", "--batch", "2", "--emit", "package", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["written"] == ["lenet5.so", "lenet5"]
-    assert {path.name for path in (tmp_path / "lenet5").iterdir()} == NAMES
+    assert files_of(tmp_path / "lenet5") == NAMES
     assert (tmp_path / "lenet5" / "lenet5.so").read_bytes() != old
     assert "input: float32 (2, 1, 32, 32)" in (tmp_path / "lenet5" / "__init__.py").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"lenet5", "lenet5.so"}

@@ -17,9 +17,9 @@ import pytest
 from onnx import helper
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.network import Node, Tensor
 from tvmcnn.ops import PLAIN
-from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24

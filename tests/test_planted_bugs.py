@@ -19,17 +19,17 @@ from helpers import Graph
 from tvm import te, tirx
 
 import tvmcnn
-from tvmcnn import layout, operators, ops
-from tvmcnn.choose import choose
-from tvmcnn.codegen import calls
+from tvmcnn import layout, ops
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import load_records
+from tvmcnn.codegen.cpu import call
 from tvmcnn.errors import VerifyError
-from tvmcnn.fusion import fuse
-from tvmcnn.importer import import_model
+from tvmcnn.fuse import fuse
+from tvmcnn.importer import import_model, operators
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Channel, Choice, Network, Step
 from tvmcnn.ops import conv, dense, elementwise, formulas, lanes, move, norm, operands, pool, resize, shape
 from tvmcnn.ops import winograd as expressions
-from tvmcnn.records import load_records
 from tvmcnn.targets import TARGETS
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -328,13 +328,13 @@ def other_order(patch: pytest.MonkeyPatch) -> None:
 
 def filled_halo(patch: pytest.MonkeyPatch) -> None:
     """The first pixel of a halo is 0.747 (0x3f3f3f3f) and not 0."""
-    real = calls._halo
+    real = call._halo
 
     def edited(step: Step) -> str:
         made = real(step)
         return made and f"{made}  memset(A({step.arguments[-1].offset}), 0x3f, 64);\n"
 
-    patch.setattr(calls, "_halo", edited)
+    patch.setattr(call, "_halo", edited)
 
 
 def other_matrix(patch: pytest.MonkeyPatch) -> None:

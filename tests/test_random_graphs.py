@@ -14,7 +14,7 @@ from graphs.explore import Explored, draws, explore
 from graphs.plants import PLANTS
 from helpers import TARGETS
 
-from tvmcnn.operators import OPERATORS
+from tvmcnn.importer.operators import OPERATORS
 
 COUNT = 200  # graphs, in two runs: they take a third of a second each
 RUNS = 2

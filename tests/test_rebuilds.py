@@ -18,14 +18,14 @@ from tuning_runs import Enough, ops_with_a_final
 
 import tvmcnn
 from tvmcnn import compiler
-from tvmcnn.choose import choose
+from tvmcnn.artifact.lock import records_digest
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import GIVEN, NONE, OWN
 from tvmcnn.cli import main
 from tvmcnn.errors import LockError
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.lock import records_digest
-from tvmcnn.records import GIVEN, NONE, OWN
 from tvmcnn.targets import TARGETS
 
 CUDA_SHIM = Path(__file__).parent / "cuda_shim" / "nvcc"

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import tvmcnn
-from tvmcnn import bookkeeping, records, targets
+from tvmcnn import targets
+from tvmcnn.choose import records
+from tvmcnn.choose.records import GIVEN, NONE, OWN, SHIPPED, distance, load_records, read_records
 from tvmcnn.configs import DenseConfig, DirectConfig
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.records import GIVEN, NONE, OWN, SHIPPED, distance, load_records, read_records
 from tvmcnn.targets import TARGETS, Target
+from tvmcnn.tuning import records_file
 
 V3, V4 = TARGETS["x86-64-v3"], TARGETS["x86-64-v4"]
 HERE = "this very CPU"
@@ -222,7 +224,7 @@ def test_distance() -> None:
 def test_merge_keeps_the_fastest(tmp_path: Path) -> None:
     one = write(tmp_path / "1.jsonl", entry(time_us=3.0), entry(kernel="only here"), "nonsense")
     two = write(tmp_path / "2.jsonl", entry(time_us=2.0), entry(target=target(machine="other"), time_us=1.0))
-    shelf = bookkeeping.merged([one, two], tmp_path / "both.jsonl")
+    shelf = records_file.merged([one, two], tmp_path / "both.jsonl")
     found, skipped = read_records(tmp_path / "both.jsonl")
     assert not skipped
     assert {(r.kernel, r.machine): r.microseconds for r in found} == {
@@ -239,10 +241,10 @@ def test_prune_drops_what_is_never_used(tmp_path: Path) -> None:
     kept = [entry(time_us=4.0), entry(kernel="fine", rule="dense", config=dataclasses.asdict(DenseConfig()))]
     lines = [entry(time_us=3.0), "{", entry(kernel="old", tvm="0.1"), entry(kernel="x", target=target("x86-64-v4"))]
     path = write(tmp_path / "a.jsonl", *lines, *kept)
-    shelf = bookkeeping.pruned([path], "x86-64-v3", None)
+    shelf = records_file.pruned([path], "x86-64-v3", None)
     assert sorted(map(json.loads, path.read_text().splitlines()), key=str) == sorted(kept, key=str)
     assert sorted(why.kind for _, why in shelf.skipped) == ["broken", "duplicate", "target", "version"]
-    again = bookkeeping.pruned([path], "x86-64-v3", None)
+    again = records_file.pruned([path], "x86-64-v3", None)
     assert not again.skipped
 
 
@@ -250,18 +252,18 @@ def test_prune_reads_all_before_it_writes_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "{", entry())
     before = path.read_bytes()
     with pytest.raises(TvmcnnError, match="cannot read"):
-        bookkeeping.pruned([path, tmp_path / "none.jsonl"], None, None)
+        records_file.pruned([path, tmp_path / "none.jsonl"], None, None)
     with pytest.raises(TvmcnnError, match="2 files cannot be pruned into one"):
-        bookkeeping.pruned([path, path], None, tmp_path / "c.jsonl")
+        records_file.pruned([path, path], None, tmp_path / "c.jsonl")
     assert path.read_bytes() == before
 
 
 def test_list_shows_every_record(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", entry(default_time_us=19.0, peak_share=0.83, date="2026-11-25"), "{")
-    shelf = bookkeeping.listed([path], None)
+    shelf = records_file.listed([path], None)
     text = str(shelf)
     for word in (KERNEL, "direct", "x86-64-v3", HERE, "9.50", "19.00", "83%", "2026-11-25", "vectors=1 rows=3"):
         assert word in text
     assert f"{path}, line 2 is broken" in text
     assert shelf.as_json()["records"][0]["time_us"] == 9.5
-    assert str(bookkeeping.listed([], "x86-64-v3")).splitlines()[-1].endswith("lines skipped")
+    assert str(records_file.listed([], "x86-64-v3")).splitlines()[-1].endswith("lines skipped")

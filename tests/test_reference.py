@@ -14,9 +14,9 @@ import pytest
 from one_node import Array, U, assert_case, both, draw, evaluate, node_cases, one_node, session, why_left_out
 from onnx import TensorProto, helper
 
+from tvmcnn.check.reference import reference
+from tvmcnn.check.reference_ops import OPERATORS, lookup
 from tvmcnn.errors import InputError, ModelError, UnsupportedError
-from tvmcnn.reference import reference
-from tvmcnn.reference_ops import OPERATORS, lookup
 
 
 def assert_sum_agrees(op: str, opset: int, arrays: list[Array | None], terms: int, **attributes: Any) -> None:

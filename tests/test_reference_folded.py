@@ -9,8 +9,8 @@ import pytest
 from one_node import Array, U, both, evaluate, one_node, session
 from onnx import TensorProto, helper
 
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.reference import reference
 
 R = np.random.default_rng(41)
 

@@ -13,8 +13,8 @@ import pytest
 from one_node import Array, session
 from onnx import TensorProto, helper
 
+from tvmcnn.check.reference import control, reference
 from tvmcnn.errors import InputError, ModelError, TvmcnnError, UnsupportedError
-from tvmcnn.reference import control, reference
 
 R = np.random.default_rng(51)
 X = R.standard_normal((2, 3, 6, 5)).astype(np.float32)

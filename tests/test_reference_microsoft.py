@@ -10,8 +10,8 @@ import pytest
 from one_node import Array, U, one_node, session
 from onnx import helper
 
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.reference import reference
 
 DOMAIN = "com.microsoft"
 R = np.random.default_rng(61)

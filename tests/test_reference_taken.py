@@ -12,11 +12,11 @@ import onnx.reference
 import pytest
 from one_node import Array, U, assert_case, data_of, node_cases, one_node, session, why_left_out
 
+from tvmcnn.check.reference import reference
+from tvmcnn.check.reference.walk import CONTROL
+from tvmcnn.check.reference_ops import OPERATORS
+from tvmcnn.check.reference_ops.onnx_reference import TAKEN
 from tvmcnn.errors import UnsupportedError
-from tvmcnn.reference import reference
-from tvmcnn.reference.walk import CONTROL
-from tvmcnn.reference_ops import OPERATORS
-from tvmcnn.reference_ops.onnx_reference import TAKEN
 
 # Operators of ONNX that the oracle has no meaning for, each with its reason.
 REFUSED = {

@@ -24,13 +24,14 @@ from PIL import Image
 from test_threads import wide
 
 import tvmcnn
-from tvmcnn import limits, runner, targets
-from tvmcnn.cli import looking, main
-from tvmcnn.codegen.shown import texts
+from tvmcnn import targets
+from tvmcnn.check.verify import verify_library
+from tvmcnn.cli import inspect as looking
+from tvmcnn.cli import main
+from tvmcnn.codegen.listing import texts
 from tvmcnn.compiler import Compiled
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import InputError, ToolError
-from tvmcnn.limits import Limit
 from tvmcnn.report import facts as module
 from tvmcnn.report import plots
 from tvmcnn.report.annotate import annotate
@@ -40,8 +41,9 @@ from tvmcnn.report.graph import drawing
 from tvmcnn.report.labels import Box, along, around, beside, shortened
 from tvmcnn.report.maps import draw, layers
 from tvmcnn.report.page import report_page
-from tvmcnn.trace import chrome_trace, trace
-from tvmcnn.verify import verify_library
+from tvmcnn.run.trace import chrome_trace, trace
+from tvmcnn.tuning import machine_peak
+from tvmcnn.tuning.machine_peak import Limit
 
 Array = np.ndarray[Any, Any]
 HOSTILE = '<script>alert("1")</script>'
@@ -157,9 +159,9 @@ def test_limits_are_the_best_of_several_runs(monkeypatch: pytest.MonkeyPatch) ->
         def measure(self, *given: float) -> float:
             return next(rates[int(given[-1])])
 
-    monkeypatch.setattr(limits, "FmaPeak", Machine)
-    monkeypatch.setattr(limits, "CopyBandwidth", Machine)
-    measured = limits.Limits(targets.TARGETS["x86-64-v3"], [2, 1, 2])
+    monkeypatch.setattr(machine_peak, "FmaPeak", Machine)
+    monkeypatch.setattr(machine_peak, "CopyBandwidth", Machine)
+    measured = machine_peak.Limits(targets.TARGETS["x86-64-v3"], [2, 1, 2])
     measured.measure()
     assert measured.found() == {1: Limit(1, 101.0, 101.0), 2: Limit(2, 101.0, 101.0)}
     rates[2] = itertools.repeat(180.0)
@@ -178,7 +180,7 @@ def test_arena_is_as_planned(facts: Facts, compiled: Compiled) -> None:
 
 
 def test_facts_of_what_cannot_run_here(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "cpu_flags", lambda: frozenset())
+    monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: frozenset())
     found = collect(compiled.path)
     assert "lacks" in found.not_measured and found.measured is None and found.threads is None
     page = report_page(found)

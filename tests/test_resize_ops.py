@@ -15,9 +15,9 @@ from helpers import Graph
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import operators
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.reference import reference
+from tvmcnn.importer import operators
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24

@@ -17,7 +17,7 @@ import pytest
 from helpers import GUARD, Graph, feeds
 
 import tvmcnn
-from tvmcnn import runner, targets
+from tvmcnn import targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import InputError
 
@@ -87,7 +87,7 @@ def test_same_bits(threads: int, compiled: Compiled, x: Array) -> None:
 
 def test_default_is_what_the_process_may_use(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tvmcnn.load(compiled.path).threads == targets.usable_cpus() <= len(os.sched_getaffinity(0))
-    monkeypatch.setattr(runner, "usable_cpus", lambda: 7)
+    monkeypatch.setattr("tvmcnn.run.usable_cpus", lambda: 7)
     assert tvmcnn.load(compiled.path).threads == 7
 
 

@@ -12,8 +12,8 @@ from helpers import Array, Graph, feeds
 from onnx import numpy_helper
 
 import tvmcnn
-from tvmcnn.reference import reference
-from tvmcnn.verify import verify_library
+from tvmcnn.check.reference import reference
+from tvmcnn.check.verify import verify_library
 
 # A bound allows 8 standard deviations of a random walk of as many steps as there are roundings, each of half a unit of
 # the largest value. Rounding errors are spread evenly over that half unit (1/√3 of it), partial sums are on average

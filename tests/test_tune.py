@@ -13,12 +13,12 @@ from tuning_models import KERNEL, small, tiny
 from tuning_runs import Enough, Event, ops_with_a_final, rules_with_a_record, trials
 
 import tvmcnn
+from tvmcnn.choose.records import read_records
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import TargetError, ToolError
-from tvmcnn.records import read_records
 from tvmcnn.targets import TARGETS, resolve
 from tvmcnn.tuning import measure, search
-from tvmcnn.tuning.given import parse_budget
+from tvmcnn.tuning.options import parse_budget
 
 
 def algorithm(compiled: Compiled) -> tuple[str, str]:

@@ -27,8 +27,8 @@ from tuning_models import KERNEL, one_conv, small, tiny
 from tuning_runs import DAY, Enough, Event, Running, ops_with_a_final, trials
 
 import tvmcnn
+from tvmcnn.choose.records import read_records
 from tvmcnn.configs import DirectConfig
-from tvmcnn.records import read_records
 from tvmcnn.targets import resolve
 
 PACKAGE = Path(tvmcnn.__file__).parent
@@ -110,8 +110,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_planted_faults_cost_their_candidates_and_nothing_else(copy: Path) -> None:
     """A wrong rule, an endless loop, a crash, an illegal instruction, memory without end, a compiler that hangs."""
     package = copy / "tvmcnn"
-    edit(package / "codegen" / "kernels.py", ("def object_code", "def _object_code"))
-    with (package / "codegen" / "kernels.py").open("a") as file:
+    edit(package / "codegen" / "cpu" / "kernels.py", ("def object_code", "def _object_code"))
+    with (package / "codegen" / "cpu" / "kernels.py").open("a") as file:
         file.write(PLANTED)
     edit(package / "schedule" / "__init__.py", ("\n    RULES[choice.rule](sch, choice.config, lanes)\n", WRONG))
     hangs = "getattr(job.step.choice.config, 'columns', 0) == 1 and job.step.choice.config.order.startswith('rb')"

@@ -19,12 +19,12 @@ from tvmcnn.errors import ToolError
 from tvmcnn.network import Choice
 from tvmcnn.targets import resolve
 from tvmcnn.tuning import space
-from tvmcnn.tuning.finals import contenders, winners
+from tvmcnn.tuning.candidate import Prepared
+from tvmcnn.tuning.final_round import contenders, winners
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Final, Journal, Log, Tried, trial_entry
 from tvmcnn.tuning.problem import problems
 from tvmcnn.tuning.search import Search, State
 from tvmcnn.tuning.space import Key, key_of
-from tvmcnn.tuning.trial import Prepared
 
 # ---- who has the record ---------------------------------------------------------------------------------------------
 

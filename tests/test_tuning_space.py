@@ -16,17 +16,18 @@ from helpers import feeds, record, same_bits_in_any_memory
 from tuning_models import conv_problem, program_of, small, tiny, varied, wide
 
 import tvmcnn
-from tvmcnn.codegen.kernels import object_code
-from tvmcnn.codegen.trials import Linker
+from tvmcnn.check.reference import reference
+from tvmcnn.codegen.cpu.candidates import Linker
+from tvmcnn.codegen.cpu.kernels import object_code
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.network import Choice
-from tvmcnn.reference import reference
 from tvmcnn.targets import TARGETS, resolve
-from tvmcnn.tuning import measure, place, space
+from tvmcnn.tuning import measure, space
+from tvmcnn.tuning import worker as place
+from tvmcnn.tuning.candidate import Prepared, Preparer
 from tvmcnn.tuning.journal import OK, WRONG, Tried
 from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.tuning.space import key_of
-from tvmcnn.tuning.trial import Prepared, Preparer
 
 # ---- the space ------------------------------------------------------------------------------------------------------
 

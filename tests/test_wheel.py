@@ -212,8 +212,8 @@ def test_import_loads_nothing(workplace: Path) -> None:
 
 
 def test_functions_keep_their_names() -> None:
-    """Importing a module of the same name, from anywhere, does not take the function's place; a stand-in does."""
-    program = "import tvmcnn.verify, tvmcnn.reweight; print(callable(tvmcnn.reference), callable(tvmcnn.reweight))"
+    """Importing a module of a like name does not take the function's place; a stand-in does."""
+    program = "import tvmcnn.check.reference; print(callable(tvmcnn.reference), callable(tvmcnn.reweight))"
     program += "\nfrom unittest import mock\nwith mock.patch('tvmcnn.load') as found: print(tvmcnn.load is found)"
     assert run(sys.executable, "-c", program, cwd=ROOT) == "True True\nTrue\n"
 

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
+from tvmcnn.check.reference import reference
 from tvmcnn.configs import STACK_LIMIT, DenseConfig
-from tvmcnn.reference import reference
 
 WIDTH = 18385  # a recogniser's characters: 5 · 3677, no multiple of a vector
 DEPTH = 6

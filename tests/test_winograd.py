@@ -16,15 +16,17 @@ from bench_models import parse
 from helpers import Graph, feeds, record
 
 import tvmcnn
-from tvmcnn import gpu, records, winograd
+from tvmcnn import winograd
+from tvmcnn.artifact.manifest import described
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose import records
+from tvmcnn.choose.records import GIVEN, Record, Records, kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import StreamedConfig, WinogradConfig
 from tvmcnn.errors import VerifyError
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
-from tvmcnn.manifest import described
 from tvmcnn.ops import winograd as expressions
-from tvmcnn.records import GIVEN, Record, Records, kernel_words
 from tvmcnn.targets import TARGETS, resolve
 
 Config = StreamedConfig | WinogradConfig

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tvmcnn
 from tvmcnn.importer import import_model
 from tvmcnn.onnx_file import read_model
-from tvmcnn.wire import LARGE, MalformedError, without_large_weights
+from tvmcnn.onnx_file.large_weights import LARGE, MalformedError, without_large_weights
 
 
 def dense(rows: int = 300, columns: int = 70, **changes: Any) -> onnx.ModelProto:

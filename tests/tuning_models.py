@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx
 from helpers import Graph
 
-from tvmcnn.choose import choose
-from tvmcnn.fusion import fuse
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import NONE
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
-from tvmcnn.records import NONE
 from tvmcnn.targets import resolve
 from tvmcnn.tuning.problem import Problem, problems
 

@@ -24,7 +24,7 @@ from typing import Any
 from bench_models import parse
 
 import tvmcnn
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.targets import cpu_name
 
 LARGE = "resnet50@64"

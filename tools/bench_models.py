@@ -11,7 +11,7 @@ import onnx
 from models import NETWORKS, make
 from models.topology import Size, extents
 
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import InputError
 from tvmcnn.network import Shape

@@ -30,14 +30,14 @@ from models import SIZE
 from peers import DEFAULT, PEERS, Peer, Task, difference, find
 
 import tvmcnn
-from tvmcnn import timing
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import InputError, TvmcnnError
-from tvmcnn.limits import CopyBandwidth, FmaPeak, Limit, Limits
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
-from tvmcnn.runner import Runner, random_array
+from tvmcnn.run import bench as timing
+from tvmcnn.run.runner import Runner, random_array
 from tvmcnn.targets import TARGETS, Target, cpu_name, resolve, usable_cpus
+from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit, Limits
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders
 BATCH_SECONDS = 0.01  # of each call in each round

@@ -24,20 +24,20 @@ from bench_models import Entry, parse
 from models import SIZE
 
 import tvmcnn
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
+from tvmcnn.choose.records import Records, load_records
 from tvmcnn.codegen import scratch_folder
-from tvmcnn.codegen.trials import Linker
+from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.network import Program
-from tvmcnn.records import Records, load_records
-from tvmcnn.runner import random_array
+from tvmcnn.run.bench import rounds
+from tvmcnn.run.runner import random_array
 from tvmcnn.targets import Target, cpu_name, resolve, usable_cpus
-from tvmcnn.timing import rounds
 from tvmcnn.tuning import space
 from tvmcnn.tuning.build import Builder
+from tvmcnn.tuning.candidate import Preparer
 from tvmcnn.tuning.measure import Measurer
 from tvmcnn.tuning.problem import Problem, problems, weights_bytes
-from tvmcnn.tuning.trial import Preparer
 
 WARM = "warm"  # ours after the longest search, with weights in the cache
 ROUNDS = 40  # of the networks' latencies

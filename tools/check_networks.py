@@ -29,11 +29,11 @@ import onnxruntime
 from models import NETWORKS, SIZE, make
 
 import tvmcnn
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
 from tvmcnn.network import Array, Shape, dims
-from tvmcnn.reference import reference
-from tvmcnn.runner import Runner
+from tvmcnn.run.runner import Runner
 from tvmcnn.targets import cpu_name, resolve, usable_cpus
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders

@@ -33,7 +33,7 @@ from onnx.backend.test.loader import load_model_tests
 
 from tvmcnn.backend import TvmcnnBackend, TvmcnnRep
 from tvmcnn.errors import UnsupportedError
-from tvmcnn.runner import Runner
+from tvmcnn.run.runner import Runner
 
 # The operators of a CNN compiler; the others that tvmcnn has are beside the figure.
 OPERATORS = """

@@ -93,7 +93,7 @@ def guided(folder: Path, count: int, seed: int) -> None:
         import mutate_models as mutations  # type: ignore
 
         import tvmcnn.importer
-        import tvmcnn.operators  # noqa: F401 (imported under atheris' eyes)
+        import tvmcnn.importer.operators  # noqa: F401 (imported under atheris' eyes)
 
     mutations.keep_rehearsals()
     counts: Counter[str] = Counter()
@@ -158,8 +158,8 @@ def libraries(library: Path, count: int, first: int, check: str) -> tuple[Counte
 
     import tvm_ffi
 
-    import tvmcnn.runner  # which opens the process itself
-    from tvmcnn.artifact import read_manifest
+    import tvmcnn.run.runner  # which opens the process itself
+    from tvmcnn.artifact.container import read_manifest
 
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("its code was opened")

@@ -13,8 +13,8 @@ from graphs.explore import Explored, Failing  # type: ignore[import-not-found]
 from rich.console import Console
 from rich.table import Table
 
-from tvmcnn.isolated import Isolated
 from tvmcnn.progress import bar
+from tvmcnn.worker_process import Isolated
 
 EACH = 40  # models of one seed
 EXPLORE = "graphs.explore:explore"

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from bench_models import parse
 
-from tvmcnn import gpu
-from tvmcnn.codegen.gpu import Kernels
-from tvmcnn.codegen.nvcc import Resources, compile_object, nvcc_version, resources
-from tvmcnn.fusion import fuse
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.records import NONE
+from tvmcnn.codegen.cuda.generate import Kernels
+from tvmcnn.codegen.cuda.nvcc import Resources, compile_object, nvcc_version, resources
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.precision import PRECISIONS
 from tvmcnn.progress import silent
-from tvmcnn.records import NONE
 from tvmcnn.targets import Gpu, resolve_any
 
 NETWORKS = "lenet5,lenet5:65536,resnet18,resnet50,resnet50:64,mobilenet_v2,squeezenet,vgg16"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models import NETWORKS, SIZE, make
 
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import TvmcnnError
 
 

@@ -24,9 +24,9 @@ import numpy as np
 from bench_models import Entry, parse
 
 import tvmcnn
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import InputError, ToolError
-from tvmcnn.runner import random_array
+from tvmcnn.run.runner import random_array
 
 MODELS = (
     "lenet5,lenet5:3,squeezenet@64,mobilenet_v1@64,mobilenet_v2@64,mobilenet_v3_large@64,efficientnet_b0@64,"

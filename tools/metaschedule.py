@@ -22,18 +22,18 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import meta_schedule
 
-from tvmcnn.choose import choose
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.cpu.winograd import as_direct, without_data
+from tvmcnn.choose.records import NONE
 from tvmcnn.configs import DirectConfig
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Choice, Program, Step, Tensor
 from tvmcnn.ops import declare
-from tvmcnn.records import NONE
 from tvmcnn.targets import Target, resolve
 from tvmcnn.tuning import space
 from tvmcnn.tuning.problem import Problem, problems
-from tvmcnn.variants import as_direct, without_data
 
 ENDLESS = 1_000_000  # trials: the time ends the search
 # Trials of a kernel before the next one's, and of all kernels in the first pass, before which nothing is stored: 16 for

@@ -16,22 +16,18 @@ from pathlib import Path
 from typing import Any
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "import": ("importer/*", "operators/*", "onnx_file.py", "rehearsal.py", "transposed.py", "network.py"),
-    "fuse": ("fusion.py", "affine.py", "tidy.py"),
-    "choose": (
-        "choose.py", "anchors.py", "defaults.py", "estimate.py", "variants.py", "walk.py", "tasks.py", "records.py",
-        "configs.py", "winograd.py", "gpu_defaults.py", "gpu_variants.py", "precision.py",
-    ),
-    "layout": ("layout.py", "arena.py", "bands.py"),
+    "import": ("onnx_file/*", "importer/*", "network.py"),
+    "fuse": ("fuse/*",),
+    "choose": ("choose/*", "configs.py", "winograd.py", "precision.py"),
+    "layout": ("layout.py", "arena.py"),
     "ops": ("ops/*",),
     "schedule": ("schedule/*",),
     "codegen": ("codegen/*",),
-    "artifact": ("artifact.py", "manifest.py", "lock.py", "reweight.py", "package.py", "wire.py", "cache.py"),
-    "run": ("runner.py", "gpu_runner.py", "batches.py", "mapped.py", "arrays.py"),
-    "check": ("verify.py", "bounds.py", "bisect.py", "follow.py", "steps.py", "observe.py", "guards.py", "reference/*",
-              "reference_ops/*"),
-    "tuning": ("tuning/*", "isolated.py"),
-}  # fmt: skip
+    "artifact": ("artifact/*", "reweighting.py", "cache.py"),
+    "run": ("run/*",),
+    "check": ("check/*",),
+    "tuning": ("tuning/*", "worker_process.py"),
+}
 
 
 @dataclass(frozen=True, order=True)

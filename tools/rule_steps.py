@@ -20,17 +20,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 import tvmcnn
-from tvmcnn.bisect import built
-from tvmcnn.choose import choose
+from tvmcnn.check.bisect import built
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.cpu.defaults import direct_config
+from tvmcnn.choose.records import NONE
 from tvmcnn.configs import DirectConfig
-from tvmcnn.defaults import direct_config
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
-from tvmcnn.limits import FmaPeak
 from tvmcnn.network import Choice
-from tvmcnn.records import NONE
-from tvmcnn.runner import Runner, load
+from tvmcnn.run import load
+from tvmcnn.run.runner import Runner
 from tvmcnn.targets import Target, cpu_name, resolve
+from tvmcnn.tuning.machine_peak import FmaPeak
 
 MAPS, SIDE = 64, 56
 ROUNDS, SECONDS = 3, 0.02

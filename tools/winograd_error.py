@@ -21,7 +21,7 @@ from bench_models import Entry, parse, parse_size
 from models import SIZE
 
 import tvmcnn
-from tvmcnn.artifact import write_file
+from tvmcnn.artifact.files import write_file
 from tvmcnn.compiler import Compiled
 from tvmcnn.targets import cpu_name, resolve
 

@@ -10,8 +10,6 @@ Importing tvmcnn loads nothing else. `load` needs numpy and tvm_ffi when it is f
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.errors import (
@@ -29,10 +27,11 @@ from tvmcnn.version import __version__
 
 if TYPE_CHECKING:
     from tvmcnn import backend
+    from tvmcnn.check.reference import reference
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
-    from tvmcnn.reference import reference
-    from tvmcnn.reweight import reweight
-    from tvmcnn.runner import Runner, load
+    from tvmcnn.reweighting import reweight
+    from tvmcnn.run import load
+    from tvmcnn.run.runner import Runner
     from tvmcnn.tuning import tune
 
 __all__ = [
@@ -56,12 +55,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Runner": "tvmcnn.runner",
+    "Runner": "tvmcnn.run.runner",
     "backend": "tvmcnn.backend",
     "compile": "tvmcnn.compiler",
-    "load": "tvmcnn.runner",
-    "reference": "tvmcnn.reference",
-    "reweight": "tvmcnn.reweight",
+    "load": "tvmcnn.run",
+    "reference": "tvmcnn.check.reference",
+    "reweight": "tvmcnn.reweighting",
     "tune": "tvmcnn.tuning",
 }
 
@@ -83,14 +82,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This module, in which importing `tvmcnn.reference`, from anywhere, leaves the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        bound = name in _HOMES and isinstance(value, ModuleType)
-        super().__setattr__(name, getattr(value, name, value) if bound else value)
-
-
-sys.modules[__name__].__class__ = _Package

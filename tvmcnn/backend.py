@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
-from tvmcnn.codegen.nvcc import nvcc
+from tvmcnn.codegen.cuda.nvcc import nvcc
 from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
 from tvmcnn.errors import InputError, TargetError, ToolError, UnsupportedError, caught
 from tvmcnn.importer import import_model, open_inputs
 from tvmcnn.network import Array, Shape
-from tvmcnn.runner import Runner, load
+from tvmcnn.run import load
+from tvmcnn.run.runner import Runner
 
 TARGETS = {"CPU": "native", "CUDA": "cuda:sm_80"}  # the oldest GPUs that many have; newer ones compile its PTX
 

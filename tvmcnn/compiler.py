@@ -14,41 +14,36 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tvmcnn import artifact, gpu, winograd
+from tvmcnn import winograd
+from tvmcnn.artifact import container
+from tvmcnn.artifact.files import written_whole
+from tvmcnn.artifact.lock import compare, read_lock, records_digest
+from tvmcnn.artifact.manifest import describe, fallbacks, kernel_line
 from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
-from tvmcnn.choose import choose
-from tvmcnn.codegen import (
-    Functions,
-    all_sources,
-    archived,
-    chain,
-    compile_functions,
-    dispatch,
-    generate,
-    gpu_chain,
-    no_room,
-    scratch_folder,
-)
-from tvmcnn.codegen.gpu import Kernels
-from tvmcnn.codegen.gpu import generate as generate_for_gpus
+from tvmcnn.check.verify import Verdict, verify_library
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.fits import refusing
+from tvmcnn.choose.records import Records, load_records
+from tvmcnn.codegen import no_room, scratch_folder
+from tvmcnn.codegen.cpu import chain, dispatch
+from tvmcnn.codegen.cpu.generate import Functions, all_sources, archived, compile_functions, generate
+from tvmcnn.codegen.cuda import chain as gpu_chain
+from tvmcnn.codegen.cuda.generate import Kernels
+from tvmcnn.codegen.cuda.generate import generate as generate_for_gpus
+from tvmcnn.codegen.cuda.nvcc import nvcc
 from tvmcnn.codegen.link import c_compiler, compiler_version
-from tvmcnn.codegen.nvcc import nvcc
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, VerifyError, caught
-from tvmcnn.fits import refusing
-from tvmcnn.fusion import fuse, multiply_accumulates
-from tvmcnn.gpu_runner import why_not_here
+from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.lock import compare, read_lock, records_digest
-from tvmcnn.manifest import describe, fallbacks, kernel_line
 from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
-from tvmcnn.records import Records, load_records
+from tvmcnn.run.gpu_runner import why_not_here
 from tvmcnn.targets import Gpu, Target, arch_number, cpu_name, resolve_several, usable_cpus
-from tvmcnn.verify import Verdict, verify_library
 from tvmcnn.version import __version__
 
 
@@ -62,7 +57,7 @@ class Compiled:
     targets: tuple[Target | Gpu, ...]
     verdicts: tuple[Verdict, ...]
     header: str
-    manifest: artifact.Manifest
+    manifest: container.Manifest
     code: Mapping[str, Callable[[], str]] = field(default_factory=dict)  # "tir", "asm", "c": made when asked for
 
     @property
@@ -168,7 +163,7 @@ def compile(  # noqa: A001 (the contract's name)
     }
     versions = _versions(machines[0])
     if locked is not None:
-        given: artifact.Manifest = {"name": name, "targets": [machine.name for machine in machines]}
+        given: container.Manifest = {"name": name, "targets": [machine.name for machine in machines]}
         compare(lock, {**given, "precision": WORDS[precision], "versions": versions, "sha256": made_of}, Path(locked))
     processes = jobs or usable_cpus()
     code = _generated(name, programs, machines, weights, cache, processes, report, progress, activations=activations)
@@ -188,11 +183,11 @@ def compile(  # noqa: A001 (the contract's name)
             else:
                 verdicts += _verified(image, manifest, entry, model, cache, report, progress)
         made = code.archive(folder) if path.suffix == ".a" and code.archive is not None else None
-        with artifact.written_whole(path) as target_path:
+        with written_whole(path) as target_path:
             if made is not None:  # what loads it is a linker: it has no manifest
                 shutil.copyfile(made, target_path)
             else:
-                artifact.sealed(image, manifest, target_path, weights.path)
+                container.sealed(image, manifest, target_path, weights.path)
     return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, manifest, code.shown)
 
 
@@ -378,7 +373,8 @@ def _compiled(functions: Functions, cache: Cache, processes: int, progress: Prog
 
 def _tir(programs: Sequence[Program], machine: Target | Gpu) -> str:
     """The scheduled TVMScript of every kernel."""
-    from tvmcnn.codegen import cuda, kernels
+    from tvmcnn.codegen.cpu import kernels
+    from tvmcnn.codegen.cuda import kernel as cuda
 
     steps = [step for program in programs for step in program.steps if not step.choice.is_view]
     functions = [
@@ -389,8 +385,8 @@ def _tir(programs: Sequence[Program], machine: Target | Gpu) -> str:
 
 def _assembly(programs: Sequence[Program], machine: Target) -> str:
     """The assembly of every kernel, each under its name; those of further batches after their program's."""
-    from tvmcnn.codegen.cpu import compile_kernels
-    from tvmcnn.codegen.kernels import scheduled
+    from tvmcnn.codegen.cpu.kernels import scheduled
+    from tvmcnn.codegen.cpu.llvm import compile_kernels
 
     named: dict[str, Any] = {}
     scratch: dict[str, int] = {}
@@ -405,8 +401,8 @@ def _assembly(programs: Sequence[Program], machine: Target) -> str:
 
 def _verified(
     image: Path,
-    manifest: artifact.Manifest,
-    entry: artifact.Manifest,
+    manifest: container.Manifest,
+    entry: container.Manifest,
     model: Model,
     cache: Cache,
     report: Callable[[str], None],
@@ -439,11 +435,11 @@ def _judge() -> str:
     return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
 
 
-def _judged(image: Path, manifest: artifact.Manifest, target: str, model: Model) -> tuple[Verdict, ...]:
+def _judged(image: Path, manifest: container.Manifest, target: str, model: Model) -> tuple[Verdict, ...]:
     """The library compared with NumPy, from a file of its own: a loaded file stays mapped."""
     trial = image.with_name("trial.so")
     try:
-        artifact.sealed(image, manifest, trial)
+        container.sealed(image, manifest, trial)
     except OSError as error:
         raise no_room(error) from error
     verdicts = verify_library(trial, model, target=target)

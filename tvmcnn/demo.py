@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvmcnn.check.reference import reference
 from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
 from tvmcnn.digits import Digits, Normalisation, load_mnist
 from tvmcnn.network import Array
-from tvmcnn.reference import reference
-from tvmcnn.runner import load
-from tvmcnn.timing import rounds
+from tvmcnn.run import load
+from tvmcnn.run.bench import rounds
 
 if TYPE_CHECKING:
-    from tvmcnn.runner import Net
+    from tvmcnn.run import Net
 
 DATA = Path(__file__).parent / "data"
 MODEL = DATA / "lenet5.onnx"

@@ -25,11 +25,12 @@ from tvmcnn.network import (
     Network,
     Place,
     Program,
-    Shape,
     Step,
     Tensor,
     dims,
     round_up,
+    row_shape,
+    stored_bytes,
 )
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -188,11 +189,6 @@ def _dense_images(choice: Choice, weight: Array) -> Array:
     return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight
 
 
-def row_shape(source: Shape, depth: int) -> Shape:
-    """The trailing axes of `source` that one row of a matrix product of `depth` terms covers."""
-    return source[1:] if math.prod(source[1:]) == depth else (depth,)
-
-
 def _gemm(choice: Choice, weight: Array) -> Array:
     """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles.
 
@@ -295,14 +291,3 @@ def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
         for source, layout in zip(choice.sources, choice.reads, strict=False)
         if layout.plain and source.shape[2:] == (1, 1)
     }
-
-
-def stored_bytes(tensor: Tensor, layout: Layout) -> int:
-    """Bytes that a tensor takes in memory, padding included."""
-    return math.prod(layout.physical(tensor.shape)) * tensor.item_bytes
-
-
-def moved_bytes(choice: Choice) -> int:
-    """Bytes of the tensors that a kernel reads and of the one that it writes, without its constants."""
-    read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
-    return read + stored_bytes(choice.kernel.output, choice.writes)

@@ -385,3 +385,19 @@ class Program:
         arena = f"arena {self.arena_bytes} B (at least {self.arena_lower_bound})"
         head = f"{self.network.name}: {arena}"
         return "\n".join([head, *(f"  {step}" for step in self.steps)])
+
+
+def row_shape(source: Shape, depth: int) -> Shape:
+    """The trailing axes of `source` that one row of a matrix product of `depth` terms covers."""
+    return source[1:] if math.prod(source[1:]) == depth else (depth,)
+
+
+def stored_bytes(tensor: Tensor, layout: Layout) -> int:
+    """Bytes that a tensor takes in memory, padding included."""
+    return math.prod(layout.physical(tensor.shape)) * tensor.item_bytes
+
+
+def moved_bytes(choice: Choice) -> int:
+    """Bytes of the tensors that a kernel reads and of the one that it writes, without its constants."""
+    read = sum(stored_bytes(source, layout) for source, layout in zip(choice.sources, choice.reads, strict=True))
+    return read + stored_bytes(choice.kernel.output, choice.writes)

@@ -13,8 +13,8 @@ import onnx
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from tvmcnn.check.reference import reference
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.reference import reference
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")

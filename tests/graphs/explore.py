@@ -16,7 +16,7 @@ from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.errors import HypothesisException
 
 from graphs.models import Drawn, models
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.worker_process import Isolated, LostError
 
 CHECK = "graphs.worker:check"
 SECONDS = 120.0  # of one model: a hang, on a machine however busy

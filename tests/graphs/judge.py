@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tvmcnn.reference import reference
+from tvmcnn.check.reference import reference
 
 Array = np.ndarray[Any, Any]
 SAMPLES = 12

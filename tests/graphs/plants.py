@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn import choose, compiler, layout, verify
-from tvmcnn.bounds import Bounds
+from tvmcnn import compiler, layout
+from tvmcnn.check import verify
+from tvmcnn.check.bounds import Bounds
+from tvmcnn.choose import cpu as choose
+from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.network import Kernel, Layout, Network, Tensor
-from tvmcnn.walk import Walk
 
 
 def dropped_type() -> None:

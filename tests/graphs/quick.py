@@ -7,14 +7,14 @@ The kernels of a model are one LLVM module, which is made of the same functions.
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 from pathlib import Path
 
-import tvmcnn.codegen.link  # noqa: F401 (a function of the package has its name)
 from tvmcnn import compiler
-from tvmcnn.codegen import Functions, kernels
-from tvmcnn.codegen.cpu import compile_kernels
+from tvmcnn.codegen import link
+from tvmcnn.codegen.cpu import kernels
+from tvmcnn.codegen.cpu.generate import Functions
+from tvmcnn.codegen.cpu.llvm import compile_kernels
 
 _kept = tempfile.TemporaryDirectory(prefix="tvmcnn-pool-")
 
@@ -22,7 +22,6 @@ _kept = tempfile.TemporaryDirectory(prefix="tvmcnn-pool-")
 @functools.cache
 def install() -> None:
     """Patch this process, once."""
-    link = sys.modules["tvmcnn.codegen.link"]
     run, load = link.run_compiler, compiler.load_records
     version = compiler.compiler_version
     loaded: dict[str, object] = {}

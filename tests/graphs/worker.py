@@ -21,14 +21,15 @@ import onnx
 import tvmcnn
 from graphs import quick
 from graphs.judge import Fault, Judge
-from tvmcnn import compiler, tasks
-from tvmcnn.bands import in_one_band
+from tvmcnn import compiler
+from tvmcnn.check.verify import verify_library
+from tvmcnn.choose.cpu import parallel
+from tvmcnn.choose.cpu.row_bands import in_one_band
+from tvmcnn.choose.records import Record, Records, kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import ALIGNMENT
-from tvmcnn.records import Record, Records, kernel_words
 from tvmcnn.tuning.space import RULES, candidates
-from tvmcnn.verify import verify_library
 
 Array = np.ndarray[Any, Any]
 Report = dict[str, Any]
@@ -80,12 +81,12 @@ def failed(kind: str, text: str) -> Report:
 @contextmanager
 def shared_out(split: bool) -> Iterator[None]:
     """With `split` threads share even what is too small for that to pay."""
-    worth = tasks.WORTH
-    tasks.WORTH = 0.0 if split else worth
+    worth = parallel.WORTH
+    parallel.WORTH = 0.0 if split else worth
     try:
         yield
     finally:
-        tasks.WORTH = worth
+        parallel.WORTH = worth
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from models.topology import Array, Shape, Topology
-from tvmcnn.reference_ops import lookup
+from tvmcnn.check.reference_ops import lookup
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 SMALL = 0.1  # the size of what is added, of what it is added to

@@ -1,6 +1,6 @@
 """The command line. Exit status 0 on success, 1 with one sentence for a mistake, 2 for usage.
 
-parser.py has the options, commands.py and looking.py a function for each command, words.py what options mean.
+parser.py has the options, commands.py and inspect.py a function for each command, words.py what options mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One function a command, but for those that look into libraries: looking.py has these."""
+"""One function a command, but for those that look into libraries: inspect.py has these."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn import targets
-from tvmcnn.arrays import write_arrays
-from tvmcnn.artifact import read_manifest, write_file
+from tvmcnn.artifact.container import read_manifest
+from tvmcnn.artifact.files import write_file
 from tvmcnn.cli.words import (
     answers_ctrl_c,
     best_of,
@@ -23,7 +23,8 @@ from tvmcnn.cli.words import (
 )
 from tvmcnn.errors import ToolError
 from tvmcnn.progress import bar
-from tvmcnn.runner import load
+from tvmcnn.run import load
+from tvmcnn.run.inputs import write_arrays
 
 if TYPE_CHECKING:
     from tvmcnn.compiler import Compiled
@@ -82,7 +83,7 @@ def do_compile(options: argparse.Namespace) -> int:
 
 
 def _emit(kind: str, compiled: Compiled) -> Path:
-    from tvmcnn.package import write_package
+    from tvmcnn.artifact.package import write_package
 
     name = compiled.name
     if kind == "package":
@@ -94,8 +95,8 @@ def _emit(kind: str, compiled: Compiled) -> Path:
 
 def _tune_gpu(options: argparse.Namespace) -> int:
     """For a GPU: all steps here, or the one that is asked for."""
-    from tvmcnn.tuning.given import records_path
     from tvmcnn.tuning.gpu import collect, emit_candidates, tune_gpu
+    from tvmcnn.tuning.options import records_path
 
     say, shapes, model = reporter(options), dict(options.input_shape), permitted(options.model, options)
     if options.measured is not None:
@@ -163,7 +164,7 @@ def do_tune(options: argparse.Namespace) -> int:
 
 def do_records(options: argparse.Namespace) -> int:
     """List, merge or prune files of records."""
-    from tvmcnn import bookkeeping
+    from tvmcnn.tuning import records_file
 
     if options.action != "list" and not options.files:
         return fail(f"records {options.action} takes at least one file")
@@ -171,11 +172,11 @@ def do_records(options: argparse.Namespace) -> int:
         return fail("records merge writes a new file: name it with -o OUT.jsonl")
     isa = targets.resolve(options.target).name if options.target else None
     if options.action == "list":
-        shelf = bookkeeping.listed(options.files, isa)
+        shelf = records_file.listed(options.files, isa)
     elif options.action == "merge":
-        shelf = bookkeeping.merged(options.files, options.output)
+        shelf = records_file.merged(options.files, options.output)
     else:
-        shelf = bookkeeping.pruned(options.files, isa, options.output)
+        shelf = records_file.pruned(options.files, isa, options.output)
     if options.json:
         print_json(shelf.as_json())
     else:
@@ -206,7 +207,7 @@ def do_run(options: argparse.Namespace) -> int:
 
 def do_bench(options: argparse.Namespace) -> int:
     """Latency, whole and kernel by kernel."""
-    from tvmcnn.timing import bench
+    from tvmcnn.run.bench import bench
 
     result = bench(load(options.library, threads=options.threads), options.seconds, options.batch)
     if options.json:
@@ -237,7 +238,7 @@ def do_reweight(options: argparse.Namespace) -> int:
 
 def do_ops(options: argparse.Namespace) -> int:
     """The operators, or what a model needs beyond them."""
-    from tvmcnn.operators import OPERATORS, operators_page, schema
+    from tvmcnn.importer.operators import OPERATORS, operators_page, schema
 
     if options.check is not None:
         return _check(options)
@@ -292,7 +293,7 @@ def do_cache(options: argparse.Namespace) -> int:
 
 def _nvcc() -> tuple[str | None, str]:
     """The CUDA compiler, or None, and a sentence about it."""
-    from tvmcnn.codegen.nvcc import nvcc
+    from tvmcnn.codegen.cuda.nvcc import nvcc
 
     try:
         command = " ".join(nvcc())
@@ -303,7 +304,7 @@ def _nvcc() -> tuple[str | None, str]:
 
 def do_targets(options: argparse.Namespace) -> int:
     """The targets, and what this machine is."""
-    from tvmcnn.records import own_records, read_records
+    from tvmcnn.choose.records import own_records, read_records
 
     native = targets.resolve("native")
     cpus = targets.usable_cpus()

@@ -19,7 +19,7 @@ from tvmcnn.cli.commands import (
     do_targets,
     do_tune,
 )
-from tvmcnn.cli.looking import do_inspect, do_verify
+from tvmcnn.cli.inspect import do_inspect, do_verify
 from tvmcnn.cli.words import EMITS, FORMS, batches, code, emits, floats, named_shape, natural, positive, seconds
 from tvmcnn.precision import PRECISIONS
 from tvmcnn.version import __version__

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
-from tvmcnn.arrays import read_inputs
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array, Shape
+from tvmcnn.run.inputs import read_inputs
 
 if TYPE_CHECKING:
-    from tvmcnn.runner import Net
+    from tvmcnn.run import Net
 
 FORMS = ("expression", "schedule", "llvm", "assembly")
 EMITS = ("header", "package", "tir", "asm", "c", "cuda")

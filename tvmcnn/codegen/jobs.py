@@ -14,9 +14,16 @@ from tvmcnn.targets import Target
 from tvmcnn.version import __version__
 
 # What turns a step into object code, and what turns it into CUDA C++
-EITHER = ("ops", "schedule", "network.py", "fusion.py", "configs.py", "winograd.py")  # the last's matrices are in it
-SOURCES = (*EITHER, "codegen/cpu.py", "codegen/prefetch.py", "codegen/kernels.py")
-GPU_SOURCES = (*EITHER, "codegen/cuda.py", "codegen/gpu_chain.py", "gpu_defaults.py")
+EITHER = (
+    "ops",
+    "schedule",
+    "network.py",
+    "fuse/__init__.py",
+    "configs.py",
+    "winograd.py",
+)  # the last's matrices are in it
+SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "kernels")))
+GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from tvmcnn.codegen.jobs import Job
 from tvmcnn.errors import ToolError
-from tvmcnn.isolated import Isolated, LostError
+from tvmcnn.worker_process import Isolated, LostError
 
 ALONE = 24  # jobs that one process compiles before two others have imported TVM and done them (LeNet-5: 1.0 s, not 1.9)
-OBJECT_CODE = "tvmcnn.codegen.kernels:object_code"
+OBJECT_CODE = "tvmcnn.codegen.cpu.kernels:object_code"
 
 Done = Callable[[str, bytes], None]  # receives a symbol and its object code
 
@@ -32,7 +32,7 @@ def build(jobs: Mapping[str, Job], processes: int, done: Done) -> None:
     Raises JobError for the first that fails, and ToolError where a process dies.
     """
     if len(jobs) < ALONE or processes < 2:
-        from tvmcnn.codegen.kernels import object_code  # imports TVM
+        from tvmcnn.codegen.cpu.kernels import object_code  # imports TVM
 
         for symbol, job in jobs.items():
             try:

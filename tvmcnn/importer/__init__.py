@@ -13,15 +13,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.affine import fold_affine
+from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.split_transposed import split_transposed
 from tvmcnn.importer.budget import refuse_bombs
-from tvmcnn.importer.convert import (
-    OPSET,
-    convert_opset,
-    drop_valid,
-    refuse_training,
-    remove_initializers_from_inputs,
-)
+from tvmcnn.importer.convert import OPSET, convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
+from tvmcnn.importer.crash_guard import needs_rehearsal, rehearse
 from tvmcnn.importer.fold import fold
 from tvmcnn.importer.functions import drop_unread, inline_functions
 from tvmcnn.importer.microsoft import spell_microsoft
@@ -29,8 +25,6 @@ from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes, open_inputs
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.onnx_file import Model, Opened, read_model
-from tvmcnn.rehearsal import needs_rehearsal, rehearse
-from tvmcnn.transposed import split_transposed
 
 __all__ = ["OPSET", "c_identifier", "import_model", "import_opened", "open_inputs"]
 

@@ -7,10 +7,10 @@ import onnx
 from onnx import version_converter
 
 from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.importer.operators.meaning import EXPORT
 from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.onnx_file import one_line
-from tvmcnn.operators.words import EXPORT
-from tvmcnn.tidy import node_lists, title
+from tvmcnn.onnx_file.repair import node_lists, title
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 

@@ -10,7 +10,7 @@ from onnx import inliner
 
 from tvmcnn.errors import ModelError
 from tvmcnn.onnx_file import one_line
-from tvmcnn.tidy import inner_graphs, node_lists
+from tvmcnn.onnx_file.repair import inner_graphs, node_lists
 
 NODE_LIMIT = 100_000  # 30,000 take six seconds; published CNNs have a thousand
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.tidy import fresh, node_lists, tensor_names, title
+from tvmcnn.onnx_file.repair import fresh, node_lists, tensor_names, title
 
 DOMAIN = "com.microsoft"
 PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}  # of FusedConv's activations, as attributes

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.importer.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 from tvmcnn.network import Array, Network, Node, Tensor
 from tvmcnn.onnx_file import Opened, one_line
-from tvmcnn.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 
 QUANTISED = re.compile("^(Dynamic)?(Quantize|Dequantize)|^QLinear|Integer$")
 
@@ -120,7 +120,7 @@ def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, st
 
 
 def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
-    """Ask operators.py what one ONNX node means; register its outputs and its derived constants."""
+    """Ask operators/ what one ONNX node means; register its outputs and its derived constants."""
     domain = node.domain if node.domain not in ("", "ai.onnx") else ""
     function = OPERATORS.get(node.op_type) if not domain else None
     if function is None and QUANTISED.search(node.op_type):

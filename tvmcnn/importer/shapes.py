@@ -102,7 +102,7 @@ def _bound_shape(
 def infer_shapes(proto: onnx.ModelProto, label: str, *, values: bool = True) -> onnx.ModelProto:
     """Shapes of every tensor, with `values` also those that small computed tensors give.
 
-    Lenient, because operators.py checks each shape and tells more than the inferrer does.
+    Lenient, because operators/ checks each shape and tells more than the inferrer does.
     """
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=values)

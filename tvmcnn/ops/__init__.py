@@ -21,7 +21,6 @@ from tvmcnn.ops import (
     elementwise,
     fill,
     gather,
-    gemm,
     images,
     matmul,
     move,
@@ -30,13 +29,12 @@ from tvmcnn.ops import (
     reduce,
     resize,
     shape,
-    whole,
     windows,
     winograd,
-    winograd_planes,
 )
-from tvmcnn.ops.opened import hidden_tensors
+from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
 from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.unfused import hidden_tensors
 
 # Operators in plain layout: (node, the Tensor that it makes, *its operands) --> that tensor, a stage named "out"
 PLAIN: dict[str, Callable[..., te.Tensor]] = {
@@ -91,7 +89,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
 }
-EXPRESSIONS["whole"] = functools.partial(whole.whole, EXPRESSIONS)
+EXPRESSIONS["whole"] = functools.partial(single_launch.whole, EXPRESSIONS)
 
 
 def declare(step: Step) -> tirx.PrimFunc:

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.fusion import deinterleaved, pool_first, pool_of, window_size
+from tvmcnn.fuse import deinterleaved, pool_first, pool_of, window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.lanes import LANES, Row

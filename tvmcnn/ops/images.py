@@ -10,7 +10,7 @@ from typing import Any
 from tvm import te
 from tvm.ir import Expr
 
-from tvmcnn.fusion import window_size
+from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish, source_pixel
 from tvmcnn.ops.elementwise import apply

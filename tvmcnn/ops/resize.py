@@ -1,4 +1,4 @@
-"""ONNX Resize in plain layout and in blocks, by the tables of operators/resize.py."""
+"""ONNX Resize in plain layout and in blocks, by the tables of importer/operators/resize.py."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.fusion import window_size
+from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish
 from tvmcnn.ops.operands import Operands, extents, float32

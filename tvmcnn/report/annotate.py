@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.artifact import written_whole
+from tvmcnn.artifact.files import written_whole
 from tvmcnn.errors import ToolError
 from tvmcnn.onnx_file import whole_model
 from tvmcnn.report.facts import Facts, KernelFact

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact import Manifest, read_manifest
+from tvmcnn.artifact.container import Manifest, read_manifest
+from tvmcnn.artifact.manifest import tensors_of
+from tvmcnn.check.verify import Verdict
 from tvmcnn.errors import ArtifactError
-from tvmcnn.limits import Limit, Limits
-from tvmcnn.manifest import tensors_of
 from tvmcnn.network import Layout, dims
 from tvmcnn.progress import Progress, silent
 from tvmcnn.report.quantities import counted, spent
-from tvmcnn.runner import Runner, load
+from tvmcnn.run import load
+from tvmcnn.run.bench import bench
+from tvmcnn.run.runner import Runner
 from tvmcnn.targets import TARGETS, cpu_name
-from tvmcnn.timing import bench
-from tvmcnn.verify import Verdict
+from tvmcnn.tuning.machine_peak import Limit, Limits
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class KernelFact:
     peak_share: float | None = None  # of the FMA peak; Winograd does fewer operations than it is credited for
     bandwidth_share: float | None = None  # of copying what no cache holds: above 1 where a cache does
     errors: tuple[ErrorFact, ...] = ()
-    code: Mapping[str, str] = field(default_factory=dict)  # by form, see codegen/shown.py
+    code: Mapping[str, str] = field(default_factory=dict)  # by form, see codegen/listing.py
 
     @property
     def gflops(self) -> float | None:

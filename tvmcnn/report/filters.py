@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.network import Array
-from tvmcnn.runner import Runner, _Frame
+from tvmcnn.run.runner import Runner, _Frame
 
 MOST = 512  # runs of a kernel for one picture
 

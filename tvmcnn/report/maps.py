@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact import PICTURES, check_place, written_whole
+from tvmcnn.artifact.files import PICTURES, check_place, written_whole
+from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.errors import InputError
-from tvmcnn.manifest import tensors_of
 from tvmcnn.network import Array, dims
 from tvmcnn.report.filters import filters
-from tvmcnn.runner import Runner
+from tvmcnn.run.runner import Runner
 
 COLUMNS = 16  # maps of a layer that are shown
 TALLEST = 256  # pixels of a tile: a column of samples is squeezed

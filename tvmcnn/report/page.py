@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact import Manifest
-from tvmcnn.manifest import tensors_of
+from tvmcnn.artifact.container import Manifest
+from tvmcnn.artifact.manifest import tensors_of
+from tvmcnn.check.verify import HISTOGRAM, Verdict
 from tvmcnn.report import graph, plots
 from tvmcnn.report.facts import Facts
 from tvmcnn.report.quantities import flop, number, size, spent
-from tvmcnn.verify import HISTOGRAM, Verdict
 
 
 def report_page(facts: Facts) -> str:

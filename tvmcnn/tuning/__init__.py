@@ -17,22 +17,24 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact import PICTURES, check_place
-from tvmcnn.choose import choose
+from tvmcnn.artifact.files import PICTURES, check_place
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import NONE
 from tvmcnn.codegen import scratch_folder
+from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.codegen.jobs import code_digest
-from tvmcnn.codegen.trials import Linker
 from tvmcnn.errors import ToolError, caught
-from tvmcnn.fusion import fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Shape
 from tvmcnn.onnx_file import Model, with_external_data
-from tvmcnn.records import NONE
 from tvmcnn.targets import resolve, usable_cpus
 from tvmcnn.tuning.before_after import latency
 from tvmcnn.tuning.build import Builder
-from tvmcnn.tuning.given import (
+from tvmcnn.tuning.journal import Journal
+from tvmcnn.tuning.measure import Measurer, PlaceLostError
+from tvmcnn.tuning.options import (
     check_machine,
     journal_path,
     name,
@@ -42,13 +44,11 @@ from tvmcnn.tuning.given import (
     same_machine,
     snapshot,
 )
-from tvmcnn.tuning.journal import Journal
-from tvmcnn.tuning.measure import Measurer, PlaceLostError
 from tvmcnn.tuning.outcome import Tuned, described_target, tuned, write_records
 from tvmcnn.tuning.plot import plot as picture
 from tvmcnn.tuning.problem import weights_bytes
 from tvmcnn.tuning.search import Search, Watch
-from tvmcnn.tuning.start import opening, states
+from tvmcnn.tuning.starting_point import opening, states
 
 __all__ = ["Tuned", "tune"]
 

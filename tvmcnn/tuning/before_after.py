@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvmcnn.choose.records import own_records
 from tvmcnn.compiler import compile as compile_model
 from tvmcnn.network import Shape
 from tvmcnn.onnx_file import Model
-from tvmcnn.records import own_records
-from tvmcnn.runner import load, random_array
-from tvmcnn.timing import rounds
+from tvmcnn.run import Net, load
+from tvmcnn.run.bench import rounds
+from tvmcnn.run.runner import random_array
 
 if TYPE_CHECKING:
-    from tvmcnn.runner import Net
+    from tvmcnn.run import Net
 
 ROUNDS = 30
 BATCH = 0.01  # seconds of one measurement

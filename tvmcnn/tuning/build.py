@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tvmcnn.cache import Cache
 from tvmcnn.codegen.jobs import Job
 from tvmcnn.codegen.workers import OBJECT_CODE
-from tvmcnn.isolated import Isolated, LostError, last_line
+from tvmcnn.worker_process import Isolated, LostError, last_line
 
 SECONDS = 30.0  # for one candidate: the slowest takes one
 MEMORY = 3 << 30  # bytes: TVM and LLVM take 0.4 GB

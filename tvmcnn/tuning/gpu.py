@@ -22,23 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn import gpu
-from tvmcnn.artifact import write_file
-from tvmcnn.codegen.gpu import Kernels
-from tvmcnn.codegen.nvcc import compile_object, link
+from tvmcnn.artifact.files import write_file
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cuda.defaults import configs
+from tvmcnn.choose.cuda.variants import in_parts
+from tvmcnn.choose.records import NONE, kernel_words, versions_here
+from tvmcnn.codegen.cuda.generate import Kernels
+from tvmcnn.codegen.cuda.nvcc import compile_object, link
 from tvmcnn.errors import TargetError, ToolError, caught
-from tvmcnn.fusion import fuse, multiply_accumulates
-from tvmcnn.gpu_defaults import configs
-from tvmcnn.gpu_variants import in_parts
+from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Network, Program, Shape
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
-from tvmcnn.records import NONE, kernel_words, versions_here
 from tvmcnn.targets import Gpu, resolve_any
-from tvmcnn.tuning import measure_there
-from tvmcnn.tuning.given import name, parse_budget, records_path
+from tvmcnn.tuning import measure_on_gpu
+from tvmcnn.tuning.options import name, parse_budget, records_path
 from tvmcnn.tuning.outcome import replaced, stamp
 from tvmcnn.tuning.problem import Problem
 
@@ -110,7 +110,7 @@ def emit_candidates(
         problem.forget()
         report(f"{problem.words}: {len(plan[-1]['candidates'])} candidates")
     progress("compiling candidates", len(found), len(found))
-    shutil.copy(measure_there.__file__, folder / "measure.py")
+    shutil.copy(measure_on_gpu.__file__, folder / "measure.py")
     facts = {"model": name(model), "target": machine.name, "versions": versions_here()}
     write_file(folder / "plan.json", json.dumps({**facts, "problems": plan}, indent=1) + "\n")
     return sum(len(each["candidates"]) for each in plan)
@@ -178,7 +178,7 @@ def collect(folder: Path, records: Path) -> TunedForGpu:
         plan = json.loads((folder / "plan.json").read_text())
     except (OSError, ValueError) as error:
         raise ToolError(f"{folder} has no results of measure.py: {error}") from error
-    if not (lines := measure_there.known(folder / measure_there.RESULTS.name)):
+    if not (lines := measure_on_gpu.known(folder / measure_on_gpu.RESULTS.name)):
         raise ToolError(f"{folder} has no results of measure.py")
     finals = {entry["kernel"]: entry["times_us"] for entry in lines if entry["outcome"] == "final"}
     errors = {(e["kernel"], e["candidate"]): e["error"] for e in lines if e["outcome"] == "ok"}

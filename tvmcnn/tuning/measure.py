@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tvmcnn.errors import ToolError
-from tvmcnn.isolated import Isolated, LostError, last_line
+from tvmcnn.tuning.candidate import Prepared
 from tvmcnn.tuning.journal import FAILED, OK, WRONG, Tried
-from tvmcnn.tuning.place import Place
 from tvmcnn.tuning.remote import servers
-from tvmcnn.tuning.trial import Prepared
+from tvmcnn.tuning.worker import Place
+from tvmcnn.worker_process import Isolated, LostError, last_line
 
-CODE = "tvmcnn.tuning.place"
+CODE = "tvmcnn.tuning.worker"
 OPENING = 60.0  # seconds to reach a place and send it a library
 SECONDS = 10.0  # for one call of a candidate: the slowest kernel of VGG-16 takes 0.02
 SAMPLE = 0.005  # seconds of one measurement

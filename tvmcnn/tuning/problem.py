@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.bands import in_one_band
-from tvmcnn.bounds import Follow, bounds_of, largest
-from tvmcnn.defaults import winograd_fits
-from tvmcnn.drawn import drawn
-from tvmcnn.fusion import multiply_accumulates
-from tvmcnn.layout import moved_bytes
-from tvmcnn.network import Array, Choice, Network, Node, Program
-from tvmcnn.records import kernel_words
-from tvmcnn.reference_ops.registry import OPERATORS
+from tvmcnn.check.bounds import Follow, bounds_of, largest
+from tvmcnn.check.random_inputs import drawn
+from tvmcnn.check.reference_ops.registry import OPERATORS
+from tvmcnn.choose.cpu.defaults import winograd_fits
+from tvmcnn.choose.cpu.row_bands import in_one_band
+from tvmcnn.choose.records import kernel_words
+from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes
 from tvmcnn.tuning.space import RULES
 from tvmcnn.winograd import error_growth
 

@@ -8,7 +8,7 @@ import time
 from importlib.util import find_spec
 
 from tvmcnn.errors import ToolError
-from tvmcnn.isolated import last_line
+from tvmcnn.worker_process import last_line
 
 WAIT = 10.0  # seconds for a tracker that has just been started to listen; TVM itself tries for 60
 

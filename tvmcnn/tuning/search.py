@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.codegen.trials import Linker
-from tvmcnn.fits import misfit
-from tvmcnn.isolated import LostError
+from tvmcnn.choose.fits import misfit
+from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.network import Choice, Network
 from tvmcnn.targets import Target
 from tvmcnn.tuning import space
 from tvmcnn.tuning.build import Builder
-from tvmcnn.tuning.finals import contenders, winners
+from tvmcnn.tuning.candidate import Prepared, Preparer
+from tvmcnn.tuning.final_round import contenders, winners
 from tvmcnn.tuning.journal import FAILED, OK, Journal, Log, Tried, described, trial_entry
 from tvmcnn.tuning.measure import Measurer, PlaceLostError
 from tvmcnn.tuning.problem import Problem
 from tvmcnn.tuning.space import Key, key_of
-from tvmcnn.tuning.trial import Prepared, Preparer
+from tvmcnn.worker_process import LostError
 
 FIRST, BATCH = 6, 10  # candidates of a kernel's first batch and of the others, beside the default
 RIVAL = 1.3  # of the best time: rules slower than that need not be measured again with it

@@ -16,9 +16,8 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tvmcnn.anchors import pads_itself
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
-from tvmcnn.defaults import (
+from tvmcnn.choose.cpu.anchors import pads_itself
+from tvmcnn.choose.cpu.defaults import (
     BLOCK,
     MAX_BLOCKS,
     MAX_SCRATCH,
@@ -32,12 +31,12 @@ from tvmcnn.defaults import (
     winograd_fits,
     winograd_scratch,
 )
-from tvmcnn.fusion import window_size
-from tvmcnn.layout import row_shape
-from tvmcnn.network import Choice, Kernel, Network, divisors, round_up
+from tvmcnn.choose.cpu.parallel import tasks
+from tvmcnn.choose.cpu.winograd import as_direct, as_streamed, as_winograd, winograd_data, without_data
+from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
+from tvmcnn.fuse import window_size
+from tvmcnn.network import Choice, Kernel, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
-from tvmcnn.tasks import tasks
-from tvmcnn.variants import as_direct, as_streamed, as_winograd, winograd_data, without_data
 from tvmcnn.winograd import grid
 
 RULES = ("direct", "winograd", "streamed", "columns", "pixels", "dense")  # those with a space

@@ -12,8 +12,8 @@ from tvmcnn.schedule.cuda.gemv import gemv
 from tvmcnn.schedule.cuda.mma import mma
 from tvmcnn.schedule.cuda.planes import planes
 from tvmcnn.schedule.cuda.rows import rows
+from tvmcnn.schedule.cuda.single_launch import whole
 from tvmcnn.schedule.cuda.threads import threads
-from tvmcnn.schedule.cuda.whole import whole
 
 RULES: dict[str, Callable[[Schedule, Any], None]] = {
     "gemm": gemm,

@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import SBlockRealize, Schedule
 
-from tvmcnn.schedule.x86.vectors import Block, Loop, extent
+from tvmcnn.schedule.steps import Block, Loop, extent
 
 
 def tiles(sch: Schedule, loop: Loop, *sizes: int) -> list[Loop]:

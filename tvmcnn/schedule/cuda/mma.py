@@ -15,7 +15,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.configs import MmaConfig
 from tvmcnn.schedule.cuda.fragments import SIDE, intrinsics
 from tvmcnn.schedule.cuda.loops import tiles, together
-from tvmcnn.schedule.x86.vectors import Block, Loop
+from tvmcnn.schedule.steps import Block, Loop
 
 WARP = 32
 BYTES = 16  # of the widest load

@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.configs import PlanesConfig
 from tvmcnn.schedule.cuda.loops import tiles
-from tvmcnn.schedule.x86.vectors import Loop
+from tvmcnn.schedule.steps import Loop
 
 
 def planes(sch: Schedule, config: PlanesConfig) -> None:

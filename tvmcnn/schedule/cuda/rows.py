@@ -8,7 +8,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ThreadsConfig
-from tvmcnn.schedule.x86.vectors import reduction_axes
+from tvmcnn.schedule.steps import reduction_axes
 
 
 def rows(sch: Schedule, config: ThreadsConfig) -> None:

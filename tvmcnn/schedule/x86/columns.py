@@ -10,7 +10,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ColumnsConfig
-from tvmcnn.schedule.x86.vectors import initialise, unroll
+from tvmcnn.schedule.steps import initialise, unroll
 
 
 def columns(sch: Schedule, config: ColumnsConfig, lanes: int) -> None:

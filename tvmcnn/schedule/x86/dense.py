@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DenseConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, unroll, vectorize_inner
+from tvmcnn.schedule.steps import extent, initialise, unroll, vectorize_inner
 
 
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:

@@ -13,7 +13,7 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 
 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.schedule.x86.vectors import reduction_axes
+from tvmcnn.schedule.steps import reduction_axes
 
 
 def fallback(sch: Schedule, config: None, lanes: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ImagesConfig
-from tvmcnn.schedule.x86.vectors import Loop, initialise, unroll
+from tvmcnn.schedule.steps import Loop, initialise, unroll
 
 
 def images(sch: Schedule, config: ImagesConfig, lanes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.schedule.x86.vectors import reduce_in_lanes
+from tvmcnn.schedule.steps import reduce_in_lanes
 
 
 def lanes(sch: Schedule, config: None, lanes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.network import divisors
-from tvmcnn.schedule.x86.vectors import Loop, extent, vectorize_inner
+from tvmcnn.schedule.steps import Loop, extent, vectorize_inner
 
 SQUARE = 32  # elements a side
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import PixelsConfig
-from tvmcnn.schedule.x86.vectors import extent, initialise, rows_of_vectors, unroll
+from tvmcnn.schedule.steps import extent, initialise, rows_of_vectors, unroll
 
 
 def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:

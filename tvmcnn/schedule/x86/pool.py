@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.schedule.x86.vectors import extent, initialise, unroll
+from tvmcnn.schedule.steps import extent, initialise, unroll
 
 
 def pool(sch: Schedule, config: None, lanes: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import RowsConfig
-from tvmcnn.schedule.x86.vectors import Block, extent, unroll
+from tvmcnn.schedule.steps import Block, extent, unroll
 
 
 def rows(sch: Schedule, config: RowsConfig, lanes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import SoftmaxConfig
-from tvmcnn.schedule.x86.vectors import Loop, extent, initialise, reduce_in_lanes, rows_of_vectors
+from tvmcnn.schedule.steps import Loop, extent, initialise, reduce_in_lanes, rows_of_vectors
 
 ROW_LIMIT = 8192  # elements: more exponentials would fill the stack, and are computed twice instead
 

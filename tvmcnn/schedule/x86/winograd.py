@@ -13,7 +13,7 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import StreamedConfig, WinogradConfig
-from tvmcnn.schedule.x86.vectors import Block, Loop, extent, initialise, prefetch, reduction_axes, unroll
+from tvmcnn.schedule.steps import Block, Loop, extent, initialise, prefetch, reduction_axes, unroll
 
 # The elements of a tile lie in the 36 planes of one block of channels, an odd number of lines apart: at strides of
 # whole pages all would be in one set of L1, which holds 12 lines (14 x 14 pixels of 256 channels took 60 µs to

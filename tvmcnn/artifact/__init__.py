@@ -1,0 +1,1 @@
+"""The artifact: the library file, its manifest, its lockfile, and the package around it."""

@@ -1,0 +1,1 @@
+"""Check: a library against the oracle, which shares nothing with it."""

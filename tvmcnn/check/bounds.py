@@ -1,0 +1,185 @@
+"""Bounds: how far a right library may be from the oracle, for each tensor.
+
+The oracle is evaluated three times: as it is, and twice with every tensor disturbed as float32 would disturb it. How
+far the disturbed results lie from the others is what rounding errors are worth there: through sums that cancel,
+divisions by little, a Clip that cuts, whatever the network does (Parker, Monte Carlo Arithmetic, UCLA, 1997).
+
+Rounding errors of a sum of K products behave like a random walk: with high probability the error stays within λ·√K·u
+of the size of the terms (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019). So each
+tensor is disturbed by normal numbers of √K·u times its size; what moves elements, or chooses among them, disturbs
+nothing, and is compared to the bit.
+
+Operators that jump, such as Floor, Greater or a Cast to an integer, answer as in the undisturbed run: jumps.py decides
+element by element which answers may differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvmcnn.check.jumps import is_step, same_side
+from tvmcnn.network import Array, Network, Node, Shape
+
+UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
+SAFETY = 8.0  # standard deviations that a bound allows
+RUNS = 2  # disturbed ones
+# Operators that compute nothing: their elements are elements of their operands, or exact functions of them.
+EXACT = frozenset(
+    """
+    Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
+    ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
+    Floor Ceil Round Sign Cast
+    """.split()  # noqa: SIM905
+)
+# Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
+PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
+
+Follow = Callable[[str, Array], Array]
+"""Shown each tensor that the oracle makes, floats in float64, it answers with the one that later nodes read."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The oracle's tensors by name, floats in float64, and the error that each may have, absolute."""
+
+    values: Mapping[str, Array]
+    errors: Mapping[str, float]
+
+
+def bounds_of(
+    network: Network,
+    inputs: Mapping[str, Array],
+    evaluate: Callable[[Follow], object],
+    growths: Mapping[str, float] | None = None,
+) -> Bounds:
+    """The bounds of `network` on `inputs`; `evaluate` runs the oracle on these.
+
+    `growths` has how much larger a rounding error is in the output of some nodes: those that Winograd convolves
+    (`winograd.error_growth`) or tensor cores multiply (`precision.error_growth`).
+    """
+    values = {name: _wide(array) for name, array in inputs.items()}
+
+    def keep(name: str, value: Array) -> Array:
+        values[name] = value
+        return value
+
+    evaluate(keep)
+    deviations = _deviations(network, values, growths or {})
+    moved: dict[str, float] = {}
+    for seed in range(RUNS):
+        evaluate(_Disturbance(network, values, deviations, moved, np.random.default_rng(seed)))
+    errors = {
+        name: max(SAFETY * deviations.get(name, 0.0) * largest(value), _reach(value.size) * moved.get(name, 0.0))
+        for name, value in values.items()
+    }
+    return Bounds(values, errors)
+
+
+def _reach(size: int) -> float:
+    """How many times farther than any element of a tensor moved one may be from the oracle.
+
+    The largest of m normal numbers is about √(2·ln m) standard deviations, of which a bound allows SAFETY.
+    """
+    return SAFETY / math.sqrt(2 * math.log(1 + RUNS * max(1, size)))
+
+
+@dataclass(frozen=True)
+class _Disturbance:
+    """One disturbed run, as the oracle's `follow`; `moved` collects how far each tensor is from its value."""
+
+    network: Network
+    values: Mapping[str, Array]
+    deviations: Mapping[str, float]  # of each tensor's rounding error, relative to its size
+    moved: dict[str, float]
+    rng: np.random.Generator
+
+    def __call__(self, name: str, value: Array) -> Array:
+        node, clean = self.network.makers.get(name), self.values[name]
+        if node is not None and is_step(node):
+            value = same_side(node, self._operand(node, 1), value, clean)
+        elif value.dtype.kind != "f":
+            return value
+        elif name in self.network.constants:  # folded at import, and rounded there
+            value = self.network.constants[name].astype(np.float64).reshape(value.shape)
+        elif deviation := self.deviations.get(name, 0.0):
+            size = np.abs(value) if node is not None and node.op in PROPORTIONAL else largest(value)
+            value = value + deviation * size * self.rng.standard_normal(value.shape)
+        if value.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):  # ∞ − ∞
+                self.moved[name] = max(self.moved.get(name, 0.0), largest(value - clean))
+        return value
+
+    def _operand(self, node: Node, position: int) -> Array | None:
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        return self.values.get(name, self.network.constants.get(name))
+
+
+def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping[str, float]) -> dict[str, float]:
+    """The standard deviation of the rounding error that a node adds to each tensor, relative to its size.
+
+    Nodes that import made of one, such as the two of a transposed convolution, add theirs to the tensor that the oracle
+    knows.
+    """
+    found: dict[str, float] = {}
+    carried: dict[str, float] = {}  # the squares, of tensors that the oracle does not know
+    for node in network.nodes:
+        dtype = network.tensors[node.output].dtype
+        square = sum(carried.get(name, 0.0) for name in node.inputs)
+        if node.op not in EXACT and dtype in UNITS and not is_step(node):
+            terms = _terms(network, node.op, node.inputs, node.attributes)
+            square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
+        if node.output in visible:
+            found[node.output] = math.sqrt(square)
+        else:
+            carried[node.output] = square
+    return found
+
+
+def largest(values: Array) -> float:
+    """max |x| of the finite elements; 0 of none."""
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+
+
+def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
+    """Half the distance between neighbours of a float type at `sizes`: what storing a value in it may cost."""
+    if dtype.kind != "f":
+        return np.zeros(sizes.shape)
+    top = np.nextafter(np.finfo(dtype).max, dtype.type(0))  # whose neighbour is finite
+    finite = np.where(np.isfinite(sizes), np.minimum(np.abs(sizes), float(top)), 0.0)
+    return np.asarray(np.spacing(finite.astype(dtype)).astype(np.float64) / 2)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:
+    """Roundings that one element of a node's output suffers."""
+    shapes: list[Shape] = [
+        (network.constants if name in network.constants else network.tensors)[name].shape for name in inputs
+    ]
+    if op == "Conv":
+        terms = math.prod(shapes[1][1:])
+    elif op == "ConvTranspose":
+        terms = math.prod((shapes[1][0], *shapes[1][2:])) // attributes["group"]
+    elif op in ("Gemm", "MatMul"):
+        terms = shapes[0][0 if attributes.get("transA") else -1]
+    elif op in ("AveragePool", "LpPool"):
+        terms = math.prod(attributes["kernel_shape"])
+    elif op in ("GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"):
+        terms = math.prod(shapes[0][1:]) // attributes.get("num_groups", shapes[0][1])
+    elif op.startswith("LayerNormalization"):
+        terms = math.prod(shapes[0][attributes["axis"] :])
+    elif op.startswith("Reduce"):
+        terms = math.prod(shapes[0][axis] for axis in attributes["axes"])
+    elif op in ("Softmax", "LogSoftmax"):
+        terms = shapes[0][attributes["axis"]]
+    else:
+        terms = len(shapes)
+    return 8 + int(terms)  # 8: a bias, e^x of libm, a division

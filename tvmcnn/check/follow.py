@@ -1,0 +1,100 @@
+"""Follow: the oracle, made to decide as the library did wherever both decisions are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tvmcnn.check.bounds import Bounds, half_spacing
+from tvmcnn.check.jumps import admissible, is_step, of_stored
+from tvmcnn.network import Array, Network, Node
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What the oracle expects of each tensor, given what the library `found`; `excused` counts where that is its own.
+
+    To be given to the oracle as its `follow`: at each step it puts the library's answer in the place of the oracle's
+    where that answer is admissible (jumps.py), so that what comes after is computed from it.
+    """
+
+    network: Network
+    bounds: Bounds
+    found: Mapping[str, Array]
+    excused: dict[str, int] = field(default_factory=dict)
+    followed: dict[str, Array] = field(default_factory=dict)
+
+    def differs(self) -> bool:
+        """Whether some step gave another answer than the oracle's, or a stored rounding did: else nothing is to be
+        followed."""
+        return any(
+            not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
+            for name, node in self.network.makers.items()
+            if name in self.bounds.values and self._chooses(name, node)
+        )
+
+    def expected(self, name: str) -> Array:
+        """The oracle's value of a tensor, or what it followed."""
+        return self.followed.get(name, self.bounds.values[name])
+
+    def __call__(self, name: str, value: Array) -> Array:
+        """Bounds' Follow: the tensor that later nodes read."""
+        node = self.network.makers.get(name)
+        if node is not None and self._chooses(name, node):
+            value = self._followed(name, node, value)
+        self.followed[name] = value
+        return value
+
+    def _chooses(self, name: str, node: Node) -> bool:
+        """True for a tensor that the library shows and whose elements are the library's own decision."""
+        return name in self.found and (is_step(node) or self.found[name].dtype == np.float16)
+
+    def _followed(self, name: str, node: Node, value: Array) -> Array:
+        found = self.found[name]
+        if not is_step(node):  # stored in float16: of two neighbours either may be right
+            source = self._value(node.inputs[0]) if node.op == "Cast" else None  # before the oracle rounds it
+            error = self._error(name if source is None else node.inputs[0])
+            apart = self._apart(found, value if source is None else source, error)
+            return np.where(apart, value, found.astype(np.float64))
+        other = self._apart(found, value, self._error(name)) if value.dtype.kind == "f" else found != value
+        if not other.any():
+            return value
+        operands = [self._value(operand) for operand in node.inputs]
+        if any(operand is None for operand in operands):
+            return value
+        errors = [self._error(operand) for operand in node.inputs]
+        given = [operand for operand in operands if operand is not None]
+        excused = other & admissible(node, given, errors, value, found)
+        stored = of_stored(node, given, [self._dtype(operand) for operand in node.inputs])
+        self.excused[name] = int((excused if stored is None else excused & (stored != found)).sum())
+        return np.where(excused, found, value).astype(value.dtype)
+
+    @staticmethod
+    def _apart(found: Array, value: Array, error: float) -> Array:
+        """Where a float tensor is farther from `value` than its error and what storing it costs."""
+        with np.errstate(invalid="ignore"):
+            near = np.abs(found.astype(np.float64) - value) <= error + half_spacing(np.abs(value) + error, found.dtype)
+        return np.asarray(~near & (found != value) & ~(np.isnan(found) & np.isnan(value)))
+
+    def _value(self, name: str) -> Array | None:
+        """The oracle's value of an operand; a copy that import made in another type has that of its source."""
+        if name in self.followed:
+            return self.followed[name]
+        if name in self.bounds.values:
+            return self.bounds.values[name]
+        if name in self.network.constants:
+            return self.network.constants[name]
+        node = self.network.makers.get(name)
+        return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
+
+    def _dtype(self, name: str) -> str:
+        constant = self.network.constants.get(name)
+        return str(constant.dtype) if constant is not None else self.network.tensors[name].dtype
+
+    def _error(self, name: str) -> float:
+        if name in self.bounds.values:
+            return self.bounds.errors[name]
+        node = self.network.makers.get(name)
+        return self._error(node.inputs[0]) if node is not None and node.op == "Cast" else 0.0

@@ -1,0 +1,27 @@
+"""Estimate: the time of a choice, by which whole ways to lay out a network are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.network import Choice, Network, moved_bytes
+from tvmcnn.targets import Target
+
+GFLOPS = 15.0  # a second and lane, of FMAs (two units at 3.75 GHz)
+GIGABYTES = 13.0  # a second, of a kernel that moves: a transpose reaches 12.7
+# Of the FMA peak, measured on AVX-512 in LeNet-5 at batch 256
+SHARES = {"columns": 0.58, "few channels": 0.68, "conv_images": 0.85}
+SHARE = 0.9  # of the others
+
+
+def microseconds(network: Network, choices: Iterable[Choice], target: Target) -> float:
+    """Of all choices one after the other, on one thread."""
+    return sum(_one(network, choice, target) for choice in choices if not choice.is_view)
+
+
+def _one(network: Network, choice: Choice, target: Target) -> float:
+    few = choice.algorithm == "direct" and choice.reads[0].block == 1
+    share = SHARES.get("few channels" if few else choice.algorithm, SHARE)
+    computed = 2 * multiply_accumulates(network, choice.kernel) / (share * GFLOPS * target.lanes)
+    return (computed or moved_bytes(choice) / GIGABYTES) / 1e3

@@ -1,0 +1,275 @@
+"""Defaults: the config that a rule gets where no record has one, computed from shapes, registers and caches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from tvmcnn.configs import (
+    ColumnsConfig,
+    DenseConfig,
+    DirectConfig,
+    ImagesConfig,
+    PixelsConfig,
+    RowsConfig,
+    StreamedConfig,
+    WinogradConfig,
+)
+from tvmcnn.fuse import multiply_accumulates, window_size
+from tvmcnn.network import FLOAT, Kernel, Network, divisors, round_up
+from tvmcnn.targets import Target
+from tvmcnn.winograd import KERNEL, grid
+
+BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
+LINE = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
+# Bytes a thread. With all 49 tiles of 28 x 28 pixels of 512 maps at once, 5.5 MB, weights are read once: 6.1 ms, where
+# 7 tiles at a time take 10.4.
+MAX_SCRATCH = 8 << 20
+MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
+MOST_PIXELS = 32  # of a register tile: as many as registers
+MAX_COLUMNS = 512  # of a row of sums that stays in L1
+
+
+def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
+    """The tile with the fewest loads an FMA among those that fit the registers and divide the image."""
+    _, _, height, width = kernel.output.shape
+    tiles = direct_tiles(kernel, maps, depth, target)
+    v, r, c = next((t for t in tiles if height % t[1] == width % t[2] == 0), (1, 1, 1))
+    # The kernel's column outermost where LLVM may unroll the loop over channels: it would keep the broadcasts that
+    # neighbouring pixels share in registers until accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
+    unrolled = depth % 4 == 0 and depth > 0
+    order, unroll = ("rb rh rw rc", 4) if unrolled else ("rw rb rh rc", 1)
+    return DirectConfig(v, r, c, order, unroll, unrolled and prefetches(kernel, target))
+
+
+def prefetches(kernel: Kernel, target: Target) -> bool:
+    """True where the weights are too many to be in L2 still from the last time, and it is worth asking for them."""
+    return weight_bytes(kernel) > target.l2_bytes / 16
+
+
+def weight_bytes(kernel: Kernel) -> int:
+    """Of a convolution: its maps by the channels of one group by its window."""
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * FLOAT)
+
+
+def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
+    """(vectors, rows, columns) of register tiles, those first that are estimated to be fastest.
+
+    They need not divide the output: a tile at its end is smaller. LLVM makes loops of their own for these where it can;
+    for rows and columns it does not always, which only a measurement tells.
+    """
+    window = math.prod(window_size(kernel))
+    _, _, height, width = kernel.output.shape
+    per_block, blocks = BLOCK // target.lanes, -(-maps // BLOCK)
+    vectors = [v for v in range(1, per_block) if per_block % v == 0]
+    if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
+        vectors += [per_block]
+    else:
+        vectors += [per_block * b for b in range(1, min(blocks, MAX_BLOCKS) + 1)]
+    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
+
+    def cycles(v: int, pixels: int) -> float:
+        """Of one term in one tile: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
+        streamed = v if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
+        return max(v * pixels / 2, (v + pixels) / 2, 4.0, streamed)
+
+    def total(tile: tuple[int, int, int]) -> tuple[float, int]:
+        v, r, c = tile
+        sizes = zip((per_block * blocks, height, width), tile, strict=True)
+        whole = [[(count // size, size), (1, count % size)] for count, size in sizes]
+        parts = itertools.product(*([pair for pair in pairs if all(pair)] for pairs in whole))
+        return sum(a * b * d * cycles(x, y * z * window) for (a, x), (b, y), (d, z) in parts), -v * r * c
+
+    tiles = itertools.product(vectors, _extents(height), _extents(width))
+    fitting = (t for t in tiles if fits_registers(t[0], t[1] * t[2] * window, target) and t[1] <= MAX_ROWS)
+    return sorted(fitting, key=total)
+
+
+def _extents(count: int) -> list[int]:
+    """Of tiles along an axis that registers may hold: each the smallest that makes so many of them."""
+    return [size for size in range(1, min(count, MOST_PIXELS) + 1) if -(-count // -(-count // size)) == size]
+
+
+def fits_registers(vectors: int, pixels: int, target: Target, others: int | None = None) -> bool:
+    """True if the accumulators of a tile and `others` fit: the vectors that all share in one step, and a broadcast.
+
+    With one register too few LLVM stores and reloads accumulators in the inner loop: on AVX-512 a tile of 4 vectors by
+    7 pixels ran at 566 µs where 2 by 7 took 403 (1x1, 512 to 2048 channels of 7 x 7).
+    """
+    return vectors * pixels + (min(vectors, pixels) + 1 if others is None else others) <= target.registers
+
+
+def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
+    """The fastest Winograd convolution by the estimate below; None where the convolution is none of 3 x 3 and stride 1,
+    or direct convolution is estimated to be faster.
+    """
+    node, image = kernel.anchor, kernel.inputs[0]
+    if not winograd_fits(kernel):
+        return None
+    p, q = window_size(kernel)
+    depth, maps = (round_up(channels, BLOCK) for channels in (image.shape[1], kernel.output.shape[1]))
+    found: list[tuple[float, WinogradConfig | None]] = []
+    for tile in (4, 2):
+        if tile % p or tile % q:
+            continue
+        rows, columns = grid(node, image.shape, tile)
+        for strip in divisors(rows * columns):
+            strips = rows * columns // strip
+            parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1
+            config = WinogradConfig(
+                tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target)
+            )
+            if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
+                found.append((winograd_cycles(config, strips, depth, maps, target), config))
+    direct = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2 / target.lanes / 2
+    cycles, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
+    return best if cycles < direct else None
+
+
+def winograd_fits(kernel: Kernel) -> bool:
+    """True for an ungrouped convolution of at least one block of channels by 3 x 3 filters of stride 1."""
+    node = kernel.anchor
+    steps = (node["strides"], node["dilations"])
+    plain = node["group"] == 1 and not kernel.prologue and kernel.inputs[0].shape[1] >= BLOCK
+    return plain and node["kernel_shape"] == (KERNEL, KERNEL) and steps == ((1, 1), (1, 1))
+
+
+def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
+    """(vectors, tiles) with the fewest loads an FMA and enough accumulators to cover its latency."""
+
+    def cost(pair: tuple[int, int]) -> tuple[float, int]:
+        v, t = pair
+        return max(0.5, (v + t) / (v * t) / 2, 4 / (v * t)), -v * t
+
+    vectors = divisors(maps // target.lanes)
+    return min(((v, t) for v in vectors for t in divisors(strip) if fits_registers(v, t, target)), key=cost)
+
+
+def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
+    """Estimated cycles an image: the products at the FMA peak or the rate of their weights, and both transforms.
+
+    Fitted to AVX-512 measurements: a transform takes 1.4 cycles a vector that it stores or loads. Weights come from L2
+    at 32 bytes a cycle if they stay there beside a strip's scratch, else from L3 at 16, and at first from memory at 8;
+    a fifth of that is not hidden behind the products. Scratch that L2 does not hold is written and read at 16.
+    """
+    elements, v, t = (config.tile + 2) ** 2, config.vectors, config.tiles
+    tiles = strips * config.strip
+    each = max(0.5, (v + t) / (v * t) / 2, 4 / (v * t))
+    products = elements * tiles * depth * maps / target.lanes * each
+    weights, scratch = elements * depth * maps * FLOAT, winograd_scratch(config, depth, maps)
+    rate = 32 if weights + scratch < target.l2_bytes else 16
+    streamed = weights / 8 + (strips - 1) * weights / rate
+    moved = elements * tiles * (depth * config.parts + maps)
+    beyond = 2 * moved * FLOAT / 16 if scratch > target.l2_bytes / 2 else 0
+    return max(products, streamed) + min(products, streamed) / 5 + 1.4 * moved / target.lanes + beyond
+
+
+def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
+    """Bytes of the transformed data and the products of one strip."""
+    blocks = (depth + maps // config.parts) // BLOCK
+    return blocks * _planes(config.tile, config.strip) * FLOAT
+
+
+def _planes(tile: int, vectors: int) -> int:
+    """Elements of the planes of one block, each of so many vectors and at most one to be an odd number."""
+    return (tile + 2) ** 2 * (vectors + 1) * BLOCK
+
+
+def streamed_scratch(config: StreamedConfig, depth: int, tiles: int, target: Target) -> int:
+    """Bytes of the transformed filters of `vectors` vectors of maps, and of their products with all `tiles`."""
+    blocks = max(1, config.vectors * target.lanes // BLOCK)
+    return blocks * (depth // BLOCK * _planes(config.tile, BLOCK) + _planes(config.tile, tiles)) * FLOAT
+
+
+def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
+    """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
+    window = math.prod(window_size(kernel))
+    vectors = round_up(width, target.lanes) // target.lanes
+    budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
+    best = max(
+        ((m, v) for m in divisors(maps) for v in divisors(vectors) if m * v * window <= budget),
+        key=lambda tile: tile[0] * tile[1] / (tile[0] + tile[1] * window),
+        default=(1, 1),
+    )
+    return ColumnsConfig(*best)
+
+
+def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
+    """The maps of one group by the run of pixels that are estimated to be fastest."""
+    return pixels_tiles(kernel, group, target)[0]
+
+
+def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfig]:
+    """Maps of one group by runs of pixels, those first that are estimated to be fastest."""
+    maps, pixels = kernel.output.shape[1] // group, math.prod(kernel.output.shape[2:])
+    depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes
+
+    def cycles(tile: tuple[int, int]) -> tuple[float, int]:
+        """Of one term in all tiles of a group: FMAs, loads, of which each takes two of L1's lines where the maps are no
+        whole number of them, the FMA latency, and pixels that L1 does not hold, from L2 at two cycles a line.
+        """
+        m, run = tile
+        v = -(-run // BLOCK) * per_block
+        loads = (m + v * (1 if pixels % LINE == 0 else 2)) / 2
+        beyond = 2 * v if depth * run * FLOAT > target.l1_bytes else 0
+        return pixels // run * (maps // m) * max(m * v / 2, loads, 4, beyond), -m * v
+
+    runs = [run for run in divisors(pixels) if run >= BLOCK]
+    tiles = itertools.product(divisors(maps), runs)
+    # AVX-512 multiplies by a weight in memory: no register is needed for it.
+    spare = 2 if target.lanes == BLOCK else None
+    fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
+    return [PixelsConfig(*tile, group) for tile in sorted(fitting, key=cycles) or [(1, runs[0])]]
+
+
+def images_config(maps: int, count: int, window: int, depth: int, target: Target) -> ImagesConfig:
+    """Maps by columns of pixels, or by vectors of images, of `count` that there are: the cheapest FMAs.
+
+    The weights of a term are in registers, all maps' of the tile, and one vector of images at a time. Vectors of
+    `depth` terms that L1 does not hold come from L2, in two cycles each.
+    """
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        m, vectors = tile[0], tile[1] * window
+        beyond = 2 / m if depth * vectors * target.lanes * FLOAT > target.l1_bytes else 0
+        return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors), beyond), -m * vectors
+
+    tiles = itertools.product(divisors(maps), divisors(count))
+    fitting = [(m, c) for m, c in tiles if fits_registers(m, c * window, target, m + 1)]
+    return ImagesConfig(*min(fitting, key=cost, default=(1, 1)))
+
+
+def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
+    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
+
+    One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
+    units idle (latency 4, two a cycle): then the sum is split into parts.
+    """
+    budget = target.registers - (1 if rows == 1 else 4)
+    tiles = itertools.product(divisors(rows), range(1, budget + 1))
+    fitting = [DenseConfig(v * target.lanes, r) for r, v in tiles if v * r <= budget]
+    tile = min(fitting, key=lambda config: dense_cost(config, maps, target))
+    parts, accumulators = 1, tile.width // target.lanes * tile.rows
+    while accumulators * parts * 2 <= 8 and depth % (parts * 2) == 0:
+        parts *= 2
+    return DenseConfig(tile.width, tile.rows, parts, 1)
+
+
+def dense_cost(config: DenseConfig, maps: int, target: Target) -> float:
+    """Of an FMA that counts: loads, and FMA units that wait for too few accumulators."""
+    v, r = config.width // target.lanes, config.rows
+    return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, 8 - v * r * config.parts) / 16)
+
+
+def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
+    """Tiles of up to 512 columns; for a product four rows, or what divides them, and four terms if they divide it."""
+    shape = kernel.output.shape
+    columns = shape[-1] if shape else 1
+    fitting = max(d for d in divisors(columns) if d <= MAX_COLUMNS)
+    columns = fitting if fitting * 4 > min(columns, MAX_COLUMNS) else MAX_COLUMNS  # else the last tile is cut short
+    if kernel.anchor.op not in ("MatMul", "Gemm") or len(shape) < 2:
+        return RowsConfig(1, columns, 1)
+    rows = max(d for d in divisors(shape[-2]) if d <= 4)
+    depth = multiply_accumulates(network, kernel) // kernel.output.size
+    return RowsConfig(rows, columns, 4 if depth % 4 == 0 and depth else 1)

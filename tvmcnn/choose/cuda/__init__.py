@@ -1,0 +1,120 @@
+"""Choose for GPUs: each kernel's algorithm, rule and config. Every tensor is plain: 32 threads read 32 neighbouring
+pixels, so that no layout is better than ONNX's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from tvmcnn.choose.cpu import LANES, MOVES
+from tvmcnn.choose.cpu.state import choice_of
+from tvmcnn.choose.cuda.defaults import WARP, configs, maps_of, mma_configs
+from tvmcnn.choose.cuda.variants import covers, in_parts, is_tiny, whole
+from tvmcnn.choose.fits import recorded
+from tvmcnn.choose.records import NONE, Records
+from tvmcnn.configs import ThreadsConfig
+from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
+from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
+
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+FEW = 8  # rows of a matrix product, each of which reads the other matrix on its own
+NARROW = 8  # channels or maps of a group that fill no tile
+
+
+def choose(
+    network: Network,
+    kernels: Sequence[Kernel],
+    records: Records = NONE,
+    precision: str = "fp32",
+    *,
+    exact: bool = False,
+) -> tuple[Choice, ...]:
+    """The kernels in the order they run, each with every decision made; `exact`, none by Winograd. Another `precision`
+    than float32 is for matrix products that fill tensor cores' tiles; a network that is one launch has none."""
+    choices = decided(network, kernels, records, exact=exact)
+    if is_tiny(network, choices):
+        return named([whole(network, choices)])
+    if precision != "fp32":
+        choices = [on_tensor_cores(network, choice, precision) for choice in choices]
+    return named([part for choice in choices for part in in_parts(choice)])
+
+
+def on_tensor_cores(network: Network, choice: Choice, precision: str) -> Choice:
+    """A product of matrices by tensor cores; others, and one whose pool's window cuts their tiles, as it is."""
+    found = mma_configs(network, choice, precision) if choice.rule == "gemm" else []
+    return dataclasses.replace(choice, rule="mma", config=found[0], tier="default") if found else choice
+
+
+def named(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """The choices with their kernels numbered: k0_conv, k1_maxpool, …"""
+    names = [f"k{i}_{choice.kernel.anchor.op.lower()}" for i, choice in enumerate(choices)]
+    return tuple(
+        dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, name=name))
+        for choice, name in zip(choices, names, strict=True)
+    )
+
+
+def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, exact: bool = False) -> list[Choice]:
+    """The kernels one by one. A Reshape costs nothing, as on CPUs."""
+    stored = {tensor.name: tensor for tensor in network.inputs}
+    outputs = {tensor.name for tensor in network.outputs}
+    choices: list[Choice] = []
+    for kernel in kernels:
+        stored[kernel.output.name] = kernel.output
+        if kernel.output.size == 0:
+            continue
+        if kernel.anchor.op == "Reshape" and kernel.inputs and kernel.output.name not in outputs:
+            stored[kernel.output.name] = stored[kernel.anchor.inputs[0]]
+            continue
+        read = [dataclasses.replace(stored[tensor.name], shape=tensor.shape) for tensor in kernel.inputs]
+        choice = _decide(network, kernel, read)
+        if choice.rule in ("gemm", "gemv"):
+            found = recorded(records, network, kernel, choice.rule)
+            ranked = [(config, "default") for config in configs(network, choice)]
+            ranked = [found, *ranked] if found is not None else ranked
+            config, tier = next(each for each in ranked if not exact or getattr(each[0], "winograd", 0) == 0)
+            choice = dataclasses.replace(choice, config=config, tier=tier)
+        choices.append(choice)
+    return choices
+
+
+def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:
+    op, sources = kernel.anchor.op, [(tensor, PLAIN) for tensor in read]
+
+    def by(algorithm: str, rule: str, config: object) -> Choice:
+        return choice_of(kernel, algorithm, sources, PLAIN, rule, (config, "default"))
+
+    if is_anchor(network, kernel.anchor):
+        if op == "Conv":
+            if covers(kernel) and kernel.output.shape[0] <= FEW:
+                return by("gemv", "gemv", None)
+            narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW
+            if kernel.anchor["group"] > 1 and narrow:
+                return by("grouped_conv", "threads", ThreadsConfig())
+            return by("gemm_conv", "gemm", None)
+        rows = math.prod(kernel.output.shape[:-1])
+        if rows <= FEW:
+            return by("gemv", "gemv", None)
+        return by("gemm_dense", "gemm", None)
+    if op in ELEMENTWISE:
+        return by("elementwise", "threads", ThreadsConfig())
+    if op in ("Softmax", "LogSoftmax"):
+        last = kernel.anchor["axis"] == len(kernel.output.shape) - 1
+        return by("softmax_along", "rows" if last and kernel.output.shape[-1] >= WARP else "threads", ThreadsConfig())
+    floats = bool(kernel.inputs) and kernel.inputs[0].dtype == kernel.output.dtype == "float32"
+    if floats and len(kernel.output.shape) == 4 and op in (*POOLS, "LpPool", *GLOBAL_POOLS):
+        if op in GLOBAL_POOLS:
+            terms = math.prod(kernel.inputs[0].shape[2:])
+            return by("global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig())
+        return by("pool", "threads", ThreadsConfig())
+    if _reduces_rows(kernel):
+        return by("plain", "rows", ThreadsConfig())
+    return by("plain", "threads" if op in MOVES or op in LANES else "fallback", ThreadsConfig())
+
+
+def _reduces_rows(kernel: Kernel) -> bool:
+    """Whether the last axes are reduced, of at least a warp's elements each."""
+    node, shape = kernel.anchor, kernel.inputs[0].shape if kernel.inputs else ()
+    axes = tuple(node["axes"]) if "axes" in node.attributes and node.op in LANES else ()
+    return axes == tuple(range(len(shape) - len(axes), len(shape))) != () and math.prod(shape[axes[0] :]) >= WARP

@@ -1,0 +1,115 @@
+"""CPU object code. Kernels are plain C functions on raw pointers: no TVM runtime, no alignment that nobody checks.
+
+    int32_t tvmcnn_conv_1f0c…(x, weight, bias, y, scratch, begin, end)
+
+A public PrimFunc would assume 64-byte aligned data without a test, would call TVM for scratch buffers of 1 KB and more,
+and would start threads by TVM's pool. A private one on raw pointers does none of it: its small buffers are marked to
+stay on the stack, the large ones lie in `scratch`, and its parallel loop runs from task `begin` to task `end`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import IRModule, PointerType, PrimType
+from tvm.target import codegen
+
+from tvmcnn.codegen.cpu.prefetch import prefetching
+from tvmcnn.configs import STACK_LIMIT
+from tvmcnn.network import ALIGNMENT, FLOAT, round_up
+from tvmcnn.targets import Target
+
+SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
+TRIPLE = "x86_64-linux-gnu"
+
+
+def raw_pointer_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The same body on raw pointers, returning int32 0.
+
+    def main(x: Buffer((4, 16)), y: Buffer((4, 16))): body
+      -->
+    def private(x_p: handle, y_p: handle) -> int32: x = decl_buffer(x_p); y = decl_buffer(y_p); body; return 0
+
+    It returns an int because a private void function with a parallel loop fails LLVM's verifier.
+    """
+    pointers, declarations = [], []
+    for buffer in func.params:
+        pointer = tirx.Var(f"{buffer.name}_p", PointerType(PrimType(str(buffer.ty.dtype)), "global"))
+        pointers.append(pointer)
+        declarations.append(tirx.DeclBuffer(buffer, data=pointer))
+    body = tirx.SeqStmt([*declarations, func.body, tirx.Return(tirx.IntImm("int32", 0))])
+    raw = tirx.PrimFunc(pointers, body, PrimType("int32"), None)
+    return raw.with_attrs({"s_tir": True, "tirx.noalias": True})
+
+
+def compile_kernels(
+    functions: Mapping[str, tirx.PrimFunc], target: Target, scratch: Mapping[str, int] | None = None
+) -> tvm.runtime.Module:
+    """An LLVM module with one C function a PrimFunc, named by the mapping's keys.
+
+    `scratch` is the bytes of scratch that a function is given, 0 without an entry. `write_to_file("k.o")` emits the
+    module, `inspect_source("asm")` shows it.
+    """
+    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.name, "mtriple": TRIPLE})
+    machine = machine.with_host(machine)
+    module = IRModule({name: raw_pointer_function(func) for name, func in functions.items()})
+    module = tirx.transform.BindTarget(machine)(module)
+    lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
+    module = lower(module)
+    named = {
+        var: _task_range(var.name_hint, func, (scratch or {}).get(var.name_hint, 0)).with_attr(
+            "global_symbol", var.name_hint
+        )
+        for var, func in module.functions_items()
+    }
+    return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
+
+
+def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.PrimFunc:
+    """A lowered function that runs some of its tasks, in memory that it is given.
+
+    def f(x, y): v = alloc(40000); for i in parallel(28): …
+      -->
+    def f(x, y, scratch, begin, end): v = decl(scratch + 0); for i in range(begin, end): …
+
+    Small buffers become registers or stack, never a call of TVM's allocator. Raises RuntimeError for a function that
+    needs more stack, more scratch, or has other than one parallel loop.
+    """
+    scratch = tirx.Var("scratch_p", PointerType(PrimType("float32"), "global"))
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    area = tirx.decl_buffer((max(1, scratch_bytes // FLOAT),), "float32", "scratch")
+    on_stack = in_scratch = loops = 0
+
+    def place(allocation: tirx.AllocBuffer) -> tirx.Stmt:
+        nonlocal on_stack, in_scratch
+        buffer = allocation.buffer
+        size = math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
+        if scratch_bytes and size >= SCRATCH_MINIMUM:
+            start = tirx.address_of(tirx.BufferLoad(area, [in_scratch // FLOAT]))
+            in_scratch += round_up(size, ALIGNMENT)
+            return tirx.DeclBuffer(buffer, data=start)
+        on_stack += size
+        annotations = {**dict(allocation.annotations), "disable_lower_builtin": tirx.IntImm("bool", 1)}
+        return tirx.AllocBuffer(buffer, annotations)
+
+    def bound(loop: tirx.For) -> tirx.For:
+        nonlocal loops
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        loops += 1
+        return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
+
+    body = tvm_ffi.structural_map(prefetching(func.body), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
+    if on_stack > STACK_LIMIT:
+        raise RuntimeError(
+            f"{name} would take {on_stack} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
+        )
+    if in_scratch > scratch_bytes or loops > 1:
+        raise RuntimeError(f"{name} takes {in_scratch} bytes of the {scratch_bytes} it has, in {loops} parallel loops")
+    if scratch_bytes:
+        body = tirx.SeqStmt([tirx.DeclBuffer(area, data=scratch), body])
+    return tirx.PrimFunc([*func.params, scratch, begin, end], body, func.ret_type, func.attrs)

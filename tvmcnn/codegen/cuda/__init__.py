@@ -1,0 +1,1 @@
+"""Code for GPUs: CUDA C++, compiled by nvcc."""

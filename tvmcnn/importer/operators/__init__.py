@@ -1,0 +1,89 @@
+"""What each ONNX operator means to tvmcnn: one function a name, whose signature is the ONNX schema.
+
+A function takes the node's inputs as Values (None where optional and left out) and its attributes as keywords with
+ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`. It returns a Meaning: the
+operator, the operands that matter at run time, attributes with nothing left implicit, and the output's shape and dtype;
+for a node with several outputs a tuple of them, for each output is computed by itself. It raises Unsupported for what
+tvmcnn does not do, Undecided (one of these) for an operand that must be constant and is not, and ModelError for what
+contradicts itself. To add an operator, add its function here, then its tensor expression in ops/.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
+from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
+
+__all__ = [
+    "DTYPES",
+    "OPERATORS",
+    "Meaning",
+    "Meanings",
+    "Schema",
+    "Undecided",
+    "Unsupported",
+    "Value",
+    "operators_page",
+    "schema",
+]
+
+FAMILIES = (
+    windows,
+    dense,
+    elementwise,
+    norm,
+    reduce,
+    resize,
+    shape,
+    move,
+    gather,
+    fill,
+)  # importing them fills OPERATORS
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it
+    does."""
+
+    name: str
+    attributes: str
+    summary: str
+
+
+def schema(name: str) -> Schema:
+    """The row of the operator `name`, from the signature and docstring of its function."""
+    function = OPERATORS[name]
+    words = []
+    for parameter in inspect.signature(function).parameters.values():
+        default = "" if parameter.default in (inspect.Parameter.empty, None) else f"={parameter.default}"
+        if parameter.name.endswith("_"):
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append(f"{parameter.name}…")
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            words.append(f"[{parameter.name}]" if parameter.default is None else parameter.name)
+        else:
+            words.append(f"{parameter.name}{default}")
+    summary = (function.__doc__ or "").splitlines()[0]
+    return Schema(name, " ".join(words), summary.removeprefix(f"ONNX {name}").strip(" .,:;"))
+
+
+def operators_page(rows: Sequence[Schema]) -> str:
+    """The table as docs/operators.md has it."""
+    head = f"""# Operators
+
+Made by `tvmcnn ops --markdown`. These {len(rows)} operators of ONNX compile, of opset 7 and later; Upsample becomes
+Resize. `tvmcnn ops --check MODEL` lists every node of a model that does not compile, with the reason.
+
+An operand in brackets may be left out; an attribute is followed by its default. Tensors are float32, float64, integers
+of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, which compile says. Operands that decide
+shapes must be constant.
+
+| operator | operands and attributes | meaning |
+|---|---|---|"""
+    lines = (f"| {row.name} | `{row.attributes}` | {row.summary.replace('|', chr(92) + '|')} |" for row in rows)
+    return "\n".join([head, *lines])

@@ -1,0 +1,1 @@
+"""Expressions that only rules for GPUs schedule."""

@@ -1,0 +1,153 @@
+"""Open variants: the nodes of one fused kernel as separate expressions in plain layout, so that hidden tensors show.
+
+They read the very inputs and packed constants of the fused kernel, and store each tensor that fusion keeps in
+registers.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.fuse import POOLS
+from tvmcnn.network import Channel, Node, Pixel, Step
+from tvmcnn.ops.formulas import FORMULAS
+from tvmcnn.ops.images import term
+from tvmcnn.ops.operands import Operands, extents, float32, unravel
+from tvmcnn.ops.winograd import filter_tap
+
+Weight = Callable[[Any, Any, Any, Any], Expr]
+
+
+def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
+    """One tensor for each of `Kernel.hidden`, in order, in its ONNX shape."""
+    shapes = {tensor.name: tensor.shape for tensor in step.choice.kernel.hidden}
+    made: dict[str, te.Tensor] = {}
+    for node in step.choice.kernel.all_nodes[:-1]:
+        make = ANCHORS.get(node.op)
+        if make is not None and node is step.choice.kernel.anchor:
+            made[node.output] = make(step, node, shapes[node.output], given, made)
+        elif node.op in POOLS:
+            made[node.output] = _tiles(node, shapes[node.output], made[node.inputs[0]])
+        else:
+            made[node.output] = _elementwise(node, shapes[node.output], made, step, given)
+    return list(made.values())
+
+
+def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
+    if step.choice.algorithm in ("dense", "dense_images"):
+        return _dense(step, node, shape, given, made)
+    x, image, layout = node.inputs[0], step.choice.kernel.inputs[0].shape, step.choice.reads[0]
+    weight, depth = _weight(step, given.constants[node.inputs[1]]), image[1] // node["group"]
+    (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
+    rc = te.reduce_axis((0, depth), "rc")
+    rh, rw = te.reduce_axis((0, node["kernel_shape"][0]), "rh"), te.reduce_axis((0, node["kernel_shape"][1]), "rw")
+
+    def tap(n: Any, o: Any, y: Any, z: Any) -> Expr:
+        h, w = y * sh + rh * dh - top, z * sw + rw * dw - left
+        channel = Channel(o // (shape[1] // node["group"]) * depth + rc, 0, 1)
+        inside = tirx.all(h >= 0, h < image[2], w >= 0, w < image[3])
+        pixel = Pixel(n, channel, h, w)
+        source = made[x][n, channel.flat, h, w] if x in made else given.inputs[x][layout.index(pixel)]
+        return te.sum(tirx.if_then_else(inside, source, float32(0.0)) * weight(o, rc, rh, rw), axis=[rc, rh, rw])
+
+    total = te.compute(shape, tap, name=f"{node.op.lower()}_sum")
+    return _add_bias(step, node, shape, given, total)
+
+
+def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
+    x, packed = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
+    images = step.choice.reads[0].images
+    rk = te.reduce_axis((0, int(packed.shape[0 if images > 1 else 1])), "rk")
+
+    def dot(*indices: Any) -> Expr:
+        if node.op == "Conv":
+            row, o = indices[:2]
+        else:
+            row, o = tirx.const(0, "int32"), indices[-1]
+            for index, extent in zip(indices[:-1], shape[:-1], strict=True):
+                row = row * extent + index
+        if images > 1:
+            return te.sum(term(x, row // images, rk, row % images) * packed[rk, o], axis=[rk])
+        depth, width = int(packed.shape[1]), int(packed.shape[2])
+        return te.sum(x[unravel(row * depth + rk, extents(x))] * packed[o // width, rk, o % width], axis=[rk])
+
+    return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
+
+
+def _add_bias(step: Step, node: Node, shape: tuple[int, ...], given: Operands, total: te.Tensor) -> te.Tensor:
+    def element(*indices: Any) -> Expr:
+        if len(node.inputs) < 3:
+            return total[indices]
+        return total[indices] + _constant(step, given, node.inputs[2], indices)
+
+    return te.compute(shape, element, name=node.op.lower())
+
+
+def _constant(step: Step, given: Operands, name: str, indices: tuple[Any, ...]) -> Expr:
+    """A constant of the epilogue, packed one value a channel, at plain indices."""
+    if name in given.scalars:
+        return float32(given.scalars[name])
+    packed = given.constants[name]
+    if step.choice.algorithm == "elementwise" and step.choice.writes.plain:
+        return given.read(name, indices)
+    is_image = len(indices) == 4 and step.choice.kernel.anchor.op != "Gemm"
+    channel = indices[1] if is_image else indices[-1]
+    if len(packed.shape) == 1:
+        return packed[channel]
+    block = int(packed.shape[1])
+    return packed[channel // block, channel % block]
+
+
+def _weight(step: Step, packed: te.Tensor) -> Weight:
+    """The weight as ONNX has it, k[o, c, i, j], read from where the algorithm's packing put it."""
+    lanes, block = int(packed.shape[-1]), int(packed.shape[-2])
+    return {
+        "winograd": lambda o, c, i, j: filter_tap(packed, step.choice.config.tile, o, c, i, j),
+        "streamed": lambda o, c, i, j: packed[o // lanes, c // lanes, c % lanes, i, j, o % lanes],
+        "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
+        "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
+        "columns": lambda o, c, i, j: packed[c, i, j, o],
+        "conv_images": lambda o, c, i, j: packed[c, i, j, o],
+        "pixels": lambda o, c, i, j: packed[o, c, i, j],
+        "grouped": lambda o, c, i, j: packed[o, c, i, j],
+    }[step.choice.algorithm]
+
+
+def _tiles(node: Node, shape: tuple[int, ...], x: te.Tensor) -> te.Tensor:
+    p, q = node["kernel_shape"]
+
+    def element(n: Any, c: Any, y: Any, z: Any) -> Expr:
+        window = [x[n, c, y * p + dy, z * q + dz] for dy in range(p) for dz in range(q)]
+        value = functools.reduce(tirx.max if node.op == "MaxPool" else operator.add, window)
+        return value if node.op == "MaxPool" else value / float32(p * q)
+
+    return te.compute(shape, element, name=node.op.lower())
+
+
+def _elementwise(
+    node: Node, shape: tuple[int, ...], made: dict[str, te.Tensor], step: Step, given: Operands
+) -> te.Tensor:
+    def operand(name: str, indices: tuple[Any, ...]) -> Expr:
+        if name in made:
+            return made[name][indices]
+        if name not in given.inputs:
+            return _constant(step, given, name, indices)
+        plain = step.choice.algorithm == "elementwise" and step.choice.writes.plain
+        if len(indices) != 4 or plain or step.choice.kernel.anchor.op == "Gemm":
+            return given.read(name, indices)
+        n, c, h, w = indices
+        return given.read(name, Pixel(n, Channel(c, 0, 1), h, w))
+
+    def element(*indices: Any) -> Expr:
+        return FORMULAS[node.op](*(operand(name, indices) for name in node.inputs), **node.attributes)
+
+    return te.compute(shape, element, name=node.op.lower())
+
+
+ANCHORS = {"Conv": _conv, "Gemm": _dense}

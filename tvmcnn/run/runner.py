@@ -1,0 +1,437 @@
+"""Run: a compiled library becomes a callable. Needs numpy and apache-tvm-ffi; imports neither tvm nor onnx.
+
+`Runner.__call__` is one native call. `activations` and `profile` chain the same kernels one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tvm_ffi
+
+from tvmcnn.artifact.container import Manifest
+from tvmcnn.errors import InputError, caught, explained
+from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
+from tvmcnn.run.dlopen import Mapped
+from tvmcnn.targets import usable_cpus
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """An input or output, with the attributes that onnxruntime gives it."""
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+    @property
+    def type(self) -> str:
+        """ONNX's word: tensor(float) for float32, tensor(int64)."""
+        word = {"float32": "float", "float64": "double"}.get(self.dtype, self.dtype)
+        return f"tensor({word})"
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What one kernel costs: median µs of many calls, floating-point operations, bytes read and written."""
+
+    name: str
+    ops: str
+    algorithm: str
+    microseconds: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return self.flops / self.microseconds / 1e3
+
+
+class Runner:
+    """A loaded network. Any number of threads may call it at once: each call takes an arena of its own from a pool.
+
+    A call shares its work with up to `threads` - 1 workers, which all networks of the process have in common; kernels
+    of less than 20 µs run on the caller's thread. Results are bit for bit the same for every number of threads.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
+        self.path, self.manifest, self._threads = path, manifest, threads
+        self.name: str = manifest["name"]
+        self.symbol: str = manifest["symbol"]  # what the names of its entries begin with
+        self.target: str = manifest["target"]["name"]
+        self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
+        self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
+        self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
+        library = Mapped(path, manifest["sha256"])
+        self._symbols = library.symbols
+        self._open(library)
+        self._arenas: list[tuple[int, Array]] = []
+        self._spare = 2 * usable_cpus()  # arenas that wait for a call; more that a crowd of callers needed are freed
+        self._library = library  # the last, to go behind the functions of it
+
+    def _open(self, library: Mapped) -> None:
+        """Find the library's entries."""
+        module = tvm_ffi.load_module(library.spelling, keep_module_alive=False)
+        self._native = module.get_function(f"{self.symbol}_run")
+        self._native_bind = module.get_function(f"{self.symbol}_bind")
+
+    def __call__(self, *arrays: Any, out: Any = None) -> Any:
+        """The outputs for the inputs in graph order: one array, or a tuple if the network has several.
+
+        Inputs are arrays of exactly the compiled shapes and dtypes: NumPy, or anything with __dlpack__ on the CPU.
+        `out` takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with
+        each other. Raises InputError for what does not fit.
+        """
+        # Every Python statement here is time beside a network of 13 µs: the native entry checks types, shapes, strides
+        # and alignment itself, and only what it refuses goes the slow way.
+        if out is None:
+            outputs = self._allocate()
+        else:
+            outputs = tuple(out) if type(out) in (tuple, list) else (out,)
+            if len(arrays) != len(self.inputs):  # the native entry sees the sum of both counts only
+                self._check_counts(arrays, outputs)
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = self._new_arena()
+        try:
+            self._native(*arrays, *outputs, arena[0], self._threads)
+        except Exception:
+            self._run_checked(arrays, outputs, arena[0])
+        finally:
+            if len(self._arenas) < self._spare:
+                self._arenas.append(arena)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @property
+    def programs(self) -> tuple[Runner, ...]:
+        """The runner of each batch size: this one. Not kept, so that the last reference to it unloads the library."""
+        return (self,)
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call may use, the caller's among them. Fixed: each has its scratch in every arena."""
+        return self._threads
+
+    @caught
+    def bind(self, *arrays: Any, out: Any = None) -> Callable[[], Any]:
+        """A function without arguments that runs the network on these arrays, whatever they hold by then.
+
+        It reads the inputs where they are, writes to `out` (new arrays if not given) and returns it. Nothing is checked
+        or allocated in a call, which saves 0.8 of LeNet-5's 5 µs. One thread at a time may call it. Raises InputError
+        for inputs or outputs that do not fit, or could only be used as a copy.
+        """
+        outputs = self._allocate() if out is None else tuple(out) if isinstance(out, tuple | list) else (out,)
+        self._check_counts(arrays, outputs)
+        given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
+        for array, ours, info in zip(arrays, given, self.inputs, strict=True):
+            if isinstance(array, np.ndarray) and ours is not array:
+                raise InputError(f"input '{info.name}' is not C-contiguous and aligned: a call could not see it change")
+        for array, info in zip(outputs, self.outputs, strict=True):
+            check_output(array, info)
+        arena = self._new_arena()
+        native = self._native_bind(*given, *outputs, arena[0], self.threads)
+        result = outputs[0] if len(outputs) == 1 else outputs
+
+        def call(keep: Any = (given, arena, self._library)) -> Any:
+            native()
+            return result
+
+        return call
+
+    @caught
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """onnxruntime's form: a list of the named outputs (None: all) for inputs by name."""
+        return named_outputs(self, output_names, feeds)
+
+    def get_inputs(self) -> list[ArrayInfo]:
+        """Names and shapes of the inputs, as onnxruntime gives them."""
+        return list(self.inputs)
+
+    def get_outputs(self) -> list[ArrayInfo]:
+        """Names and shapes of the outputs."""
+        return list(self.outputs)
+
+    @property
+    def folded(self) -> dict[str, str]:
+        """ONNX tensors that no kernel computes, each with the reason."""
+        return dict(self.manifest["folded"])
+
+    @caught
+    def step_by_step(self, *arrays: Any) -> Any:
+        """What `__call__` returns, by the graph runner: one native call a kernel. Bitwise equal."""
+        outputs = self._allocate()
+        with _Frame(self, arrays, outputs) as frame:
+            for step in range(len(self.manifest["kernels"])):
+                frame.step(step)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @caught
+    def activations(self, *arrays: Any) -> dict[str, Array]:
+        """Every tensor of the ONNX graph by its name, in the order that they are computed, outputs included.
+
+        Tensors that fusion hides come from an open variant of their kernel and agree with the fused one within
+        rounding. A float16 tensor inside the network is float32 here, as it is computed. `folded` names those that no
+        longer exist. Raises InputError if the library was compiled without them.
+        """
+        if not self.manifest["activations"]:
+            raise InputError(f"{self.path.name} was compiled with --no-activations: it cannot show hidden tensors")
+        found: dict[str, Array] = {}
+        with _Frame(self, arrays, self._allocate()) as frame:
+            for entry, address in zip(self.manifest["inputs"], frame.addresses, strict=False):
+                found |= {t["name"]: address.array.reshape(t["shape"]).copy() for t in entry["stores"]}
+            for index, kernel in enumerate(self.manifest["kernels"]):
+                frame.step(index)
+                found.update(frame.hidden(index, kernel["hidden"]))
+                for stored in kernel["stores"]:
+                    found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
+        return found
+
+    @caught
+    def profile(self, *arrays: Any, seconds: float = 0.2, kernel: str | None = None) -> list[KernelProfile]:
+        """Each kernel's cost (or that of the one named), measured one by one for about `seconds` in all.
+
+        Random inputs if none are given.
+        """
+        if not arrays:
+            arrays = tuple(random_array(info, seed) for seed, info in enumerate(self.inputs))
+        kernels = self.manifest["kernels"]
+        self._check_kernel(kernel)
+        count = len(kernels) if kernel is None else 1
+        profiles = []
+        with _Frame(self, arrays, self._allocate()) as frame:
+            for index, entry in enumerate(kernels):
+                frame.step(index)
+                if kernel not in (None, entry["name"]):
+                    continue
+                spent = frame.time(index, seconds / count)
+                words = (entry["name"], "+".join(entry["ops"]), entry["algorithm"])
+                profiles.append(KernelProfile(*words, spent * 1e6, 2 * entry["macs"], entry["bytes"]))
+        return profiles
+
+    def run_in(self, arrays: Sequence[Array], outputs: Sequence[Array], arena: Array) -> None:
+        """One native call on the caller's memory: arrays that fit, an arena of `arena_bytes` and `threads` times
+        `thread_bytes`."""
+        self._run_checked(arrays, outputs, arena.ctypes.data)
+
+    def _check_kernel(self, kernel: str | None) -> None:
+        if kernel is not None and kernel not in (names := [entry["name"] for entry in self.manifest["kernels"]]):
+            raise InputError(f"{self.name} has no kernel '{kernel}'; it has {_names(names)}")
+
+    def _allocate(self) -> tuple[Array, ...]:
+        try:  # which costs nothing, where `caught` would cost a call
+            return tuple([np.empty(shape, dtype) for shape, dtype in self._output_arrays])
+        except MemoryError as error:
+            raise explained(error, f"{self.name}: outputs") from error
+
+    @caught
+    def _new_arena(self) -> tuple[int, Array]:
+        """Another arena for the pool: its 64-byte aligned address, and the array that owns it."""
+        size = self.manifest["arena_bytes"] + self.threads * self.manifest["thread_bytes"]
+        memory = np.zeros(size + 2 * ALIGNMENT, np.uint8)
+        return memory.ctypes.data + -memory.ctypes.data % ALIGNMENT, memory
+
+    @caught
+    def _run_checked(self, arrays: Sequence[Any], outputs: Sequence[Any], arena: int) -> None:
+        """The slow way in: say what is wrong, or copy what only lies badly (strides, alignment)."""
+        run = self._symbols[f"{self.symbol}_run_threads"]
+        status = run(*self._addresses(arrays, outputs), ctypes.c_void_p(arena), ctypes.c_int32(self.threads))
+        if status:
+            raise RuntimeError(f"{self.name}_run_threads returned {status}")
+
+    def _addresses(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> list[_Address]:
+        self._check_counts(arrays, outputs)
+        given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
+        for array, info in zip(outputs, self.outputs, strict=True):
+            check_output(array, info)
+        return [_Address(array) for array in (*given, *outputs)]
+
+    def _check_counts(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> None:
+        if len(arrays) != len(self.inputs):
+            raise InputError(
+                f"{len(arrays)} inputs given;"
+                f" {self.name} takes {len(self.inputs)}: {_names(info.name for info in self.inputs)}"
+            )
+        if len(outputs) != len(self.outputs):
+            raise InputError(f"{len(outputs)} arrays in out=; {self.name} has {len(self.outputs)} outputs")
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
+        return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
+
+
+class Network(Protocol):
+    """What `Runner` and `BatchedRunner` have in common: a callable with named inputs and outputs."""
+
+    name: str
+    inputs: tuple[ArrayInfo, ...]
+    outputs: tuple[ArrayInfo, ...]
+
+    def __call__(self, *arrays: Any) -> Any:
+        """The outputs for the inputs in graph order."""
+
+
+def named_outputs(net: Network, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+    """The named outputs of `net` (None: all) for inputs by name."""
+    expected = [info.name for info in net.inputs]
+    if set(feeds) != set(expected):
+        raise InputError(f"the inputs given are {_names(feeds)}; {net.name} takes {_names(expected)}")
+    known = [info.name for info in net.outputs]
+    if unknown := [name for name in output_names or () if name not in known]:
+        raise InputError(f"{net.name} has no output '{unknown[0]}'; it has {_names(known)}")
+    result = net(*(feeds[name] for name in expected))
+    by_name = dict(zip(known, result if isinstance(result, tuple) else (result,), strict=True))
+    return [by_name[name] for name in output_names or known]
+
+
+class _Address(ctypes.c_void_p):
+    """The address of an array, which it keeps alive."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__(array.ctypes.data)
+        self.array = array
+
+
+class _Frame:
+    """One run, step by step: the arguments of every native call, and the arena between the steps."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        arrays: Sequence[Any],
+        outputs: tuple[Array, ...],
+        arena: tuple[int, Array] | None = None,
+    ) -> None:
+        """`arena`, its address and the array that owns it, is one of the runner's own if not given."""
+        self.runner, self.outputs, self.given = runner, outputs, arena is not None
+        self.addresses = runner._addresses(arrays, outputs)
+        if arena is not None:
+            self.arena = arena
+        else:
+            try:
+                self.arena = runner._arenas.pop()
+            except IndexError:
+                self.arena = runner._new_arena()
+        self.symbols = runner._symbols
+
+    def __enter__(self) -> _Frame:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self.given and len(self.runner._arenas) < self.runner._spare:
+            self.runner._arenas.append(self.arena)
+
+    def step(self, index: int, repeat: int = 1) -> None:
+        step = self.symbols[f"{self.runner.symbol}_step"]
+        numbers = (ctypes.c_int32(index), ctypes.c_int32(repeat), ctypes.c_int32(self.runner.threads))
+        step(*numbers, *self.addresses, ctypes.c_void_p(self.arena[0]))
+
+    def hidden(self, index: int, tensors: Sequence[Mapping[str, Any]], memory: Array | None = None) -> dict[str, Array]:
+        """What step `index` keeps in registers, by its open variant, which writes to `memory` of `hidden_bytes`."""
+        if not tensors:
+            return {}
+        infos = [_info(tensor) for tensor in tensors]
+        sizes = [_bytes(tensor) for tensor in tensors]
+        memory = np.empty(sum(sizes), np.uint8) if memory is None else memory
+        opened = self.symbols[f"{self.runner.symbol}_open"]
+        opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
+        parts = np.split(memory, np.cumsum(sizes)[:-1])
+        return {i.name: part.copy().view(i.dtype).reshape(i.shape) for i, part in zip(infos, parts, strict=True)}
+
+    def hidden_bytes(self, tensors: Sequence[Mapping[str, Any]]) -> int:
+        """Bytes that an open variant writes: its tensors one behind the other."""
+        return sum(map(_bytes, tensors))
+
+    def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
+        """A copy of what a kernel stored, in its logical shape."""
+        if output["space"] == "output":
+            return np.array(self.outputs[output["index"]].reshape(shape))
+        layout, stored = self._stored(output)
+        return np.array(layout.unpack(stored, tuple(output["shape"])).reshape(shape))
+
+    def write(self, output: Mapping[str, Any], array: Array) -> None:
+        """Put an array where a kernel stores its output."""
+        if output["space"] == "output":
+            np.copyto(self.outputs[output["index"]].reshape(array.shape), array)
+            return
+        layout, stored = self._stored(output)
+        stored[...] = layout.pack(array)
+
+    def _stored(self, output: Mapping[str, Any]) -> tuple[Layout, Array]:
+        layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
+        logical, dtype = tuple(output["shape"]), np.dtype(output["dtype"])
+        start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
+        steps = [stride * dtype.itemsize for stride in layout.strides(logical)] if layout.pitch else None
+        return layout, np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)
+
+    def time(self, index: int, seconds: float) -> float:
+        """Median seconds of one call of step `index`, over native batches that take about `seconds` together."""
+
+        def batch(repeat: int) -> float:
+            start = time.perf_counter()
+            self.step(index, repeat)
+            return (time.perf_counter() - start) / repeat
+
+        batch(1)
+        repeat = min(1 << 20, max(1, int(seconds / 10 / batch(2))))
+        return float(np.median([batch(repeat) for _ in range(9)]))
+
+
+def _info(entry: Mapping[str, Any]) -> ArrayInfo:
+    return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+
+def _bytes(entry: Mapping[str, Any]) -> int:
+    info = _info(entry)
+    return math.prod(info.shape) * np.dtype(info.dtype).itemsize
+
+
+def random_array(info: ArrayInfo, seed: int) -> Array:
+    """An array that an input takes: standard normal floats, small integers of either sign, coins."""
+    rng, dtype = np.random.default_rng(seed), np.dtype(info.dtype)
+    values = rng.standard_normal(info.shape, dtype=np.float32)
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    return values > 0 if dtype.kind == "b" else (4 * (np.abs(values) if dtype.kind == "u" else values)).astype(dtype)
+
+
+def checked_array(value: Any, info: ArrayInfo) -> Array:
+    """`value` as a C-contiguous, aligned array. Raises InputError for another shape, dtype or byte order."""
+    if isinstance(value, np.ndarray):
+        array = value
+    elif hasattr(value, "__dlpack__"):
+        try:
+            array = np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(f"input '{info.name}' cannot be read through DLPack: {error}") from error
+    else:
+        kind = type(value).__name__
+        raise InputError(f"input '{info.name}' is a {kind}; allowed are NumPy arrays and what has __dlpack__")
+    if array.dtype != info.dtype:
+        order = "big-endian " if array.dtype.newbyteorder("=") == info.dtype else ""
+        raise InputError(f"input '{info.name}' is {order}{array.dtype.name}; it must be native {info.dtype}")
+    if array.shape != info.shape:
+        raise InputError(f"input '{info.name}' has the shape {array.shape}; the library is compiled for {info.shape}")
+    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_output(array: Any, info: ArrayInfo) -> None:
+    """Raise InputError unless `array` can take an output as it is."""
+    if not isinstance(array, np.ndarray) or array.dtype != info.dtype or array.shape != info.shape:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"out= for '{info.name}' is {found}; it must be a native {info.dtype} array of {info.shape}")
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise InputError(f"out= for '{info.name}' must be C-contiguous, aligned and writeable")
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
