@@ -129,6 +129,7 @@ def outcome(data: bytes) -> dict[str, Any]:
     from tvmcnn.choose.records import Records
     from tvmcnn.errors import TvmcnnError
     from tvmcnn.fuse import fuse
+    from tvmcnn.fuse.passes import simplified
     from tvmcnn.importer import import_model
     from tvmcnn.layout import Weights, lay_out
     from tvmcnn.targets import TARGETS
@@ -139,7 +140,7 @@ def outcome(data: bytes) -> dict[str, Any]:
     except Exception:  # protobuf's own classes
         parses = False
     try:
-        network = import_model(data)
+        network = simplified(import_model(data))
         lay_out(network, choose(network, fuse(network), TARGETS["x86-64-v3"], Records({})), Weights())
     except TvmcnnError as error:
         return {"parses": parses, "refused": type(error).__name__, "text": str(error)}

@@ -16,6 +16,7 @@ from tvmcnn.check.observe import Observed
 from tvmcnn.check.random_inputs import drawn_inputs
 from tvmcnn.check.reference import reference
 from tvmcnn.check.verify import Verdict, compare
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network, Node
 
@@ -45,7 +46,7 @@ def unary(*ops: str, out: int = TensorProto.FLOAT, kind: int = TensorProto.FLOAT
 
 
 def found_bounds(proto: Model, x: Array, growths: dict[str, float] | None = None) -> tuple[Network, Bounds]:
-    network = import_model(proto)
+    network = simplified(import_model(proto))
     inputs = {"x": x}
     return network, bounds_of(network, inputs, lambda follow: reference(proto, inputs, follow=follow), growths)
 
@@ -56,7 +57,7 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 def judged(proto: Model, x: Array, spoil: Callable[[dict[str, Array]], None] = lambda found: None) -> Verdict:
     """The verdict on NumPy's own float32 results, spoilt by a planted error."""
-    network = import_model(proto)
+    network = simplified(import_model(proto))
     values = {name: np.array(a) for name, a in reference(proto, {"x": x}, every_tensor=True).items()}
     spoil(values)
     outputs = tuple(values[tensor.name] for tensor in network.outputs)
@@ -356,7 +357,7 @@ def test_float16_in_between_is_followed() -> None:
 def drawn(nodes: list[Any], constants: dict[str, Array], kind: int = TensorProto.INT64, out: int = 1) -> Array:
     """Many draws of input i, of shape (41,)."""
     proto = model(nodes, ("y", out), constants=constants, i=(kind, (41,)))
-    network = import_model(proto)
+    network = simplified(import_model(proto))
     return np.concatenate([drawn_inputs(network, seed)["i"] for seed in range(9)])
 
 
@@ -383,7 +384,7 @@ def test_bounds_that_arrive_do_not_cross() -> None:
     proto = model(
         [helper.make_node("Clip", ["x", "low", "high"], ["y"])], ("y", 1), x=(1, SHAPE), low=(1, ()), high=(1, ())
     )
-    network = import_model(proto)
+    network = simplified(import_model(proto))
     for seed in range(9):
         inputs = drawn_inputs(network, seed)
         assert inputs["low"] <= 0 <= inputs["high"]
@@ -396,7 +397,7 @@ def test_other_integers_have_either_sign() -> None:
 
 def test_tame_inputs_are_small() -> None:
     proto = model([helper.make_node("Cast", ["i"], ["y"], to=1)], ("y", 1), i=(TensorProto.INT64, (41,)))
-    network = import_model(proto)
+    network = simplified(import_model(proto))
     assert {*drawn_inputs(network, 0, tame=1)["i"].tolist()} == {0, 1}
     assert {*drawn_inputs(network, 0, tame=2)["i"].tolist()} == {0}
 

@@ -31,6 +31,7 @@ from tvmcnn.codegen import jobs, workers
 from tvmcnn.codegen.cpu.generate import Functions
 from tvmcnn.errors import ToolError
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
@@ -57,7 +58,7 @@ def blocks(count: int, maps: int = 16) -> Graph:
 
 
 def program(model: Any) -> Program:
-    network = import_model(model, name="net")
+    network = simplified(import_model(model, name="net"))
     return lay_out(network, choose(network, fuse(network), V3, NONE), Weights())
 
 
@@ -194,7 +195,7 @@ def test_an_edit_of_any_source_counts(where: str, tmp_path: Path, monkeypatch: p
     from tvmcnn.codegen.cuda import kernel as cuda
 
     model = blocks(1).model()
-    network = import_model(model, name="net")
+    network = simplified(import_model(model, name="net"))
     choices = gpu.choose(network, fuse(network)) if where == "GPU" else choose(network, fuse(network), V3, NONE)
     steps = [jobs.without_names(step) for step in lay_out(network, choices, Weights()).steps]
 

@@ -25,6 +25,7 @@ from tvmcnn.codegen.cuda import kernel as cuda
 from tvmcnn.configs import CONFIGS, Config, DenseConfig, DirectConfig, GemmConfig, MmaConfig, WinogradConfig
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Choice, Network
@@ -165,7 +166,7 @@ def test_any_config_is_taken_or_refused(build: Callable[[Graph], str]) -> None:
     """Nothing but a sentence comes of choosing and packing by it, whatever it is."""
     g = Graph()
     g.output(build(g))
-    network, rng = import_model(g.model()), random.Random(7)
+    network, rng = simplified(import_model(g.model())), random.Random(7)
     for rule in CASES[build]:
         for _ in range(25):
             with contextlib.suppress(TvmcnnError):
@@ -207,7 +208,7 @@ def test_why_it_does_not_fit(build: Callable[[Graph], str], rule: str, fields: d
     """What would be computed wrongly, where nobody may verify it."""
     g = Graph()
     g.output(build(g))
-    network = import_model(g.model())
+    network = simplified(import_model(g.model()))
     with pytest.raises(TvmcnnError, match=rf"^the record of .* does not fit it: rule {rule}, ") as caught:
         chosen(network, rule, fields)
     assert str(caught.value).endswith(f": {reason}")
@@ -225,7 +226,7 @@ def test_what_the_rule_refuses_is_the_records(
     monkeypatch.setattr(cuda, "SHARED_BYTES", 2048)
     g = Graph()
     g.output(row(g))
-    words = kernel_words(network := import_model(g.model()), fuse(network)[0])
+    words = kernel_words(network := simplified(import_model(g.model())), fuse(network)[0])
     line = record(words, rule, fields, isa=target if rule == "gemv" else "")
     (tmp_path / "records.jsonl").write_text(line)
     with pytest.raises(
@@ -238,7 +239,7 @@ def test_what_the_rule_refuses_is_the_records(
 def test_the_tuner_tries_no_record_that_does_not_fit() -> None:
     g = Graph()
     g.output(three_by_three(g))
-    network = import_model(g.model())
+    network = simplified(import_model(g.model()))
     (problem,) = problems(lay_out(network, choose(network, fuse(network), V3, NONE), Weights()))
     fits, not_so = ("winograd", WinogradConfig(unroll=8)), ("winograd", WinogradConfig(strip=8))
     order = [key_of(choice) for choice in State(problem, Log(), V3, [not_so, fits], [], {"winograd": not_so}, 0).order]
@@ -250,7 +251,7 @@ def test_neighbours_stay_within_what_is_allowed() -> None:
     """A tile with one number more may have too many sums: then it is no neighbour."""
     g = Graph()
     g.output(dense(g))
-    network = import_model(g.model())
+    network = simplified(import_model(g.model()))
     (choice,) = [each for each in choose(network, fuse(network), V3, NONE) if each.rule == "dense"]
     widest = dataclasses.replace(choice, config=DenseConfig(width=512, parts=4))
     found = [each.config for each in neighbours(network, widest, V3)]

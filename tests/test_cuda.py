@@ -41,6 +41,7 @@ from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig, MmaConfig
 from tvmcnn.errors import ArtifactError, InputError, TargetError, ToolError, VerifyError
 from tvmcnn.fuse import fuse, multiply_accumulates
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.ops import norm
@@ -263,7 +264,7 @@ def test_small_networks_are_one_launch(
     compiled = check(build(batch), tmp_path)
     (step,) = compiled.program.steps
     assert step.choice.rule == "whole"
-    kernels = fuse(import_model(build(batch)))
+    kernels = fuse(simplified(import_model(build(batch))))
     macs = sum(multiply_accumulates(compiled.program.network, kernel) for kernel in kernels)
     assert tvmcnn.load(compiled.path).manifest["kernels"][0]["macs"] == macs
     golden(compiled.code["tir"]())
@@ -282,7 +283,7 @@ def test_images_of_a_block(
 
 def test_one_image_is_computed_once() -> None:
     """A block makes each element of its image once: its loops cover what it stores, up to whole rounds of threads."""
-    network = import_model(lenet(9))
+    network = simplified(import_model(lenet(9)))
     (step,) = lay_out(network, gpu.choose(network, fuse(network)), Weights()).steps
     text = cuda.scheduled(step).script()
     rounds = [int(n) for n in re.findall(r"fused_0 in range\((\d+)\)", text)]
@@ -328,7 +329,7 @@ def test_winograd(
 
 def test_winograd_by_estimate() -> None:
     """Where there are many pixels; of 7 x 7 its tiles are few, and the sum is better split."""
-    network = import_model(make("resnet18"))
+    network = simplified(import_model(make("resnet18")))
     found = {
         choice.kernel.output.shape[2]: choice.config
         for choice in gpu.decided(network, fuse(network), NONE)
@@ -412,7 +413,7 @@ def test_rounding() -> None:
 
 
 def test_exact_has_no_winograd() -> None:
-    network = import_model(make("resnet18"))
+    network = simplified(import_model(make("resnet18")))
     found = gpu.choose(network, fuse(network), exact=True)
     assert not {choice.algorithm for choice in found} & {"winograd_in", "winograd_gemm", "winograd_out"}
     assert "winograd_gemm" in {choice.algorithm for choice in gpu.choose(network, fuse(network))}

@@ -25,6 +25,7 @@ from tvmcnn.compiler import Compiled
 from tvmcnn.configs import StreamedConfig, WinogradConfig
 from tvmcnn.errors import VerifyError
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.ops import winograd as expressions
 from tvmcnn.targets import TARGETS, resolve
@@ -57,7 +58,7 @@ def residual() -> onnx.ModelProto:
 
 def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str, **options: Any) -> Compiled:
     """The model with `config` for its convolutions of 3 x 3, verified."""
-    network = import_model(model)
+    network = simplified(import_model(model))
     rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
     config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes)
     words = [each for kernel in fuse(network) if "x3x3" in (each := kernel_words(network, kernel))]
@@ -139,7 +140,7 @@ def test_the_worst_of_several_is_said_also_for_gpus() -> None:
     g = Graph()
     x = g.node("Relu", g.conv(g.input(1, 17, 14, 25), 48, (3, 3), pads=[1, 1, 1, 1]))
     g.output(g.conv(g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1]), 19, (2, 2)))
-    network = import_model(g.model())
+    network = simplified(import_model(g.model()))
     found: dict[str, dict[str, tuple[Record, str]]] = {}
     for kernel, tile in zip(fuse(network), (2, 4), strict=False):
         line = record(kernel_words(network, kernel), "gemm", {"winograd": tile}, isa="cuda:sm_80")

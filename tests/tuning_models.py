@@ -8,6 +8,7 @@ from helpers import Graph
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import NONE
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
@@ -67,7 +68,7 @@ def wide() -> onnx.ModelProto:
 
 
 def program_of(model: onnx.ModelProto, target: str = "native") -> Program:
-    network = import_model(model)
+    network = simplified(import_model(model))
     return lay_out(network, choose(network, fuse(network), resolve(target), NONE), Weights())
 
 

@@ -39,6 +39,7 @@ def prepare(folder: Path, networks: str, target: str) -> None:
     from bench_models import parse
 
     import tvmcnn
+    from tvmcnn.fuse.passes import simplified
     from tvmcnn.importer import import_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def prepare(folder: Path, networks: str, target: str) -> None:
         name = str(entry).replace("@", "_").replace(":", "_b")
         with tempfile.TemporaryDirectory() as models:
             model = entry.file(Path(models))
-            network = import_model(model, batch=entry.batch)
+            network = simplified(import_model(model, batch=entry.batch))
             tvmcnn.compile(model, target, folder / f"{name}.so", batch=entry.batch, report=print)
             x = np.random.default_rng(0).standard_normal(network.inputs[0].shape, dtype=np.float32)
             session = onnxruntime.InferenceSession(str(model))

@@ -21,6 +21,7 @@ from tvmcnn.choose.records import NONE
 from tvmcnn.codegen.cuda.generate import Kernels
 from tvmcnn.codegen.cuda.nvcc import Resources, compile_object, nvcc_version, resources
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.precision import PRECISIONS
@@ -33,7 +34,7 @@ Found = dict[str, list[Resources]]
 
 def taken(model: Path, batch: int, machine: Gpu, precision: str) -> Found:
     """By rule, what ptxas says of each distinct kernel of a model on each architecture."""
-    network = import_model(model, batch=batch)
+    network = simplified(import_model(model, batch=batch))
     weights = Weights()
     program = lay_out(network, gpu.choose(network, fuse(network), NONE, precision), weights)
     kernels = Kernels.of([program], machine, silent)

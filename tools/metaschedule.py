@@ -27,6 +27,7 @@ from tvmcnn.choose.cpu.winograd import as_direct, without_data
 from tvmcnn.choose.records import NONE
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Choice, Program, Step, Tensor
@@ -89,7 +90,7 @@ def tunable(program: Program, target: Target) -> list[Problem]:
 
 def program_of(model: Path, batch: int, target: Target) -> Program:
     """The network with computed configs, whose kernels are tuned."""
-    network = import_model(model, batch=batch)
+    network = simplified(import_model(model, batch=batch))
     return lay_out(network, choose(network, fuse(network), target, NONE), Weights())
 
 

@@ -26,6 +26,7 @@ from tvmcnn.choose.cpu.defaults import direct_config
 from tvmcnn.choose.records import NONE
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.network import Choice
 from tvmcnn.run import load
@@ -50,7 +51,7 @@ def model() -> onnx.ModelProto:
 
 def steps(target: Target) -> list[tuple[str, bool, DirectConfig | None]]:
     """Of each step what it does, whether images are in blocks, and the rule's numbers (None: the loops as written)."""
-    network = import_model(model(), name="conv")
+    network = simplified(import_model(model(), name="conv"))
     (kernel,) = fuse(network)
     best = direct_config(kernel, MAPS, 16, target)
     return [
@@ -66,7 +67,7 @@ def steps(target: Target) -> list[tuple[str, bool, DirectConfig | None]]:
 
 def library(blocked: bool, config: DirectConfig | None, target: Target, folder: Path) -> Runner:
     """The convolution compiled by one step."""
-    network = import_model(model(), name="conv")
+    network = simplified(import_model(model(), name="conv"))
     choices = choose(network, fuse(network), target, NONE, exact=True, blocked=blocked)
     folder.mkdir()
     net = load(built(network, [_as(choice, config) for choice in choices], target, folder), threads=1)

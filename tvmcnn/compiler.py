@@ -36,6 +36,7 @@ from tvmcnn.codegen.link import c_compiler, compiler_version
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ModelError, ToolError, VerifyError, caught
 from tvmcnn.fuse import fuse, multiply_accumulates
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
@@ -143,7 +144,7 @@ def compile(  # noqa: A001 (the contract's name)
         batches = _batches(batch, name if len(machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}")
         found = []
         for size, label in batches:
-            network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
+            network = simplified(import_model(model, input_shapes, batch=size, values=input_values, name=label))
             program = lay_out(network, _chosen(network, machine, configs, precision, exact=exact), weights)
             for line in (*network.notes, *map(kernel_line, program.steps)):
                 report(line)

@@ -28,6 +28,7 @@ from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import jobs_of
 from tvmcnn.errors import ArtifactError, ModelError, VerifyError, caught
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Array, Program
@@ -112,7 +113,7 @@ def rebuilt(library: str | PathLike[str], model: Model) -> tuple[Program, Target
 def _laid_out(model: Model, target: str, entry: Manifest, activations: bool) -> Program:
     """The new model's program for a target, with the functions of the old one. Raises ModelError where they differ."""
     shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in entry["inputs"]}
-    network = import_model(model, shapes, name=entry["symbol"])
+    network = simplified(import_model(model, shapes, name=entry["symbol"]))
     machine = TARGETS[target]
     choices = choose(network, fuse(network), machine, pinned(entry, target))
     program = lay_out(network, choices, Weights())

@@ -26,6 +26,7 @@ from tvmcnn.codegen.cpu.generate import Functions, compile_functions, generate
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ArtifactError, caught
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Choice, Network
@@ -175,7 +176,7 @@ class _Trial:
     def _built(self, switch: str, folder: Path) -> Path:
         target = TARGETS[self.target]
         shapes = {entry["name"]: tuple(entry["shape"]) for entry in self.manifest["inputs"]}
-        network = import_model(self.model, shapes, name=f"without_{switch}")
+        network = simplified(import_model(self.model, shapes, name=f"without_{switch}"))
         records = NONE if switch == "config" else pinned(self.manifest, self.target)
         choices = choose(
             network,

@@ -18,6 +18,7 @@ from tvmcnn.check.observe import Observed, Subject, observe, subjects
 from tvmcnn.check.random_inputs import drawn_inputs
 from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, caught
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.network import Array, Network
 from tvmcnn.onnx_file import Model, allowed_folder
@@ -134,7 +135,7 @@ def verify_program(
     histograms: bool = False,
 ) -> Verdict:
     """`verify_library` of one program."""
-    network = import_model(model, {info.name: info.shape for info in program.inputs})
+    network = simplified(import_model(model, {info.name: info.shape for info in program.inputs}))
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)

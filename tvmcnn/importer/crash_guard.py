@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, TvmcnnError
+from tvmcnn.importer.pipeline import import_opened
 from tvmcnn.network import Array, Shape
 from tvmcnn.onnx_file import Opened
 from tvmcnn.worker_process import Isolated, LostError
@@ -62,8 +63,6 @@ def perform(
     values: Mapping[str, Array],
 ) -> None:
     """The import, for its effect on the process. The `large` weights are zeros here: no shape depends on them."""
-    from tvmcnn.importer import import_opened
-
     weights = {name: np.zeros(shape, dtype) for name, (shape, dtype) in large.items()}
     try:
         import_opened(Opened(onnx.load_model_from_string(proto), weights), label, shapes, batch, values)

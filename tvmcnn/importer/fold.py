@@ -75,7 +75,7 @@ def _folded(
             again = _fold_several(model, budget)
 
     outputs, budget = [value.name for value in model.graph.outputs], Budget(label)
-    # The rules multiply weights in their own type: in float16 that costs 3e-4. fuse/fold_affine.py folds these, in float64.
+    # The rules multiply weights in their own type: in float16 that costs 3e-4. fuse/fold_affine.py does so in float64.
     halves = any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values())
     rewrites = [*_REWRITES, *(() if halves else _BATCHNORMS)]
     run(constants, _CONSTANT)

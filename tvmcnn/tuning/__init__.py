@@ -25,6 +25,7 @@ from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.codegen.jobs import code_digest
 from tvmcnn.errors import ToolError, caught
 from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Shape
@@ -94,7 +95,7 @@ def tune(
     machine, where = resolve(target), places(target, rpc_tracker, rpc_key)
     check_machine(machine, where)
     path = records_path(records)
-    network = import_model(model, input_shapes, batch=batch)
+    network = simplified(import_model(model, input_shapes, batch=batch))
     program = lay_out(network, choose(network, fuse(network), machine, NONE), Weights())
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
         linker, measurers = Linker(folder, machine), [Measurer(place) for place in where]

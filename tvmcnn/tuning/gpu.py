@@ -31,6 +31,7 @@ from tvmcnn.codegen.cuda.generate import Kernels
 from tvmcnn.codegen.cuda.nvcc import compile_object, link
 from tvmcnn.errors import TargetError, ToolError, caught
 from tvmcnn.fuse import fuse, multiply_accumulates
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Network, Program, Shape
@@ -100,7 +101,7 @@ def emit_candidates(
         raise TargetError(f"target '{target}': candidates are measured on one kind of GPU, as in cuda:sm_90")
     if folder.exists():
         raise ToolError(f"{folder} is there already: name a new folder")
-    network = import_model(model, input_shapes, batch=batch)
+    network = simplified(import_model(model, input_shapes, batch=batch))
     found = list(_problems(network))
     folder.mkdir(parents=True)
     plan: list[dict[str, Any]] = []

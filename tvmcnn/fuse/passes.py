@@ -1,0 +1,21 @@
+"""The passes over a Network before its nodes become kernels, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.split_transposed import split_transposed
+from tvmcnn.network import Network
+
+PASSES: tuple[Callable[[Network], Network], ...] = (
+    split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
+    fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
+)
+
+
+def simplified(network: Network) -> Network:
+    """The network after all passes: every rewrite keeps what it computes."""
+    for rewrite in PASSES:
+        network = rewrite(network)
+    return network
