@@ -712,7 +712,7 @@ def failing(code: int) -> Any:
 
 def test_output_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By monkeypatch, because root may write everywhere.
-    monkeypatch.setattr("tvmcnn.artifact.files.tempfile.mkstemp", failing(errno.EACCES))
+    monkeypatch.setattr("tvmcnn.files.tempfile.mkstemp", failing(errno.EACCES))
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", "Permission denied")
 
 
@@ -726,12 +726,12 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.artifact.files.os.replace", failing(errno.EXDEV))
+    monkeypatch.setattr("tvmcnn.files.os.replace", failing(errno.EXDEV))
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", os.strerror(errno.EXDEV))
 
 
 def test_full_disk_for_the_compilers_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.codegen.tempfile.TemporaryDirectory", failing(errno.ENOSPC))
+    monkeypatch.setattr("tvmcnn.files.tempfile.TemporaryDirectory", failing(errno.ENOSPC))
     compile_fails(tmp_path, ToolError, "No space left on device")
 
 

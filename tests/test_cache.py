@@ -21,9 +21,8 @@ from helpers import Graph
 
 import tvmcnn
 from tvmcnn import cache as caches
-from tvmcnn import compiler
 from tvmcnn.cache import Cache
-from tvmcnn.check import verify
+from tvmcnn.check import new_library, verify
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import NONE
@@ -237,7 +236,7 @@ def test_the_second_compile_compiles_nothing(kept: Cache, tmp_path: Path, monkey
     tvmcnn.compile(model, output=path)
     first, count = path.read_bytes(), len(seen)
     assert count == len(set(seen)) > 0
-    monkeypatch.setattr(compiler, "verify_library", pytest.fail)
+    monkeypatch.setattr(new_library, "verify_library", pytest.fail)
     tvmcnn.compile(model, output=path, report=lines.append)
     assert len(seen) == count
     assert path.read_bytes() == first
@@ -252,7 +251,7 @@ def test_another_model_of_the_same_kernels_is_verified(
     seen, judged = compiled(monkeypatch), list[Path]()
     real = verify.verify_library
     monkeypatch.setattr(
-        compiler, "verify_library", lambda *given, **named: judged.append(given[0]) or real(*given, **named)
+        new_library, "verify_library", lambda *given, **named: judged.append(given[0]) or real(*given, **named)
     )
     for seed in (0, 1):
         g = Graph(seed)

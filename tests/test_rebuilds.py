@@ -17,7 +17,7 @@ from helpers import Graph
 from tuning_runs import Enough, ops_with_a_final
 
 import tvmcnn
-from tvmcnn import compiler
+from tvmcnn import platforms
 from tvmcnn.artifact.lock import records_digest
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import GIVEN, NONE, OWN
@@ -137,7 +137,7 @@ def test_locked_versions_and_code(locked: Path, monkeypatch: pytest.MonkeyPatch)
     library, model = locked.with_suffix(".so"), locked.with_suffix(".onnx")
     before = library.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "compiler_version", lambda command: "gcc 99")
+        patch.setattr(platforms, "compiler_version", lambda command: "gcc 99")
         with pytest.raises(LockError, match="cc is gcc 99, locked is "):
             tvmcnn.compile(model, "x86-64-v3", library, locked=locked)
     with pytest.raises(LockError, match=r"image \(code and weights together\) is"):

@@ -51,7 +51,7 @@ def write(path: Path, *lines: dict[str, Any] | str) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> Target:
     """AVX2 on a CPU of a known name that has it."""
     monkeypatch.setattr(targets, "cpu_flags", lambda: frozenset(V4.features))
-    monkeypatch.setattr(records, "cpu_name", lambda: HERE)
+    monkeypatch.setattr(targets, "cpu_name", lambda: HERE)
     return V3
 
 

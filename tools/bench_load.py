@@ -24,7 +24,7 @@ from typing import Any
 from bench_models import parse
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
+from tvmcnn.files import write_file
 from tvmcnn.targets import cpu_name
 
 LARGE = "resnet50@64"

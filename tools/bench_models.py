@@ -11,9 +11,9 @@ import onnx
 from models import NETWORKS, make
 from models.topology import Size, extents
 
-from tvmcnn.artifact.files import write_file
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import InputError
+from tvmcnn.files import write_file
 from tvmcnn.network import Shape
 
 _ENTRY = re.compile(r"(?P<name>.+?)(?:@(?P<size>\d+(?:x\d+)?))?(?::(?P<batch>\d+))?")

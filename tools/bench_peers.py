@@ -30,8 +30,8 @@ from models import SIZE
 from peers import DEFAULT, PEERS, Peer, Task, difference, find
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import InputError, TvmcnnError
+from tvmcnn.files import write_file
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
 from tvmcnn.run import bench as timing

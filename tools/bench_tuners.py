@@ -24,11 +24,10 @@ from bench_models import Entry, parse
 from models import SIZE
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.choose.records import Records, load_records
-from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.errors import TvmcnnError
+from tvmcnn.files import scratch_folder, write_file
 from tvmcnn.network import Program
 from tvmcnn.run.bench import rounds
 from tvmcnn.run.runner import random_array

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact.files import write_file
+from tvmcnn.files import write_file
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

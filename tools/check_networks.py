@@ -29,9 +29,9 @@ import onnxruntime
 from models import NETWORKS, SIZE, make
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
+from tvmcnn.files import write_file
 from tvmcnn.network import Array, Shape, dims
 from tvmcnn.run.runner import Runner
 from tvmcnn.targets import cpu_name, resolve, usable_cpus

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from models import NETWORKS, SIZE, make
 
-from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import TvmcnnError
+from tvmcnn.files import write_file
 
 
 def main() -> int:

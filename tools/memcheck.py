@@ -24,8 +24,8 @@ import numpy as np
 from bench_models import Entry, parse
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.errors import InputError, ToolError
+from tvmcnn.files import write_file
 from tvmcnn.run.runner import random_array
 
 MODELS = (

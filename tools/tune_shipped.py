@@ -20,9 +20,9 @@ from bench_models import Entry, parse
 from models import SIZE
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.choose.records import Record, read_records, schedules_folder, unfit
 from tvmcnn.errors import TvmcnnError
+from tvmcnn.files import write_file
 from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.table import watcher
 

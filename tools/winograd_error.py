@@ -21,8 +21,8 @@ from bench_models import Entry, parse, parse_size
 from models import SIZE
 
 import tvmcnn
-from tvmcnn.artifact.files import write_file
 from tvmcnn.compiler import Compiled
+from tvmcnn.files import write_file
 from tvmcnn.targets import cpu_name, resolve
 
 NETWORKS = "resnet18,resnet50,vgg16,vgg19,squeezenet,densenet121,inception_v1,inception_v2,unet"

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from tvmcnn import winograd
 from tvmcnn.artifact import container
-from tvmcnn.artifact.files import written_whole
 from tvmcnn.artifact.lock import compare, read_lock, records_digest
 from tvmcnn.artifact.manifest import describe, fallbacks, kernel_line
-from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
-from tvmcnn.check.verify import Verdict, verify_library
-from tvmcnn.choose import cuda as gpu
-from tvmcnn.choose.cpu import choose
-from tvmcnn.choose.fits import refusing
-from tvmcnn.choose.records import Records, load_records
-from tvmcnn.codegen import no_room, scratch_folder
-from tvmcnn.codegen.cpu import chain, dispatch
-from tvmcnn.codegen.cpu.generate import Functions, all_sources, archived, compile_functions, generate
-from tvmcnn.codegen.cuda import chain as gpu_chain
-from tvmcnn.codegen.cuda.generate import Kernels
-from tvmcnn.codegen.cuda.generate import generate as generate_for_gpus
-from tvmcnn.codegen.cuda.nvcc import nvcc
-from tvmcnn.codegen.link import c_compiler, compiler_version
-from tvmcnn.codegen.workers import JobError
-from tvmcnn.errors import ModelError, ToolError, VerifyError, caught
-from tvmcnn.fuse import fuse, multiply_accumulates
-from tvmcnn.fuse.passes import simplified
+from tvmcnn.cache import Cache, file_digest
+from tvmcnn.check.new_library import verified
+from tvmcnn.check.verify import Verdict
+from tvmcnn.choose.records import load_records
+from tvmcnn.choose.summary import tensor_cores, tiers
+from tvmcnn.errors import ModelError, ToolError, caught
+from tvmcnn.files import scratch_folder, written_whole
+from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import PASSES
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.network import Array, Choice, Network, Program, Shape, dims
+from tvmcnn.network import Array, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
+from tvmcnn.platforms import Code, Effort, Platform, platform_of
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
-from tvmcnn.run.gpu_runner import why_not_here
-from tvmcnn.targets import Gpu, Target, arch_number, cpu_name, resolve_several, usable_cpus
+from tvmcnn.targets import Machine, resolve_several, usable_cpus
 from tvmcnn.version import __version__
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Compiled:
 
     path: Path
     programs: tuple[Program, ...]
-    targets: tuple[Target | Gpu, ...]
+    targets: tuple[Machine, ...]
     verdicts: tuple[Verdict, ...]
     header: str
     manifest: container.Manifest
@@ -67,7 +56,7 @@ class Compiled:
         return c_identifier(self.path.stem)
 
     @property
-    def target(self) -> Target | Gpu:
+    def target(self) -> Machine:
         """The target, the best of several."""
         return self.targets[0]
 
@@ -103,7 +92,7 @@ def compile(  # noqa: A001 (the contract's name)
     activations: bool = True,
     exact: bool = False,
     precision: str = "fp32",
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
     progress: Progress = silent,
     jobs: int | None = None,
     locked: str | PathLike[str] | None = None,
@@ -127,50 +116,42 @@ def compile(  # noqa: A001 (the contract's name)
     """
     model = with_external_data(model, external_data)
     files = [records] if isinstance(records, str | PathLike) else list(records)
-    machines, path = resolve_several(target), _output_path(model, output)
-    if path.suffix == ".a" and isinstance(machines[0], Gpu):
-        raise ToolError("a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so")
-    _check_tools(machines[0])
-    _check_precision(precision, machines[0])
+    platform, path = platform_of(resolve_several(target)), _output_path(model, output)
+    _check(platform, path, precision)
     lock = read_lock(Path(locked)) if locked is not None else {}
     name, weights, cache = c_identifier(path.stem), Weights(), _cache(report)
     programs: list[list[Program]] = []
-    for machine in machines:
-        here = f": this machine, {machine.machine}" if isinstance(machine, Target) and machine.machine else ""
-        report(f"target {machine}{here}; {WORDS[precision]}")
+    for machine in platform.machines:
+        _report_target(machine, precision, report)
         configs = load_records(machine, map(Path, files), own=own_records, shipped=shipped_records)
         for note in configs.notes:
             report(note)
-        batches = _batches(batch, name if len(machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}")
-        found = []
+        batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
         for size, label in batches:
-            network = simplified(import_model(model, input_shapes, batch=size, values=input_values, name=label))
-            program = lay_out(network, _chosen(network, machine, configs, precision, exact=exact), weights)
-            for line in (*network.notes, *map(kernel_line, program.steps)):
-                report(line)
-            found.append(program)
+            network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
+            for rewrite in PASSES:
+                network = rewrite(network)
+            kernels = fuse(network)
+            choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
+            found.append(lay_out(network, choices, weights))
         _check_batches(found, [size for size, _ in batches])
-        report(_tiers(found))
-        if told := winograd.said(step.choice for program in found for step in program.steps):
-            report(told)
-        if precision != "fp32":
-            report(_on_tensor_cores(found))
+        _report_programs(found, precision, report)
         programs.append(found)
-    everything = list(itertools.chain(*programs))
     made_of = {
         "model": model_digest(model),
-        "records": records_digest(everything),
+        "records": records_digest(list(itertools.chain(*programs))),
         "weights": file_digest(weights.path),
     }
-    versions = _versions(machines[0])
+    versions = _versions(platform)
     if locked is not None:
-        given: container.Manifest = {"name": name, "targets": [machine.name for machine in machines]}
-        compare(lock, {**given, "precision": WORDS[precision], "versions": versions, "sha256": made_of}, Path(locked))
-    processes = jobs or usable_cpus()
-    code = _generated(name, programs, machines, weights, cache, processes, report, progress, activations=activations)
+        request: container.Manifest = {"name": name, "targets": [machine.name for machine in platform.machines]}
+        compare(lock, {**request, "precision": WORDS[precision], "versions": versions, "sha256": made_of}, Path(locked))
+    code = platform.generate(
+        name, programs, weights, Effort(cache, jobs or usable_cpus(), report, progress, activations)
+    )
     manifest, *others = (
         describe(name, each, machine, versions, weights.bytes, precision, functions, activations=code.activations)
-        for machine, each, functions in zip(machines, programs, code.functions, strict=True)
+        for machine, each, functions in zip(platform.machines, programs, code.functions, strict=True)
     )
     manifest |= {"variants": others, "made_of": made_of}
     verdicts: list[Verdict] = []
@@ -178,107 +159,25 @@ def compile(  # noqa: A001 (the contract's name)
         image = code.link(folder)
         if locked is not None:
             compare(lock, {"sha256": {"image": file_digest(image)}}, Path(locked))
-        for machine, entry in zip(machines, (manifest, *others), strict=True):
-            if why_not := _why_not(verify, machine, image, name):
+        for machine, entry in zip(platform.machines, (manifest, *others), strict=True):
+            why_not = platform.why_not_here(machine, image, name) if verify else "it was turned off (--no-verify)"
+            if why_not:
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
             else:
-                verdicts += _verified(image, manifest, entry, model, cache, report, progress)
-        made = code.archive(folder) if path.suffix == ".a" and code.archive is not None else None
-        with written_whole(path) as target_path:
-            if made is not None:  # what loads it is a linker: it has no manifest
-                shutil.copyfile(made, target_path)
-            else:
-                container.sealed(image, manifest, target_path, weights.path)
-    return Compiled(path, tuple(everything), machines, tuple(verdicts), code.header, manifest, code.shown)
+                verdicts += verified(image, manifest, entry, model, cache, report, progress)
+        _write(path, image, manifest, weights, code, folder)
+    everything = tuple(itertools.chain(*programs))
+    return Compiled(path, everything, tuple(platform.machines), tuple(verdicts), code.header, manifest, code.shown)
 
 
-@dataclass(frozen=True)
-class _Code:
-    """What the programs became: how to link it, its C header, and what can be shown of it."""
-
-    link: Callable[[Path], Path]
-    archive: Callable[[Path], Path] | None  # behind `link`; none for GPUs
-    header: str
-    shown: Mapping[str, Callable[[], str]]
-    functions: Sequence[Sequence[Mapping[str, str]]]  # by target and program, of each kernel by its name
-    activations: bool  # whether tensors that fusion hides can be computed
+# ---- the request ----------------------------------------------------------------------------------------------------
 
 
-def _chosen(
-    network: Network, machine: Target | Gpu, configs: Records, precision: str, *, exact: bool
-) -> tuple[Choice, ...]:
-    if isinstance(machine, Gpu):
-        return gpu.choose(network, fuse(network), configs, precision, exact=exact)
-    return choose(network, fuse(network), machine, configs, exact=exact)
-
-
-def _generated(
-    name: str,
-    programs: Sequence[Sequence[Program]],
-    machines: Sequence[Target | Gpu],
-    weights: Weights,
-    cache: Cache,
-    processes: int,
-    report: Callable[[str], None],
-    progress: Progress,
-    *,
-    activations: bool,
-) -> _Code:
-    """Object code of the kernels for each class of CPUs, CUDA C++ for GPUs."""
-    first, machine = programs[0], machines[0]
-    if isinstance(machine, Gpu):
-        kernels = Kernels.of(first, machine, progress)
-        return _Code(
-            lambda folder: generate_for_gpus(kernels, weights.path, weights.bytes, folder, cache, report, progress),
-            None,
-            gpu_chain.header(first, machine),
-            {"cuda": lambda: kernels.source(weights.bytes), "tir": lambda: _tir(first, machine)},
-            [[symbols.kernels for symbols in kernels.symbols]],
-            activations=False,
-        )
-    cpus = [(each, cpu) for each, cpu in zip(programs, machines, strict=True) if isinstance(cpu, Target)]
-    classes = [Functions.of(each, cpu, activations=activations) for each, cpu in cpus]
-    objects: dict[str, bytes] = {}
-    for functions in classes:
-        objects |= _compiled(functions, cache, processes, progress)
-    shown = {
-        "tir": lambda: "\n\n".join(_tir(each, cpu) for each, cpu in cpus),
-        "asm": lambda: "\n".join(_assembly(each, cpu) for each, cpu in cpus),
-        "c": lambda: "\n".join(all_sources(name, classes)[0].values()),
-    }
-    one = len(cpus) == 1
-    header = chain.header(first, machine) if one else dispatch.header(name, programs, [cpu for _, cpu in cpus])
-    return _Code(
-        lambda folder: generate(name, classes, objects, weights.path, folder),
-        lambda folder: archived(name, classes, folder),
-        header,
-        shown,
-        [[symbols.kernels for symbols in functions.symbols] for functions in classes],
-        activations,
-    )
-
-
-def _versions(machine: Target | Gpu) -> dict[str, str]:
-    """Of all that decides a library's bytes beside its model and records."""
-    found = {"tvmcnn": __version__, "tvm": version("apache-tvm"), "tvm-ffi": version("apache-tvm-ffi")}
-    found["cc"] = compiler_version(c_compiler())
-    return found | ({"nvcc": compiler_version(nvcc())} if isinstance(machine, Gpu) else {})
-
-
-def _cache(report: Callable[[str], None]) -> Cache:
-    """The user's cache, or none, which is said."""
-    cache = Cache.default()
-    if not (obstacle := cache.obstacle()):
-        return cache
-    report(f"nothing of this compile is kept for the next: {obstacle}")
-    return Cache(None)
-
-
-def _check_tools(machine: Target | Gpu) -> None:
-    """Raise ToolError for what is missing: it is better said now than after the work."""
-    c_compiler()
-    if isinstance(machine, Gpu):
-        nvcc()
+def _check(platform: Platform, output: Path, precision: str) -> None:
+    """Raise ToolError for what is missing or unknown: it is better said now than after the work."""
+    if precision not in PRECISIONS:
+        raise ToolError(f"precision '{precision}' is unknown; allowed are {', '.join(PRECISIONS)}")
+    platform.check(output, precision)
     if find_spec("tvm") is None:  # which is imported only when there is something to compile
         raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
 
@@ -292,6 +191,15 @@ def _output_path(model: Model, output: str | PathLike[str] | None) -> Path:
     if not path.parent.is_dir():
         raise ToolError(f"cannot write {path}: the folder {path.parent} does not exist")
     return path
+
+
+def _stem(model: Model) -> str:
+    return Path(model).stem if isinstance(model, str | PathLike) else "model"
+
+
+def _prefix(name: str, machine: Machine, platform: Platform) -> str:
+    """The name of a machine's first program: the library's, and of several machines lenet5_v4."""
+    return name if len(platform.machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}"
 
 
 def _batches(batch: int | Sequence[int] | None, name: str) -> list[tuple[int | None, str]]:
@@ -320,147 +228,46 @@ def _check_batches(programs: Sequence[Program], batches: Sequence[int | None]) -
                     )
 
 
-def _tiers(programs: Sequence[Program]) -> str:
-    """configs: 18 by shipped records, 3 computed"""
-    tiers = Counter(
-        step.choice.tier for program in programs for step in program.steps if step.choice.config is not None
-    )
-    computed = tiers.pop("default", 0)
-    counts = [f"{count} by {tier}{'s' if count > 1 else ''}" for tier, count in sorted(tiers.items())]
-    return f"configs: {', '.join([*counts, f'{computed} computed'])}"
+def _versions(platform: Platform) -> dict[str, str]:
+    """The versions of all that decides a library's bytes, apart from its model and records."""
+    ours = {"tvmcnn": __version__, "tvm": version("apache-tvm"), "tvm-ffi": version("apache-tvm-ffi")}
+    return ours | platform.versions()
 
 
-def _check_precision(precision: str, machine: Target | Gpu) -> None:
-    """Raises ToolError for an unknown precision, and for one that the target has not."""
-    if precision not in PRECISIONS:
-        raise ToolError(f"precision '{precision}' is unknown; allowed are {', '.join(PRECISIONS)}")
-    if precision != "fp32" and not isinstance(machine, Gpu):
-        raise ToolError(f"precision {precision} is for tensor cores, target cuda:sm_…; {machine.name} computes in fp32")
-    if precision == "tf32" and isinstance(machine, Gpu) and (old := [a for a in machine.archs if arch_number(a) < 80]):
-        raise ToolError(f"precision tf32 needs sm_80 or later; the target has {', '.join(old)}: choose fp16 for it")
+def _cache(report: Report) -> Cache:
+    """The user's cache, or none, which is said."""
+    cache = Cache.default()
+    if not (obstacle := cache.obstacle()):
+        return cache
+    report(f"nothing of this compile is kept for the next: {obstacle}")
+    return Cache(None)
 
 
-def _on_tensor_cores(programs: Sequence[Program]) -> str:
-    """tensor cores: 16 of 21 kernels with products; the others multiply in float32"""
-    pairs = [(program.network, step.choice) for program in programs for step in program.steps]
-    on = sum(choice.rule == "mma" for _, choice in pairs)
-    off = sum(
-        choice.rule != "mma" and choice.algorithm != "gemm_sum" and multiply_accumulates(network, choice.kernel) > 0
-        for network, choice in pairs
-    )
-    return f"tensor cores: {on} of {on + off} kernels with products{'; the others multiply in float32' * (off > 0)}"
+# ---- what is told, and what is written ------------------------------------------------------------------------------
 
 
-def _compiled(functions: Functions, cache: Cache, processes: int, progress: Progress) -> dict[str, bytes]:
-    """The objects of all functions. A record of somebody else's may not fit: then the user hears of the record."""
-    try:
-        return compile_functions(functions, cache, processes, progress)
-    except JobError as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError):
-            raise no_room(cause) from cause
-        choices = {
-            symbols.kernels[step.choice.name]: step.choice
-            for program, symbols in zip(functions.programs, functions.symbols, strict=True)
-            for step in program.steps
-            if step.choice.name in symbols.kernels
-        }
-        choice = choices.get(error.symbol)
-        if choice is None:
-            raise cause from cause.__cause__
-        with refusing(choice):
-            raise cause from cause.__cause__
+def _report_target(machine: Machine, precision: str, report: Report) -> None:
+    here = f": this machine, {machine.machine}" if machine.machine else ""
+    report(f"target {machine}{here}; {WORDS[precision]}")
 
 
-def _tir(programs: Sequence[Program], machine: Target | Gpu) -> str:
-    """The scheduled TVMScript of every kernel."""
-    from tvmcnn.codegen.cpu import kernels
-    from tvmcnn.codegen.cuda import kernel as cuda
-
-    steps = [step for program in programs for step in program.steps if not step.choice.is_view]
-    functions = [
-        cuda.scheduled(step) if isinstance(machine, Gpu) else kernels.scheduled(step, machine) for step in steps
-    ]
-    return "\n\n".join(f"# {step.choice.name}\n{func.script()}" for step, func in zip(steps, functions, strict=True))
-
-
-def _assembly(programs: Sequence[Program], machine: Target) -> str:
-    """The assembly of every kernel, each under its name; those of further batches after their program's."""
-    from tvmcnn.codegen.cpu.kernels import scheduled
-    from tvmcnn.codegen.cpu.llvm import compile_kernels
-
-    named: dict[str, Any] = {}
-    scratch: dict[str, int] = {}
-    for index, program in enumerate(programs):
-        prefix = f"{program.network.name}_" if index else ""
-        steps = [step for step in program.steps if not step.choice.is_view]
-        named |= {f"{prefix}{step.choice.name}": scheduled(step, machine) for step in steps}
-        scratch |= {f"{prefix}{step.choice.name}": step.choice.scratch_bytes for step in steps}
-    text: str = compile_kernels(named, machine, scratch).inspect_source("asm")
-    return text
+def _report_programs(programs: Sequence[Program], precision: str, report: Report) -> None:
+    """Tell every kernel and every decision that a user may want to overrule."""
+    for program in programs:
+        for line in (*program.network.notes, *map(kernel_line, program.steps)):
+            report(line)
+    report(tiers(programs))
+    if told := winograd.said(step.choice for program in programs for step in program.steps):
+        report(told)
+    if precision != "fp32":
+        report(tensor_cores(programs))
 
 
-def _verified(
-    image: Path,
-    manifest: container.Manifest,
-    entry: container.Manifest,
-    model: Model,
-    cache: Cache,
-    report: Callable[[str], None],
-    progress: Progress,
-) -> tuple[Verdict, ...]:
-    """The verdicts on the programs of an image for the target of `entry`, its part of the manifest, into which they go.
-
-    A verdict holds for the same image and manifest, which has the model's hash, and the same judge; what the cache has
-    is not computed again. Raises VerifyError if a program disagrees with NumPy.
-    """
-    name = entry["target"]["name"]
-    key = digest_of(["verdict", name, file_digest(image), json.dumps(manifest, sort_keys=True), _judge()])
-    kept = cache.get(key)
-    if kept is not None:
-        verdicts = tuple(Verdict.from_json(verdict) for verdict in json.loads(kept))
-    else:
-        progress("verifying against NumPy", 0, 0)
-        verdicts = _judged(image, manifest, name, model)
-        progress("verifying against NumPy", 1, 1)
-        cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
-    for part, verdict in zip((entry, *entry["specialisations"]), verdicts, strict=True):
-        part["verification"] = verdict.as_json()
-        for_ = f"{name}: " if manifest["variants"] else ""
-        report(f"{for_}{verdict}{', when the same library was compiled before' if kept is not None else ''}")
-    return verdicts
-
-
-def _judge() -> str:
-    """Who judges: the CPU that runs the library, and all of ours, as the reference, bounds and runner reach far."""
-    return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
-
-
-def _judged(image: Path, manifest: container.Manifest, target: str, model: Model) -> tuple[Verdict, ...]:
-    """The library compared with NumPy, from a file of its own: a loaded file stays mapped."""
-    trial = image.with_name("trial.so")
-    try:
-        container.sealed(image, manifest, trial)
-    except OSError as error:
-        raise no_room(error) from error
-    verdicts = verify_library(trial, model, target=target)
-    trial.unlink()
-    for verdict in verdicts:
-        if not verdict.passed:
-            raise VerifyError(f"{manifest['name']} is not written: {verdict}")
-    return verdicts
-
-
-def _stem(model: Model) -> str:
-    return Path(model).stem if isinstance(model, str | PathLike) else "model"
-
-
-def _why_not(verify: bool, machine: Target | Gpu, image: Path, name: str) -> str:
-    """Why there is no verification; empty if there is one."""
-    if not verify:
-        return "it was turned off (--no-verify)"
-    if isinstance(machine, Gpu):
-        return why_not_here(image, name)
-    if missing := machine.missing():
-        return f"this CPU lacks {', '.join(missing)}, which {machine.name} needs"
-    return ""
+def _write(path: Path, image: Path, manifest: container.Manifest, weights: Weights, code: Code, folder: Path) -> None:
+    """Write the library, or the static one of its objects, whole or not at all."""
+    archive = code.archive(folder) if path.suffix == ".a" and code.archive is not None else None
+    with written_whole(path) as target:
+        if archive is not None:  # what loads it is a linker: it has no manifest
+            shutil.copyfile(archive, target)
+        else:
+            container.sealed(image, manifest, target, weights.path)

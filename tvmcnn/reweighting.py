@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact import container, files
+from tvmcnn.artifact import container
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import pinned
-from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.jobs import jobs_of
 from tvmcnn.errors import ArtifactError, ModelError, VerifyError, caught
+from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
@@ -88,7 +88,7 @@ def reweight(
         verdicts = _judged(image, manifest, model, weights) if verify else ()
         for verdict in verdicts:
             report(str(verdict))
-        with files.written_whole(target) as place:
+        with written_whole(target) as place:
             container.sealed(image, manifest, place, weights)
     return verdicts
 

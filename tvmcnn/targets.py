@@ -7,6 +7,7 @@ import platform
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from tvmcnn.errors import TargetError
 
@@ -31,6 +32,16 @@ class Target:
         """What a record calls it."""
         return self.name
 
+    @property
+    def here(self) -> str:
+        """The CPU's own name where this machine is of the class, "" elsewhere: only its records are of this machine."""
+        return "" if self.missing() else self.machine or cpu_name()
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a manifest says of it."""
+        return {"name": self.name, "features": list(self.features)}
+
     def missing(self) -> tuple[str, ...]:
         """The features that this machine's CPU lacks."""
         flags = cpu_flags()
@@ -47,14 +58,23 @@ class Gpu:
     name: str  # cuda:sm_80,sm_90
     archs: tuple[str, ...]  # sm_80, …: ascending
 
+    machine = here = ""  # a GPU is never this machine: libraries for it are made anywhere
+
     @property
     def isa(self) -> str:
         """What a record calls it: the newest, which the kernels are chosen for."""
         return f"cuda:{self.archs[-1]}"
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a manifest says of it."""
+        return {"name": self.name, "features": [], "archs": list(self.archs)}
+
     def __str__(self) -> str:
         return f"{self.name} (NVIDIA GPUs: code for {', '.join(self.archs)}, PTX of {self.archs[-1]})"
 
+
+Machine: TypeAlias = Target | Gpu
 
 TARGETS = {
     "x86-64-v3": Target("x86-64-v3", lanes=8, registers=16, features=_V3),
@@ -98,7 +118,7 @@ def is_gpu(name: str) -> bool:
     return name.startswith("cuda")
 
 
-def resolve_any(name: str) -> Target | Gpu:
+def resolve_any(name: str) -> Machine:
     """The CPUs or GPUs that a user's word means. Raises TargetError as `resolve`, and for no or an unknown arch."""
     if not is_gpu(name):
         return resolve(name)
@@ -118,7 +138,7 @@ def arch_number(arch: str) -> int:
     return int(re.sub(r"\D", "", arch))
 
 
-def resolve_several(name: str) -> tuple[Target | Gpu, ...]:
+def resolve_several(name: str) -> tuple[Machine, ...]:
     """The classes of CPUs of a list such as x86-64-v3,x86-64-v4, the best first, or what `resolve_any` finds.
 
     Raises TargetError as that does, and for a list with `native`, GPUs or one class twice.

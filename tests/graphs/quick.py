@@ -10,9 +10,9 @@ import functools
 import tempfile
 from pathlib import Path
 
-from tvmcnn import compiler
+from tvmcnn import compiler, platforms
 from tvmcnn.codegen import link
-from tvmcnn.codegen.cpu import kernels
+from tvmcnn.codegen.cpu import generate, kernels
 from tvmcnn.codegen.cpu.generate import Functions
 from tvmcnn.codegen.cpu.llvm import compile_kernels
 
@@ -23,7 +23,7 @@ _kept = tempfile.TemporaryDirectory(prefix="tvmcnn-pool-")
 def install() -> None:
     """Patch this process, once."""
     run, load = link.run_compiler, compiler.load_records
-    version = compiler.compiler_version
+    version = platforms.compiler_version
     loaded: dict[str, object] = {}
 
     def quick(command: list[str], folder: Path, *, output: bool = False) -> str:
@@ -47,9 +47,9 @@ def install() -> None:
         compile_kernels(scheduled, functions.machine, scratch).write_to_file(str(path))
         return {next(iter(jobs)): path.read_bytes()}
 
-    compiler.compile_functions = together  # type: ignore[assignment]
+    generate.compile_functions = together  # type: ignore[assignment]
     link.run_compiler = quick  # type: ignore[attr-defined]
     compiler.load_records = once  # type: ignore[assignment]
-    compiler.compiler_version = functools.cache(lambda *words: version(list(words)))  # type: ignore[assignment]
-    cached = compiler.compiler_version
-    compiler.compiler_version = lambda command: cached(*command)
+    platforms.compiler_version = functools.cache(lambda *words: version(list(words)))  # type: ignore[assignment]
+    cached = platforms.compiler_version
+    platforms.compiler_version = lambda command: cached(*command)

@@ -21,8 +21,8 @@ import onnx
 import tvmcnn
 from graphs import quick
 from graphs.judge import Fault, Judge
-from tvmcnn import compiler
 from tvmcnn.check.verify import verify_library
+from tvmcnn.choose import cpu as choose_for_cpus
 from tvmcnn.choose.cpu import parallel
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.records import Record, Records, kernel_words
@@ -92,7 +92,7 @@ def shared_out(split: bool) -> Iterator[None]:
 @contextmanager
 def any_config(seed: int) -> Iterator[None]:
     """With a seed every kernel takes some config, and algorithm, of those that the tuner would try."""
-    right = compiler.choose
+    right = choose_for_cpus.choose
 
     def chosen(network: Any, kernels: Any, target: Any, records: Any, *, exact: bool) -> Any:
         rng, found = random.Random(seed), {}
@@ -104,11 +104,11 @@ def any_config(seed: int) -> Iterator[None]:
                 found[words] = {taken.rule: (record, "given record")}
         return right(network, kernels, target, Records(found), exact=exact)
 
-    compiler.choose = chosen if seed else right
+    choose_for_cpus.choose = chosen if seed else right  # type: ignore[assignment]
     try:
         yield
     finally:
-        compiler.choose = right
+        choose_for_cpus.choose = right
 
 
 # ---- running --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def describe(
     network = programs[0].network
     return {
         "versions": dict(versions),
-        "target": _target(machine),
+        "target": machine.facts,
         "precision": WORDS[precision],
         "weights_bytes": weights_bytes,
         "activations": activations,
@@ -50,12 +50,6 @@ def describe(
         "variants": [],
         "made_of": {},
     }
-
-
-def _target(machine: Target | Gpu) -> Manifest:
-    if isinstance(machine, Gpu):
-        return {"name": machine.name, "features": [], "archs": list(machine.archs)}
-    return {"name": machine.name, "features": list(machine.features)}
 
 
 def _program(program: Program, functions: Mapping[str, str]) -> Manifest:

@@ -21,10 +21,10 @@ from tvmcnn.check.verify import TensorError, Verdict, verify_program
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.records import NONE, pinned
-from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.cpu.generate import Functions, compile_functions, generate
 from tvmcnn.codegen.workers import JobError
 from tvmcnn.errors import ArtifactError, caught
+from tvmcnn.files import scratch_folder
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model

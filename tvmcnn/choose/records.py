@@ -24,7 +24,7 @@ from typing import Any
 from tvmcnn.configs import CONFIGS
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.network import Kernel, Network, Node, dims
-from tvmcnn.targets import Gpu, Target, cpu_name
+from tvmcnn.targets import Machine
 from tvmcnn.version import __version__
 
 SCHEDULES = Path(__file__).parent.parent / "schedules"  # in the wheel; a source checkout has it beside the package
@@ -208,9 +208,7 @@ def unfit(record: Record, isa: str | None = None) -> Skipped | None:
 # ---- lookup ---------------------------------------------------------------------------------------------------------
 
 
-def load_records(
-    target: Target | Gpu, given: Iterable[Path] = (), *, own: bool = True, shipped: bool = True
-) -> Records:
+def load_records(target: Machine, given: Iterable[Path] = (), *, own: bool = True, shipped: bool = True) -> Records:
     """What the files say of each kernel on a target: the given files, the later first, the user's own, the shipped.
 
     A kernel takes the records of one file alone, since only those were measured side by side: of the first that has
@@ -222,7 +220,7 @@ def load_records(
         files.append((path, OWN))
     if shipped:
         files += [(path, SHIPPED) for path in sorted(schedules_folder().glob("*.jsonl"))]
-    machine = "" if isinstance(target, Gpu) or target.missing() else target.machine or cpu_name()
+    machine = target.here
     found: dict[str, dict[str, tuple[Record, str]]] = {}
     notes = []
     for path, tier in files:

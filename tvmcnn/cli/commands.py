@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from tvmcnn import targets
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.artifact.files import write_file
 from tvmcnn.cli.words import (
     answers_ctrl_c,
     best_of,
@@ -22,6 +21,7 @@ from tvmcnn.cli.words import (
     reporter,
 )
 from tvmcnn.errors import ToolError
+from tvmcnn.files import write_file
 from tvmcnn.progress import bar
 from tvmcnn.run import load
 from tvmcnn.run.inputs import write_arrays

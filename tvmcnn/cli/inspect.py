@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.artifact.files import PICTURES, check_place, write_file
 from tvmcnn.cli.words import FORMS, best_of, permitted, print_json, read_feeds, read_labels, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
+from tvmcnn.files import PICTURES, check_place, write_file
 from tvmcnn.network import dims
 from tvmcnn.progress import bar
 from tvmcnn.run import load

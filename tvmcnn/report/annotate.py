@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.artifact.files import written_whole
 from tvmcnn.errors import ToolError
+from tvmcnn.files import written_whole
 from tvmcnn.onnx_file import whole_model
 from tvmcnn.report.facts import Facts, KernelFact
 from tvmcnn.report.quantities import counted, number, spent

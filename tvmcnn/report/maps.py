@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact.files import PICTURES, check_place, written_whole
 from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.errors import InputError
+from tvmcnn.files import PICTURES, check_place, written_whole
 from tvmcnn.network import Array, dims
 from tvmcnn.report.filters import filters
 from tvmcnn.run.runner import Runner

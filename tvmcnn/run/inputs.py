@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvmcnn.artifact.files import written_whole
 from tvmcnn.errors import InputError, ToolError, TvmcnnError
+from tvmcnn.files import written_whole
 from tvmcnn.network import Array
 from tvmcnn.run.runner import ArrayInfo
 

@@ -17,13 +17,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact.files import PICTURES, check_place
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import NONE
-from tvmcnn.codegen import scratch_folder
 from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.codegen.jobs import code_digest
 from tvmcnn.errors import ToolError, caught
+from tvmcnn.files import PICTURES, check_place, scratch_folder
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.artifact.files import write_file
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cuda.defaults import configs
 from tvmcnn.choose.cuda.variants import in_parts
@@ -30,6 +29,7 @@ from tvmcnn.choose.records import NONE, kernel_words, versions_here
 from tvmcnn.codegen.cuda.generate import Kernels
 from tvmcnn.codegen.cuda.nvcc import compile_object, link
 from tvmcnn.errors import TargetError, ToolError, caught
+from tvmcnn.files import write_file
 from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact.files import write_file
 from tvmcnn.choose.records import versions_here
+from tvmcnn.files import write_file
 from tvmcnn.targets import Target, usable_cpus
 from tvmcnn.tuning.before_after import Latency
 from tvmcnn.tuning.journal import FAILED, WRONG

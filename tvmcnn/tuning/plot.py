@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvmcnn.artifact.files import written_whole
+from tvmcnn.files import written_whole
 from tvmcnn.tuning.problem import short
 from tvmcnn.tuning.search import State
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvmcnn.artifact.files import write_file
 from tvmcnn.choose.records import Record, Skipped, read_records, standing_files, unfit
 from tvmcnn.errors import TvmcnnError
+from tvmcnn.files import write_file
 
 HEADS = ("kernel", "rule", "target", "machine", "µs", "default", "peak", "date", "")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tvmcnn.cache import Cache
-from tvmcnn.codegen import entries, no_room
+from tvmcnn.choose.fits import refusing
+from tvmcnn.codegen import entries
 from tvmcnn.codegen.cpu import chain, dispatch
 from tvmcnn.codegen.jobs import Job, Symbols, jobs_of
 from tvmcnn.codegen.link import archive, link
-from tvmcnn.codegen.workers import build
+from tvmcnn.codegen.workers import JobError, build
+from tvmcnn.files import no_room
 from tvmcnn.network import Program
 from tvmcnn.progress import Progress
 from tvmcnn.targets import Target
@@ -100,3 +103,48 @@ def all_sources(name: str, classes: Sequence[Functions]) -> tuple[dict[str, str]
         public += [symbol for label, _ in dispatch.labelled(name, programs) for symbol in dispatch.exports(label)]
         sources[f"{name}-dispatch"] = dispatch.source(name, programs)
     return sources, public
+
+
+def compiled(functions: Functions, cache: Cache, processes: int, progress: Progress) -> dict[str, bytes]:
+    """`compile_functions`, whose failure names the record that a kernel's config comes from: it may not fit."""
+    try:
+        return compile_functions(functions, cache, processes, progress)
+    except JobError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            raise no_room(cause) from cause
+        choices = {
+            symbols.kernels[step.choice.name]: step.choice
+            for program, symbols in zip(functions.programs, functions.symbols, strict=True)
+            for step in program.steps
+            if step.choice.name in symbols.kernels
+        }
+        choice = choices.get(error.symbol)
+        if choice is None:
+            raise cause from cause.__cause__
+        with refusing(choice):
+            raise cause from cause.__cause__
+
+
+def tir(programs: Sequence[Program], machine: Target) -> str:
+    """The scheduled TVMScript of every kernel."""
+    from tvmcnn.codegen.cpu.kernels import scheduled
+
+    steps = [step for program in programs for step in program.steps if not step.choice.is_view]
+    return "\n\n".join(f"# {step.choice.name}\n{scheduled(step, machine).script()}" for step in steps)
+
+
+def assembly(programs: Sequence[Program], machine: Target) -> str:
+    """The assembly of every kernel, each under its name; those of further batches after their program's."""
+    from tvmcnn.codegen.cpu.kernels import scheduled
+    from tvmcnn.codegen.cpu.llvm import compile_kernels
+
+    named: dict[str, Any] = {}
+    scratch: dict[str, int] = {}
+    for index, program in enumerate(programs):
+        prefix = f"{program.network.name}_" if index else ""
+        steps = [step for step in program.steps if not step.choice.is_view]
+        named |= {f"{prefix}{step.choice.name}": scheduled(step, machine) for step in steps}
+        scratch |= {f"{prefix}{step.choice.name}": step.choice.scratch_bytes for step in steps}
+    text: str = compile_kernels(named, machine, scratch).inspect_source("asm")
+    return text

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tvmcnn.cache import Cache, digest_of, sources_digest
 from tvmcnn.choose.fits import refusing
-from tvmcnn.codegen import no_room
 from tvmcnn.codegen.cuda import chain
 from tvmcnn.codegen.cuda.chain import Device
 from tvmcnn.codegen.cuda.nvcc import Resources, compile_object, link, nvcc_version, resources
 from tvmcnn.codegen.jobs import Symbols, gpu_key, symbol_of, without_names
+from tvmcnn.files import no_room
 from tvmcnn.network import Program
 from tvmcnn.progress import Progress
 from tvmcnn.targets import Gpu
@@ -30,9 +30,7 @@ class Kernels:
     @staticmethod
     def of(programs: Sequence[Program], machine: Gpu, progress: Progress) -> Kernels:
         """Declared, scheduled and written as CUDA C++: a few hundredths of a second each."""
-        from tvmcnn.codegen.cuda import (
-            kernel as cuda,  # TVM, which takes a second, and is not there where libraries only run
-        )
+        from tvmcnn.codegen.cuda import kernel  # TVM, which takes a second, and is not there where libraries only run
 
         steps = [
             (index, step) for index, program in enumerate(programs) for step in program.steps if not step.choice.is_view
@@ -45,7 +43,7 @@ class Kernels:
             symbol = symbol_of(step, gpu_key(nameless))
             if symbol not in texts:
                 with refusing(step.choice):
-                    texts[symbol] = cuda.device_code(nameless, symbol)
+                    texts[symbol] = kernel.device_code(nameless, symbol)
             symbols[index].kernels[step.choice.name] = symbol
         progress("writing kernels", len(steps), len(steps))
         return Kernels(tuple(programs), symbols, texts, machine)
@@ -103,3 +101,11 @@ def _taken(kernels: Kernels, found: Sequence[Resources]) -> Iterator[str]:
             ]
             if told:
                 yield f"{name:<14} {'; '.join(told)}"
+
+
+def tir(programs: Sequence[Program]) -> str:
+    """The scheduled TVMScript of every kernel."""
+    from tvmcnn.codegen.cuda.kernel import scheduled
+
+    steps = [step for program in programs for step in program.steps if not step.choice.is_view]
+    return "\n\n".join(f"# {step.choice.name}\n{scheduled(step).script()}" for step in steps)

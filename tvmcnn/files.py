@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and refused before the work where they cannot be written."""
+"""Files: written whole or not at all, and refused before the work where they cannot be written; folders for scratch."""
 
 from __future__ import annotations
 
@@ -51,3 +51,19 @@ def write_file(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a file whole or not at all. Raises ToolError as `written_whole` does."""
     with written_whole(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A private folder for the compiler's own files, gone at the end. Raises ToolError where there is no room."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="tvmcnn-")
+    except OSError as error:
+        raise no_room(error) from error
+    with temporary as folder:
+        yield Path(folder)
+
+
+def no_room(error: OSError) -> ToolError:
+    """The sentence for a failure to write the compiler's own files."""
+    return ToolError(f"cannot write the compiler's own files ($TMPDIR names their place): {error.strerror}")
