@@ -39,6 +39,16 @@ def test_the_site(tmp_path: Path) -> None:
 
 
 def test_pages_link_to_what_there_is() -> None:
-    for page in DOCS.glob("*.md"):
+    for page in (DOCS.parent / "README.md", DOCS.parent / "CHANGELOG.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (DOCS / target).exists(), f"{page.name}: {target}"
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pages_name_files_that_there_are() -> None:
+    """Source files in backquotes, by their place in the repository, in tvmcnn/, or in docs/rules.md's own words."""
+    root = DOCS.parent
+    for page in (root / "README.md", DOCS / "how-it-works.md", DOCS / "contributing.md", DOCS / "rules.md"):
+        for name in re.findall(r"`([\w/-]+(?:/|\.py))`", page.read_text()):
+            found = [folder for folder in (root, root / "tvmcnn", root / "tools") if (folder / name).exists()]
+            found += list((root / "tvmcnn").rglob(name)) if name.endswith(".py") else []
+            assert found, f"{page.name}: {name}"
