@@ -62,7 +62,7 @@ def test_images_of_a_batch_are_cut_by_images(tmp_path: Path) -> None:
 
 
 def test_records_do_not_decide(tmp_path: Path) -> None:
-    """Their times are those of one thread."""
+    """Records' times are those of one thread: they say nothing of bands."""
     plain = tvmcnn.compile(chain(), output=tmp_path / "plain.so", verify=False)
     steps = [step for step in plain.program.steps if step.choice.rule == "direct"]
     words = [kernel_words(plain.program.network, step.choice.kernel) for step in steps]

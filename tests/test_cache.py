@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypat
 
 
 def test_a_folder_that_others_may_fill_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its object code would run as the user."""
+    """Object code from such a folder would run as the user."""
     cache = Cache(tmp_path / "new" / "cache")
     old = os.umask(0)
     try:

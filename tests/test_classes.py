@@ -81,7 +81,7 @@ def test_the_cpu_itself_is_asked(both: Compiled, monkeypatch: pytest.MonkeyPatch
 
 
 def test_c_entries_choose(both: Compiled) -> None:
-    """By the CPU that runs them, with an arena that does for each."""
+    """The CPU that runs the entries decides; one arena is large enough for each class."""
     library = ctypes.CDLL(str(both.path))
     for name, count in (("both", 1), ("both_b3", 3)):
         size = int(re.search(rf"#define {name.upper()}_ARENA_BYTES (\d+)", both.header).group(1))  # type: ignore[union-attr]
@@ -195,7 +195,7 @@ def test_a_library_of_the_first_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, [1, 3]])
 def test_a_runner_pickles(batch: int | list[int], tmp_path: Path) -> None:
-    """By path and hash: in a spawned process it computes the same; a file that was replaced is refused there."""
+    """A runner pickles by path and hash: a spawned process computes the same, and refuses a file that was replaced."""
     path = tvmcnn.compile(LENET, V3, tmp_path / "net.so", batch=batch).path
     net = tvmcnn.load(path, threads=1)
     data, x = pickle.dumps(net), images(1)

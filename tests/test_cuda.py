@@ -516,13 +516,13 @@ def test_races_are_seen(barrier: str, judged: None, tmp_path: Path, monkeypatch:
 
 
 def lost_part(patch: pytest.MonkeyPatch) -> None:
-    """Of a sum in parts the last is not added."""
+    """The last part of a split sum is not added."""
     real = gemm.extents
     patch.setattr(gemm, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
 
 
 def next_pixel(patch: pytest.MonkeyPatch) -> None:
-    """Of every term the next pixel is gathered."""
+    """Every term gathers the next pixel."""
     real = gemm._gather
     patch.setattr(gemm, "_gather", lambda *given: lambda i, g, q, p: real(*given)(i, g, q, p + 1))
 
@@ -751,7 +751,7 @@ def test_without_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ptxas_spills_nothing(
     case: str, winograd: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By nvcc itself, where it is: kernels of every rule."""
+    """Ask nvcc itself, where it is installed, about kernels of every rule."""
     monkeypatch.delenv("NVCC")
     try:
         nvcc.nvcc()

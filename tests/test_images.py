@@ -72,7 +72,7 @@ def test_images_that_others_read(target: str, tmp_path: Path) -> None:
 
 
 def test_the_faster_whole_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the estimate of all kernels, reorders among them."""
+    """The estimate sums all kernels, reorders among them."""
     monkeypatch.setitem(cost.SHARES, "conv_images", 0.001)
     assert "conv_images" not in algorithms(tvmcnn.compile(tiny(32), output=tmp_path / "tiny.so", verify=False))
 

@@ -112,7 +112,7 @@ def test_pixels_in_the_lanes(target: str, tmp_path: Path) -> None:
 def test_first_convolution_pads_what_it_reads(
     size: tuple[int, int], stride: int, copied: bool, target: str, tmp_path: Path
 ) -> None:
-    """Of the caller's image, uneven pads, a batch of two; not where each row would be copied many times."""
+    """The caller's image with uneven pads and a batch of two; not where each row would be copied many times."""
     g = Graph()
     y = g.conv(g.input(2, 3, 21, 26), 16, size, strides=[stride, 2], pads=[1, 2, 3, 0], dilations=[1, 2])
     g.output(g.conv(g.node("Relu", y), 19, (1, 1)))

@@ -135,7 +135,7 @@ def test_activation(op: str, attributes: dict[str, Any], function: Callable[[Arr
 def test_epilogue(
     op: str, attributes: dict[str, Any], function: Callable[[Array], Array], floor: float, tmp_path: Path
 ) -> None:
-    """Of a convolution to 17 maps, where 15 lanes of the second block are padding, and a reader of the blocks."""
+    """A convolution to 17 maps, where 15 lanes of the second block are padding, and a reader of the blocks."""
     g = Graph(opset=20)
     x = g.conv(g.input(2, 3, 5, 7), 17, (3, 2))
     g.output(g.conv(g.node(op, x, **attributes), 4, (1, 1), bias=False))
@@ -334,7 +334,7 @@ def _softmax(x: Array, axis: int) -> Array:
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint64"])
 @pytest.mark.parametrize("last", [0, 1])
 def test_arg(dtype: str, last: int) -> None:
-    """Of equal elements the first, or the last; along the last axis and along another."""
+    """The first of equal elements, or the last; along the last axis and along another."""
     x = np.random.default_rng(5).integers(0, 4, (3, 6, 17)).astype(dtype)
     for op, function in (("ArgMax", np.argmax), ("ArgMin", np.argmin)):
         for axis in (1, -1):

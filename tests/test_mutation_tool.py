@@ -91,7 +91,7 @@ def test_slips_are_drawn_by_the_seed(tree: Path) -> None:
 
 
 def test_a_record_knows_the_tests_of_a_function(tree: Path, record: mutation.Record, tmp_path: Path) -> None:
-    """Those that pass, the fastest first, within a limit; of a function that none runs, those of its file."""
+    """Tests that pass, the fastest first, within a limit; for a function that no test runs, those of its file."""
     slips = {slip.function: slip for slip in mutation.slips(tree, tree / "tvmcnn" / "arena.py", "layout")}
     ours = "tests/test_arena.py::"
     assert record.tests(slips["clipped"], 60)[0] == [f"{ours}test_clipped"]
@@ -103,7 +103,7 @@ def test_a_record_knows_the_tests_of_a_function(tree: Path, record: mutation.Rec
 
 
 def test_slips_are_caught_or_shown(tree: Path, record: mutation.Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the test that fails, or as one that hangs; the tree itself stays as it is."""
+    """A slip is named with the test that fails, or as one that hangs; the tree itself stays as it is."""
     every = mutation.slips(tree, tree / "tvmcnn" / "arena.py", "layout")
 
     def judged(*wanted: tuple[str, str]) -> list[mutate.Result]:

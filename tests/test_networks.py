@@ -150,7 +150,7 @@ def test_network_has_the_layers_of_its_paper(name: str, counts: dict[str, int]) 
 
 
 def multiply_accumulates(topology: Topology) -> int:
-    """Of convolutions and dense layers, for one image."""
+    """Multiply-accumulates of convolutions and dense layers, for one image."""
     shapes, total = topology.shapes(), 0
     for node in topology.nodes:
         if node.op_type in ("Conv", "Gemm"):
@@ -174,7 +174,7 @@ def test_light_network_at_its_own_size_is_the_published_one(name: str) -> None:
 
 
 def test_activations_keep_their_size(made: Made) -> None:
-    """Of images that the weights were not drawn for; they differ between images too."""
+    """Images that the weights were not drawn for; activations differ between images too."""
     model = onnx.ModelProto()
     model.CopyFrom(made.model)
     layers = [n.output[0] for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm")]

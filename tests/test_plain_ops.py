@@ -139,7 +139,7 @@ def test_max_pool(dtype: str) -> None:
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_max_pool_indices(order: int) -> None:
-    """Of equal maxima the first; negative values, which padding must not beat."""
+    """The first of equal maxima; negative values, which padding must not beat."""
     x = -np.abs(np.round(drawn(2, 3, 7, 9)))
     attributes = {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "storage_order": order}
     agree("MaxPool", x, outputs=2, **attributes)

@@ -211,7 +211,7 @@ def flipped_pads(patch: pytest.MonkeyPatch) -> None:
 
 
 def resized(mode: str) -> Callable[[Graph], str]:
-    """Of blocks of channels, between two convolutions."""
+    """Blocks of channels, between two convolutions."""
 
     def build(g: Graph) -> str:
         x = g.conv(g.input(1, 16, 5, 7), 31, (1, 1))
@@ -252,7 +252,7 @@ def first_conv(g: Graph) -> str:
 
 
 def depth_to_space(g: Graph) -> str:
-    """Of blocks of channels, between two convolutions."""
+    """Blocks of channels, between two convolutions."""
     x = g.conv(g.input(1, 3, 5, 7), 64, (1, 1))
     y = g.node("DepthToSpace", x, blocksize=2)
     g.output(g.conv(y, 5, (1, 1)))

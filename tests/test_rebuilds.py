@@ -41,7 +41,7 @@ def network(seed: int = 0) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("target", ["x86-64-v3,x86-64-v4", "cuda:sm_80"])
 def test_the_same_bytes(target: str, tmp_path: Path) -> None:
-    """By two processes, each with a folder, a user's name, a home and temporary files of its own."""
+    """Two processes, each with a folder, a user's name, a home and temporary files of its own."""
     libraries = []
     for name in ("one", "another"):
         folder = tmp_path / name / "deep" / ("er" * len(libraries))

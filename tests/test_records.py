@@ -157,7 +157,7 @@ def test_tiers(tmp_path: Path, here: Target, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_kernel_takes_the_records_of_one_file(tmp_path: Path, here: Target) -> None:
-    """Those of another were not measured beside them."""
+    """Records of two files were not measured side by side."""
     one = write(tmp_path / "1.jsonl", entry(rule="winograd", config={}, time_us=1.0))
     two = write(tmp_path / "2.jsonl", entry(time_us=2.0))
     assert load_records(here, [one, two], shipped=False).fastest(KERNEL, ("winograd", "direct")) == "direct"

@@ -80,7 +80,7 @@ def test_equal_to_onnxruntime(op: str, opset: int, arrays: list[Any], attributes
 @pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
 @pytest.mark.parametrize("periodic", [0, 1])
 def test_windows_agree_with_onnxruntime(op: str, periodic: int) -> None:
-    """Of 13 points, in both float types."""
+    """Windows of 13 points, in both float types."""
     for more in ({}, {"output_datatype": TensorProto.DOUBLE}):
         theirs, ours = both(op, 17, [np.array(13)], periodic=periodic, **more)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=4 * U)

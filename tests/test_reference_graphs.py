@@ -147,7 +147,7 @@ def branches() -> dict[str, onnx.GraphProto]:
 
 
 def test_only_the_branch_that_is_taken() -> None:
-    """By a constant and by a condition that shapes decide; its tensors are shown. The other is not looked at."""
+    """A constant decides, or a condition that shapes give; its tensors are shown. The other is not looked at."""
     nodes = [
         node("Shape", ["x"], ["s"]),
         node("Gather", ["s", "one"], ["d"]),

@@ -126,7 +126,7 @@ class Invented:
 def test_shares_are_of_as_many_threads_as_ran(
     compiled: Compiled, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three threads a kernel of two tasks has two, and most have one; their shares, in words too, are of those."""
+    """On three threads a kernel of two tasks uses two, and most use one; shares are of the peak of as many."""
     real, tasks = module._kernel, (1, 2, 64)
     monkeypatch.setattr(module, "_kernel", lambda i, entry: dataclasses.replace(real(i, entry), tasks=tasks[i % 3]))
     monkeypatch.setattr(module, "Limits", Invented)
@@ -293,7 +293,7 @@ def test_numbers_of_the_axes_are_numbers(facts: Facts) -> None:
 
 
 def test_names_of_the_roofline_lie_apart(facts: Facts) -> None:
-    """Those of the slowest kernels, although the kernels are at one place."""
+    """The slowest kernels have names that lie apart, although the kernels are at one place."""
     svg = plots.roofline(crowded(facts))
     names = [each for each in texts_of(svg, 8) if each[0].startswith("k")]
     assert sorted(text for text, _ in names) == sorted(f"k{i}_conv" for i in range(20 - plots.NAMED, 20))
@@ -361,7 +361,7 @@ def test_page_in_a_browser(width: int, facts: Facts, tmp_path: Path) -> None:
 
 
 def convolutions() -> onnx.ModelProto:
-    """Of every algorithm, stride, dilation, pad and group, each with few maps in."""
+    """Convolutions of every algorithm, stride, dilation, pad and group, each with few channels in."""
     g = Graph()
     x = g.input(1, 3, 37, 45)
     a = g.node("Relu", g.conv(x, 8, (5, 4), strides=[2, 3], pads=[2, 1, 0, 3]))
@@ -461,7 +461,7 @@ def test_maps_show_where_lines_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_picture_of_the_way_of_an_image(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the command, of a digit through LeNet-5; twice the same file."""
+    """The command draws a digit's way through LeNet-5; the second file is the same."""
     monkeypatch.chdir(tmp_path)
     library = tvmcnn.compile(MODEL, output="lenet5.so", verify=False).path
     digits = np.load(MODEL.parent / "digits.npz")

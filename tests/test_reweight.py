@@ -75,7 +75,7 @@ def test_as_compiled(target: str, batch: int | list[int], tmp_path: Path, monkey
 
 
 def test_tuned_configs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the library, whatever records there are by now."""
+    """The library's configs stay, whatever records exist by now."""
     monkeypatch.setattr(measure, "SAMPLE", 1e-4)
     monkeypatch.setattr(search, "BATCH", 20)
     tuned = Enough(lambda events: bool(ops_with_a_final(events)))

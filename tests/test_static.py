@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def symbols(library: Path) -> set[str]:
-    """Those that a linker finds."""
+    """Symbols that a linker finds."""
     said = subprocess.run(["nm", "-g", "--defined-only", str(library)], capture_output=True, text=True, check=True)
     return {line.split()[2] for line in said.stdout.splitlines() if len(line.split()) == 3}
 

@@ -31,7 +31,7 @@ def trials(events: Sequence[Event]) -> list[Event]:
 
 
 def ops_with_a_final(events: Sequence[Event]) -> set[str]:
-    """Of the kernels that may have records by now, the operators: conv, gemm."""
+    """Operators of the kernels that may have records by now: conv, gemm."""
     return {each["kernel"].split()[0] for each in events if each["event"] == "final"}
 
 

@@ -83,7 +83,7 @@ class Row:
 
     @property
     def peak_share(self) -> float:
-        """Of the FMA peak."""
+        """Share of the FMA peak."""
         return self.gflops / self.peak
 
     def better(self, call: str) -> str:

@@ -64,7 +64,7 @@ def tuned(entry: Entry, model: Path, minutes: Sequence[float], work: Path, targe
 def kernel_times(
     program: Program, target: Target, known: Mapping[str, Records], work: Path
 ) -> dict[str, dict[str, float]]:
-    """By kernel in words µs a call with each of the `known` records, the last but one also warm, and MetaSchedule's;
+    """µs a call by kernel, with each of the `known` records, the last but one also warm, and with MetaSchedule's;
     `peak` is GFLOP/s then."""
     todo = metaschedule.tunable(program, target)
     theirs = metaschedule.best(todo, target, work)

@@ -33,7 +33,7 @@ Found = dict[str, list[Resources]]
 
 
 def taken(model: Path, batch: int, machine: Gpu, precision: str) -> Found:
-    """By rule, what ptxas says of each distinct kernel of a model on each architecture."""
+    """What ptxas says of each distinct kernel of a model on each architecture, by rule."""
     network = simplified(import_model(model, batch=batch))
     weights = Weights()
     program = lay_out(network, gpu.choose(network, fuse(network), NONE, precision), weights)

@@ -129,7 +129,7 @@ def trials(folder: Path) -> int:
 
 
 def best(todo: Sequence[Problem], target: Target, folder: Path) -> Mapping[str, Callable[[], float]]:
-    """By kernel in words a function that times its best schedule, in µs a call; none for one that has no schedule.
+    """Functions that time each kernel's best schedule, in µs a call; a kernel without a schedule has none.
 
     Its constants stay in the cache, where those of ours are as cold as in the network.
     """

@@ -190,9 +190,9 @@ class Record:
         path.write_text(json.dumps({"seconds": self.seconds, "functions": functions}, separators=(",", ":")))
 
     def tests(self, slip: Slip, most: float) -> tuple[list[str], float]:
-        """Those that run the slip's function, the fastest first, as many as take `most` seconds; and their seconds.
+        """Tests that run the slip's function, the fastest first, as many as take `most` seconds; and their seconds.
 
-        Where none does (it runs in other processes, or when a module is imported) those that run any of its file.
+        Where none does (it runs in other processes, or when a module is imported), tests that run any of its file.
         """
         found = self.functions.get(f"{slip.path}:{slip.function}", []) if slip.function else []
         if not found:
@@ -216,7 +216,7 @@ def files_that_name(root: Path, slip: Slip) -> list[str]:
 
 
 def table(rows: Sequence[tuple[Slip, str]]) -> str:
-    """By part, how many slips were caught."""
+    """Count the slips that were caught, by part."""
     lines = []
     for part in PARTS:
         ends = [end for slip, end in rows if slip.part == part]

@@ -50,7 +50,7 @@ def model() -> onnx.ModelProto:
 
 
 def steps(target: Target) -> list[tuple[str, bool, DirectConfig | None]]:
-    """Of each step what it does, whether images are in blocks, and the rule's numbers (None: the loops as written)."""
+    """What each step does, whether images are in blocks, and the rule's numbers (None: the loops as written)."""
     network = simplified(import_model(model(), name="conv"))
     (kernel,) = fuse(network)
     best = direct_config(kernel, MAPS, 16, target)

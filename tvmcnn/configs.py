@@ -240,7 +240,7 @@ class MmaConfig(Config):
 
     @property
     def item_bytes(self) -> int:
-        """Of a factor in memory: TF32 is a float32 whose last 13 bits are zero."""
+        """Bytes of a factor in memory: TF32 is a float32 whose last 13 bits are zero."""
         return 2 if self.precision == "fp16" else 4
 
     @property

@@ -89,7 +89,7 @@ def read_manifest(path: str | os.PathLike[str], check: str = "all") -> Manifest:
 
 
 def image_bytes(file: BinaryIO) -> int:
-    """Of the ELF image of a library that `read_manifest` has checked."""
+    """Bytes of the ELF image of a library that `read_manifest` has checked."""
     file.seek(-FOOTER.size, os.SEEK_END)
     size: int = FOOTER.unpack(file.read(FOOTER.size))[3]
     return size

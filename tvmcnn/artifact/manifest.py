@@ -126,7 +126,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
 
 
 def _plain_attributes(node: Node) -> dict[str, Any]:
-    """Those that ONNX has, numbers and words: what importer/operators derived for the expressions is left out."""
+    """ONNX's own attributes, numbers and words: what importer/operators derived for the expressions is left out."""
     plain = (int, float, str, tuple)
     return {key: value for key, value in node.attributes.items() if isinstance(value, plain) and key in ONNX}
 

@@ -50,7 +50,7 @@ def verified(
 
 
 def _judge() -> str:
-    """Who judges: the CPU that runs the library, and all of ours, as the reference, bounds and runner reach far."""
+    """Identify the judge: the CPU that runs the library, and all our sources, since reference and bounds reach far."""
     return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
 
 

@@ -242,7 +242,7 @@ def _histogram(differences: Array, bounds: Array) -> tuple[int, ...]:
 
 
 def growths(manifest: Mapping[str, Any], network: Network) -> dict[str, float]:
-    """By the output of each node that a library convolves by Winograd, or gives to tensor cores, its `growths`."""
+    """Error-growth factors, keyed by node output, for every node computed by Winograd or on tensor cores."""
     found: dict[str, float] = {}
     for kernel in manifest["kernels"]:
         growth = 1.0

@@ -67,7 +67,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Records:
-    """By kernel in words, for one target: the records of its best tier, by rule. `notes` says what was skipped."""
+    """Records for one target: by kernel in words those of its best tier, by rule. `notes` says what was skipped."""
 
     found: Mapping[str, Mapping[str, tuple[Record, str]]]
     notes: tuple[str, ...] = ()
@@ -188,7 +188,7 @@ def parse(entry: Mapping[str, Any], line: int = 0) -> Record:
 
 @functools.cache
 def versions_here() -> tuple[str, str]:
-    """Of tvmcnn and of the TVM that is installed, "" where none is."""
+    """(tvmcnn version, TVM version); the latter is "" if TVM is not installed."""
     try:
         return __version__, version("apache-tvm")
     except PackageNotFoundError:

@@ -39,7 +39,7 @@ extern "C" {{
 
 
 def facts_exported(name: str) -> tuple[str, ...]:
-    """Their symbols."""
+    """Symbols that `facts` defines."""
     return f"{name}_version", f"{name}_message"
 
 
@@ -54,7 +54,7 @@ TVMCNN_PUBLIC const char *{name}_message(int32_t status) {{
 
 
 def facts_declared(name: str) -> str:
-    """Their declarations."""
+    """C declarations of the symbols that `facts` defines."""
     return f"""extern const char {name}_version[]; /* {name} for …, by tvmcnn {__version__} */
 const char *{name}_message(int32_t status); /* what a call returned, in words */
 """

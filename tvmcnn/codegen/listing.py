@@ -22,8 +22,8 @@ EXPRESSION, SCHEDULE, LLVM, ASSEMBLY = "tensor expression", "schedule", "LLVM IR
 def texts(
     program: Program, machine: Target, progress: Progress = silent, kernel: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """By kernel (or of the one named) its tensor expression and its schedule, both as TVMScript, its LLVM IR, and its
-    assembly, without what is for the assembler alone.
+    """Forms of each kernel, or of the one named: tensor expression and schedule, both as TVMScript, LLVM IR, and the
+    assembly without what is for the assembler alone.
 
     Kernels that differ in nothing but names are one function, and have the same texts.
     """

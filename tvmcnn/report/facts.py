@@ -109,7 +109,7 @@ class Facts:
 
     @property
     def flop(self) -> int:
-        """Of all kernels."""
+        """Floating-point operations of all kernels."""
         return sum(kernel.flop for kernel in self.kernels)
 
     @property

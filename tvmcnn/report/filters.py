@@ -65,7 +65,7 @@ def _shows(net: Runner, kernel: Mapping[str, Any]) -> bool:
 
 
 def _shape(kernel: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the convolution's own output, before an epilogue's pool."""
+    """Shape of the convolution's own output, before an epilogue's pool."""
     tensor = kernel["hidden"][0] if kernel["hidden"] else kernel["output"]
     return tuple(tensor["shape"])
 

@@ -29,7 +29,7 @@ class Builder:
         self._killed = False
 
     def build(self, jobs: Mapping[str, Job]) -> dict[str, bytes | str]:
-        """By symbol the object code, or the reason why there is none."""
+        """Object code by symbol, or the reason why there is none."""
         return dict(zip(jobs, self._threads.map(self._one, jobs.values()), strict=True))
 
     def _one(self, job: Job) -> bytes | str:

@@ -182,7 +182,7 @@ class _Places:
                 self.stride += round_up(array.size * array.itemsize, ALIGNMENT)
 
     def arguments(self, choice: Choice, packed: list[tuple[str, Array]]) -> tuple[tuple[str, int], ...]:
-        """Of the kernel's function: its sources, its constants, its output."""
+        """Arguments of the kernel's function: its sources, its constants, its output."""
         output = self.offsets[choice.kernel.output.name] + choice.writes.first(choice.kernel.output.shape) * FLOAT
         return (
             *(("memory", self.offsets[source.name]) for source in choice.sources),

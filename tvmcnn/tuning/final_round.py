@@ -31,14 +31,14 @@ def contenders(log: Log) -> list[Key]:
 
 
 def weight(key: Key, rivals: Iterable[Key]) -> float:
-    """By which a candidate's time is multiplied: more for one in no bands where some of its rivals are in some."""
+    """Factor on a candidate's time: WHOLE for one without bands where a rival has bands, otherwise 1."""
     cut = any(getattr(config, "bands", 1) > 1 for _, config in rivals)
     return WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0
 
 
 def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mapping[str, Key]) -> dict[str, Key]:
-    """By rule who has the record after a final: the fastest of those that beat the holder beyond the spread, else the
-    holder. The first of `keys` is the default, and holds its rule's record if nobody does.
+    """Holders of the records after a final, by rule: the fastest of those that beat the holder beyond the spread, else
+    the holder. The first of `keys` is the default, and holds its rule's record if nobody does.
 
     Beyond the spread: three of four of its samples are below three of four of the holder's.
     """

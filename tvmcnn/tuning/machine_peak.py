@@ -52,7 +52,7 @@ class Limits:
             self._found[count] = Limit(count, max(old.gflops, gflops), max(old.gigabytes, gigabytes))
 
     def found(self) -> dict[int, Limit]:
-        """By the number of threads. What fewer can do, more can."""
+        """Limits by number of threads: more threads can do what fewer can."""
         pairs = zip(
             self._found,
             itertools.accumulate((each.gflops for each in self._found.values()), max),

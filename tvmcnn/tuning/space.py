@@ -53,7 +53,7 @@ Key = tuple[str, Any]  # a candidate of a kernel: its rule and config
 
 
 def key_of(choice: Choice) -> Key:
-    """By which a candidate of a kernel is known."""
+    """Key by which a candidate of a kernel is known."""
     return choice.rule, choice.config
 
 
@@ -107,7 +107,7 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
 
 
 def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
-    """By field of the config the values to try, those next to the present one where they have an order."""
+    """Values to try for each field of the config: the neighbours of the present one where they have an order."""
     config, shape = choice.config, choice.kernel.output.shape
     if isinstance(config, DirectConfig):
         deep = choice.algorithm != "depthwise" and choice.reads[0].block > 1

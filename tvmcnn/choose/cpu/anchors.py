@@ -32,7 +32,7 @@ IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the s
 
 
 def conv(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
-    """By the algorithm that is fastest for its channels, groups and batch, as far as it is known or estimated."""
+    """Choose the algorithm that is fastest for the channels, groups and batch, as far as it is known or estimated."""
     node, image, residuals = kernel.anchor, kernel.inputs[0], kernel.inputs[1:]
     weight = walk.network.constants[node.inputs[1]]
     group, maps, channels = node["group"], weight.shape[0], image.shape[1]

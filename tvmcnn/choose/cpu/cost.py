@@ -16,7 +16,7 @@ SHARE = 0.9  # of the others
 
 
 def microseconds(network: Network, choices: Iterable[Choice], target: Target) -> float:
-    """Of all choices one after the other, on one thread."""
+    """Estimated time of all choices one after the other, on one thread."""
     return sum(_one(network, choice, target) for choice in choices if not choice.is_view)
 
 

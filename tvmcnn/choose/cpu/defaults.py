@@ -48,7 +48,7 @@ def prefetches(kernel: Kernel, target: Target) -> bool:
 
 
 def weight_bytes(kernel: Kernel) -> int:
-    """Of a convolution: its maps by the channels of one group by its window."""
+    """Bytes of a convolution's weights: maps times the channels of one group times the window."""
     depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
     return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * FLOAT)
 
@@ -70,7 +70,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
 
     def cycles(v: int, pixels: int) -> float:
-        """Of one term in one tile: the FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
+        """Cycles of a term in one tile: FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
         streamed = v if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
         return max(v * pixels / 2, (v + pixels) / 2, 4.0, streamed)
 
@@ -87,7 +87,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
 
 
 def _extents(count: int) -> list[int]:
-    """Of tiles along an axis that registers may hold: each the smallest that makes so many of them."""
+    """Candidate tile sizes along one axis: for each number of tiles, the smallest size that gives that number."""
     return [size for size in range(1, min(count, MOST_PIXELS) + 1) if -(-count // -(-count // size)) == size]
 
 
@@ -206,7 +206,7 @@ def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfi
     depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes
 
     def cycles(tile: tuple[int, int]) -> tuple[float, int]:
-        """Of one term in all tiles of a group: FMAs, loads, of which each takes two of L1's lines where the maps are no
+        """Cycles of one term in all tiles of a group: FMAs, loads, each of two of L1's lines where the maps are no
         whole number of them, the FMA latency, and pixels that L1 does not hold, from L2 at two cycles a line.
         """
         m, run = tile
@@ -257,7 +257,7 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
 
 
 def dense_cost(config: DenseConfig, maps: int, target: Target) -> float:
-    """Of an FMA that counts: loads, and FMA units that wait for too few accumulators."""
+    """Relative cost of a useful FMA: its loads, and stalls where too few accumulators hide the latency."""
     v, r = config.width // target.lanes, config.rows
     return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, 8 - v * r * config.parts) / 16)
 

@@ -19,7 +19,7 @@ Config = Any  # one of the dataclasses of configs.py, or None for a rule without
 
 @dataclass
 class Walk:
-    """By tensor name the stored tensor (an image seen flat has another) and its layout, and the choices made so far."""
+    """State of one pass over the kernels: where and how each tensor is stored, and the choices made so far."""
 
     network: Network
     target: Target

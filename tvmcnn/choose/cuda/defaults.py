@@ -61,7 +61,7 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
 
 
 def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
-    """Those of Winograd's planes with their cycles; none where the filters are not 3 x 3 of stride 1.
+    """Candidates for Winograd's planes, as (estimated cycles, config); none unless the filters are 3 x 3 of stride 1.
 
     The transforms move (m+2)²/m² times the image each way, 2.25 times for m = 4, and are two launches more.
     """
@@ -81,7 +81,7 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
 
 
 def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
-    """Of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
+    """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
     warps = config.maps // config.thread_maps * (config.pixels // config.thread_pixels) / WARP
     each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
     rate = FMAS * RATES[config.thread_maps > 4] * min(1.0, each * warps / ENOUGH)

@@ -35,7 +35,7 @@ def source(name: str, programs: Sequence[Sequence[Program]]) -> str:
 
 
 def labelled(name: str, programs: Sequence[Sequence[Program]]) -> list[tuple[str, tuple[Program, ...]]]:
-    """By batch size: its name without a class, lenet5 or lenet5_b8, and its programs, the best class first."""
+    """Names without a class, lenet5 or lenet5_b8, by batch size, each with its programs, the best class first."""
     columns = list(zip(*programs, strict=True))
     batches = [column[0].network.inputs[0].shape[0] if index else 0 for index, column in enumerate(columns)]
     return [(f"{name}_b{batch}" if batch else name, column) for batch, column in zip(batches, columns, strict=True)]

@@ -61,7 +61,7 @@ class Resources:
 
 
 def resources(log: str) -> list[Resources]:
-    """Those of each kernel in nvcc's log, by symbol and architecture; none in the log of another compiler."""
+    """Resources of each kernel in nvcc's log, by symbol and architecture; none in the log of another compiler."""
     found = []
     for part in log.split("Compiling entry function '")[1:]:
         symbol, arch = re.match(r"(\w+)' for '(\w+)'", part).groups()  # type: ignore[union-attr]

@@ -148,7 +148,7 @@ def resize(
 
 @dataclass(frozen=True)
 class _Table:
-    """Of one axis: the taps of each output position and their weights, (positions, taps), and which positions are
+    """One axis: the taps of each output position and their weights, (positions, taps), and which positions are
     inside the input, (positions,).
     """
 

@@ -74,7 +74,7 @@ Buffer = tuple[str, tuple[int, int], str, str]  # name, rows and columns, dtype,
 
 @functools.cache
 def intrinsics(precision: str, terms: int) -> Intrinsics:
-    """Those of a precision, "fp16" or "tf32", for so many terms at once; registered with TVM the first time."""
+    """Intrinsics of a precision, "fp16" or "tf32", for that many terms at once; registered with TVM the first time."""
     names = Intrinsics(*(f"tvmcnn_{word}_{precision}" for word in Intrinsics._fields))
     stored = "float16" if precision == "fp16" else "float32"
     sums = (SIDE, SIDE)

@@ -44,6 +44,6 @@ def _in_squares(sch: Schedule, loops: list[Loop], across: int) -> None:
 
 
 def _side(count: int) -> int:
-    """Of a square: what divides the axis, if it is not much less than 32."""
+    """Side of the transpose tile: the largest divisor of the axis up to 32, or 32 if that divisor is under half."""
     best = max(divisor for divisor in divisors(count) if divisor <= SQUARE)
     return best if 2 * best >= min(count, SQUARE) else SQUARE
