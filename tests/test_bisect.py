@@ -13,12 +13,10 @@ from test_planted_bugs import BUGS, padded_conv
 from tvm import tirx
 
 import tvmcnn
-from tvmcnn.check import bisect as bisect_module
 from tvmcnn.check.bisect import RIGHT, SWITCHES, WRONG, bisect
 from tvmcnn.check.verify import verify_library
 from tvmcnn.cli import main
 from tvmcnn.codegen.cpu import kernels
-from tvmcnn.errors import ArtifactError
 
 TARGET = "x86-64-v3"
 
@@ -131,18 +129,3 @@ def edges_to_the_bound() -> list[float]:
     from tvmcnn.check.verify import HISTOGRAM
 
     return [float(edge) for edge in HISTOGRAM if edge <= 1e-9]
-
-
-def test_an_earlier_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, model = planted("conv-swapped-taps-direct", tmp_path, monkeypatch)
-    load = bisect_module.load
-
-    def earlier(*arguments: Any, **more: Any) -> Any:
-        net = load(*arguments, **more)
-        for kernel in net.manifest["kernels"]:
-            kernel.pop("reads", None)
-        return net
-
-    monkeypatch.setattr(bisect_module, "load", earlier)
-    with pytest.raises(ArtifactError, match="was compiled by an earlier tvmcnn: compile it again"):
-        bisect(path, model)

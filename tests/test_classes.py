@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import pickle
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +18,6 @@ from helpers import Graph, feeds, lenet
 
 import tvmcnn
 from tvmcnn import targets
-from tvmcnn.artifact import container
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ArtifactError, TargetError
 
@@ -160,34 +157,6 @@ except tvmcnn.ArtifactError as error:
 def test_lists_that_are_none(target: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=re.escape(words)):
         tvmcnn.compile(lenet(1), target, tmp_path / "net.so")
-
-
-# ---- formats --------------------------------------------------------------------------------------------------------
-
-
-def in_first_format(library: Path, out: Path) -> Path:
-    """The library as the tvmcnn before wrote it: without what format 2 brought."""
-    data = library.read_bytes()
-    magic, _, zero, size, text_size, _ = container.FOOTER.unpack(data[-container.FOOTER.size :])
-    manifest = json.loads(data[size : size + text_size])
-    for program in (manifest, *manifest["specialisations"]):
-        del program["symbol"]
-    del manifest["variants"]
-    trailer = container.trailer(manifest, size)
-    head = struct.pack("<8sII", magic, 1, zero)
-    out.write_bytes(data[:size] + trailer[: -container.FOOTER.size] + head + trailer[-container.FOOTER.size + 16 :])
-    return out
-
-
-def test_a_library_of_the_first_format(tmp_path: Path) -> None:
-    """It loads, and computes the same."""
-    g = Graph()
-    g.output(g.node("Relu", g.conv(g.input(1, 3, 5, 7), 16, (3, 2))))
-    library = tvmcnn.compile(g.model(), output=tmp_path / "net.so", batch=[1, 2]).path
-    x = np.random.default_rng(0).standard_normal((3, 3, 5, 7), dtype=np.float32)
-    (tmp_path / "old").mkdir()
-    old = tvmcnn.load(in_first_format(library, tmp_path / "old" / "net.so"))
-    np.testing.assert_array_equal(old(x), tvmcnn.load(library)(x))
 
 
 # ---- other processes ------------------------------------------------------------------------------------------------

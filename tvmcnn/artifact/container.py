@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from tvmcnn.errors import ArtifactError
 
 MAGIC = b"tvmcnn\r\n"  # \r\n: a transfer that rewrites line ends damages it
-FORMAT = 2  # 1 had one class of CPUs: no "symbol", no "variants"
+FORMAT = 2  # 1 was never released
 FOOTER = struct.Struct("<8sIIQQ32s")
 CHUNK = 1 << 20  # bytes read at a time
 CHECKS = ("all", "code")
@@ -106,8 +106,8 @@ def _checked(file: BinaryIO, label: str, check: str) -> Manifest:
     if magic != MAGIC:
         raise ArtifactError(f"{label} is not a library of tvmcnn, or it is truncated: its trailer is missing")
     if version > FORMAT:
-        raise ArtifactError(f"{label} has format {version}; this tvmcnn reads up to {FORMAT}: update tvmcnn")
-    whole = image_size + text_size + FOOTER.size == size and version >= 1 and zero == 0
+        raise ArtifactError(f"{label} has format {version}; this tvmcnn reads {FORMAT}: update tvmcnn")
+    whole = image_size + text_size + FOOTER.size == size and version == FORMAT and zero == 0
     text = b""
     if whole:
         file.seek(image_size)
@@ -115,13 +115,12 @@ def _checked(file: BinaryIO, label: str, check: str) -> Manifest:
     if not whole or hashlib.sha256(text).digest() != digest:
         raise ArtifactError(f"{label} is damaged: its manifest does not match its hash")
     manifest: Manifest = json.loads(text)
-    code = manifest.get("code")  # format 1 has none: its image is checked whole
-    if check == "code" and code is not None:
-        if _digest(file, image_size, code["weights_at"]) != code["sha256"]:
+    if check == "code":
+        if _digest(file, image_size, manifest["code"]["weights_at"]) != manifest["code"]["sha256"]:
             raise ArtifactError(f"{label} is damaged: its code does not match its hash")
     elif _digest(file, image_size, (0, 0)) != manifest["sha256"]:
         raise ArtifactError(f"{label} is damaged: its code and weights do not match their hash")
-    return _of_today(manifest)
+    return manifest
 
 
 def _digest(file: BinaryIO, size: int, without: Sequence[int]) -> str:
@@ -134,10 +133,3 @@ def _digest(file: BinaryIO, size: int, without: Sequence[int]) -> str:
             left -= len(part)
             found.update(part)
     return found.hexdigest()
-
-
-def _of_today(manifest: Manifest) -> Manifest:
-    """A manifest of an earlier format with what it did not have."""
-    for program in (manifest, *manifest["specialisations"]):
-        program.setdefault("symbol", program["name"])
-    return {"variants": [], "made_of": {}, **manifest}

@@ -160,7 +160,7 @@ def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str
     stored = entry["stores"]
     if not stored:
         copies = (kernel for kernel in manifest["kernels"] if kernel["algorithm"] == "reorder" and kernel["stores"])
-        stored = next((each["stores"] for each in copies if each.get("reads") == [entry["output"].get("name")]), [])
+        stored = next((each["stores"] for each in copies if each["reads"] == [entry["output"]["name"]]), [])
     return [*entry["hidden"], *stored]
 
 

@@ -200,7 +200,7 @@ def _unmeasured(
         inputs=tuple(_array(entry) for entry in manifest["inputs"]),
         outputs=tuple(_array(entry) for entry in manifest["outputs"]),
         kernels=kernels,
-        held=tuple((n, o, b, f, la) for n, o, b, f, la in manifest.get("arena", [])),
+        held=tuple((n, o, b, f, la) for n, o, b, f, la in manifest["arena"]),
         arena_bytes=manifest["arena_bytes"],
         arena_lower_bound=manifest["arena_lower_bound"],
         thread_bytes=manifest["thread_bytes"],
@@ -254,14 +254,13 @@ def _timed(kernel: KernelFact, time: float, limit: Limit | None) -> KernelFact:
 def _kernel(index: int, entry: Mapping[str, Any]) -> KernelFact:
     output = entry["output"]
     layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
-    stored = [tensor["name"] for tensor in entry["stores"]]
     return KernelFact(
         index=index,
         name=entry["name"],
         ops=tuple(entry["ops"]),
         nodes=tuple(entry["nodes"]),
-        reads=tuple(entry.get("reads", ())),
-        writes=output.get("name", stored[0] if stored else entry["name"]),
+        reads=tuple(entry["reads"]),
+        writes=output["name"],
         shape=dims(tuple(output["shape"])),
         layout=str(layout),
         algorithm=entry["algorithm"],

@@ -24,7 +24,7 @@ def filters(net: Runner, index: int) -> Array | None:
     in, or would take more than MOST runs.
     """
     kernel = net.manifest["kernels"][index]
-    attributes = kernel.get("attributes", {})
+    attributes = kernel["attributes"]
     if kernel["ops"][0] != "Conv" or len(attributes.get("kernel_shape", ())) != 2 or not _shows(net, kernel):
         return None
     source = _source(net, kernel["reads"][0])

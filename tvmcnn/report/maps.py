@@ -46,7 +46,7 @@ def layers(net: Runner, *arrays: Any) -> list[Layer]:
     for index, kernel in enumerate(net.manifest["kernels"]):
         if kernel["algorithm"] in UNSEEN:
             continue
-        windowed = math.prod(kernel.get("attributes", {}).get("kernel_shape", (1,))) > 1
+        windowed = math.prod(kernel["attributes"].get("kernel_shape", (1,))) > 1
         weights = filters(net, index) if windowed and _depth(net, kernel) <= DEEPEST else None
         for tensor, ops in _layers_of(net, kernel):
             name, shape = tensor["name"], tuple(tensor["shape"])
@@ -71,10 +71,8 @@ def _layers_of(net: Runner, kernel: Mapping[str, Any]) -> list[tuple[Mapping[str
 def _depth(net: Runner, kernel: Any) -> int:
     """Maps that one filter of a convolution reads."""
     shapes = {entry["name"]: entry["shape"] for entry in net.manifest["inputs"]}
-    shapes |= {each["output"].get("name", ""): each["output"]["shape"] for each in net.manifest["kernels"]}
-    return (
-        int(shapes[kernel["reads"][0]][1] // kernel["attributes"].get("group", 1)) if kernel.get("reads") else 1 << 30
-    )
+    shapes |= {each["output"]["name"]: each["output"]["shape"] for each in net.manifest["kernels"]}
+    return int(shapes[kernel["reads"][0]][1] // kernel["attributes"].get("group", 1)) if kernel["reads"] else 1 << 30
 
 
 def draw(image: Array, found: Sequence[Layer], answer: Sequence[tuple[str, float]], path: Path, title: str) -> None:

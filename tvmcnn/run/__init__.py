@@ -90,9 +90,7 @@ def _denied(path: Path, manifest: Manifest) -> list[str]:
     if not features:  # a GPU's
         return []
     library = Mapped(path, manifest["sha256"])
-    asked = getattr(library.symbols, f"{manifest['symbol']}_missing", None)
-    if asked is None:  # of the first format
-        return []
+    asked = library.symbols[f"{manifest['symbol']}_missing"]
     asked.restype = ctypes.c_uint32
     bits = asked()
     return [feature for bit, feature in enumerate(features) if bits >> bit & 1]

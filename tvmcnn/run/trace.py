@@ -40,10 +40,10 @@ class Span:
 def trace(net: Runner, *arrays: Any) -> tuple[Span, ...]:
     """The spans of one run on `arrays` (random ones if none are given), after a few that warm up.
 
-    Raises InputError for arrays that do not fit, for a network on a GPU, and for a library of an earlier version.
+    Raises InputError for arrays that do not fit, and for a network on a GPU.
     """
     if not hasattr(net._symbols, symbol := f"{net.symbol}_trace"):
-        raise InputError(f"{net.path.name} cannot be traced: it is for GPUs, or was compiled by an earlier tvmcnn")
+        raise InputError(f"{net.path.name} cannot be traced: it is for GPUs")
     given = arrays or tuple(random_array(info, seed) for seed, info in enumerate(net.inputs))
     addresses = net._addresses(given, net._allocate())
     arena, _memory = net._new_arena()
