@@ -129,8 +129,8 @@ def main() -> int:
                 told = f"different: {', '.join(different)}" if different else "the same"
                 print(f"{model.stem:<20} {target:<12} {len(sides[1]):>4} kernels and parts, {told}", flush=True)
                 for name in different if options.diff else ():
-                    lines = [side.get(name, "").splitlines() for side in sides]
-                    print("\n".join(difflib.unified_diff(*lines, f"{name} before", f"{name} now", lineterm="")))
+                    before, now = (side.get(name, "").splitlines() for side in sides)
+                    print("\n".join(difflib.unified_diff(before, now, f"{name} before", f"{name} now", lineterm="")))
             progress("comparing", len(pairs), len(pairs))
     except ToolError as error:
         parser.error(str(error))

@@ -14,7 +14,7 @@ TensorProto.dims 1, data_type 2, float_data 4, name 8, raw_data 9), the rest is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,8 +175,3 @@ def _value_info(name: str, code: int, shape: tuple[int, ...]) -> bytes:
     extents = b"".join(_encoded(1, _encoded(1, extent)) for extent in shape)
     tensor = _encoded(1, code) + _encoded(2, extents)
     return _encoded(1, name.encode("utf-8", "surrogateescape")) + _encoded(2, _encoded(1, tensor))
-
-
-def total_bytes(weights: Mapping[str, Array]) -> int:
-    """Bytes of all weights together."""
-    return sum(array.nbytes for array in weights.values())

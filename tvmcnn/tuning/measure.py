@@ -70,7 +70,7 @@ class Measurer:
             try:
                 error = self._call("check", index, each.trial)
             except LostError as lost:
-                if self._blames(each, lost):
+                if self._blames(each):
                     done(index, Tried(FAILED, reason=str(lost)))
                 self.open(library, memory)
                 continue
@@ -123,7 +123,7 @@ class Measurer:
             found |= self._times(library, memory, [index], rounds)
         return found
 
-    def _blames(self, candidate: Prepared, lost: LostError) -> bool:
+    def _blames(self, candidate: Prepared) -> bool:
         """Whether a candidate is to blame: at once here, elsewhere if it happens again, for servers die of old age."""
         key = candidate.choice.rule, candidate.choice.config, candidate.trial.expected
         self._losses[key] = self._losses.get(key, 0) + 1

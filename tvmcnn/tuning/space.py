@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tvmcnn.choose.cpu.anchors import pads_itself
+from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
     BLOCK,
     MAX_BLOCKS,
@@ -157,10 +157,10 @@ def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Cho
         for pixels in pixels_tiles(choice.kernel, config.groups, target):
             yield dataclasses.replace(choice, config=pixels)
     elif isinstance(config, DirectConfig | WinogradConfig | StreamedConfig):
-        yield from _convolutions(choice, network, target)
+        yield from _convolutions(choice, target)
 
 
-def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
+def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
     """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
     if choice.rule == "direct" and (choice.algorithm == "depthwise" or choice.reads[0].block == 1):
         found = (dataclasses.replace(choice, config=each) for each in _direct(choice, target))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tvmcnn.choose.cpu import anchors
+from tvmcnn.choose.cpu.convolution import conv, plain, winograd_of
 from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.defaults import BLOCK, rows_config
+from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.row_bands import in_bands
 from tvmcnn.choose.cpu.state import Walk, choice_of
 from tvmcnn.choose.records import Records
@@ -83,11 +84,14 @@ def _walked(
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
-    walk = Walk(network, target, records, exact, readers, stored, {}, homes, images, blocked)
-    walk = dataclasses.replace(walk, halos=_halos(walk, kernels) if blocked else {})
-    outputs = {tensor.name for tensor in network.outputs}
+    walk = Walk(network, target, records, exact, readers, stored, {}, {}, homes, images, blocked)
+    if blocked:
+        walk = dataclasses.replace(
+            walk, winograd={k.output.name: winograd_of(walk, k) for k in _convolutions(walk, kernels)}
+        )
+        walk = dataclasses.replace(walk, halos=_halos(walk, kernels))
     for kernel in kernels:
-        is_output = kernel.output.name in outputs
+        is_output = walk.is_output(kernel)
         if kernel.output.size == 0:
             walk.stored[kernel.output.name] = (kernel.output, PLAIN)  # nothing to compute, nothing to store
             continue
@@ -105,17 +109,22 @@ def _walked(
     return walk.choices
 
 
+def _convolutions(walk: Walk, kernels: Sequence[Kernel]) -> Iterator[Kernel]:
+    """The kernels whose anchor is a convolution of images."""
+    for kernel in kernels:
+        images = bool(kernel.inputs) and len(kernel.inputs[0].shape) == 4
+        if images and kernel.anchor.op == "Conv" and is_anchor(walk.network, kernel.anchor):
+            yield kernel
+
+
 def _halos(walk: Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:
     """The halo that the convolutions reading a tensor want, by its name: who makes the tensor leaves room for it.
 
     Conv 1x1 -> t -> Conv 3x3, pads 1    -->  t is stored with a halo of 1, no kernel copies it into one
     """
     halos: dict[str, Pads] = {}
-    for kernel in kernels:
-        node, image = kernel.anchor, next(iter(kernel.inputs), None)
-        if node.op != "Conv" or image is None or len(image.shape) != 4 or not is_anchor(walk.network, node):
-            continue
-        found = anchors.winograd_of(walk, kernel)
+    for kernel in _convolutions(walk, kernels):
+        node, image, found = kernel.anchor, kernel.inputs[0], walk.winograd[kernel.output.name]
         wanted = node["pads"] if found is None else halo(node, image.shape, found[0].tile)
         have = halos.get(image.name, NO_PADS)
         halos[image.name] = tuple(map(max, have, wanted))
@@ -149,9 +158,9 @@ def _joins_blocks(kernel: Kernel) -> bool:
 def _decide(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
     op = kernel.anchor.op
     if op == "Conv" and not walk.blocked and is_anchor(walk.network, kernel.anchor):
-        return anchors.plain(walk, kernel)
+        return plain(walk, kernel)
     if is_anchor(walk.network, kernel.anchor):
-        return anchors.conv(walk, kernel, is_output) if op == "Conv" else anchors.dense(walk, kernel, is_output)
+        return conv(walk, kernel) if op == "Conv" else dense(walk, kernel)
     if op in ELEMENTWISE:
         return _elementwise(walk, kernel)
     if op in ("Softmax", "LogSoftmax"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Mapping
 
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import Choice, Network, Shape, moved_bytes, unmoved
@@ -27,49 +28,98 @@ def _microseconds(network: Network, choice: Choice) -> float:
 
 
 def outer_loops(choice: Choice, target: Target) -> Shape:
-    """The extents of the loops around a kernel's tiles, outermost first, as its rule makes them."""
-    config, shape = choice.config, choice.makes.physical(choice.kernel.output.shape)
-    if choice.rule == "direct":
-        n, blocks, height = shape[:3]
-        vectors = shape[4] // target.lanes  # in a block
-        tiles = math.ceil(blocks / max(1, config.vectors // vectors))
-        rows = math.ceil(height / config.rows)
-        return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows // config.bands)
-    if choice.rule == "winograd":
-        tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
-        return (shape[0], config.parts, tiles // config.strip)
-    if choice.rule == "streamed":
-        return (shape[1] // max(1, config.vectors * target.lanes // shape[4]),)
-    if choice.rule == "winograd_data":
+    """Extents of the loops around a kernel's tiles, outermost first, as its rule makes them; () if none is shared."""
+    loops = LOOPS.get(choice.rule)
+    return loops(choice, choice.makes.physical(choice.kernel.output.shape), target) if loops is not None else ()
+
+
+# ---- one function a rule: (choice, the output's extents in memory, target) --> loops ---------------------------------
+
+
+def _direct(choice: Choice, shape: Shape, target: Target) -> Shape:
+    config, (n, blocks, height) = choice.config, shape[:3]
+    vectors = shape[4] // target.lanes  # in a block
+    tiles = math.ceil(blocks / max(1, config.vectors // vectors))
+    rows = math.ceil(height / config.rows)
+    return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows // config.bands)
+
+
+def _winograd(choice: Choice, shape: Shape, target: Target) -> Shape:
+    config = choice.config
+    tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
+    return (shape[0], config.parts, tiles // config.strip)
+
+
+def _streamed(choice: Choice, shape: Shape, target: Target) -> Shape:
+    return (shape[1] // max(1, choice.config.vectors * target.lanes // shape[4]),)
+
+
+def _planes(choice: Choice, shape: Shape, target: Target) -> Shape:
+    return shape[:2]
+
+
+def _pixels(choice: Choice, shape: Shape, target: Target) -> Shape:
+    config = choice.config
+    runs = math.prod(shape[2:]) // config.pixels
+    return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
+
+
+def _images(choice: Choice, shape: Shape, target: Target) -> Shape:
+    if choice.algorithm == "conv_images":
+        return (shape[0], shape[2], shape[1] // choice.config.maps)
+    return (shape[0] // choice.config.columns, shape[1] // choice.config.maps)
+
+
+def _columns(choice: Choice, shape: Shape, target: Target) -> Shape:
+    return shape[:1]
+
+
+def _dense(choice: Choice, shape: Shape, target: Target) -> Shape:
+    rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
+    across = choice.config.tiles_across(columns)
+    return (across, rows // choice.config.rows) if across > 1 else (rows // choice.config.rows,)
+
+
+def _pool(choice: Choice, shape: Shape, target: Target) -> Shape:
+    return shape[:3]
+
+
+def _lanes(choice: Choice, shape: Shape, target: Target) -> Shape:
+    return shape
+
+
+def _softmax(choice: Choice, shape: Shape, target: Target) -> Shape:
+    rows = (*shape[: choice.config.axis], *shape[choice.config.axis + 1 :])
+    return rows if choice.config.in_lanes else rows[:-1]
+
+
+def _memory(choice: Choice, shape: Shape, target: Target) -> Shape:
+    if choice.algorithm in ("elementwise", "resize", "depth_to_space", "reorder"):
+        return shape[:-2]
+    if choice.algorithm == "concat":
         return shape[:2]
-    if choice.rule == "pixels":
-        runs = math.prod(shape[2:]) // config.pixels
-        return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
-    if choice.rule == "images":
-        if choice.algorithm == "conv_images":
-            return (shape[0], shape[2], shape[1] // config.maps)
-        return (shape[0] // config.columns, shape[1] // config.maps)
-    if choice.rule == "columns":
-        return shape[:1]
-    if choice.rule == "dense":
-        rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
-        across = config.tiles_across(columns)
-        return (across, rows // config.rows) if across > 1 else (rows // config.rows,)
-    if choice.rule == "pool":
-        return shape[:3]
-    if choice.rule == "memory" and choice.algorithm in ("elementwise", "resize", "depth_to_space", "reorder", "concat"):
-        return shape[:2] if choice.algorithm == "concat" else shape[:-2]
-    if choice.rule == "lanes":
-        return shape
-    if choice.rule == "softmax":
-        rows = (*shape[: config.axis], *shape[config.axis + 1 :])
-        return rows if config.in_lanes else rows[:-1]
-    if choice.rule == "memory" and choice.kernel.anchor.op == "Transpose":
-        perm = choice.kernel.anchor["perm"]
-        if unmoved(perm):
-            return shape[: -unmoved(perm)]
-        return tuple(extent for axis, extent in zip(perm[:-1], shape[:-1], strict=True) if axis != len(perm) - 1)
-    return ()
+    if choice.kernel.anchor.op != "Transpose":
+        return ()
+    perm = choice.kernel.anchor["perm"]
+    if unmoved(perm):
+        return shape[: -unmoved(perm)]
+    return tuple(extent for axis, extent in zip(perm[:-1], shape[:-1], strict=True) if axis != len(perm) - 1)
+
+
+LOOPS: Mapping[str, Callable[[Choice, Shape, Target], Shape]] = {
+    "direct": _direct,
+    "winograd": _winograd,
+    "winograd_data": _planes,
+    "streamed": _streamed,
+    "pixels": _pixels,
+    "images": _images,
+    "columns": _columns,
+    "dense": _dense,
+    "pool": _pool,
+    "lanes": _lanes,
+    "softmax": _softmax,
+    "memory": _memory,
+}
 
 
 def by_rows(choice: Choice) -> bool:

@@ -28,10 +28,15 @@ class Walk:
     readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
     stored: dict[str, tuple[Tensor, Layout]]
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
+    winograd: Mapping[str, tuple[Config, str] | None]  # by a convolution's output, where Winograd is faster
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     images: int  # side by side, in convolutions and matrix products
     blocked: bool = True  # images may be stored in blocks of channels
     choices: list[Choice] = field(default_factory=list)
+
+    def is_output(self, kernel: Kernel) -> bool:
+        """Whether a kernel makes an output of the network."""
+        return kernel.output.name in {tensor.name for tensor in self.network.outputs}
 
     def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:
         """The tensor in a layout that covers `layout`, by a reorder if need be (one for all readers that agree)."""
