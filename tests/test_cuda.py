@@ -30,7 +30,7 @@ from tvmcnn.artifact.package import write_package
 from tvmcnn.check.reference import reference
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cpu.defaults import winograd_fits
-from tvmcnn.choose.cuda import variants as gpu_variants
+from tvmcnn.choose.cuda import single_launch
 from tvmcnn.choose.cuda.defaults import MMA_TILES
 from tvmcnn.choose.records import NONE, read_records
 from tvmcnn.codegen.cuda import kernel as cuda
@@ -275,7 +275,7 @@ def test_images_of_a_block(
     build: Callable[[int], onnx.ModelProto], batch: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as divide the batch, fit, and leave blocks enough: here for a GPU of one multiprocessor."""
-    monkeypatch.setattr(gpu_variants, "PROCESSORS", 1)
+    monkeypatch.setattr(single_launch, "PROCESSORS", 1)
     compiled = check(build(batch), tmp_path)
     (step,) = compiled.program.steps
     assert step.choice.config.images == images

@@ -1,6 +1,18 @@
 """The words that the stages hand on: Tensor, Node, Network, Kernel, Layout, Choice, Step, Program.
 
 Frozen dataclasses that check themselves when made and print themselves when asked. This file imports nothing of ours.
+What other words mean here:
+
+    image      a tensor N x C x H x W, and one of its N
+    map        one output channel of a convolution, or one channel where it is read
+    block      16 channels that lie side by side (NCHW16c), one or two vectors
+    halo       zeros around an image in memory, which a convolution reads instead of asking where the border is
+    anchor     the node that decides how a kernel is computed: its convolution, product or pool
+    prologue   nodes before the anchor that are computed as it reads; epilogue: those after it, in its registers
+    kernel     nodes that run as one; a choice: the kernel with every decision made; a step: its call in the chain
+    rule       a schedule by name; config: the numbers that it reads; record: a config that was measured
+    tile       what a rule computes at once in registers; band: a part of an image's rows; task: what a thread takes
+    arena      one piece of memory for all tensors between kernels, which share it as their lifetimes allow
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from tvmcnn.network import Program
 
 def tiers(programs: Sequence[Program]) -> str:
     """configs: 18 by shipped records, 3 computed"""
-    tiers = Counter(
+    found = Counter(
         step.choice.tier for program in programs for step in program.steps if step.choice.config is not None
     )
-    computed = tiers.pop("default", 0)
-    counts = [f"{count} by {tier}{'s' if count > 1 else ''}" for tier, count in sorted(tiers.items())]
+    computed = found.pop("default", 0)
+    counts = [f"{count} by {tier}{'s' if count > 1 else ''}" for tier, count in sorted(found.items())]
     return f"configs: {', '.join([*counts, f'{computed} computed'])}"
 
 

@@ -15,26 +15,18 @@ from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.defaults import BLOCK, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.row_bands import in_bands
-from tvmcnn.choose.cpu.state import Walk, choice_of
+from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.choose.records import Records
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Pads, Tensor
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
-GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
-MOVES = (  # one stage each, which maps elements: the rule "memory" fits
-    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
-    *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
-)
-LANES = (  # reductions that have an expression with the terms in the lanes
-    *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
-    *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),
-)
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 

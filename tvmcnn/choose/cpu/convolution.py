@@ -18,10 +18,11 @@ from tvmcnn.choose.cpu.defaults import (
     winograd_config,
 )
 from tvmcnn.choose.cpu.product import ROW_LIMIT, dense
-from tvmcnn.choose.cpu.state import Walk, choice_of
+from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.choose.cpu.winograd import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import deinterleaved, pool_of, squashes, window_size
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from tvmcnn.choose.cpu.defaults import dense_config, images_config
-from tvmcnn.choose.cpu.state import Walk, choice_of
+from tvmcnn.choose.cpu.state import Walk
+from tvmcnn.choose.shared import choice_of
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, round_up
 
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack

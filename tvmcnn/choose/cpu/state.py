@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from tvmcnn.choose.cpu.defaults import BLOCK
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NEAREST, Records, kernel_words
+from tvmcnn.choose.shared import Config
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor
 from tvmcnn.targets import Target
-
-Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
 
 @dataclass
@@ -110,16 +108,3 @@ class Walk:
         choice = dataclasses.replace(choice, kernel=kernel, tasks=tasks(self.network, choice, self.target))
         self.choices.append(choice)
         self.stored[kernel.output.name] = (kernel.output, choice.writes)
-
-
-def choice_of(
-    kernel: Kernel,
-    algorithm: str,
-    read: Sequence[tuple[Tensor, Layout]],
-    writes: Layout,
-    rule: str,
-    config: tuple[Config, str] = (None, "default"),
-) -> Choice:
-    """A choice that reads each of `read` in its layout; the config comes with its tier."""
-    tensors, layouts = tuple(tensor for tensor, _ in read), tuple(layout for _, layout in read)
-    return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)

@@ -7,17 +7,16 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tvmcnn.choose.cpu import LANES, MOVES
-from tvmcnn.choose.cpu.state import choice_of
 from tvmcnn.choose.cuda.defaults import WARP, configs, maps_of, mma_configs
-from tvmcnn.choose.cuda.variants import covers, in_parts, is_tiny, whole
+from tvmcnn.choose.cuda.parts import in_parts
+from tvmcnn.choose.cuda.single_launch import covers, is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
 
-GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 FEW = 8  # rows of a matrix product, each of which reads the other matrix on its own
 NARROW = 8  # channels or maps of a group that fill no tile
 

@@ -1,0 +1,33 @@
+"""What choosing for CPUs and for GPUs have in common: families of operators, and how a choice is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvmcnn.network import Choice, Kernel, Layout, Tensor
+
+Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
+
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+MOVES = (  # one stage each, which maps elements: the rule "memory" fits
+    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
+    *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
+)
+LANES = (  # reductions that have an expression with the terms in the lanes
+    *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
+    *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),
+)
+
+
+def choice_of(
+    kernel: Kernel,
+    algorithm: str,
+    read: Sequence[tuple[Tensor, Layout]],
+    writes: Layout,
+    rule: str,
+    config: tuple[Config, str] = (None, "default"),
+) -> Choice:
+    """A choice that reads each of `read` in its layout; the config comes with its tier."""
+    tensors, layouts = tuple(tensor for tensor, _ in read), tuple(layout for _, layout in read)
+    return Choice(kernel, algorithm, tensors, layouts, writes, rule, *config)
