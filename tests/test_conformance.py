@@ -12,6 +12,8 @@ import pytest
 
 from tvmcnn.importer.operators import OPERATORS
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).parent.parent / "tools" / "conformance.py"
 LEAST = 0.98  # of the counted cases
 

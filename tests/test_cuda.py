@@ -52,6 +52,8 @@ from tvmcnn.targets import Gpu
 from tvmcnn.tuning import gpu as tuning
 from tvmcnn.winograd import MATRICES
 
+pytestmark = pytest.mark.slow
+
 SHIM = Path(__file__).parent / "cuda_shim" / "nvcc"
 TARGET = "cuda:sm_80,sm_90"
 CUDA = 2  # DLPack's number of it

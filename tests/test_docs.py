@@ -8,6 +8,8 @@ from pathlib import Path
 import build_docs
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 

@@ -24,6 +24,8 @@ from tvmcnn import importer
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parent / "mutate_models.py"
 COUNT = 300  # of each model and kind: 2,400 in all, of which 70 % still parse; tools/fuzz.py tries more
 

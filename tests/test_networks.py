@@ -31,6 +31,8 @@ from tvmcnn.check.reference import reference
 from tvmcnn.errors import UnsupportedError
 from tvmcnn.run.runner import Runner
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 

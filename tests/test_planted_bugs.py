@@ -33,6 +33,8 @@ from tvmcnn.ops import conv, dense, elementwise, formulas, lanes, move, norm, op
 from tvmcnn.ops import winograd as expressions
 from tvmcnn.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 Build = Callable[[Graph], str]
 

@@ -16,6 +16,8 @@ from helpers import TARGETS
 
 from tvmcnn.importer.operators import OPERATORS
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200  # graphs, in two runs: they take a third of a second each
 RUNS = 2
 DRAWN = 5000  # graphs until every operator has been drawn

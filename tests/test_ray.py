@@ -21,6 +21,8 @@ import tvmcnn
 from tvmcnn.demo import MODEL
 from tvmcnn.digits import Normalisation
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray.data", reason="ray is not installed: pip install 'tvmcnn[ray]'")
 
 PROGRAM = Path(__file__).parent.parent / "docs" / "ray" / "read_digits.py"

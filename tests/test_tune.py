@@ -20,6 +20,8 @@ from tvmcnn.targets import TARGETS, resolve
 from tvmcnn.tuning import measure, search
 from tvmcnn.tuning.options import parse_budget
 
+pytestmark = pytest.mark.slow
+
 
 def algorithm(compiled: Compiled) -> tuple[str, str]:
     """Algorithm and tier of the convolution."""

@@ -31,6 +31,8 @@ from tvmcnn.choose.records import read_records
 from tvmcnn.configs import DirectConfig
 from tvmcnn.targets import resolve
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(tvmcnn.__file__).parent
 
 # In the place of `object_code`: what a direct convolution does by the number of columns in its tile.

@@ -19,6 +19,8 @@ from helpers import GUARD
 
 import tvmcnn
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")  # that requires-python allows today
