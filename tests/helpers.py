@@ -295,7 +295,7 @@ def _on_sizes(node: onnx.NodeProto, operands: list[Any], model: onnx.ModelProto)
     return reference(one, given)[copy.output[0]].astype(np.float64)
 
 
-def same_bits_in_any_memory(x: Array, nets: Sequence[tvmcnn.runner.Runner]) -> None:
+def same_bits_in_any_memory(x: Array, nets: Sequence[tvmcnn.Runner]) -> None:
     """All compute what the first does, also where their arenas, with the scratch of every thread, are full of NaNs."""
     wanted = nets[0](x).tobytes()
     for net in nets:

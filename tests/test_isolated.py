@@ -136,7 +136,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     text = f"""
 import sys, threading, time
 sys.path.insert(0, {str(tmp_path)!r})
-from tvmcnn.isolated import Isolated
+from tvmcnn.worker_process import Isolated
 process = Isolated()
 print(process.call("planted:pid"), flush=True)
 threading.Thread(target=process.call, args=("planted:hang",), daemon=True).start()
