@@ -115,7 +115,7 @@ def test_planted_faults_cost_their_candidates_and_nothing_else(copy: Path) -> No
     edit(package / "codegen" / "cpu" / "kernels.py", ("def object_code", "def _object_code"))
     with (package / "codegen" / "cpu" / "kernels.py").open("a") as file:
         file.write(PLANTED)
-    edit(package / "schedule" / "__init__.py", ("\n    RULES[choice.rule](sch, choice.config, lanes)\n", WRONG))
+    edit(package / "schedule" / "x86" / "__init__.py", ("\n    RULES[choice.rule](sch, choice.config, lanes)\n", WRONG))
     hangs = "getattr(job.step.choice.config, 'columns', 0) == 1 and job.step.choice.config.order.startswith('rb')"
     edit(package / "tuning" / "build.py", ("seconds=self._seconds)", f"seconds=1.0 if {hangs} else None)"))
     check = 'error = self._call("check", index, each.trial)'
