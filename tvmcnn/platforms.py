@@ -1,9 +1,11 @@
 """Platforms: CPUs and GPUs as two values of one word. What the arrow asks of a kind of machine, it asks here.
 
-platform = platform_of(resolve_several("x86-64-v3,x86-64-v4"))
-choices = platform.choose(network, kernels, machine, records, precision, exact=exact)
-code = platform.generate(name, programs, weights, effort)
-image = code.link(folder)
+    platform = platform_of(resolve_several("x86-64-v3,x86-64-v4"))
+    choices = platform.choose(network, kernels, machine, records, precision, exact=exact)
+    code = platform.generate(name, programs, weights, effort)
+    image = code.link(folder)
+
+No other stage asks which kind a machine is.
 """
 
 from __future__ import annotations
