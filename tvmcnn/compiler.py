@@ -23,7 +23,7 @@ from tvmcnn.choose.summary import tensor_cores, tiers
 from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
-from tvmcnn.fuse.passes import PASSES
+from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import c_identifier, import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Array, Program, Shape, dims
@@ -129,8 +129,7 @@ def compile(  # noqa: A001 (the contract's name)
         batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
         for size, label in batches:
             network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
-            for rewrite in PASSES:
-                network = rewrite(network)
+            network = simplified(network)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, weights))
