@@ -718,9 +718,8 @@ def test_output_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pyte
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "net.so").write_bytes(b"the library of yesterday")
-    monkeypatch.setattr(
-        "tvmcnn.artifact.container.trailer", failing(errno.ENOSPC)
-    )  # a part of the file is there by then
+    # A part of the file is there by then.
+    monkeypatch.setattr("tvmcnn.artifact.container.trailer", failing(errno.ENOSPC))
     compile_fails(tmp_path, ToolError, "cannot write", "net.so", "No space left on device")
     assert (tmp_path / "net.so").read_bytes() == b"the library of yesterday"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvmcnn.network import Choice, Kernel, Layout, Tensor
+from tvmcnn.fuse import pool_of
+from tvmcnn.network import NO_PADS, Choice, Kernel, Layout, Tensor
 
 Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
@@ -18,6 +19,14 @@ LANES = (  # reductions that have an expression with the terms in the lanes
     *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
     *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),
 )
+
+
+def covers(kernel: Kernel) -> bool:
+    """Whether a convolution is one product with the whole image."""
+    node = kernel.anchor
+    same = node["kernel_shape"] == kernel.inputs[0].shape[2:] and node["pads"] == NO_PADS
+    plain = node["dilations"] == (1, 1) and node["group"] == 1 and len(kernel.inputs) == 1
+    return same and plain and not kernel.prologue and pool_of(kernel) is None
 
 
 def choice_of(

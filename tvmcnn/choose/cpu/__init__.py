@@ -90,7 +90,7 @@ def _walked(
         if kernel.anchor.op == "Reshape" and kernel.inputs and not is_output:
             walk.stored[kernel.output.name] = walk.stored[kernel.anchor.inputs[0]]
             continue
-        choice = _decide(walk, kernel, is_output)
+        choice = _decide(walk, kernel)
         if is_output and not choice.writes.plain:
             name = walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output)
             inner = dataclasses.replace(kernel.output, name=name)
@@ -147,7 +147,7 @@ def _joins_blocks(kernel: Kernel) -> bool:
     return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
 
 
-def _decide(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
+def _decide(walk: Walk, kernel: Kernel) -> Choice:
     op = kernel.anchor.op
     if op == "Conv" and not walk.blocked and is_anchor(walk.network, kernel.anchor):
         return plain(walk, kernel)
@@ -171,7 +171,7 @@ def _decide(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
             layout = Layout(BLOCK)
             return choice_of(kernel, "depth_to_space", [walk.image(kernel.inputs[0], layout)], layout, "memory")
         if op == "Concat" and _joins_blocks(kernel):
-            return _concat(walk, kernel, is_output)
+            return _concat(walk, kernel)
     return _plain(walk, kernel)
 
 
@@ -235,12 +235,12 @@ def _pool(walk: Walk, kernel: Kernel) -> Choice:
     return choice_of(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 
 
-def _concat(walk: Walk, kernel: Kernel, is_output: bool) -> Choice:
+def _concat(walk: Walk, kernel: Kernel) -> Choice:
     """In place where a part was written into the whole; those that were not are moved there."""
     found = [walk.stored[tensor.name] for tensor in kernel.inputs]
     whole, start = walk.homes.get(kernel.output.name, (kernel.output, 0))
     there = {choice.kernel.output.name: choice.within for choice in walk.choices if choice.within is not None}
-    if not is_output and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
+    if not walk.is_output(kernel) and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
         return _in_place(walk, kernel, whole, start)
     seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
     if seen and all(layout.block == BLOCK for _, layout in found):

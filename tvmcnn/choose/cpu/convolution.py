@@ -22,7 +22,7 @@ from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.choose.cpu.winograd import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import kernel_words
-from tvmcnn.choose.shared import choice_of
+from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import deinterleaved, pool_of, squashes, window_size
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
@@ -51,11 +51,8 @@ def plain(walk: Walk, kernel: Kernel) -> Choice:
 
 
 def _covers_its_input(walk: Walk, kernel: Kernel) -> bool:
-    """One product with the whole image."""
-    node, image, weight = kernel.anchor, kernel.inputs[0], walk.network.constants[kernel.anchor.inputs[1]]
-    whole = weight.shape[2:] == image.shape[2:] and node["pads"] == NO_PADS and node["dilations"] == (1, 1)
-    whole = whole and node["group"] == 1 and weight.shape[0] <= ROW_LIMIT
-    return whole and pool_of(kernel) is None and _alone(kernel)
+    """One product with the whole image, whose rows are not too long."""
+    return covers(kernel) and _maps(walk, kernel) <= ROW_LIMIT
 
 
 def _images_fill_lanes(walk: Walk, kernel: Kernel) -> bool:

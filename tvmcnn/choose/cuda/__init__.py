@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from tvmcnn.choose.cuda.defaults import WARP, configs, maps_of, mma_configs
 from tvmcnn.choose.cuda.parts import in_parts
-from tvmcnn.choose.cuda.single_launch import covers, is_tiny, whole
+from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of, covers
 from tvmcnn.configs import ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor

@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from tvmcnn.choose.cuda.defaults import PROCESSORS, SHARED_BYTES, WARP, gemv_configs
-from tvmcnn.choose.shared import choice_of
+from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import GemvConfig, WholeConfig
-from tvmcnn.fuse import multiply_accumulates, pool_of
-from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Network, round_up
+from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.network import FLOAT, PLAIN, Choice, Network, round_up
 
 SHARED = 32 << 10  # bytes of a block for every tensor of an image, beside the sums of a product
 IMAGES = (8, 4, 2)  # of a block: with more a thread has no registers for their sums
@@ -109,11 +109,3 @@ def _part(network: Network, choice: Choice) -> Choice:
     columns = round_up(kernel.output.shape[1], WARP)
     parts = max(1, min(gemv_configs(network, kernel)[0].parts, WholeConfig(()).threads // columns))
     return dataclasses.replace(choice, algorithm="gemv", rule="gemv", config=GemvConfig(parts))
-
-
-def covers(kernel: Kernel) -> bool:
-    """Whether a convolution is one product with the whole image."""
-    node = kernel.anchor
-    same = node["kernel_shape"] == kernel.inputs[0].shape[2:] and node["pads"] == NO_PADS
-    plain = node["dilations"] == (1, 1) and node["group"] == 1 and len(kernel.inputs) == 1
-    return same and plain and not kernel.prologue and pool_of(kernel) is None
