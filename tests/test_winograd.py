@@ -21,6 +21,7 @@ from tvmcnn.artifact.manifest import described
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose import records
 from tvmcnn.choose.records import GIVEN, Record, Records, kernel_words
+from tvmcnn.choose.summary import by_winograd
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import StreamedConfig, WinogradConfig
 from tvmcnn.errors import VerifyError
@@ -146,9 +147,9 @@ def test_the_worst_of_several_is_said_also_for_gpus() -> None:
         line = record(kernel_words(network, kernel), "gemm", {"winograd": tile}, isa="cuda:sm_80")
         found[kernel_words(network, kernel)] = {"gemm": (records.parse(json.loads(line)), GIVEN)}
     choices = gpu.choose(network, fuse(network), Records(found))
-    assert winograd.said(choices).startswith("Winograd: 2 of 3 convolutions, with up to 10.5 times")
-    assert "a tile of 4 x 4 pixels" in winograd.said(choices)
-    assert winograd.said(gpu.choose(network, fuse(network), Records(found), exact=True)) == ""
+    assert by_winograd(choices).startswith("Winograd: 2 of 3 convolutions, with up to 10.5 times")
+    assert "a tile of 4 x 4 pixels" in by_winograd(choices)
+    assert by_winograd(gpu.choose(network, fuse(network), Records(found), exact=True)) == ""
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

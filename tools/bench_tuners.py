@@ -26,6 +26,7 @@ from models import SIZE
 import tvmcnn
 from tvmcnn.choose.records import Records, load_records
 from tvmcnn.codegen.cpu.candidates import Linker
+from tvmcnn.configs import CONFIGS
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.files import scratch_folder, write_file
 from tvmcnn.network import Program
@@ -94,7 +95,7 @@ def _times(
     builder, measurer, linker = tools
     keys = {}
     for name, records in known.items():
-        rule = records.fastest(problem.words, space.RULES)
+        rule = records.fastest(problem.words, [rule for rule, config in CONFIGS.items() if config in space.SPACES])
         found = None if rule is None else records.find(problem.words, rule)
         keys[name] = space.key_of(problem.choice) if rule is None or found is None else (rule, found[0])
     weights = weights_bytes(program)

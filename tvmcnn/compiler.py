@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 
-from tvmcnn import winograd
 from tvmcnn.artifact import container
 from tvmcnn.artifact.lock import compare, read_lock, records_digest
 from tvmcnn.artifact.manifest import describe, fallbacks, kernel_line
@@ -19,7 +18,7 @@ from tvmcnn.cache import Cache, file_digest
 from tvmcnn.check.new_library import verified
 from tvmcnn.check.verify import Verdict
 from tvmcnn.choose.records import load_records
-from tvmcnn.choose.summary import tensor_cores, tiers
+from tvmcnn.choose.summary import by_winograd, tensor_cores, tiers
 from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
@@ -256,7 +255,7 @@ def _report_programs(programs: Sequence[Program], precision: str, report: Report
         for line in (*program.network.notes, *map(kernel_line, program.steps)):
             report(line)
     report(tiers(programs))
-    if told := winograd.said(step.choice for program in programs for step in program.steps):
+    if told := by_winograd(step.choice for program in programs for step in program.steps):
         report(told)
     if precision != "fp32":
         report(tensor_cores(programs))

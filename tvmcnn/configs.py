@@ -114,13 +114,19 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
 
 
 @dataclass(frozen=True)
-class WinogradConfig(Config, tile=("vectors", "tiles"), of=LANES):
-    """F(tile x tile, 3x3): `rows` x `columns` output pixels a tile (fewer with a pool), `strip` tiles at a time, the
-    maps in `parts`; the products in register tiles of vectors of maps by `tiles`."""
+class FilteringConfig(Config):
+    """Winograd's minimal filtering F(tile x tile, 3x3): `rows` x `columns` output pixels a tile, fewer with a pool."""
 
     tile: Outputs = 4
     rows: Count = 4
     columns: Count = 4
+
+
+@dataclass(frozen=True)
+class WinogradConfig(FilteringConfig, tile=("vectors", "tiles"), of=LANES):
+    """Filters transformed when the model is compiled: `strip` tiles at a time, the maps in `parts`; the products in
+    register tiles of vectors of maps by `tiles`."""
+
     strip: Run = 28
     parts: Count = 1
     vectors: Count = 2
@@ -130,13 +136,10 @@ class WinogradConfig(Config, tile=("vectors", "tiles"), of=LANES):
 
 
 @dataclass(frozen=True)
-class StreamedConfig(Config, tile=("vectors", "tiles"), of=LANES):
-    """F(tile x tile, 3x3) with filters transformed on the way: `rows` x `columns` output pixels a tile (fewer with a
-    pool), `vectors` vectors of maps at a time; the products in register tiles of those by `tiles`."""
+class StreamedConfig(FilteringConfig, tile=("vectors", "tiles"), of=LANES):
+    """Filters transformed on the way, `vectors` vectors of maps at a time; the products in register tiles of those by
+    `tiles`."""
 
-    tile: Outputs = 4
-    rows: Count = 4
-    columns: Count = 4
     vectors: Count = 1
     tiles: Count = 16
     unroll: Unroll = 4  # input channels in one loop body
@@ -206,12 +209,17 @@ class SoftmaxConfig(Config):
 
 
 @dataclass(frozen=True)
-class GemmConfig(Config):
-    """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted, of which each thread has a
-    smaller one in registers, `depth` terms at a time in shared memory."""
+class BlockConfig(Config):
+    """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted."""
 
     maps: Count = 64
     pixels: Run = 64
+
+
+@dataclass(frozen=True)
+class GemmConfig(BlockConfig):
+    """A tile of which each thread has a smaller one in registers, `depth` terms at a time in shared memory."""
+
     thread_maps: Count = 4
     thread_pixels: Run = 4
     depth: Count = 16
@@ -223,12 +231,10 @@ class GemmConfig(Config):
 
 
 @dataclass(frozen=True)
-class MmaConfig(Config):
-    """The tile of a block of GPU threads for tensor cores: maps by pixels, of which each warp has a smaller one,
-    `depth` terms at a time in shared memory; the factors are rounded to `precision`, "tf32" or "fp16"."""
+class MmaConfig(BlockConfig):
+    """A tile for tensor cores, of which each warp has a smaller one, `depth` terms at a time in shared memory; the
+    factors are rounded to `precision`, "tf32" or "fp16"."""
 
-    maps: Count = 64
-    pixels: Run = 64
     warp_maps: Count = 32
     warp_pixels: Count = 32
     depth: Count = 32
@@ -257,13 +263,9 @@ class GemvConfig(Config):
 
 
 @dataclass(frozen=True)
-class PlanesConfig(Config):
-    """A transform of Winograd's for GPUs: the tile, of which `rows` x `columns` are stored after a pool, and a block's
-    threads."""
+class PlanesConfig(FilteringConfig):
+    """A transform for GPUs, by so many threads of a block."""
 
-    tile: Outputs = 4
-    rows: Count = 4
-    columns: Count = 4
     threads: Count = 128
 
 
@@ -283,7 +285,7 @@ class WholeConfig(Config):
     images: Count = 1
 
 
-CONFIGS = {
+CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
     "winograd": WinogradConfig,
     "streamed": StreamedConfig,

@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tvmcnn import packing
+from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.arena import Block, lower_bound, plan
+from tvmcnn.configs import WholeConfig
 from tvmcnn.errors import UnsupportedError
 from tvmcnn.network import (
     ALIGNMENT,
@@ -29,11 +32,8 @@ from tvmcnn.network import (
     Tensor,
     dims,
     round_up,
-    row_shape,
     stored_bytes,
 )
-from tvmcnn.precision import rounded
-from tvmcnn.winograd import transformed
 
 
 class Weights:
@@ -91,161 +91,25 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
     return Program(network, tuple(steps), arena_bytes, scratch, least, places, held)
 
 
-# ---- packed constants -----------------------------------------------------------------------------------------------
-
-
 def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     """The constants of a kernel as its tensor expression reads them, one by one with their names, in its order."""
-    kernel = choice.kernel
+    kernel, how = choice.kernel, ALGORITHMS[choice.algorithm]
     if choice.is_view:
         return
-    if choice.algorithm == "whole":
+    if isinstance(choice.config, WholeConfig):
         for part in choice.config.parts:
             yield from pack(part, constants)
         return
     early = {name for node in kernel.prologue for name in node.inputs}
     for name in kernel.constants:
         array = constants[name]
-        if choice.algorithm in WEIGHTS and name == kernel.anchor.inputs[1]:
-            yield name, WEIGHTS[choice.algorithm](choice, array)
+        if how.weight is not None and name == kernel.anchor.inputs[1]:
+            yield name, how.weight(choice, array)
         elif name in early:
-            yield name, _channels(array, kernel.inputs[0].shape[1], choice.reads[0].block)
+            yield name, packing.channels(array, kernel.inputs[0].shape[1], choice.reads[0].block)
         else:
-            yield name, _operand(choice, array)
-    if choice.algorithm == "pool" and kernel.anchor.op == "AveragePool":
-        yield f"{kernel.output.name}.divisor", window_sizes(choice)
-
-
-def _operand(choice: Choice, array: Array) -> Array:
-    """A constant of the epilogue: one value a channel, in the output's blocks; otherwise aligned to the output's
-    rank. One value for all channels is repeated for each: padded with zeros it would be that of the first alone."""
-    shape, block = choice.kernel.output.shape, choice.writes.block
-    if choice.algorithm in ("plain", "resize"):
-        return array
-    if choice.algorithm == "elementwise" and choice.writes.plain:
-        return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
-    channels = shape[1] if len(shape) == 4 and choice.kernel.anchor.op != "Gemm" else shape[-1]
-    if choice.algorithm == "dense":
-        values = np.broadcast_to(array.reshape(-1), channels)
-        return np.pad(values, (0, -channels % choice.config.width))
-    return _channels(array, channels, block)
-
-
-def _channels(array: Array, channels: int, block: int) -> Array:
-    """One value a channel, in blocks: (C,) or (1,) --> (⌈C/16⌉, 16), padded with zeros."""
-    values = np.broadcast_to(array.reshape(-1), channels)
-    return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
-
-
-def _direct(choice: Choice, weight: Array) -> Array:
-    """(M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b, 16): OIHW{b}i16o, b the block of the input."""
-    maps, out, block = Layout(choice.writes.block), choice.writes.block, choice.reads[0].block
-    lanes = maps.pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
-    lanes = np.pad(lanes, ((0, -lanes.shape[0] % block), *((0, 0),) * 4))
-    depth, blocks, kh, kw, _ = lanes.shape
-    return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
-
-
-def _winograd(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> (p, m+2, m+2, ⌈M/16⌉/p, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o, in p parts."""
-    moved, parts = transformed(weight, choice.config.tile), choice.config.parts
-    moved = np.pad(moved, ((0, 0), (0, 0), (0, -moved.shape[2] % 16), (0, -moved.shape[3] % 16)))
-    side, _, maps, depth = moved.shape
-    split = moved.reshape(side, side, parts, maps // 16 // parts, 16, depth // 16, 16)
-    return split.transpose(2, 0, 1, 3, 5, 6, 4)
-
-
-def _streamed(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> (⌈M/16⌉, ⌈C/16⌉, 16, 3, 3, 16): one run of memory in the order that it is transformed."""
-    return _direct(choice, weight).transpose(0, 1, 4, 2, 3, 5)
-
-
-def _depthwise(choice: Choice, weight: Array) -> Array:
-    """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
-    packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
-    return packed
-
-
-def _columns(choice: Choice, weight: Array) -> Array:
-    """(M, C, kH, kW) --> (C, kH, kW, M): the M broadcast scalars of one tap side by side."""
-    return weight.transpose(1, 2, 3, 0)
-
-
-def _dense(choice: Choice, weight: Array) -> Array:
-    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows as the input lies in memory.
-
-    K' counts the input's padding too; the weights there are zero.
-    """
-    source, layout, width = choice.sources[0], choice.reads[0], choice.config.width
-    rows = weight.reshape(weight.shape[0], -1) if choice.kernel.anchor.op == "Conv" else weight.T
-    stored = layout.pack(rows.reshape(-1, *row_shape(source.shape, rows.shape[1]))).reshape(rows.shape[0], -1)
-    if spare := -stored.shape[0] % width:
-        stored = np.pad(stored, ((0, spare), (0, 0)))
-    return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
-
-
-def _dense_images(choice: Choice, weight: Array) -> Array:
-    """(M, C, H, W) or (K, N) --> (K, N): the broadcast scalars of one term side by side."""
-    return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight
-
-
-def _gemm(choice: Choice, weight: Array) -> Array:
-    """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles.
-
-    For tensor cores (g, N', K'), rounded once.
-    """
-    if weight.ndim == 4:
-        groups = choice.kernel.anchor["group"]
-        terms = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
-    else:
-        terms = weight[None]
-    config = choice.config
-    deep, wide = (config.parts, 32) if choice.rule == "gemv" else (config.depth * config.split, config.maps)
-    _, depth, maps = terms.shape
-    padded: Array = np.pad(terms, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
-    return rounded(padded.transpose(0, 2, 1), config.precision) if choice.rule == "mma" else padded
-
-
-def _planes(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> ((m+2)², C', M'): G g Gᵀ by its elements, terms by maps, with zeros up to whole tiles."""
-    config = choice.config
-    moved = transformed(weight, config.winograd)
-    terms = moved.reshape(-1, *moved.shape[2:]).transpose(0, 2, 1)
-    return np.pad(terms, ((0, 0), (0, -terms.shape[1] % config.depth), (0, -terms.shape[2] % config.maps)))
-
-
-WEIGHTS: dict[str, Callable[[Choice, Array], Array]] = {
-    "direct": _direct,
-    "winograd": _winograd,
-    "streamed": _streamed,
-    "depthwise": _depthwise,
-    "columns": _columns,
-    "dense": _dense,
-    "conv_images": _columns,
-    "dense_images": _dense_images,
-    "pixels": lambda choice, weight: weight,
-    "gemm_conv": _gemm,
-    "gemm_partial": _gemm,
-    "gemm_dense": _gemm,
-    "winograd_gemm": _planes,
-    "gemv": _gemm,
-    "grouped_conv": lambda choice, weight: weight,
-    "grouped": lambda choice, weight: weight,
-}
-
-
-def window_sizes(choice: Choice) -> Array:
-    """The divisors of an AveragePool, (H_out, W_out): pixels in each window, with the padding if ONNX counts it."""
-    node, source = choice.kernel.anchor, choice.sources[0]
-    counts = []
-    for axis in (0, 1):
-        size, begin, end = source.shape[2 + axis], node["pads"][axis], node["pads"][2 + axis]
-        low, high = (-begin, size + end) if node["count_include_pad"] else (0, size)
-        taps = np.arange(node["kernel_shape"][axis]) * node["dilations"][axis]
-        first = np.arange(choice.kernel.output.shape[2 + axis]) * node["strides"][axis] - begin
-        positions = first[:, None] + taps[None, :]
-        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
-    return np.outer(counts[0], counts[1]).astype(np.float32)
+            yield name, how.operand(choice, array)
+    yield from how.made(choice)
 
 
 # ---- the arena ------------------------------------------------------------------------------------------------------
@@ -287,7 +151,7 @@ def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
     return {
         source.name: -source.shape[1] % choice.makes.block * source.item_bytes
         for choice in choices
-        if choice.makes.block > 1 and choice.algorithm != "reorder"
+        if choice.makes.block > 1 and ALGORITHMS[choice.algorithm].makes is not Makes.COPY
         for source, layout in zip(choice.sources, choice.reads, strict=False)
         if layout.plain and source.shape[2:] == (1, 1)
     }

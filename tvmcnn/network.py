@@ -1,6 +1,6 @@
 """The words that the stages hand on: Tensor, Node, Network, Kernel, Layout, Choice, Step, Program.
 
-Frozen dataclasses that check themselves when made and print themselves when asked. This file imports nothing of ours.
+Frozen dataclasses that check themselves when made and print themselves when asked.
 What other words mean here:
 
     image      a tensor N x C x H x W, and one of its N
@@ -21,17 +21,21 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tvmcnn.configs import Config
+
+Numbers = TypeVar("Numbers", bound=Config)
 Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
 FLOAT = 4  # bytes of a float32
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
+VIEW = "view"  # the algorithm without code: the output lies in memory that other kernels wrote
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
 
 
@@ -301,18 +305,15 @@ PLAIN = Layout()
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from.
-
-    The algorithm "view" has no code: its output is there already, in the memory that other kernels wrote.
-    """
+    """A kernel with everything decided: algorithm, layouts, rule, config, and the tier that the config came from."""
 
     kernel: Kernel
-    algorithm: str  # names the tensor expression in ops/
+    algorithm: str  # a key of algorithms.py, which names the tensor expression in ops/
     sources: tuple[Tensor, ...]  # the stored tensors behind kernel.inputs: copies by a reorder, or images seen flat
     reads: tuple[Layout, ...]
     writes: Layout
     rule: str  # names the schedule in schedule/
-    config: Any = None  # the rule's frozen dataclass of tile sizes
+    config: Config | None = None  # the rule's frozen dataclass of tile sizes
     tier: str = "default"  # given, own or shipped record: measured, see records.py; default: computed from shapes
     within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
@@ -324,6 +325,12 @@ class Choice:
             if not layout.plain and tensor.dtype != "float32":
                 raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: only float32 has layouts")
 
+    def numbers(self, kind: type[Numbers]) -> Numbers:
+        """The config, which must be of that kind. Raises TypeError for another: the rule and the config disagree."""
+        if not isinstance(self.config, kind):
+            raise TypeError(f"{self.name}: rule {self.rule} has a {type(self.config).__name__}, not a {kind.__name__}")
+        return self.config
+
     @property
     def makes(self) -> Layout:
         """The layout that the kernel's expression makes: a halo around blocks is set to zero apart from it, since a
@@ -333,7 +340,7 @@ class Choice:
     @property
     def is_view(self) -> bool:
         """True if there is nothing to run."""
-        return self.algorithm == "view"
+        return self.algorithm == VIEW
 
     @property
     def name(self) -> str:

@@ -10,15 +10,13 @@ An m x m tile Y of the convolution of a 3 x 3 filter g takes (m+2)² products of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from tvmcnn.network import Array, Choice, Node, Pads, Shape
+from tvmcnn.network import Array, Node, Pads, Shape
 
 KERNEL = 3  # rows and columns of the filter
-ALGORITHMS = ("winograd", "streamed", "winograd_out")  # of the kernels that make the output; their config has the tile
 
 
 @dataclass(frozen=True)
@@ -79,24 +77,6 @@ def error_growth(tile: int) -> float:
     bt, g, at = (np.array(m) ** 2 for m in (MATRICES[tile].bt, MATRICES[tile].g, MATRICES[tile].at))
     variances = at @ (g.sum(axis=1) * bt.sum(axis=1))
     return float(variances.max() / KERNEL) / KERNEL
-
-
-def said(choices: Iterable[Choice]) -> str:
-    """What users must know where convolutions go by Winograd, in a line; empty where none does.
-
-    A product with one element of a tile goes into all its sums: what is not finite, and the rounding of a large one,
-    reaches pixels whose windows do not hold it.
-    """
-    convolutions = [choice for choice in choices if choice.kernel.anchor.op == "Conv"]
-    tiles = [choice.config.tile for choice in convolutions if choice.algorithm in ALGORITHMS]
-    if not tiles:
-        return ""
-    worst, largest = max(map(error_growth, tiles)), max(tiles)
-    return (
-        f"Winograd: {len(tiles)} of {len(convolutions)} convolutions, with up to {worst:.3g} times the rounding"
-        f" error of direct ones; NaN, inf and outliers spread inside a tile of {largest} x {largest} pixels"
-        " (--exact has neither)"
-    )
 
 
 def grid(node: Node, image: Shape, tile: int) -> tuple[int, int]:

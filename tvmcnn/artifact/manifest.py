@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tvmcnn import winograd
+from tvmcnn.algorithms import ALGORITHMS, FALLBACK, Makes
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.summary import by_winograd
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import Network, Node, Program, Step, Tensor, dims, moved_bytes
@@ -64,7 +65,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "arena_lower_bound": program.arena_lower_bound,
         "arena": [list(dataclasses.astuple(held)) for held in program.held],  # name, offset, bytes, first, last step
         "fallbacks": fallbacks(program),
-        "winograd": winograd.said(step.choice for step in program.steps),  # empty where no convolution goes by it
+        "winograd": by_winograd(step.choice for step in program.steps),  # empty where no convolution goes by it
         "folded": dict(network.folded),
         "notes": list(network.notes),
         "kernels": [_kernel(network, step, functions) for step in program.steps],
@@ -74,7 +75,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
 
 def fallbacks(program: Program) -> int:
     """Kernels that no rule of their own takes."""
-    return sum(step.choice.rule == "fallback" for step in program.steps)
+    return sum(step.choice.rule == FALLBACK for step in program.steps)
 
 
 def kernel_line(step: Step) -> str:
@@ -159,7 +160,8 @@ def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str
     the output of that name."""
     stored = entry["stores"]
     if not stored:
-        copies = (kernel for kernel in manifest["kernels"] if kernel["algorithm"] == "reorder" and kernel["stores"])
+        kernels = [kernel for kernel in manifest["kernels"] if kernel["stores"]]
+        copies = (kernel for kernel in kernels if ALGORITHMS[kernel["algorithm"]].makes is Makes.COPY)
         stored = next((each["stores"] for each in copies if each["reads"] == [entry["output"]["name"]]), [])
     return [*entry["hidden"], *stored]
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.artifact import container
 from tvmcnn.artifact.manifest import describe, tensors_of
 from tvmcnn.cache import Cache
@@ -23,6 +24,7 @@ from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.records import NONE, pinned
 from tvmcnn.codegen.cpu.generate import Functions, compile_functions, generate
 from tvmcnn.codegen.workers import JobError
+from tvmcnn.configs import DirectConfig
 from tvmcnn.errors import ArtifactError, caught
 from tvmcnn.files import scratch_folder
 from tvmcnn.fuse import fuse
@@ -46,7 +48,6 @@ SWITCHES = {
     "fusion": "each ONNX node a kernel of its own",
     "layout": "plain images, convolved by the plain expression",
 }
-SCHEDULED_BY_ALGORITHM = ("winograd", "streamed", "winograd_data")  # whose plain loops would not fit the stack
 RIGHT, WRONG, FAILED = "right", "still wrong", "could not be tried"
 
 
@@ -191,7 +192,7 @@ class _Trial:
         return built(network, choices, target, folder)
 
     def _has_winograd(self) -> bool:
-        return any(kernel["algorithm"] in ("winograd", "streamed") for kernel in self.manifest["kernels"])
+        return any(not ALGORITHMS[kernel["algorithm"]].exact for kernel in self.manifest["kernels"])
 
 
 def built(network: Network, choices: Sequence[Choice], target: Target, folder: Path) -> Path:
@@ -207,10 +208,10 @@ def built(network: Network, choices: Sequence[Choice], target: Target, folder: P
 
 
 def _unscheduled(choice: Choice) -> Choice:
-    if choice.is_view or choice.rule in SCHEDULED_BY_ALGORITHM:
+    if choice.is_view or not ALGORITHMS[choice.algorithm].on_stack:
         return choice
     return replace(choice, rule="fallback", tasks=1)
 
 
 def _uncut(choice: Choice) -> Choice:
-    return replace(in_one_band(choice), tasks=1) if choice.rule == "direct" else choice
+    return replace(in_one_band(choice), tasks=1) if isinstance(choice.config, DirectConfig) else choice

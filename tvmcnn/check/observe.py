@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.check.guards import Guarded, Watch
 from tvmcnn.errors import VerifyError
@@ -177,7 +178,7 @@ def _written(runner: Runner, kernel: Mapping[str, Any]) -> Iterator[tuple[int, i
     manifest, output = runner.manifest, kernel["output"]
     if kernel.get("scratch", manifest["thread_bytes"]):
         yield manifest["arena_bytes"], manifest["arena_bytes"] + runner.threads * manifest["thread_bytes"]
-    if output["space"] != "arena" or kernel["algorithm"] == "view":
+    if output["space"] != "arena" or ALGORITHMS[kernel["algorithm"]].makes is Makes.NOTHING:
         return
     layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
     shape = layout.physical(tuple(output["shape"]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn import precision, winograd
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.check.bounds import Follow, bounds_of, half_spacing, largest
 from tvmcnn.check.follow import Follower
 from tvmcnn.check.observe import Observed, Subject, observe, subjects
@@ -245,10 +245,6 @@ def growths(manifest: Mapping[str, Any], network: Network) -> dict[str, float]:
     """Error-growth factors, keyed by node output, for every node computed by Winograd or on tensor cores."""
     found: dict[str, float] = {}
     for kernel in manifest["kernels"]:
-        growth = 1.0
-        if kernel["algorithm"] in winograd.ALGORITHMS:
-            growth = winograd.error_growth(kernel["config"]["tile"])
-        elif kernel["rule"] == "mma":
-            growth = precision.error_growth(kernel["config"]["precision"])
+        growth = ALGORITHMS[kernel["algorithm"]].growth(kernel["config"])
         found |= {name.removesuffix("@parts"): growth for name in kernel["nodes"] if growth > 1}
     return {node.output: found[node.name] for node in network.nodes if node.op in PRODUCTS and node.name in found}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from tvmcnn.configs import Config
 from tvmcnn.fuse import pool_of
 from tvmcnn.network import NO_PADS, Choice, Kernel, Layout, Tensor
-
-Config = Any  # one of the dataclasses of configs.py, or None for a rule without numbers
 
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 MOVES = (  # one stage each, which maps elements: the rule "memory" fits
@@ -35,7 +33,7 @@ def choice_of(
     read: Sequence[tuple[Tensor, Layout]],
     writes: Layout,
     rule: str,
-    config: tuple[Config, str] = (None, "default"),
+    config: tuple[Config | None, str] = (None, "default"),
 ) -> Choice:
     """A choice that reads each of `read` in its layout; the config comes with its tier."""
     tensors, layouts = tuple(tensor for tensor, _ in read), tuple(layout for _, layout in read)

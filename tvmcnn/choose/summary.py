@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.configs import MmaConfig
 from tvmcnn.fuse import multiply_accumulates
-from tvmcnn.network import Program
+from tvmcnn.network import Choice, Network, Program
 
 
 def tiers(programs: Sequence[Program]) -> str:
@@ -22,9 +25,31 @@ def tiers(programs: Sequence[Program]) -> str:
 def tensor_cores(programs: Sequence[Program]) -> str:
     """tensor cores: 16 of 21 kernels with products; the others multiply in float32"""
     pairs = [(program.network, step.choice) for program in programs for step in program.steps]
-    on = sum(choice.rule == "mma" for _, choice in pairs)
-    off = sum(
-        choice.rule != "mma" and choice.algorithm != "gemm_sum" and multiply_accumulates(network, choice.kernel) > 0
-        for network, choice in pairs
-    )
+    on = sum(isinstance(choice.config, MmaConfig) for _, choice in pairs)
+    off = sum(_multiplies_in_float32(network, choice) for network, choice in pairs)
     return f"tensor cores: {on} of {on + off} kernels with products{'; the others multiply in float32' * (off > 0)}"
+
+
+def _multiplies_in_float32(network: Network, choice: Choice) -> bool:
+    counted = ALGORITHMS[choice.algorithm].counted and not isinstance(choice.config, MmaConfig)
+    return counted and multiply_accumulates(network, choice.kernel) > 0
+
+
+def by_winograd(choices: Iterable[Choice]) -> str:
+    """Winograd: 5 of 17 convolutions, with up to 10.5 times the rounding error of direct ones; …
+
+    Empty where none goes by it. A product with one element of a tile goes into all its sums: what is not finite, and
+    the rounding of a large one, reaches pixels whose windows do not hold it.
+    """
+    convolutions = [choice for choice in choices if choice.kernel.anchor.op == "Conv"]
+    found = [choice for choice in convolutions if not ALGORITHMS[choice.algorithm].exact]
+    configs = [dataclasses.asdict(choice.config) for choice in found if choice.config is not None]
+    if not configs:
+        return ""
+    growth = max(ALGORITHMS[choice.algorithm].growth(numbers) for choice, numbers in zip(found, configs, strict=True))
+    tile = max(numbers["tile"] for numbers in configs)
+    return (
+        f"Winograd: {len(found)} of {len(convolutions)} convolutions, with up to {growth:.3g} times the rounding"
+        f" error of direct ones; NaN, inf and outliers spread inside a tile of {tile} x {tile} pixels"
+        " (--exact has neither)"
+    )

@@ -236,6 +236,12 @@ def _kernel(network: Network, index: int, group: _Group) -> Kernel:
     )
 
 
+def is_depthwise(kernel: Kernel) -> bool:
+    """True for a convolution of as many groups as channels and maps."""
+    anchor = kernel.anchor
+    return anchor.op == "Conv" and anchor["group"] == kernel.inputs[0].shape[1] == kernel.output.shape[1]
+
+
 def pool_of(kernel: Kernel) -> Node | None:
     """The pool in the epilogue of a convolution, if there is one."""
     return next((node for node in kernel.nodes[1:] if node.op in POOLS), None)

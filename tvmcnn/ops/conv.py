@@ -14,6 +14,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import PixelsConfig
 from tvmcnn.fuse import deinterleaved, pool_first, pool_of, window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Step, round_up
 from tvmcnn.ops.elementwise import apply
@@ -120,7 +121,7 @@ def pixels(step: Step, given: Operands) -> te.Tensor:
     A map is H·W pixels in runs of vectors of 16, of which a run's last is moved back until it ends with the run: its
     first lanes are computed twice. "conv" is (N, M, run, vector, lane), "out" (N, M, pixel).
     """
-    kernel, run = step.choice.kernel, step.choice.config.pixels
+    kernel, run = step.choice.kernel, step.choice.numbers(PixelsConfig).pixels
     node = kernel.anchor
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     n, maps, height, width = kernel.output.shape

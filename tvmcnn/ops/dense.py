@@ -8,6 +8,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import DenseConfig
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
@@ -20,7 +21,7 @@ def dense(step: Step, given: Operands) -> te.Tensor:
     independent FMA chains; "out" adds the q parts in a fixed order.
     """
     choice = step.choice
-    node, config = choice.kernel.anchor, choice.config
+    node, config = choice.kernel.anchor, choice.numbers(DenseConfig)
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     tiles, depth, width = (int(extent) for extent in weight.shape)
     shape, is_image = choice.kernel.output.shape, node.op == "Conv"

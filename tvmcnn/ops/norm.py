@@ -12,6 +12,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import SoftmaxConfig
 from tvmcnn.network import Node, Shape, Step, Tensor
 from tvmcnn.ops.formulas import of
 from tvmcnn.ops.functions import exp
@@ -28,7 +29,7 @@ def softmax(step: Step, given: Operands) -> te.Tensor:
     """
     node, shape = step.choice.kernel.anchor, step.choice.kernel.output.shape
     x = given.tensor(node.inputs[0])
-    if step.choice.config.in_lanes:
+    if step.choice.numbers(SoftmaxConfig).in_lanes:
         return _softmax_in_lanes(node, shape, x)
     return _softmax_along(node, shape, x)
 

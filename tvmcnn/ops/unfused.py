@@ -14,7 +14,8 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.fuse import POOLS
+from tvmcnn.configs import WinogradConfig
+from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.formulas import FORMULAS
 from tvmcnn.ops.images import term
@@ -40,7 +41,7 @@ def hidden_tensors(step: Step, given: Operands) -> list[te.Tensor]:
 
 
 def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
-    if step.choice.algorithm in ("dense", "dense_images"):
+    if step.choice.algorithm not in TAPS:
         return _dense(step, node, shape, given, made)
     x, image, layout = node.inputs[0], step.choice.kernel.inputs[0].shape, step.choice.reads[0]
     weight, depth = _weight(step, given.constants[node.inputs[1]]), image[1] // node["group"]
@@ -94,7 +95,7 @@ def _constant(step: Step, given: Operands, name: str, indices: tuple[Any, ...]) 
     if name in given.scalars:
         return float32(given.scalars[name])
     packed = given.constants[name]
-    if step.choice.algorithm == "elementwise" and step.choice.writes.plain:
+    if step.choice.kernel.anchor.op in ELEMENTWISE and step.choice.writes.plain:
         return given.read(name, indices)
     is_image = len(indices) == 4 and step.choice.kernel.anchor.op != "Gemm"
     channel = indices[1] if is_image else indices[-1]
@@ -106,17 +107,47 @@ def _constant(step: Step, given: Operands, name: str, indices: tuple[Any, ...]) 
 
 def _weight(step: Step, packed: te.Tensor) -> Weight:
     """The weight as ONNX has it, k[o, c, i, j], read from where the algorithm's packing put it."""
+    return TAPS[step.choice.algorithm](step, packed)
+
+
+def _tap_of_direct(step: Step, packed: te.Tensor) -> Weight:
     lanes, block = int(packed.shape[-1]), int(packed.shape[-2])
-    return {
-        "winograd": lambda o, c, i, j: filter_tap(packed, step.choice.config.tile, o, c, i, j),
-        "streamed": lambda o, c, i, j: packed[o // lanes, c // lanes, c % lanes, i, j, o % lanes],
-        "direct": lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes],
-        "depthwise": lambda o, c, i, j: packed[o // lanes, i, j, o % lanes],
-        "columns": lambda o, c, i, j: packed[c, i, j, o],
-        "conv_images": lambda o, c, i, j: packed[c, i, j, o],
-        "pixels": lambda o, c, i, j: packed[o, c, i, j],
-        "grouped": lambda o, c, i, j: packed[o, c, i, j],
-    }[step.choice.algorithm]
+    return lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes]
+
+
+def _tap_of_streamed(step: Step, packed: te.Tensor) -> Weight:
+    lanes = int(packed.shape[-1])
+    return lambda o, c, i, j: packed[o // lanes, c // lanes, c % lanes, i, j, o % lanes]
+
+
+def _tap_of_depthwise(step: Step, packed: te.Tensor) -> Weight:
+    lanes = int(packed.shape[-1])
+    return lambda o, c, i, j: packed[o // lanes, i, j, o % lanes]
+
+
+def _tap_of_winograd(step: Step, packed: te.Tensor) -> Weight:
+    tile = step.choice.numbers(WinogradConfig).tile
+    return lambda o, c, i, j: filter_tap(packed, tile, o, c, i, j)
+
+
+def _tap_of_columns(step: Step, packed: te.Tensor) -> Weight:
+    return lambda o, c, i, j: packed[c, i, j, o]
+
+
+def _tap_as_it_is(step: Step, packed: te.Tensor) -> Weight:
+    return lambda o, c, i, j: packed[o, c, i, j]
+
+
+TAPS: dict[str, Callable[[Step, te.Tensor], Weight]] = {  # the inverse of each packing of a convolution's weight
+    "direct": _tap_of_direct,
+    "depthwise": _tap_of_depthwise,
+    "winograd": _tap_of_winograd,
+    "streamed": _tap_of_streamed,
+    "columns": _tap_of_columns,
+    "conv_images": _tap_of_columns,
+    "pixels": _tap_as_it_is,
+    "grouped": _tap_as_it_is,
+}
 
 
 def _tiles(node: Node, shape: tuple[int, ...], x: te.Tensor) -> te.Tensor:
@@ -138,7 +169,7 @@ def _elementwise(
             return made[name][indices]
         if name not in given.inputs:
             return _constant(step, given, name, indices)
-        plain = step.choice.algorithm == "elementwise" and step.choice.writes.plain
+        plain = step.choice.kernel.anchor.op in ELEMENTWISE and step.choice.writes.plain
         if len(indices) != 4 or plain or step.choice.kernel.anchor.op == "Gemm":
             return given.read(name, indices)
         n, c, h, w = indices

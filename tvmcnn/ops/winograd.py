@@ -8,6 +8,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import FilteringConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish
@@ -31,7 +32,7 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     _, side, _, per_part, depth, lanes, _ = extents(weight)
     rows = _rows(step, given)
     n, count = int(rows.shape[0]), int(rows.shape[2])
-    matrix = MATRICES[step.choice.config.tile].bt
+    matrix = MATRICES[step.choice.numbers(FilteringConfig).tile].bt
     data = te.compute(
         (n, depth, side, side, count, lanes),
         lambda b, cb, i, j, t, c: combined(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
@@ -65,7 +66,7 @@ def streamed(step: Step, given: Operands) -> te.Tensor:
     data = given.inputs[step.choice.kernel.inputs[-1].name]
     blocks, depth, lanes, taps, _, _ = extents(weight)
     n, _, side, _, count, _ = extents(data)
-    matrix = MATRICES[step.choice.config.tile].g
+    matrix = MATRICES[step.choice.numbers(FilteringConfig).tile].g
     down = te.compute(
         (blocks, depth, lanes, side, taps, lanes),
         lambda ob, cb, c, i, s, o: combined(matrix, PARITY, i, lambda r: weight[ob, cb, c, r, s, o]),
@@ -87,7 +88,7 @@ def _rows(step: Step, given: Operands) -> te.Tensor:
     """Bᵀ d of the image that the kernel reads first, "rows": (N, C/16, t, i, s, c)."""
     node, layout, name = step.choice.kernel.anchor, step.choice.reads[0], step.choice.kernel.inputs[0].name
     x, image = given.inputs[name], given.shapes[name]
-    m = node["tile"] if "tile" in node.attributes else step.choice.config.tile
+    m = node["tile"] if "tile" in node.attributes else step.choice.numbers(FilteringConfig).tile
     rows, columns = grid(node, image, m)
     n, depth, _, _, lanes = extents(x)
     top, left = node["pads"][:2]
@@ -108,7 +109,8 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
     "tile" (N, M/16, t, p, q, o), which are Aᵀ z A; and the epilogue.
     """
     choice = step.choice
-    m, matrix = choice.config.tile, MATRICES[choice.config.tile].at
+    m = choice.numbers(FilteringConfig).tile
+    matrix = MATRICES[m].at
     n, depth, count, lanes = sizes
     blocks = -(-choice.kernel.output.shape[1] // lanes)
     columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, m)[1]

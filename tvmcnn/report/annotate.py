@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tvmcnn.algorithms import Makes
 from tvmcnn.errors import ToolError
 from tvmcnn.files import written_whole
 from tvmcnn.onnx_file import whole_model
@@ -25,7 +26,7 @@ def annotate(model: str | os.PathLike[str], facts: Facts, output: Path) -> int:
     proto = whole_model(model)
     if proto.ByteSize() >= LARGEST:
         raise ToolError(f"{os.fspath(model)} has 2 GB or more, which one ONNX file cannot have")
-    kernels = {name: kernel for kernel in facts.kernels for name in kernel.nodes if kernel.algorithm != "reorder"}
+    kernels = {name: kernel for kernel in facts.kernels for name in kernel.nodes if kernel.makes is not Makes.COPY}
     count = 0
     for node in proto.graph.node:
         kernel = kernels.get(node.name) or next((kernels[name] for name in node.output if name in kernels), None)

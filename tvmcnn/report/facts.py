@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.artifact.container import Manifest, read_manifest
 from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.check.verify import Verdict
@@ -62,6 +63,11 @@ class KernelFact:
     bandwidth_share: float | None = None  # of copying what no cache holds: above 1 where a cache does
     errors: tuple[ErrorFact, ...] = ()
     code: Mapping[str, str] = field(default_factory=dict)  # by form, see codegen/listing.py
+
+    @property
+    def makes(self) -> Makes:
+        """What its output is to the network."""
+        return ALGORITHMS[self.algorithm].makes
 
     @property
     def gflops(self) -> float | None:

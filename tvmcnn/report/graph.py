@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tvmcnn.algorithms import Makes
 from tvmcnn.report.facts import Facts, KernelFact
 from tvmcnn.report.quantities import number
 
@@ -73,7 +74,13 @@ def _boxes(facts: Facts) -> tuple[list[Box], list[tuple[int, int, str]]]:
             if name in made:
                 edges.append((made[name][0], len(boxes), made[name][1]))
         made[kernel.writes] = (len(boxes), kernel.shape)
-        boxes.append(Box(_lines(kernel), f"#{kernel.name}", "view" if kernel.algorithm == "view" else "kernel"))
+        boxes.append(
+            Box(
+                _lines(kernel),
+                f"#{kernel.name}",
+                "view" if kernel.makes is Makes.NOTHING else "kernel",
+            )
+        )
     for text in facts.outputs:
         name, _, shape = text.rsplit(" ", 2)
         if name in made:

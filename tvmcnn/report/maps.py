@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.errors import InputError
 from tvmcnn.files import PICTURES, check_place, written_whole
@@ -24,7 +25,6 @@ TILE, GAP = 64, 8  # pixels of one, and between two
 WIDTH = 10.5  # inches
 DEEPEST = 16  # input maps of filters that are shown: more would be specks
 POOLS = ("MaxPool", "AveragePool")
-UNSEEN = ("reorder", "view", "winograd_data")  # algorithms that only move what is there
 INK = "#33383f"
 
 
@@ -44,7 +44,7 @@ def layers(net: Runner, *arrays: Any) -> list[Layer]:
     """
     shown, found = net.activations(*arrays), []
     for index, kernel in enumerate(net.manifest["kernels"]):
-        if kernel["algorithm"] in UNSEEN:
+        if ALGORITHMS[kernel["algorithm"]].makes is not Makes.TENSOR:
             continue
         windowed = math.prod(kernel["attributes"].get("kernel_shape", (1,))) > 1
         weights = filters(net, index) if windowed and _depth(net, kernel) <= DEEPEST else None

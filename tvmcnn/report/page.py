@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.algorithms import Makes
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.check.verify import HISTOGRAM, Verdict
@@ -34,7 +35,7 @@ def report_page(facts: Facts) -> str:
     return rendered(
         "report.html",
         facts=facts,
-        nodes=len({name for kernel in facts.kernels for name in kernel.nodes if kernel.algorithm != "reorder"}),
+        nodes=len({name for kernel in facts.kernels for name in kernel.nodes if kernel.makes is not Makes.COPY}),
         errors=list(errors),
         wrong=sum(not error.passed for error in errors),
         drawing=_safe(graph.drawing(facts)),

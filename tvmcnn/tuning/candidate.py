@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.cache import digest_of
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.cpu.row_bands import banded
 from tvmcnn.choose.cpu.winograd import winograd_data, without_data
 from tvmcnn.codegen.cpu.candidates import Call, Calls
 from tvmcnn.codegen.jobs import Job, without_names
+from tvmcnn.configs import StreamedConfig
 from tvmcnn.layout import pack
 from tvmcnn.network import ALIGNMENT, FLOAT, Array, Choice, Layout, Shape, Step, Tensor, round_up, stored_bytes
 from tvmcnn.targets import Target
@@ -121,15 +123,15 @@ class Preparer:
 
     def _before(self, choice: Choice) -> list[Choice]:
         """The kernel that a candidate needs to have run, if there is one."""
-        if choice.rule != "streamed":
+        if not isinstance(choice.config, StreamedConfig):
             return []
         data = winograd_data(without_data(choice), choice.config.tile)
         return [dataclasses.replace(data, tasks=tasks(self.problem.network, data, self.target))]
 
     def _constants(self, choice: Choice) -> list[tuple[str, Array]]:
         """The packed constants, packed once for all candidates that pack them alike."""
-        names = ("width",) if choice.algorithm == "dense" else ("tile", "parts")
-        key = choice.algorithm, choice.reads, *(getattr(choice.config, name, 0) for name in names)
+        numbers = (getattr(choice.config, name) for name in ALGORITHMS[choice.algorithm].packed_by)
+        key = choice.algorithm, choice.reads, *numbers
         if key not in self._packed:
             self._packed[key] = list(pack(choice, self.problem.network.constants))
         return self._packed[key]

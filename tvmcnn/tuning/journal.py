@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.configs import CONFIGS
+from tvmcnn.configs import CONFIGS, Config
 from tvmcnn.errors import ToolError
 from tvmcnn.network import Choice
 from tvmcnn.tuning.space import Key
@@ -153,7 +153,7 @@ def trial_entry(words: str, choice: Choice, tried: Tried, at: float) -> dict[str
 
 def described(choice: Choice) -> dict[str, Any]:
     """Rule and config of a candidate, for JSON."""
-    return {"rule": choice.rule, "config": dataclasses.asdict(choice.config)}
+    return {"rule": choice.rule, "config": dataclasses.asdict(choice.numbers(Config))}
 
 
 def _key(entry: Mapping[str, Any]) -> Key:

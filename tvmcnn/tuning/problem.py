@@ -10,21 +10,22 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.check.bounds import Follow, bounds_of, largest
 from tvmcnn.check.random_inputs import drawn
 from tvmcnn.check.reference_ops.registry import OPERATORS
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.records import kernel_words
-from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.configs import StreamedConfig
+from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes
-from tvmcnn.tuning.space import RULES
-from tvmcnn.winograd import error_growth
+from tvmcnn.tuning.space import SPACES
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
 SAVED = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
@@ -59,7 +60,7 @@ class Problem:
     @property
     def _given(self) -> int:
         """How many inputs the kernel itself has: a streamed convolution reads one more, that another kernel makes."""
-        return len(self.choice.kernel.inputs) - (self.choice.rule == "streamed")
+        return len(self.choice.kernel.inputs) - isinstance(self.choice.config, StreamedConfig)
 
     @functools.cached_property
     def values(self) -> dict[str, Array]:
@@ -90,20 +91,20 @@ class Problem:
 
     def tolerance(self, choice: Choice) -> float:
         """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
-        config = choice.config
-        return self._bound(config.tile if choice.rule in ("winograd", "streamed") else getattr(config, "winograd", 0))
+        numbers = asdict(choice.config) if choice.config is not None else {}
+        return self._bound(ALGORITHMS[choice.algorithm].growth(numbers))
 
-    def _bound(self, tile: int) -> float:
-        """`tolerance` by Winograd's tile, 0 for none; kept, for candidates are many and algorithms few."""
-        if tile not in self._bounds:
+    def _bound(self, growth: float) -> float:
+        """`tolerance` by the growth of rounding errors; kept, for candidates are many and algorithms few."""
+        if growth not in self._bounds:
             kernel = self.choice.kernel
-            growths = {kernel.anchor.output: error_growth(tile)} if tile else {}
+            growths = {kernel.anchor.output: growth} if growth != 1 else {}
             found = bounds_of(self.alone(kernel.name), self._feeds, self._evaluated, growths)
-            self._bounds[tile] = found.errors[kernel.nodes[-1].output] / self.scale
-        return self._bounds[tile]
+            self._bounds[growth] = found.errors[kernel.nodes[-1].output] / self.scale
+        return self._bounds[growth]
 
     @functools.cached_property
-    def _bounds(self) -> dict[int, float]:
+    def _bounds(self) -> dict[float, float]:
         return {}
 
     def alone(self, name: str) -> Network:
@@ -126,13 +127,13 @@ def problems(program: Program) -> tuple[Problem, ...]:
     return tuple(
         _problem(network, each, first[each], count)
         for each, count in Counter(words).items()
-        if first[each].rule in RULES and all(_knows(network, node) for node in first[each].kernel.all_nodes)
+        if type(first[each].config) in SPACES and all(_knows(network, node) for node in first[each].kernel.all_nodes)
     )
 
 
 def _problem(network: Network, words: str, choice: Choice, count: int) -> Problem:
     whole = in_one_band(choice)
-    banded = choice.algorithm != "depthwise" or choice != whole
+    banded = not is_depthwise(choice.kernel) or choice != whole
     return Problem(words, network, whole, count, 2 * multiply_accumulates(network, choice.kernel), banded)
 
 

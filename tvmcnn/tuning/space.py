@@ -13,8 +13,8 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
@@ -33,13 +33,20 @@ from tvmcnn.choose.cpu.defaults import (
 )
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.cpu.winograd import as_direct, as_streamed, as_winograd, winograd_data, without_data
-from tvmcnn.configs import ColumnsConfig, DenseConfig, DirectConfig, PixelsConfig, StreamedConfig, WinogradConfig
-from tvmcnn.fuse import window_size
+from tvmcnn.configs import (
+    ColumnsConfig,
+    Config,
+    DenseConfig,
+    DirectConfig,
+    PixelsConfig,
+    StreamedConfig,
+    WinogradConfig,
+)
+from tvmcnn.fuse import is_depthwise, window_size
 from tvmcnn.network import Choice, Kernel, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid
 
-RULES = ("direct", "winograd", "streamed", "columns", "pixels", "dense")  # those with a space
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
 UNROLLS = (1, 2, 4, 8, 16)
 TILES = 14  # register tiles of direct convolution: those estimated to be fastest
@@ -76,13 +83,13 @@ def ordered(
 
 def made(network: Network, default: Choice, key: Key, target: Target) -> Choice:
     """The candidate of a rule and config, for the kernel whose default is given."""
-    rule, config = key
-    plain = without_data(default) if default.rule == "streamed" else default
-    if rule == "winograd":
+    _, config = key
+    plain = without_data(default) if isinstance(default.config, StreamedConfig) else default
+    if isinstance(config, WinogradConfig):
         choice = as_winograd(plain, config)
-    elif rule == "streamed":
+    elif isinstance(config, StreamedConfig):
         choice = as_streamed(plain, config, winograd_data(plain, config.tile).kernel.output, target)
-    elif rule == "direct" and default.rule != "direct":
+    elif isinstance(config, DirectConfig) and not isinstance(default.config, DirectConfig):
         choice = as_direct(plain, config)
     else:
         choice = dataclasses.replace(plain, config=config)
@@ -96,6 +103,7 @@ def _shared_out(network: Network, choice: Choice, target: Target) -> Choice:
 def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Choice]:
     """The candidate with one number changed, as far as it still fits: what the grid leaves out."""
     config = choice.config
+    assert config is not None  # a problem's kernel has a space
     for name, values in _steps(choice, target).items():
         for value in values:
             try:
@@ -110,10 +118,10 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
     """Values to try for each field of the config: the neighbours of the present one where they have an order."""
     config, shape = choice.config, choice.kernel.output.shape
     if isinstance(config, DirectConfig):
-        deep = choice.algorithm != "depthwise" and choice.reads[0].block > 1
+        deep = not is_depthwise(choice.kernel) and choice.reads[0].block > 1
         rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
         per_block = BLOCK // target.lanes
-        whole = [per_block * n for n in range(1, 1 + (MAX_BLOCKS if choice.algorithm != "depthwise" else 1))]
+        whole = [per_block * n for n in range(1, 1 + (MAX_BLOCKS if not is_depthwise(choice.kernel) else 1))]
         vectors = sorted(
             {*(v for v in divisors(per_block)), *(v for v in whole if v <= per_block * -(-shape[1] // BLOCK))}
         )
@@ -145,24 +153,14 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
 
 def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
     """Every config of the grid, of the kernel's rule and of the others that compute the same, each rule's fastest by
-    estimate first."""
-    config = choice.config
-    if isinstance(config, ColumnsConfig):
-        for columns in _columns(choice, target):
-            yield dataclasses.replace(choice, config=columns)
-    elif isinstance(config, DenseConfig):
-        for dense in _dense(choice, network, target):
-            yield dataclasses.replace(choice, config=dense)
-    elif isinstance(config, PixelsConfig):
-        for pixels in pixels_tiles(choice.kernel, config.groups, target):
-            yield dataclasses.replace(choice, config=pixels)
-    elif isinstance(config, DirectConfig | WinogradConfig | StreamedConfig):
-        yield from _convolutions(choice, target)
+    estimate first; none for a kernel without a space."""
+    space = SPACES.get(type(choice.config))
+    return space(choice, network, target) if space is not None else iter(())
 
 
-def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
+def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
     """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
-    if choice.rule == "direct" and (choice.algorithm == "depthwise" or choice.reads[0].block == 1):
+    if isinstance(choice.config, DirectConfig) and (is_depthwise(choice.kernel) or choice.reads[0].block == 1):
         found = (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
         yield from (each for each in found if _reads_alike(choice, each, target))
         return
@@ -179,11 +177,11 @@ def _convolutions(choice: Choice, target: Target) -> Iterator[Choice]:
 def _reads_alike(choice: Choice, other: Choice, target: Target) -> bool:
     """Whether two configs of a convolution of few channels read the same memory: the image itself, or a padded copy,
     which another kernel makes, whose time nobody would measure."""
-    padded = [pads_itself(choice.kernel, each.config, target) for each in (choice, other)]
+    padded = [pads_itself(choice.kernel, each.numbers(DirectConfig), target) for each in (choice, other)]
     return choice.reads[0].block > 1 or padded[0] == padded[1]
 
 
-def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
+def _columns(choice: Choice, network: Network, target: Target) -> Iterator[ColumnsConfig]:
     shape = choice.makes.physical(choice.kernel.output.shape)
     for maps in divisors(shape[1]):
         for vectors in divisors(shape[3] // target.lanes):
@@ -194,7 +192,7 @@ def _columns(choice: Choice, target: Target) -> Iterator[ColumnsConfig]:
 def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     kernel, block = choice.kernel, choice.reads[0].block
     depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
-    deep = choice.algorithm != "depthwise" and depth > 1
+    deep = not is_depthwise(choice.kernel) and depth > 1
     one = kernel.anchor["kernel_shape"] == (1, 1)
     variants = [("rb rh rw rc", u) for u in (4, 16)] if one else [("rb rh rw rc", 4), ("rh rw rb rc", 4)]
     variants = variants if deep and block > 1 else [(order, 1) for order in ORDERS]
@@ -269,6 +267,10 @@ def _register_tiles(vectors: int, count: int, target: Target) -> Iterator[tuple[
                 yield v, tiles
 
 
+def _pixels(choice: Choice, network: Network, target: Target) -> Iterator[PixelsConfig]:
+    yield from pixels_tiles(choice.kernel, choice.numbers(PixelsConfig).groups, target)
+
+
 def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
     rows = choice.kernel.output.shape[0]
     maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
@@ -285,3 +287,26 @@ def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseCo
         if vectors * target.lanes < maps + 8 * target.lanes
     ]
     yield from sorted(found, key=lambda config: dense_cost(config, maps, target))
+
+
+Space: TypeAlias = Callable[[Choice, Network, Target], Iterator[Choice]]
+
+
+def _of_one_rule(configs: Callable[[Choice, Network, Target], Iterable[Config]]) -> Space:
+    """The space of a kernel that only one rule computes."""
+
+    def space(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
+        for config in configs(choice, network, target):
+            yield dataclasses.replace(choice, config=config)
+
+    return space
+
+
+SPACES: Mapping[type, Space] = {  # by the class of the kernel's config
+    DirectConfig: _convolutions,
+    WinogradConfig: _convolutions,
+    StreamedConfig: _convolutions,
+    ColumnsConfig: _of_one_rule(_columns),
+    PixelsConfig: _of_one_rule(_pixels),
+    DenseConfig: _of_one_rule(_dense),
+}

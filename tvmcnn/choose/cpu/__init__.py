@@ -18,7 +18,7 @@ from tvmcnn.choose.cpu.row_bands import in_bands
 from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.choose.records import Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
-from tvmcnn.configs import SoftmaxConfig
+from tvmcnn.configs import ColumnsConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Pads, Tensor
 from tvmcnn.targets import Target
@@ -56,7 +56,7 @@ def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> boo
     """True for a batch of whole vectors of images whose maps are too few for channels in the lanes."""
     batches = {tensor.shape[0] if tensor.shape else 0 for tensor in network.inputs}
     whole = all(batch > 0 and batch % target.lanes == 0 for batch in batches)
-    return whole and any(choice.rule == "columns" for choice in choices)
+    return whole and any(isinstance(choice.config, ColumnsConfig) for choice in choices)
 
 
 def _walked(

@@ -24,12 +24,13 @@ from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import kernel_words
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.fuse import deinterleaved, pool_of, squashes, window_size
+from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size
 from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
 TILES = 28  # register tiles, those estimated to be fastest
+BY_WINOGRAD, DIRECTLY = ("winograd", "streamed"), ("direct",)  # rules
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
@@ -74,7 +75,7 @@ def _columns_fill_lanes(walk: Walk, kernel: Kernel) -> bool:
 
 def _one_channel_a_group(walk: Walk, kernel: Kernel) -> bool:
     """As many groups as channels and maps."""
-    return bool(kernel.anchor["group"] == kernel.inputs[0].shape[1] == _maps(walk, kernel))
+    return is_depthwise(kernel)
 
 
 def _winograd_is_faster(walk: Walk, kernel: Kernel) -> bool:
@@ -202,11 +203,11 @@ def winograd_of(walk: Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedCo
     """Winograd's config with its tier, or None where direct convolution is faster: by record, else by estimate."""
     if walk.exact or squashes(kernel):
         return None
-    rule = walk.records.fastest(kernel_words(walk.network, kernel), ("winograd", "streamed", "direct"))
+    rule = walk.records.fastest(kernel_words(walk.network, kernel), (*BY_WINOGRAD, *DIRECTLY))
     if rule is None:
         computed = winograd_config(kernel, walk.target)
         return None if computed is None else (computed, "default")
-    return None if rule == "direct" else recorded(walk.records, walk.network, kernel, rule)
+    return recorded(walk.records, walk.network, kernel, rule) if rule in BY_WINOGRAD else None
 
 
 def _by_winograd(walk: Walk, kernel: Kernel) -> Choice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import Choice, Network, moved_bytes
 from tvmcnn.targets import Target
@@ -21,7 +22,7 @@ def microseconds(network: Network, choices: Iterable[Choice], target: Target) ->
 
 
 def _one(network: Network, choice: Choice, target: Target) -> float:
-    few = choice.algorithm == "direct" and choice.reads[0].block == 1
+    few = isinstance(choice.config, DirectConfig) and choice.reads[0].block == 1
     share = SHARES.get("few channels" if few else choice.algorithm, SHARE)
     computed = 2 * multiply_accumulates(network, choice.kernel) / (share * GFLOPS * target.lanes)
     return (computed or moved_bytes(choice) / GIGABYTES) / 1e3

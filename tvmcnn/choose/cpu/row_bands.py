@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 from tvmcnn.choose.cpu.defaults import weight_bytes
 from tvmcnn.choose.cpu.parallel import by_rows, tasks
+from tvmcnn.configs import DirectConfig
+from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Choice, Network, divisors, moved_bytes
 from tvmcnn.targets import Target
 
@@ -30,7 +32,7 @@ def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tup
     made = [in_one_band(choice) for choice in choices]
     cut: set[str] = set()  # names of the tensors of which each core has rows
     for i, choice in enumerate(made):
-        if choice.algorithm != "depthwise" or choice.sources[0].name in cut:
+        if not is_depthwise(choice.kernel) or choice.sources[0].name in cut:
             made[i] = banded(network, choice, target)
         if by_rows(made[i]):
             cut.add(choice.kernel.output.name)
@@ -39,21 +41,22 @@ def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tup
 
 def banded(network: Network, choice: Choice, target: Target) -> Choice:
     """The choice in the most bands that divide its rows of tiles and read the weights seldom enough."""
-    if choice.rule != "direct" or choice.tasks == 1:
+    config = choice.config
+    if not isinstance(config, DirectConfig) or choice.tasks == 1:
         return choice
     images, _, height, _ = choice.kernel.output.shape
     # Where a smaller tile is at the end, LLVM cuts it from the loop over all rows, not from one over a band's: 512 to
     # 128 maps of 28 rows in tiles of 3 took 1078 µs in bands, 520 without.
-    if images > 1 or height % choice.config.rows:
+    if images > 1 or height % config.rows:
         return choice
     most = min(MOST, READINGS * moved_bytes(choice) / weight_bytes(choice.kernel))
-    bands = max((each for each in divisors(height // choice.config.rows) if each <= most), default=1)
-    choice = dataclasses.replace(choice, config=dataclasses.replace(choice.config, bands=bands))
+    bands = max((each for each in divisors(height // config.rows) if each <= most), default=1)
+    choice = dataclasses.replace(choice, config=dataclasses.replace(config, bands=bands))
     return dataclasses.replace(choice, tasks=tasks(network, choice, target))
 
 
 def in_one_band(choice: Choice) -> Choice:
     """The choice without bands."""
-    if choice.rule != "direct" or choice.config.bands == 1:
+    if not isinstance(choice.config, DirectConfig) or choice.config.bands == 1:
         return choice
     return dataclasses.replace(choice, config=dataclasses.replace(choice.config, bands=1))

@@ -10,8 +10,8 @@ from tvmcnn.choose.cpu.defaults import BLOCK
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NEAREST, Records, kernel_words
-from tvmcnn.choose.shared import Config
-from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Pads, Tensor
+from tvmcnn.configs import StreamedConfig, WinogradConfig
+from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor
 from tvmcnn.targets import Target
 
 
@@ -26,7 +26,7 @@ class Walk:
     readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
     stored: dict[str, tuple[Tensor, Layout]]
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
-    winograd: Mapping[str, tuple[Config, str] | None]  # by a convolution's output, where Winograd is faster
+    winograd: Mapping[str, tuple[WinogradConfig | StreamedConfig, str] | None]  # by output; None: not faster
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     images: int  # side by side, in convolutions and matrix products
     blocked: bool = True  # images may be stored in blocks of channels
@@ -85,8 +85,8 @@ class Walk:
         self.add(Choice(kernel, "reorder", (tensor,), (have,), layout, "memory"))
 
     def tuned(
-        self, kernel: Kernel, rule: str, computed: Config, fits: Callable[[Config], bool] | None = None
-    ) -> tuple[Config, str]:
+        self, kernel: Kernel, rule: str, computed: Numbers, fits: Callable[[Numbers], bool] | None = None
+    ) -> tuple[Numbers, str]:
         """The config and its tier: recorded for the kernel, or for the nearest one whose config `fits`, or computed."""
         if (found := recorded(self.records, self.network, kernel, rule)) is not None:
             return found

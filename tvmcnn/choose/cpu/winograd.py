@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tvmcnn.choose.cpu.defaults import BLOCK, streamed_scratch, winograd_scratch
-from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
+from tvmcnn.configs import Config, DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid, halo
@@ -58,7 +58,7 @@ def _tiled(choice: Choice, tile: int) -> Layout:
     return Layout(BLOCK, halo(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile))
 
 
-def _with(choice: Choice, algorithm: str, first: Layout, config: object, scratch: int) -> Choice:
+def _with(choice: Choice, algorithm: str, first: Layout, config: Config, scratch: int) -> Choice:
     """Another algorithm, which reads the image in layout `first`, or in what covers it."""
     reads = (choice.reads[0] if choice.reads[0].covers(first) else first, *choice.reads[1:])
     return dataclasses.replace(

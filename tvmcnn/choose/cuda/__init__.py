@@ -13,7 +13,7 @@ from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of, covers
-from tvmcnn.configs import ThreadsConfig
+from tvmcnn.configs import Config, GemmConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
 
@@ -41,7 +41,7 @@ def choose(
 
 def on_tensor_cores(network: Network, choice: Choice, precision: str) -> Choice:
     """A product of matrices by tensor cores; others, and one whose pool's window cuts their tiles, as it is."""
-    found = mma_configs(network, choice, precision) if choice.rule == "gemm" else []
+    found = mma_configs(network, choice, precision) if isinstance(choice.config, GemmConfig) else []
     return dataclasses.replace(choice, rule="mma", config=found[0], tier="default") if found else choice
 
 
@@ -68,9 +68,9 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, ex
             continue
         read = [dataclasses.replace(stored[tensor.name], shape=tensor.shape) for tensor in kernel.inputs]
         choice = _decide(network, kernel, read)
-        if choice.rule in ("gemm", "gemv"):
+        if computed := configs(network, choice):
             found = recorded(records, network, kernel, choice.rule)
-            ranked = [(config, "default") for config in configs(network, choice)]
+            ranked = [(config, "default") for config in computed]
             ranked = [found, *ranked] if found is not None else ranked
             config, tier = next(each for each in ranked if not exact or getattr(each[0], "winograd", 0) == 0)
             choice = dataclasses.replace(choice, config=config, tier=tier)
@@ -81,7 +81,7 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, ex
 def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:
     op, sources = kernel.anchor.op, [(tensor, PLAIN) for tensor in read]
 
-    def by(algorithm: str, rule: str, config: object) -> Choice:
+    def by(algorithm: str, rule: str, config: Config | None) -> Choice:
         return choice_of(kernel, algorithm, sources, PLAIN, rule, (config, "default"))
 
     if is_anchor(network, kernel.anchor):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from tvmcnn.choose.cpu.defaults import winograd_fits
-from tvmcnn.configs import GemmConfig, GemvConfig, MmaConfig
+from tvmcnn.configs import Config, GemmConfig, GemvConfig, MmaConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
 from tvmcnn.winograd import grid
@@ -26,14 +26,10 @@ ENOUGH = 12  # warps that hide each other's latency
 DEPTHS, STEPS = (16, 8, 32), 4  # terms at a time, the usual first, and how often at least
 
 
-def configs(network: Network, choice: Choice) -> list[Any]:
+def configs(network: Network, choice: Choice) -> Sequence[Config]:
     """The configs of a choice that are worth a try, those estimated to be fastest first; none for a rule without."""
-    if choice.rule == "gemv":
-        return gemv_configs(network, choice.kernel)
-    if choice.rule == "gemm":
-        conv = choice.algorithm == "gemm_conv"
-        return gemm_configs(network, choice.kernel) if conv else dense_configs(choice.kernel)
-    return []
+    candidates = CANDIDATES.get(choice.algorithm)
+    return candidates(network, choice.kernel) if candidates is not None else ()
 
 
 def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
@@ -90,7 +86,7 @@ def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
 
 def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaConfig]:
     """Tiles for tensor cores as in `gemm_configs`; none where a pool's window does not divide them."""
-    kernel, dense = choice.kernel, choice.algorithm == "gemm_dense"
+    kernel, dense = choice.kernel, choice.kernel.anchor.op != "Conv"
     window = 1 if dense else math.prod(window_size(kernel))
     weight = network.constants[kernel.anchor.inputs[1]].shape
     if dense:
@@ -111,7 +107,7 @@ def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaCon
     return [config for _, config in sorted(found, key=lambda pair: pair[0])]
 
 
-def dense_configs(kernel: Kernel) -> list[GemmConfig]:
+def dense_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
     """Tiles of columns by rows, the first as tall as there are rows."""
     rows = math.prod(kernel.output.shape[:-1])
     widths = (64, 32) if rows > 32 else (32, 64)
@@ -128,3 +124,10 @@ def gemv_configs(network: Network, kernel: Kernel) -> list[GemvConfig]:
 def maps_of(kernel: Kernel) -> int:
     """Maps of one group."""
     return kernel.output.shape[1] // int(kernel.anchor["group"])
+
+
+CANDIDATES: Mapping[str, Callable[[Network, Kernel], Sequence[Config]]] = {  # by algorithm
+    "gemm_conv": gemm_configs,
+    "gemm_dense": dense_configs,
+    "gemv": gemv_configs,
+}

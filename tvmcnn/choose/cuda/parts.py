@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tvmcnn.configs import PlanesConfig, ThreadsConfig
+from tvmcnn.configs import GemmConfig, MmaConfig, PlanesConfig, ThreadsConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import PLAIN, Choice, Kernel, Node, Tensor
 from tvmcnn.winograd import grid
@@ -12,22 +12,23 @@ from tvmcnn.winograd import grid
 
 def in_parts(choice: Choice) -> list[Choice]:
     """The kernels that a choice stands for: three by Winograd, two where the sum is split, else itself."""
-    if choice.rule not in ("gemm", "mma"):
-        return [choice]
-    if choice.rule == "gemm" and choice.config.winograd:
-        return _by_winograd(choice)
-    return _split(choice) if choice.config.split > 1 else [choice]
+    config = choice.config
+    if isinstance(config, GemmConfig) and config.winograd:
+        return _by_winograd(choice, config.winograd)
+    if isinstance(config, GemmConfig | MmaConfig) and config.split > 1:
+        return _split(choice, config.split)
+    return [choice]
 
 
-def _split(choice: Choice) -> list[Choice]:
+def _split(choice: Choice, split: int) -> list[Choice]:
     """A convolution whose sum is split, as the kernel that makes the parts and the one that adds them.
 
     conv(x, residual)    -->    parts = convpartial(x);  conv(x, residual, parts), which reads no x
     """
-    kernel, config = choice.kernel, choice.config
+    kernel = choice.kernel
     node, (n, maps, height, width), (a, b) = kernel.anchor, kernel.output.shape, window_size(kernel)
     group = int(node["group"])
-    shape = (config.split, n, group, maps // group, height * width * a * b)
+    shape = (split, n, group, maps // group, height * width * a * b)
     parts = Tensor(f"{kernel.output.name}@parts", shape, kernel.output.dtype)
     attributes = {**node.attributes, "made": ((height, width), (a, b))}
     partial = Node("ConvPartial", f"{node.name}@parts", node.inputs[:2], parts.name, attributes)
@@ -40,12 +41,12 @@ def _split(choice: Choice) -> list[Choice]:
     return [made, _last(choice, parts, "gemm_sum", "threads", ThreadsConfig())]
 
 
-def _by_winograd(choice: Choice) -> list[Choice]:
-    """A convolution as the kernel that transforms the image, the one that multiplies, and the one that transforms back.
+def _by_winograd(choice: Choice, m: int) -> list[Choice]:
+    """A convolution in tiles of m x m as three kernels: one transforms the image, one multiplies, one transforms back.
 
     conv(x, residual)    -->    v = winogradin(x);  z = winogradgemm(v);  conv(x, residual, z), which reads no x
     """
-    kernel, m = choice.kernel, choice.config.winograd
+    kernel = choice.kernel
     node, (n, maps, _, _), (a, b) = kernel.anchor, kernel.output.shape, window_size(kernel)
     image = choice.sources[0]
     rows, columns = grid(node, image.shape, m)

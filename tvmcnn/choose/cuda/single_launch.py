@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tvmcnn.choose.cuda.defaults import PROCESSORS, SHARED_BYTES, WARP, gemv_configs
 from tvmcnn.choose.shared import choice_of, covers
-from tvmcnn.configs import GemvConfig, WholeConfig
+from tvmcnn.configs import GemmConfig, GemvConfig, WholeConfig
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import FLOAT, PLAIN, Choice, Network, round_up
 
@@ -36,7 +36,7 @@ def _is_chain(network: Network, choices: Sequence[Choice]) -> bool:
 
 
 def _are_products(network: Network, choices: Sequence[Choice]) -> bool:
-    return all(choice.rule in ("gemm", "gemv") and not choice.kernel.prologue for choice in choices)
+    return all(isinstance(choice.config, GemmConfig | GemvConfig) and not choice.kernel.prologue for choice in choices)
 
 
 def _keep_the_batch(network: Network, choices: Sequence[Choice]) -> bool:
@@ -94,7 +94,7 @@ def _images(parts: Sequence[Choice]) -> int:
     tensors: list[int] = []
     for part in parts:
         size = part.kernel.output.size // batch
-        tensors += [part.config.parts * round_up(size, WARP), size] if part.config is not None else [size]
+        tensors += [part.config.parts * round_up(size, WARP), size] if isinstance(part.config, GemvConfig) else [size]
     pairs = itertools.pairwise(tensors)
     room = FLOAT * max(max(one, other) if other <= threads else one + other for one, other in pairs)
     fits = (n for n in IMAGES if batch % n == 0 and batch // n >= 2 * PROCESSORS and n * room <= SHARED_BYTES)

@@ -12,6 +12,7 @@ from tvmcnn.codegen.cuda import chain
 from tvmcnn.codegen.cuda.chain import Device
 from tvmcnn.codegen.cuda.nvcc import Resources, compile_object, link, nvcc_version, resources
 from tvmcnn.codegen.jobs import Symbols, gpu_key, symbol_of, without_names
+from tvmcnn.configs import WholeConfig
 from tvmcnn.files import no_room
 from tvmcnn.network import Program
 from tvmcnn.progress import Progress
@@ -39,7 +40,7 @@ class Kernels:
         texts: dict[str, Device] = {}
         for done, (index, step) in enumerate(steps):
             progress("writing kernels", done, len(steps))
-            nameless = step if step.choice.algorithm == "whole" else without_names(step)
+            nameless = step if isinstance(step.choice.config, WholeConfig) else without_names(step)
             symbol = symbol_of(step, gpu_key(nameless))
             if symbol not in texts:
                 with refusing(step.choice):

@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.choose.cuda.defaults import SHARED_BYTES
 from tvmcnn.codegen.cuda.chain import Device
+from tvmcnn.configs import GemmConfig, GemvConfig, MmaConfig, PlanesConfig
 from tvmcnn.network import FLOAT, Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
@@ -23,7 +24,7 @@ from tvmcnn.schedule.cuda.fragments import as_tf32
 from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
-TILED = ("gemm", "mma", "gemv", "planes")  # their last tiles reach beyond the output
+TILED = (GemmConfig, MmaConfig, GemvConfig, PlanesConfig)  # rules whose last tiles reach beyond the output
 THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
 _SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?(float|half) \w+\[(\d+)\]")
@@ -35,7 +36,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     sch = Schedule(declare(step))
     RULES[choice.rule](sch, choice.config)
     func = sch.mod["main"]
-    return guarded(func) if choice.rule in TILED else func
+    return guarded(func) if isinstance(choice.config, TILED) else func
 
 
 def device_code(step: Step, symbol: str) -> Device:

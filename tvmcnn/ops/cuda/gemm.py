@@ -18,6 +18,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import BlockConfig, GemvConfig, MmaConfig
 from tvmcnn.fuse import pool_first, pool_of, window_size
 from tvmcnn.network import Channel, Pixel, Step, round_up
 from tvmcnn.ops.conv import source_pixel
@@ -32,7 +33,7 @@ def gemm_conv(step: Step, given: Operands) -> te.Tensor:
     n, _, height, width = kernel.output.shape
     groups, terms, columns = _sizes(step, weight)
     a, b = window_size(kernel)
-    pixels = round_up(height * width * a * b, step.choice.config.pixels)
+    pixels = round_up(height * width * a * b, step.choice.numbers(BlockConfig).pixels)
     gather = _gather(step, given, terms, pixels)
     gathered = te.compute((n, groups, terms, pixels), gather, name="gathered")
     left, right = _factors(step, weight, gathered)
@@ -51,7 +52,7 @@ def gemm_partial(step: Step, given: Operands) -> te.Tensor:
     weight = given.constants[kernel.anchor.inputs[1]]
     split, n, groups, _, pixels = kernel.output.shape
     _, terms, columns = _sizes(step, weight)
-    run, padded = terms // split, round_up(pixels, step.choice.config.pixels)
+    run, padded = terms // split, round_up(pixels, step.choice.numbers(BlockConfig).pixels)
     gather = _gather(step, given, terms, padded)
     gathered = te.compute((n, groups, terms, padded), gather, name="gathered")
     left, right = _factors(step, weight, gathered)
@@ -123,14 +124,15 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
 def _sizes(step: Step, weight: te.Tensor) -> tuple[int, int, int]:
     """(groups, terms, maps) of a weight: for tensor cores its terms lie side by side."""
     groups, terms, maps = extents(weight)
-    return (groups, maps, terms) if step.choice.rule == "mma" else (groups, terms, maps)
+    return (groups, maps, terms) if isinstance(step.choice.config, MmaConfig) else (groups, terms, maps)
 
 
 def _rounded(step: Step, value: Expr) -> Expr:
     """A factor as tensor cores take it: the rounding to TF32 is CUDA's."""
-    if step.choice.rule != "mma":
+    config = step.choice.config
+    if not isinstance(config, MmaConfig):
         return value
-    if step.choice.config.precision == "fp16":
+    if config.precision == "fp16":
         return value.astype("float16")
     return tirx.call_pure_extern("float32", "nvcuda::wmma::__float_to_tf32", value)
 
@@ -138,7 +140,7 @@ def _rounded(step: Step, value: Expr) -> Expr:
 def _factors(step: Step, weight: te.Tensor, gathered: te.Tensor) -> tuple[Callable[..., Expr], Callable[..., Expr]]:
     """(left(g, q, o), right(…, q, p)). For tensor cores both are stages of their own, which become fragments: "left" is
     (G, M', K'), and so is the weight."""
-    if step.choice.rule != "mma":
+    if not isinstance(step.choice.config, MmaConfig):
         return (lambda g, q, o: weight[g, q, o]), (lambda *i: gathered[i])
     left = te.compute(weight.shape, lambda *i: weight[i].astype("float16"), name="left")
     right = te.compute(gathered.shape, lambda *i: gathered[i].astype("float16"), name="right")
@@ -166,7 +168,7 @@ def _finish(step: Step, given: Operands, groups: int, conv: Callable[..., Expr])
 
 def gemm_dense(step: Step, given: Operands) -> te.Tensor:
     """ONNX Gemm and MatMul with a constant matrix. x: (M, K) as it lies; weight: (K, N) up to whole tiles."""
-    kernel, config = step.choice.kernel, step.choice.config
+    kernel, config = step.choice.kernel, step.choice.numbers(BlockConfig)
     node = kernel.anchor
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     shape = kernel.output.shape
@@ -203,7 +205,7 @@ def gemv(step: Step, given: Operands) -> te.Tensor:
 
     "sum" is (M, q, N): the sum over k in q runs of neighbours, "out" adds them in a fixed order.
     """
-    kernel, config = step.choice.kernel, step.choice.config
+    kernel, config = step.choice.kernel, step.choice.numbers(GemvConfig)
     node = kernel.anchor
     x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     shape, is_image = kernel.output.shape, node.op == "Conv"

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvm import te
 
+from tvmcnn.configs import WholeConfig
 from tvmcnn.network import PLAIN, Choice, Shape, Step
 from tvmcnn.ops.operands import Operands, extents, unravel
 
@@ -19,7 +20,7 @@ Expression = Callable[[Step, Operands], te.Tensor]
 def whole(expressions: Mapping[str, Expression], step: Step, given: Operands) -> te.Tensor:
     """The parts of the step's config, each by its expression in `expressions`. The last stage of each is an "out"."""
     made: dict[str, te.Tensor] = dict(given.inputs)
-    for part in step.choice.config.parts:
+    for part in step.choice.numbers(WholeConfig).parts:
         packed = {name: step.packed[name] for name in part.kernel.constants}
         made[part.kernel.output.name] = expressions[part.algorithm](
             Step(part, packed, ()), _operands(part, made, given)

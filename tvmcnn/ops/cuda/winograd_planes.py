@@ -15,6 +15,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.configs import GemmConfig, PlanesConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Pixel, Step, round_up
 from tvmcnn.ops.conv import finish
@@ -57,7 +58,7 @@ def winograd_gemm(step: Step, given: Operands) -> te.Tensor:
     weight, data = given.constants[kernel.anchor.inputs[1]], given.inputs[kernel.inputs[0].name]
     planes, maps, count = kernel.output.shape
     _, terms, columns = extents(weight)
-    depth, pixels = extents(data)[1], round_up(count, step.choice.config.pixels)
+    depth, pixels = extents(data)[1], round_up(count, step.choice.numbers(GemmConfig).pixels)
 
     def gather(e: Any, q: Any, p: Any) -> Expr:
         tests = [*([q < depth] if terms > depth else []), *([p < count] if pixels > count else [])]
@@ -79,7 +80,7 @@ def winograd_out(step: Step, given: Operands) -> te.Tensor:
     kernel = step.choice.kernel
     data, (a, b) = given.inputs[kernel.inputs[-1].name], window_size(kernel)
     _, maps, count = extents(data)
-    m = step.choice.config.tile
+    m = step.choice.numbers(PlanesConfig).tile
     rows, columns = grid(kernel.anchor, given.shapes[kernel.inputs[0].name], m)
     side, matrix = m + 2, MATRICES[m].at
     lines = te.compute(

@@ -1,0 +1,120 @@
+"""ALGORITHMS: how kernels can be computed, with what each stage must know of it. Needs no TVM.
+
+A choice names an algorithm. The expression of that name is in ops/, the schedules that fit it are in schedule/, and
+everything else that depends on the algorithm is a field here: no stage compares names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from tvmcnn import loops, packing, precision, winograd
+from tvmcnn.network import VIEW, Array, Choice, Shape
+
+Packing: TypeAlias = Callable[[Choice, Array], Array]  # (choice, ONNX's array) --> as the expression reads it
+Made: TypeAlias = Callable[[Choice], Iterator[tuple[str, Array]]]  # constants that no model has, by name
+Loops: TypeAlias = Callable[[Choice, Shape, int], Shape]  # (choice, output in memory, lanes) --> extents, see loops.py
+Growth: TypeAlias = Callable[[Mapping[str, Any]], float]  # a config's numbers --> how much larger rounding errors are
+
+
+def _as_a_sum(numbers: Mapping[str, Any]) -> float:
+    """No larger than those of the sum as the formula is written."""
+    return 1.0
+
+
+def _by_tile(numbers: Mapping[str, Any]) -> float:
+    """What Winograd's transforms of a tile add."""
+    return winograd.error_growth(numbers["tile"])
+
+
+def _by_factors(numbers: Mapping[str, Any]) -> float:
+    """What rounded factors add: those of tensor cores, or of Winograd's planes before they are kernels of their own."""
+    if "precision" in numbers:
+        return precision.error_growth(numbers["precision"])
+    return winograd.error_growth(numbers["winograd"]) if numbers["winograd"] else 1.0
+
+
+class Makes(Enum):
+    """What a kernel's output is to the network."""
+
+    TENSOR = "a tensor of the network"
+    COPY = "a tensor in another layout"
+    PART = "data that the next kernel of the same convolution goes on with"
+    NOTHING = "a tensor that lies in memory which other kernels wrote"
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a kernel is computed. `cpu` and `cuda` name the schedules that fit the expression, the usual one first."""
+
+    cpu: Mapping[str, Loops] = field(default_factory=dict)  # with the loops of each that threads share
+    cuda: tuple[str, ...] = ()
+    weight: Packing | None = None  # the anchor's second operand; None where it is a constant like others, or none
+    operand: Packing = packing.by_channel  # every other constant
+    made: Made = packing.nothing
+    packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
+    exact: bool = True  # computes what the formula says, term by term: --exact allows no other
+    growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
+    on_stack: bool = True  # whether its intermediates fit the stack in any schedule
+    makes: Makes = Makes.TENSOR
+    counted: bool = True  # whether the anchor's products are this kernel's, not those of one before it
+
+
+FALLBACK = "fallback"  # fits every expression: its loops as they are written, of which threads share none
+ALGORITHMS: Mapping[str, Algorithm] = {
+    # ---- CPUs: convolutions and products of matrices
+    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct),
+    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise),
+    "winograd": Algorithm(
+        {"winograd": loops.winograd},
+        weight=packing.winograd,
+        packed_by=("tile", "parts"),
+        exact=False,
+        growth=_by_tile,
+        on_stack=False,
+    ),
+    "streamed": Algorithm(
+        {"streamed": loops.streamed}, weight=packing.streamed, exact=False, growth=_by_tile, on_stack=False
+    ),
+    "winograd_data": Algorithm(
+        {"winograd_data": loops.image_maps}, exact=False, on_stack=False, makes=Makes.PART
+    ),
+    "columns": Algorithm({"columns": loops.images}, weight=packing.taps),
+    "pixels": Algorithm({"pixels": loops.pixels}, weight=packing.as_it_is),
+    "grouped": Algorithm({"rows": loops.none}, weight=packing.as_it_is),
+    "dense": Algorithm(
+        {"dense": loops.dense}, weight=packing.dense, operand=packing.by_column, packed_by=("width",)
+    ),
+    "conv_images": Algorithm({"images": loops.conv_images}, weight=packing.taps),
+    "dense_images": Algorithm({"images": loops.dense_images}, weight=packing.terms),
+    # ---- CPUs: the rest of a network in blocks of channels, and rows of reductions
+    "resize": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
+    "depth_to_space": Algorithm({"memory": loops.all_but_two}),
+    "concat": Algorithm({"memory": loops.image_maps}),
+    "reorder": Algorithm({"memory": loops.all_but_two}, makes=Makes.COPY),
+    "lanes": Algorithm({"lanes": loops.elements}),
+    "softmax": Algorithm({"softmax": loops.softmax}),
+    VIEW: Algorithm(makes=Makes.NOTHING),  # no code
+    # ---- both
+    "pool": Algorithm({"pool": loops.image_rows}, ("threads",), made=packing.divisors),
+    "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads")),
+    "elementwise": Algorithm({"memory": loops.all_but_two}, ("threads",), operand=packing.aligned),
+    "plain": Algorithm(
+        {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
+    ),
+    # ---- CUDA
+    "gemm_conv": Algorithm(cuda=("gemm", "mma"), weight=packing.gemm, growth=_by_factors),
+    "gemm_dense": Algorithm(cuda=("gemm", "mma"), weight=packing.gemm, growth=_by_factors),
+    "gemm_partial": Algorithm(cuda=("gemm", "mma"), weight=packing.gemm, growth=_by_factors, makes=Makes.PART),
+    "gemm_sum": Algorithm(cuda=("threads",), counted=False),
+    "gemv": Algorithm(cuda=("gemv",), weight=packing.gemv),
+    "grouped_conv": Algorithm(cuda=("threads",), weight=packing.as_it_is),
+    "winograd_in": Algorithm(cuda=("planes",), exact=False, makes=Makes.PART),
+    "winograd_gemm": Algorithm(cuda=("gemm",), weight=packing.planes, exact=False, makes=Makes.PART),
+    "winograd_out": Algorithm(cuda=("planes",), exact=False, growth=_by_tile),
+    "softmax_along": Algorithm(cuda=("rows", "threads")),
+    "whole": Algorithm(cuda=("whole",)),
+}  # fmt: skip

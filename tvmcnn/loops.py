@@ -1,0 +1,115 @@
+"""Loops: the extents of the loops around a kernel's tiles, outermost first, as its schedule makes them.
+
+Threads share them, see choose/cpu/parallel.py. One function a rule: (choice, the output's extents in memory, lanes of
+a vector) --> extents; () where none is shared. The table ALGORITHMS names them, and a schedule whose loops are others
+is refused when they are shared out.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tvmcnn.configs import (
+    DenseConfig,
+    DirectConfig,
+    ImagesConfig,
+    PixelsConfig,
+    SoftmaxConfig,
+    StreamedConfig,
+    WinogradConfig,
+)
+from tvmcnn.network import Choice, Shape, unmoved
+
+
+def none(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """No loop that threads could share."""
+    return ()
+
+
+def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles."""
+    config, (n, blocks, height) = choice.numbers(DirectConfig), shape[:3]
+    vectors = shape[4] // lanes  # in a block
+    tiles = math.ceil(blocks / max(1, config.vectors // vectors))
+    rows = math.ceil(height / config.rows)
+    return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows // config.bands)
+
+
+def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, parts of the maps, strips of tiles."""
+    config = choice.numbers(WinogradConfig)
+    tiles = math.ceil(shape[2] / config.rows) * math.ceil(shape[3] / config.columns)
+    return (shape[0], config.parts, tiles // config.strip)
+
+
+def streamed(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Blocks of maps, as many at a time as the filters that are transformed together."""
+    return (shape[1] // max(1, choice.numbers(StreamedConfig).vectors * lanes // shape[4]),)
+
+
+def pixels(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, groups, runs of pixels, tiles of maps."""
+    config = choice.numbers(PixelsConfig)
+    runs = math.prod(shape[2:]) // config.pixels
+    return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
+
+
+def conv_images(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Vectors of images, rows, tiles of maps."""
+    return (shape[0], shape[2], shape[1] // choice.numbers(ImagesConfig).maps)
+
+
+def dense_images(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Tiles of vectors of images, tiles of maps."""
+    config = choice.numbers(ImagesConfig)
+    return (shape[0] // config.columns, shape[1] // config.maps)
+
+
+def images(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images alone."""
+    return shape[:1]
+
+
+def dense(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Tiles of columns, where they are apart, and tiles of rows."""
+    config = choice.numbers(DenseConfig)
+    rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
+    across = config.tiles_across(columns)
+    return (across, rows // config.rows) if across > 1 else (rows // config.rows,)
+
+
+def image_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, maps or blocks of them, rows."""
+    return shape[:3]
+
+
+def image_maps(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, and maps or blocks of them."""
+    return shape[:2]
+
+
+def elements(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """All: each element of the output is a reduction of its own."""
+    return shape
+
+
+def softmax(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """All axes but the one that is normalised, and the last where other rows are in the lanes."""
+    config = choice.numbers(SoftmaxConfig)
+    rows = (*shape[: config.axis], *shape[config.axis + 1 :])
+    return rows if config.in_lanes else rows[:-1]
+
+
+def all_but_two(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """All axes but the last two, which are one run of memory."""
+    return shape[:-2]
+
+
+def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """The axes of a Transpose that are neither of a run that is copied whole, nor of the tile that is turned."""
+    if choice.kernel.anchor.op != "Transpose":
+        return ()
+    perm = choice.kernel.anchor["perm"]
+    if unmoved(perm):
+        return shape[: -unmoved(perm)]
+    return tuple(extent for axis, extent in zip(perm[:-1], shape[:-1], strict=True) if axis != len(perm) - 1)

@@ -1,0 +1,177 @@
+"""Packing: constants as the tensor expressions read them, by functions (choice, ONNX's array) --> packed array.
+
+The table ALGORITHMS says which function packs the weight and which the other constants of a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, WinogradConfig
+from tvmcnn.network import Array, Choice, Layout, row_shape
+from tvmcnn.precision import rounded
+from tvmcnn.winograd import transformed
+
+WARP_COLUMNS = 32  # of a matrix, which a warp of the rule gemv reads at once: one a thread
+
+
+# ---- weights: the anchor's second operand ---------------------------------------------------------------------------
+
+
+def direct(choice: Choice, weight: Array) -> Array:
+    """(M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b, 16): OIHW{b}i16o, b the block of the input."""
+    maps, out, block = Layout(choice.writes.block), choice.writes.block, choice.reads[0].block
+    lanes = maps.pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
+    lanes = np.pad(lanes, ((0, -lanes.shape[0] % block), *((0, 0),) * 4))
+    depth, blocks, kh, kw, _ = lanes.shape
+    return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
+
+
+def winograd(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> (p, m+2, m+2, ⌈M/16⌉/p, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o, in p parts."""
+    config = choice.numbers(WinogradConfig)
+    moved, parts = transformed(weight, config.tile), config.parts
+    moved = np.pad(moved, ((0, 0), (0, 0), (0, -moved.shape[2] % 16), (0, -moved.shape[3] % 16)))
+    side, _, maps, depth = moved.shape
+    split = moved.reshape(side, side, parts, maps // 16 // parts, 16, depth // 16, 16)
+    return split.transpose(2, 0, 1, 3, 5, 6, 4)
+
+
+def streamed(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> (⌈M/16⌉, ⌈C/16⌉, 16, 3, 3, 16): one run of memory in the order that it is transformed."""
+    return direct(choice, weight).transpose(0, 1, 4, 2, 3, 5)
+
+
+def depthwise(choice: Choice, weight: Array) -> Array:
+    """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
+    packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
+    return packed
+
+
+def taps(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (C, kH, kW, M): the M broadcast scalars of one tap side by side."""
+    return weight.transpose(1, 2, 3, 0)
+
+
+def as_it_is(choice: Choice, array: Array) -> Array:
+    """ONNX's own order."""
+    return array
+
+
+def dense(choice: Choice, weight: Array) -> Array:
+    """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows as the input lies in memory.
+
+    K' counts the input's padding too; the weights there are zero.
+    """
+    source, layout, width = choice.sources[0], choice.reads[0], choice.numbers(DenseConfig).width
+    rows = weight.reshape(weight.shape[0], -1) if choice.kernel.anchor.op == "Conv" else weight.T
+    stored = layout.pack(rows.reshape(-1, *row_shape(source.shape, rows.shape[1]))).reshape(rows.shape[0], -1)
+    if spare := -stored.shape[0] % width:
+        stored = np.pad(stored, ((0, spare), (0, 0)))
+    return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
+
+
+def terms(choice: Choice, weight: Array) -> Array:
+    """(M, C, H, W) or (K, N) --> (K, N): the broadcast scalars of one term side by side."""
+    return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight
+
+
+def gemm(choice: Choice, weight: Array) -> Array:
+    """(M, C/g, kH, kW) or (K, N) --> (g, K', N'): terms by maps of each group, with zeros up to whole tiles.
+
+    For tensor cores (g, N', K'), rounded once.
+    """
+    config = choice.config
+    if isinstance(config, MmaConfig):
+        stored = _whole_tiles(choice, weight, config.depth * config.split, config.maps)
+        return rounded(stored.transpose(0, 2, 1), config.precision)
+    config = choice.numbers(GemmConfig)
+    return _whole_tiles(choice, weight, config.depth * config.split, config.maps)
+
+
+def gemv(choice: Choice, weight: Array) -> Array:
+    """As `gemm`, in tiles of the parts that the sum is cut into by the columns of a warp."""
+    return _whole_tiles(choice, weight, choice.numbers(GemvConfig).parts, WARP_COLUMNS)
+
+
+def _whole_tiles(choice: Choice, weight: Array, deep: int, wide: int) -> Array:
+    if weight.ndim == 4:
+        groups = choice.kernel.anchor["group"]
+        stored = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
+    else:
+        stored = weight[None]
+    _, depth, maps = stored.shape
+    return np.pad(stored, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
+
+
+def planes(choice: Choice, weight: Array) -> Array:
+    """(M, C, 3, 3) --> ((m+2)², C', M'): G g Gᵀ by its elements, terms by maps, with zeros up to whole tiles."""
+    config = choice.numbers(GemmConfig)
+    moved = transformed(weight, config.winograd)
+    stored = moved.reshape(-1, *moved.shape[2:]).transpose(0, 2, 1)
+    return np.pad(stored, ((0, 0), (0, -stored.shape[1] % config.depth), (0, -stored.shape[2] % config.maps)))
+
+
+# ---- other constants: biases, the operands of the prologue and the epilogue -----------------------------------------
+
+
+def channels(array: Array, count: int, block: int) -> Array:
+    """One value a channel, in blocks: (C,) or (1,) --> (⌈C/16⌉, 16), padded with zeros.
+
+    One value for all channels is repeated for each: padded with zeros it would be that of the first alone.
+    """
+    values = np.broadcast_to(array.reshape(-1), count)
+    return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
+
+
+def by_channel(choice: Choice, array: Array) -> Array:
+    """One value for each of the output's channels, in its blocks."""
+    return channels(array, _channels_of(choice), choice.writes.block)
+
+
+def by_column(choice: Choice, array: Array) -> Array:
+    """One value for each column of a matrix product, up to whole tiles."""
+    values = np.broadcast_to(array.reshape(-1), _channels_of(choice))
+    return np.pad(values, (0, -values.size % choice.numbers(DenseConfig).width))
+
+
+def aligned(choice: Choice, array: Array) -> Array:
+    """`by_channel` in blocks; in plain layout with ones in front, up to the output's rank."""
+    if not choice.writes.plain:
+        return by_channel(choice, array)
+    return array.reshape((1,) * (len(choice.kernel.output.shape) - array.ndim) + array.shape)
+
+
+def _channels_of(choice: Choice) -> int:
+    shape = choice.kernel.output.shape
+    return shape[1] if len(shape) == 4 and choice.kernel.anchor.op != "Gemm" else shape[-1]
+
+
+# ---- constants that the model does not have -------------------------------------------------------------------------
+
+
+def nothing(choice: Choice) -> Iterator[tuple[str, Array]]:
+    """No constant but the model's."""
+    yield from ()
+
+
+def divisors(choice: Choice) -> Iterator[tuple[str, Array]]:
+    """The divisors of an AveragePool."""
+    if choice.kernel.anchor.op == "AveragePool":
+        yield f"{choice.kernel.output.name}.divisor", window_sizes(choice)
+
+
+def window_sizes(choice: Choice) -> Array:
+    """The divisors of an AveragePool, (H_out, W_out): pixels in each window, with the padding if ONNX counts it."""
+    node, source = choice.kernel.anchor, choice.sources[0]
+    counts = []
+    for axis in (0, 1):
+        size, begin, end = source.shape[2 + axis], node["pads"][axis], node["pads"][2 + axis]
+        low, high = (-begin, size + end) if node["count_include_pad"] else (0, size)
+        steps = np.arange(node["kernel_shape"][axis]) * node["dilations"][axis]
+        first = np.arange(choice.kernel.output.shape[2 + axis]) * node["strides"][axis] - begin
+        positions = first[:, None] + steps[None, :]
+        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
+    return np.outer(counts[0], counts[1]).astype(np.float32)
