@@ -642,7 +642,7 @@ def test_machine_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_cpu_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.targets.cpu_flags", lambda: frozenset({"avx", "fma"}))
+    monkeypatch.setattr("tvmcnn.targets.kinds.cpu_flags", lambda: frozenset({"avx", "fma"}))
     compile_fails(tmp_path, TargetError, "lacks avx2, bmi1", "at least x86-64-v3")
 
 

@@ -23,9 +23,10 @@ from helpers import Graph
 from peers import PEERS, Kind, Peer, Task, difference, find
 
 import tvmcnn
-from tvmcnn import targets
+from tvmcnn import machine, targets
 from tvmcnn.errors import InputError
 from tvmcnn.run.runner import KernelProfile, Runner
+from tvmcnn.targets import kinds
 from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit
 
 Bench = Callable[..., tuple[int, dict[str, Any], str]]
@@ -77,7 +78,7 @@ def test_rows_are_well_formed(bench: Bench, model: Path, tmp_path: Path) -> None
     options = ["--models", f"{model},{model}:2", "--peers", "onnxruntime", "--layers", "--markdown", str(table)]
     status, found, said = bench(*options)
     assert status == 0, said
-    assert found["target"] == "x86-64-v3" and found["threads"] == 1 and found["cpu"] == targets.cpu_name()
+    assert found["target"] == "x86-64-v3" and found["threads"] == 1 and found["cpu"] == machine.cpu_name()
     assert list(found["peers"]) == ["onnxruntime"]
     assert found["onednn_max_cpu_isa"] is None
     assert [row["batch"] for row in found["rows"]] == [1, 2]
@@ -235,7 +236,7 @@ def test_exact_is_passed_on_if_it_is_known(bench: Bench, model: Path, monkeypatc
 
 def test_the_instructions_of_peers_are_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = frozenset(feature for target in targets.TARGETS.values() for feature in target.features)
-    monkeypatch.setattr(targets, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(kinds, "cpu_flags", lambda: flags)
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(PEERS, name, dataclasses.replace(PEERS[name], package="numpy"))
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", "--target", "x86-64-v3"])

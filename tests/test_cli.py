@@ -22,12 +22,13 @@ from PIL import Image
 from tuning_models import tiny
 
 import tvmcnn
-from tvmcnn import targets
+from tvmcnn import machine, targets
 from tvmcnn.artifact.container import read_manifest
 from tvmcnn.choose import records
 from tvmcnn.cli import main
 from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
+from tvmcnn.targets import kinds
 
 Array = np.ndarray[Any, Any]
 DATA = Path(tvmcnn.__file__).parent / "data"
@@ -386,7 +387,7 @@ def test_compile_says_what_it_does(shell: Shell) -> None:
     done = shell.succeeds("compile {m}")
     assert done.err == ""
     assert done.out.startswith(f"target {targets.resolve('native').name} (")
-    assert targets.cpu_name() in done.out.splitlines()[0]
+    assert machine.cpu_name() in done.out.splitlines()[0]
     assert "input 'input': its open leading dimension 'batch' is bound to 1" in done.out
     kernels = KERNEL.findall(done.out)
     manifest = read_manifest(shell.folder / "lenet5.so")
@@ -497,7 +498,7 @@ def test_compile_options_that_change_nothing_yet(shell: Shell, option: str) -> N
 
 def test_compile_for_another_cpu(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     without = frozenset(targets.TARGETS["x86-64-v3"].features)  # whatever this machine has
-    monkeypatch.setattr(targets, "cpu_flags", lambda: without)
+    monkeypatch.setattr(kinds, "cpu_flags", lambda: without)
     monkeypatch.setattr("tvmcnn.run.cpu_flags", lambda: without)
     done = shell.succeeds("compile {m} --target x86-64-v4 --emit header,package --json")
     result = json.loads(done.out)
@@ -608,7 +609,7 @@ def test_bench(shell: Shell) -> None:
     done = shell.succeeds("bench {s}/lenet5.so --seconds 0.1 --threads 1 --batch 1")
     lines = done.out.splitlines()
     assert lines[0].startswith(
-        f"lenet5 for {targets.resolve('native').name} on {targets.cpu_name()}, 1 thread, batch 1"
+        f"lenet5 for {targets.resolve('native').name} on {machine.cpu_name()}, 1 thread, batch 1"
     )
     assert [line.split()[0] for line in lines[4:-1]] == ["k0_conv", "k1_conv", "k2_conv", "k3_gemm", "k4_gemm"]
     shares = [float(match) for match in re.findall(r"([\d.]+)%", done.out)]
@@ -715,13 +716,13 @@ def test_targets(shell: Shell) -> None:
     head, *rows, gpus, own = done.out.splitlines()
     assert gpus.startswith("cuda:sm_80,…  NVIDIA GPUs of these architectures; ")
     assert own == "your own records, which tune writes and compile reads: no place for them"
-    assert head.startswith(f"this machine: {targets.cpu_name()}, ")
+    assert head.startswith(f"this machine: {machine.cpu_name()}, ")
     assert head.endswith(f"native (or host) resolves to {native.name}")
     assert [row.split()[0] for row in rows] == list(targets.TARGETS)
     assert all(("runs here" in row) == (not targets.TARGETS[row.split()[0]].missing()) for row in rows)
     result = json.loads(shell.succeeds("targets --json").out)
     assert result["native"] == native.name
-    assert result["cpus"] == targets.usable_cpus()
+    assert result["cpus"] == machine.usable_cpus()
     assert result["targets"]["x86-64-v4"]["lanes"] == 16
     assert result["targets"][native.name]["missing"] == []
 
@@ -771,9 +772,9 @@ def test_tune(shell: Shell) -> None:
 
 def test_targets_of_a_lesser_cpu(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     without = frozenset(targets.TARGETS["x86-64-v3"].features)
-    monkeypatch.setattr(targets, "cpu_flags", lambda: without)
+    monkeypatch.setattr(kinds, "cpu_flags", lambda: without)
     done = shell.succeeds("targets")
     assert "native (or host) resolves to x86-64-v3" in done.out
     assert re.search(r"^x86-64-v4 .*cannot run here: this CPU lacks avx512f, ", done.out, re.MULTILINE)
-    monkeypatch.setattr(targets, "cpu_flags", lambda: without - {"avx2", "fma"})
+    monkeypatch.setattr(kinds, "cpu_flags", lambda: without - {"avx2", "fma"})
     assert "lacks avx2, fma: tvmcnn needs at least x86-64-v3" in shell.refuses("targets")

@@ -16,7 +16,7 @@ from helpers import TARGETS, use_target
 from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
-from tvmcnn import layout
+from tvmcnn import packing
 from tvmcnn.check.reference import reference
 from tvmcnn.choose import cpu as choosing
 from tvmcnn.errors import VerifyError
@@ -138,6 +138,6 @@ def test_only_float32_has_layouts() -> None:
 
 @pytest.mark.parametrize("block", [1, 16])
 def test_one_value_for_all_channels_is_repeated(block: int) -> None:
-    packed = layout._channels(np.array([[[2.5]]], np.float32), 18, block)
+    packed = packing.channels(np.array([[[2.5]]], np.float32), 18, block)
     np.testing.assert_array_equal(packed.reshape(-1)[:18], np.full(18, 2.5))
     np.testing.assert_array_equal(packed.reshape(-1)[18:], 0)

@@ -252,7 +252,7 @@ def test_a_command_ends_in_a_sentence(
     assert capsys.readouterr().err == f"tvmcnn: {words}, please report it with the file {report}\n"
     assert "Traceback (most recent call last)" in report.read_text()
     report.unlink()
-    monkeypatch.setattr("tvmcnn.targets.usable_cpus", failing(KeyError("k")))
+    monkeypatch.setattr("tvmcnn.machine.usable_cpus", failing(KeyError("k")))
     assert main(["targets", "--json"]) == 1
     [report] = written(reports)
     assert "\ntvmcnn targets --json\n" in report.read_text()

@@ -16,7 +16,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 import tvmcnn
 from tvmcnn.errors import ModelError
 from tvmcnn.fuse import fuse
-from tvmcnn.importer import OPSET, import_model
+from tvmcnn.importer import import_model
+from tvmcnn.importer.convert import OPSET
 from tvmcnn.importer.operators.windows import window_extent
 
 Array = np.ndarray[Any, Any]

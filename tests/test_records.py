@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 import tvmcnn
-from tvmcnn import targets
 from tvmcnn.choose import records
 from tvmcnn.choose.records import GIVEN, NONE, OWN, SHIPPED, distance, load_records, read_records
 from tvmcnn.configs import DenseConfig, DirectConfig
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.targets import TARGETS, Target
+from tvmcnn.targets import TARGETS, Target, kinds
 from tvmcnn.tuning import records_file
 
 V3, V4 = TARGETS["x86-64-v3"], TARGETS["x86-64-v4"]
@@ -50,8 +49,8 @@ def write(path: Path, *lines: dict[str, Any] | str) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Target:
     """AVX2 on a CPU of a known name that has it."""
-    monkeypatch.setattr(targets, "cpu_flags", lambda: frozenset(V4.features))
-    monkeypatch.setattr(targets, "cpu_name", lambda: HERE)
+    monkeypatch.setattr(kinds, "cpu_flags", lambda: frozenset(V4.features))
+    monkeypatch.setattr(kinds, "cpu_name", lambda: HERE)
     return V3
 
 

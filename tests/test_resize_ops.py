@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 import tvmcnn
 from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.importer import operators
+from tvmcnn.fuse.passes import simplified
+from tvmcnn.importer import import_model, operators
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24
@@ -133,7 +134,7 @@ def test_taps_all_outside() -> None:
     proto = model("Resize", 13, [roi, None, np.array([4, 11])], (3, 7), mode="cubic", exclude_outside=1, **attributes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        network = tvmcnn.importer.import_model(proto)
+        network = import_model(proto)
     assert all(np.isfinite(array).all() for array in network.constants.values())
 
 
@@ -185,7 +186,7 @@ def test_between_convolutions(attributes: dict[str, str], tmp_path: Path) -> Non
 
 
 def test_whole_factors_need_no_table(tmp_path: Path) -> None:
-    network = tvmcnn.importer.import_model(model("Resize", 13, [None, np.array([1, 1, 2, 3], np.float32)]))
+    network = simplified(import_model(model("Resize", 13, [None, np.array([1, 1, 2, 3], np.float32)])))
     assert network.nodes[0].attributes["factors"] == (1, 1, 2, 3)
     assert not network.constants
 
@@ -205,13 +206,13 @@ def test_whole_factors_need_no_table(tmp_path: Path) -> None:
 )
 def test_mistakes(operands: list[Array | None], attributes: dict[str, str], sentence: str) -> None:
     with pytest.raises(ModelError) as caught:
-        tvmcnn.importer.import_model(model("Resize", 13, operands, **attributes))
+        import_model(model("Resize", 13, operands, **attributes))
     assert sentence in str(caught.value)
 
 
 def test_shrinking_and_enlarging_at_opset_10_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="shrink and enlarge at once"):
-        tvmcnn.importer.import_model(model("Resize", 10, [np.array([1, 1, 2, 0.5], np.float32)]))
+        import_model(model("Resize", 10, [np.array([1, 1, 2, 0.5], np.float32)]))
 
 
 def test_a_wrong_table_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from helpers import GUARD, Graph, feeds
 
 import tvmcnn
-from tvmcnn import targets
+from tvmcnn import machine, targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import InputError
 
@@ -86,7 +86,7 @@ def test_same_bits(threads: int, compiled: Compiled, x: Array) -> None:
 
 
 def test_default_is_what_the_process_may_use(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tvmcnn.load(compiled.path).threads == targets.usable_cpus() <= len(os.sched_getaffinity(0))
+    assert tvmcnn.load(compiled.path).threads == machine.usable_cpus() <= len(os.sched_getaffinity(0))
     monkeypatch.setattr("tvmcnn.run.usable_cpus", lambda: 7)
     assert tvmcnn.load(compiled.path).threads == 7
 
@@ -126,7 +126,7 @@ def test_quota_of_a_container(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert targets.usable_cpus(tmp_path) == wanted
+    assert machine.usable_cpus(tmp_path) == wanted
 
 
 QUOTA = """
@@ -412,6 +412,7 @@ def test_every_task_runs_once(sanitizer: str, tmp_path: Path) -> None:
     launch = '#include "pool.c"\nvoid launch(tvmcnn_kernel k, const void *f, int32_t n, int32_t t, char *s, int64_t b)'
     (tmp_path / "launch.c").write_text(launch + " { tvmcnn_parallel(k, f, n, t, s, b); }\n")
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread", f"-DROUNDS={SANITIZERS[sanitizer]}"]
+    flags += [f"-DTVMCNN_PAUSE={targets.TARGETS['x86-64-v3'].pause}"]
     if sanitizer:
         flags += ["-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
         probe = ["cc", *flags, "-x", "c", "-", "-o", str(tmp_path / "probe")]
@@ -473,7 +474,7 @@ def test_arenas_of_a_crowd_are_freed(compiled: Compiled, x: Array) -> None:
         caller.start()
     for caller in callers:
         caller.join(GUARD)
-    assert len(net._arenas) == min(12, 2 * targets.usable_cpus())
+    assert len(net._arenas) == min(12, 2 * machine.usable_cpus())
 
 
 # ---- bound calls ----------------------------------------------------------------------------------------------------

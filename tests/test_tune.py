@@ -51,7 +51,7 @@ def test_the_faster_record_decides(tmp_path: Path) -> None:
 def test_tiles_need_not_divide(tile: dict[str, int], tmp_path: Path) -> None:
     """Rows, columns and blocks of maps that are left over are smaller tiles, with the same bits."""
     found = []
-    vectors = tile.pop("blocks", 1) * 16 // resolve("native").lanes
+    vectors = tile.pop("blocks", 1) * 16 // resolve("native").lanes("float32")
     for config in ({"rows": 3, "columns": 7, "vectors": 1}, {"vectors": vectors, "prefetch": True} | tile):
         path = tmp_path / "records.jsonl"
         path.write_text(record(KERNEL.replace("32x16", "48x16"), "direct", config))
@@ -65,7 +65,7 @@ def test_tiles_need_not_divide(tile: dict[str, int], tmp_path: Path) -> None:
 
 def test_similar_kernels_lend_their_configs(tmp_path: Path) -> None:
     """A tile of the nearest kernel, if it is among the best estimates here; of one that is far, or other, nothing."""
-    lanes = 16 // resolve("native").lanes  # vectors in a block
+    lanes = 16 // resolve("native").lanes("float32")  # vectors in a block
 
     def chosen(maps: int, **changes: int) -> tuple[str, int]:
         config = {"vectors": lanes, "rows": 1, "columns": 7} | changes
@@ -191,7 +191,7 @@ def test_mistakes(
 
 
 def test_a_target_that_cannot_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvmcnn.targets.cpu_flags", lambda: frozenset(TARGETS["x86-64-v3"].features))
+    monkeypatch.setattr("tvmcnn.targets.kinds.cpu_flags", lambda: frozenset(TARGETS["x86-64-v3"].features))
     with pytest.raises(TargetError, match=r"cannot measure for x86-64-v4 here: this CPU lacks avx512f.*--rpc-tracker"):
         tvmcnn.tune(small(), target="x86-64-v4", records=tmp_path / "mine.jsonl")
 

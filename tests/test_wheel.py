@@ -195,7 +195,8 @@ def test_wheel_metadata(wheel: Path) -> None:
 
 def test_installed_records_are_found(workplace: Path) -> None:
     program = """
-from tvmcnn import records, targets
+from tvmcnn import targets
+from tvmcnn.choose import records
 print(tvmcnn.__file__)
 print(records.schedules_folder())
 found = [records.load_records(target, own=False).found for target in targets.TARGETS.values()]

@@ -61,7 +61,7 @@ def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str, 
     """The model with `config` for its convolutions of 3 x 3, verified."""
     network = simplified(import_model(model))
     rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
-    config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes)
+    config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes("float32"))
     words = [each for kernel in fuse(network) if "x3x3" in (each := kernel_words(network, kernel))]
     lines = [record(each, rule, asdict(config), isa=isa) for each in words for isa in TARGETS]
     (folder / "records.jsonl").write_text("".join(lines))

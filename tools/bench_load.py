@@ -25,7 +25,7 @@ from bench_models import parse
 
 import tvmcnn
 from tvmcnn.files import write_file
-from tvmcnn.targets import cpu_name
+from tvmcnn.machine import cpu_name
 
 LARGE = "resnet50@64"
 SHARING = 4  # processes

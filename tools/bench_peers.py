@@ -32,11 +32,12 @@ from peers import DEFAULT, PEERS, Peer, Task, difference, find
 import tvmcnn
 from tvmcnn.errors import InputError, TvmcnnError
 from tvmcnn.files import write_file
+from tvmcnn.machine import cpu_name, usable_cpus
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
 from tvmcnn.run import bench as timing
 from tvmcnn.run.runner import Runner, random_array
-from tvmcnn.targets import TARGETS, Target, cpu_name, resolve, usable_cpus
+from tvmcnn.targets import TARGETS, Target, resolve
 from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit, Limits
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders

@@ -29,10 +29,11 @@ from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.configs import CONFIGS
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.files import scratch_folder, write_file
+from tvmcnn.machine import cpu_name, usable_cpus
 from tvmcnn.network import Program
 from tvmcnn.run.bench import rounds
 from tvmcnn.run.runner import random_array
-from tvmcnn.targets import Target, cpu_name, resolve, usable_cpus
+from tvmcnn.targets import Target, resolve
 from tvmcnn.tuning import space
 from tvmcnn.tuning.build import Builder
 from tvmcnn.tuning.candidate import Preparer

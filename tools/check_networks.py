@@ -32,9 +32,10 @@ import tvmcnn
 from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
 from tvmcnn.files import write_file
+from tvmcnn.machine import cpu_name, usable_cpus
 from tvmcnn.network import Array, Shape, dims
 from tvmcnn.run.runner import Runner
-from tvmcnn.targets import cpu_name, resolve, usable_cpus
+from tvmcnn.targets import resolve
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders
 TRAINED = ("mnist-8", "lenet5-ccoltong", "squeezenet-fp32-cast", "super-resolution-10", "yunet-n-320")

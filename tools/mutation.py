@@ -18,13 +18,13 @@ from typing import Any
 PARTS: Mapping[str, tuple[str, ...]] = {
     "import": ("onnx_file/*", "importer/*", "network.py"),
     "fuse": ("fuse/*",),
-    "choose": ("choose/*", "configs.py", "precision.py", "targets.py", "winograd.py"),
-    "layout": ("layout.py", "arena.py"),
+    "choose": ("choose/*", "algorithms.py", "configs.py", "loops.py", "precision.py", "targets/*", "winograd.py"),
+    "layout": ("packing.py", "layout.py", "arena.py"),
     "ops": ("ops/*",),
     "schedule": ("schedule/*",),
     "codegen": ("codegen/*", "compiler.py", "platforms.py"),
     "artifact": ("artifact/*", "cache.py", "files.py", "reweighting.py"),
-    "run": ("run/*",),
+    "run": ("machine.py", "run/*"),
     "check": ("check/*",),
     "tuning": ("tuning/*", "worker_process.py"),
 }

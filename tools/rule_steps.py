@@ -28,10 +28,11 @@ from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
+from tvmcnn.machine import cpu_name
 from tvmcnn.network import Choice
 from tvmcnn.run import load
 from tvmcnn.run.runner import Runner
-from tvmcnn.targets import Target, cpu_name, resolve
+from tvmcnn.targets import Target, resolve
 from tvmcnn.tuning.machine_peak import FmaPeak
 
 MAPS, SIDE = 64, 56

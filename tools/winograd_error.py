@@ -24,7 +24,8 @@ import tvmcnn
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.compiler import Compiled
 from tvmcnn.files import write_file
-from tvmcnn.targets import cpu_name, resolve
+from tvmcnn.machine import cpu_name
+from tvmcnn.targets import resolve
 
 NETWORKS = "resnet18,resnet50,vgg16,vgg19,squeezenet,densenet121,inception_v1,inception_v2,unet"
 PAGE = """# Winograd's error

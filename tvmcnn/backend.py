@@ -18,7 +18,8 @@ from onnx.backend.base import Backend, BackendRep
 from tvmcnn.codegen.cuda.nvcc import nvcc
 from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
 from tvmcnn.errors import InputError, TargetError, ToolError, UnsupportedError, caught
-from tvmcnn.importer import import_model, open_inputs
+from tvmcnn.importer import import_model
+from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.network import Array, Shape
 from tvmcnn.run import load
 from tvmcnn.run.runner import Runner

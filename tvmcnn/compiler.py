@@ -23,14 +23,16 @@ from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
-from tvmcnn.importer import c_identifier, import_model
+from tvmcnn.importer import import_model
+from tvmcnn.importer.pipeline import c_identifier
 from tvmcnn.layout import Weights, lay_out
+from tvmcnn.machine import usable_cpus
 from tvmcnn.network import Array, Program, Shape, dims
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.platforms import Code, Effort, Platform, platform_of
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
-from tvmcnn.targets import Machine, resolve_several, usable_cpus
+from tvmcnn.targets import Machine, resolve_several
 from tvmcnn.version import __version__
 
 Report = Callable[[str], None]
@@ -197,7 +199,7 @@ def _stem(model: Model) -> str:
 
 def _prefix(name: str, machine: Machine, platform: Platform) -> str:
     """The name of a machine's first program: the library's, and of several machines lenet5_v4."""
-    return name if len(platform.machines) == 1 else f"{name}_{machine.name.removeprefix('x86-64-')}"
+    return name if len(platform.machines) == 1 else f"{name}_{machine.short}"
 
 
 def _batches(batch: int | Sequence[int] | None, name: str) -> list[tuple[int | None, str]]:

@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
-FLOAT = 4  # bytes of a float32
+FLOAT32 = "float32"
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 VIEW = "view"  # the algorithm without code: the output lies in memory that other kernels wrote
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
@@ -153,6 +153,16 @@ class Kernel:
     def anchor(self) -> Node:
         """The node that decides the algorithm."""
         return self.nodes[0]
+
+    @property
+    def dtype(self) -> str:
+        """The element type that it computes with: its first input's, or its output's where it has none."""
+        return (self.inputs[0] if self.inputs else self.output).dtype
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element of that type."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:

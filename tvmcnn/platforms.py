@@ -31,7 +31,8 @@ from tvmcnn.layout import Weights
 from tvmcnn.network import Choice, Kernel, Network, Program
 from tvmcnn.progress import Progress
 from tvmcnn.run.gpu_runner import why_not_here
-from tvmcnn.targets import Gpu, Machine, Target, arch_number
+from tvmcnn.targets import Gpu, Machine, Target
+from tvmcnn.targets.kinds import arch_number
 
 
 @dataclass(frozen=True)

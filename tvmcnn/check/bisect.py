@@ -31,11 +31,12 @@ from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
+from tvmcnn.machine import usable_cpus
 from tvmcnn.network import Choice, Network
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.run import load
-from tvmcnn.targets import TARGETS, Target, usable_cpus
+from tvmcnn.targets import TARGETS, Target
 from tvmcnn.worker_process import last_line
 
 # What can be switched off, from the last decision to the first, and what there is in its place.

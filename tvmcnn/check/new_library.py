@@ -13,9 +13,9 @@ from tvmcnn.cache import Cache, digest_of, file_digest, sources_digest
 from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.errors import VerifyError
 from tvmcnn.files import no_room
+from tvmcnn.machine import cpu_name
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress
-from tvmcnn.targets import cpu_name
 
 
 def verified(

@@ -263,7 +263,7 @@ def kernel_words(network: Network, kernel: Kernel) -> str:
     weights = {name: network.constants[name].shape for name in kernel.constants}
     words += [dims(shape) for shape in list(weights.values())[:1]]
     words += _window_words(kernel.anchor)
-    words.append("float32")
+    words.append(kernel.dtype)
     words += [f"{node.op.lower()}+" for node in kernel.prologue]
     words += ["+bias"] if len(kernel.anchor.inputs) > 2 else []
     for node in kernel.nodes[1:]:
@@ -293,6 +293,7 @@ def distance(one: str, other: str) -> float:
     return float(apart + 0.1 * (rest[0] != rest[1]))
 
 
+DTYPE = re.compile(r"(float|u?int)[0-9]+|bool")
 EXTENTS = re.compile(r"[1-9][0-9]{,17}(x[1-9][0-9]{,17})*")  # records come from anywhere, their words too
 
 
@@ -302,5 +303,6 @@ def _parts(words: Sequence[str]) -> tuple[list[list[int]], list[str], list[str]]
     depthwise = (
         ["depthwise"] if len(extents) == 2 and len(extents[1]) > 1 and extents[1][1] == 1 < extents[0][1] else []
     )
-    windows = [word for word in words if word[0] in "ksd" and word[1:2].isdecimal()] + depthwise
+    windows = [word for word in words if (word[0] in "ksd" and word[1:2].isdecimal()) or DTYPE.fullmatch(word)]
+    windows += depthwise
     return extents, windows, [word for word in words if "+" in word]

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvmcnn import targets
+from tvmcnn import machine, targets
 from tvmcnn.artifact.container import read_manifest
 from tvmcnn.cli.words import (
     answers_ctrl_c,
@@ -302,16 +302,23 @@ def _nvcc() -> tuple[str | None, str]:
     return command, f"compiled by {command}"
 
 
+def _facts(target: targets.Target) -> dict[str, Any]:
+    """What `tvmcnn targets --json` says of one."""
+    names = ("name", "registers", "features", "l1_bytes", "l2_bytes", "machine")
+    facts = {name: getattr(target, name) for name in names}
+    return facts | {"lanes": target.lanes("float32"), "missing": target.missing()}
+
+
 def do_targets(options: argparse.Namespace) -> int:
     """The targets, and what this machine is."""
     from tvmcnn.choose.records import own_records, read_records
 
     native = targets.resolve("native")
-    cpus = targets.usable_cpus()
+    cpus = machine.usable_cpus()
     own = own_records()
     count = len(read_records(own)[0]) if own is not None and own.exists() else 0
     if options.json:
-        names = {name: {**dataclasses.asdict(t), "missing": t.missing()} for name, t in targets.TARGETS.items()}
+        names = {name: _facts(target) for name, target in targets.TARGETS.items()}
         book = {"records": None if own is None else str(own), "own_records": count}
         book |= {"nvcc": _nvcc()[0]}
         print_json({"native": native.name, "machine": native.machine, "cpus": cpus, "targets": names, **book})
@@ -320,7 +327,10 @@ def do_targets(options: argparse.Namespace) -> int:
     print(f"this machine: {native.machine}, {cpus} usable CPU{plural}; native (or host) resolves to {native.name}")
     for target in targets.TARGETS.values():
         missing = target.missing()
-        print(f"{target.name:<12} {target.lanes:>2} float32 lanes, {target.registers} vector registers;", end=" ")
+        print(
+            f"{target.name:<12} {target.lanes('float32'):>2} float32 lanes, {target.registers} vector registers;",
+            end=" ",
+        )
         print(f"cannot run here: this CPU lacks {', '.join(missing)}" if missing else "runs here")
     print(f"cuda:sm_80,…  NVIDIA GPUs of these architectures; {_nvcc()[1]}")
     where = "no place for them" if own is None else f"{count} in {own}"

@@ -37,7 +37,7 @@ class Job:
     @functools.cached_property
     def key(self) -> str:
         """The hash of everything that decides the object code."""
-        target = (self.machine.name, self.machine.features, self.machine.lanes)
+        target = (self.machine.name, self.machine.triple, self.machine.features, self.machine.lanes("float32"))
         return digest_of([repr(self.step), repr(self.opened), repr(target), _tools(SOURCES)])
 
     @property

@@ -14,12 +14,17 @@ from pathlib import Path
 import tvm_ffi
 
 from tvmcnn.errors import ToolError
+from tvmcnn.targets import Target
 
 NATIVE = Path(__file__).parent / "native"
 POOL = "tvmcnn_pool_3"  # the memory of the threads' pool, which every library of a process shares
 POOL_SOURCES = (NATIVE / "pool.c", NATIVE / "pool.h", NATIVE / "pool.s")
-# x86-64 without extensions, so that {name}_check itself runs on every CPU
-FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-march=x86-64")
+FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden")
+
+
+def around_kernels(target: Target) -> tuple[str, ...]:
+    """Options for the C around the kernels: without extensions, so that {name}_check itself runs on every CPU."""
+    return *FLAGS, f"-march={target.baseline}", f"-DTVMCNN_PAUSE={target.pause}"
 
 
 def c_compiler() -> list[str]:
@@ -78,20 +83,21 @@ def link(
     public: Iterable[str],
     weights: Path,
     objects: Sequence[Path],
+    target: Target,
 ) -> Path:
     """folder/{name}.so from the C sources of the chains by file, the weights and the kernels' objects in `folder`.
 
     The library exports the `public` symbols and the pool's and nothing else, needs no library but libc and libm, and is
     the same byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
     """
-    compiler = c_compiler()
+    compiler, options = c_compiler(), around_kernels(target)
     for program, source in sources.items():
         (folder / f"{program}.c").write_text(source)
     weights_object(folder, name, weights, compiler)
     write_exports(folder, [*public, POOL])
-    for file, data in pool_objects((*compiler, *FLAGS), tuple(path.read_bytes() for path in POOL_SOURCES)).items():
+    for file, data in pool_objects((*compiler, *options), tuple(path.read_bytes() for path in POOL_SOURCES)).items():
         (folder / file).write_bytes(data)
-    run_compiler([*compiler, *FLAGS, "-c", *(f"{program}.c" for program in sources), *includes()], folder)
+    run_compiler([*compiler, *options, "-c", *(f"{program}.c" for program in sources), *includes()], folder)
     output = f"{name}.so"
     flags = [
         "-shared",

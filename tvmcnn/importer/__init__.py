@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from tvmcnn.importer.convert import OPSET
-from tvmcnn.importer.crash_guard import needs_rehearsal, rehearse
-from tvmcnn.importer.pipeline import c_identifier, import_opened
-from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.network import Array, Network, Shape
-from tvmcnn.onnx_file import Model, read_model
 
-__all__ = ["OPSET", "c_identifier", "import_model", "import_opened", "open_inputs"]
+if TYPE_CHECKING:
+    from tvmcnn.onnx_file import Model
 
 
 def import_model(
@@ -36,6 +33,11 @@ def import_model(
     Raises ModelError for what is no ONNX, is damaged or contradicts itself, UnsupportedError with every node that
     tvmcnn cannot compile.
     """
+    # Here, since `tvmcnn ops` lists the operators of this package where onnx and onnx-ir are not installed.
+    from tvmcnn.importer.crash_guard import needs_rehearsal, rehearse
+    from tvmcnn.importer.pipeline import import_opened
+    from tvmcnn.onnx_file import read_model
+
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     opened = read_model(model)
     if needs_rehearsal(opened.proto):

@@ -14,13 +14,14 @@ from tvmcnn.artifact.container import Manifest, read_manifest
 from tvmcnn.artifact.manifest import tensors_of
 from tvmcnn.check.verify import Verdict
 from tvmcnn.errors import ArtifactError
+from tvmcnn.machine import cpu_name
 from tvmcnn.network import Layout, dims
 from tvmcnn.progress import Progress, silent
 from tvmcnn.report.quantities import counted, spent
 from tvmcnn.run import load
 from tvmcnn.run.bench import bench
 from tvmcnn.run.runner import Runner
-from tvmcnn.targets import TARGETS, cpu_name
+from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.machine_peak import Limit, Limits
 
 

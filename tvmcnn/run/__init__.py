@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 from tvmcnn.artifact.container import CHECKS, Manifest, read_manifest
 from tvmcnn.errors import ArtifactError, InputError, caught
+from tvmcnn.machine import check_platform, cpu_flags, cpu_name, usable_cpus
 from tvmcnn.run.batched import BatchedRunner
 from tvmcnn.run.dlopen import Mapped
 from tvmcnn.run.gpu_runner import GpuRunner
 from tvmcnn.run.runner import Runner
-from tvmcnn.targets import check_platform, cpu_flags, cpu_name, usable_cpus
 
 Net: TypeAlias = Runner | BatchedRunner
 

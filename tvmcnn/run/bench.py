@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvmcnn.errors import InputError, caught
+from tvmcnn.machine import cpu_name
 from tvmcnn.run import Net
 from tvmcnn.run.runner import ArrayInfo, KernelProfile, random_array
-from tvmcnn.targets import cpu_name
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net

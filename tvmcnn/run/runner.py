@@ -18,9 +18,9 @@ import tvm_ffi
 
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.errors import InputError, caught, explained
+from tvmcnn.machine import usable_cpus
 from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
 from tvmcnn.run.dlopen import Mapped
-from tvmcnn.targets import usable_cpus
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
+from tvmcnn.machine import usable_cpus
 from tvmcnn.network import Shape
 from tvmcnn.onnx_file import Model, with_external_data
-from tvmcnn.targets import resolve, usable_cpus
+from tvmcnn.targets import resolve
 from tvmcnn.tuning.before_after import latency
 from tvmcnn.tuning.build import Builder
 from tvmcnn.tuning.journal import Journal

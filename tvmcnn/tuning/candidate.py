@@ -25,7 +25,7 @@ from tvmcnn.codegen.cpu.candidates import Call, Calls
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.configs import StreamedConfig
 from tvmcnn.layout import pack
-from tvmcnn.network import ALIGNMENT, FLOAT, Array, Choice, Layout, Shape, Step, Tensor, round_up, stored_bytes
+from tvmcnn.network import ALIGNMENT, Array, Choice, Layout, Shape, Step, Tensor, round_up, stored_bytes
 from tvmcnn.targets import Target
 from tvmcnn.tuning.problem import Problem
 
@@ -42,7 +42,8 @@ class Trial:
     image: Path  # the memory, with one copy of the constants
     output: int  # bytes before it
     shape: Shape
-    layout: Layout  # of the output
+    dtype: str
+    layout: Layout  # of the output, as the two before
     expected: Path  # float64, of `shape`
     scale: float  # of what is expected, the largest |value|
     tolerance: float  # for the largest |difference|, relative to `scale`
@@ -96,6 +97,7 @@ class Preparer:
             self._image(choices, packed, places),
             places.offsets[output.name],
             output.shape,
+            output.dtype,
             layout,
             self.expected,
             self.problem.scale,
@@ -141,7 +143,7 @@ class Preparer:
         path = self.folder / f"{digest_of([*words, *(repr(each.reads) for each in choices)])[:20]}.image"
         if path.exists():
             return path
-        image = np.full((places.constants + places.stride) // FLOAT, np.nan, np.float32)
+        image = np.full((places.constants + places.stride) // 4, np.nan, np.float32).view(np.uint8)
         known = dict(zip((t.name for t in self.problem.choice.kernel.inputs), self.problem.inputs, strict=False))
         for choice in choices:
             logical = {tensor.name: tensor for tensor in choice.kernel.inputs}
@@ -177,7 +179,7 @@ class _Places:
                     self.offsets[tensor.name] = end
                     end += round_up(stored_bytes(tensor, layout), ALIGNMENT)
         self.scratch = end
-        self.constants = end + round_up(max(choice.scratch_bytes for choice in choices) + FLOAT, ALIGNMENT)
+        self.constants = end + round_up(max(choice.scratch_bytes for choice in choices) + 1, ALIGNMENT)
         for choice, arrays in zip(choices, packed, strict=True):
             for name, array in arrays:
                 self.offsets[f"{choice.name} {name}"] = self.stride
@@ -185,7 +187,8 @@ class _Places:
 
     def arguments(self, choice: Choice, packed: list[tuple[str, Array]]) -> tuple[tuple[str, int], ...]:
         """Arguments of the kernel's function: its sources, its constants, its output."""
-        output = self.offsets[choice.kernel.output.name] + choice.writes.first(choice.kernel.output.shape) * FLOAT
+        made = choice.kernel.output
+        output = self.offsets[made.name] + choice.writes.first(made.shape) * made.item_bytes
         return (
             *(("memory", self.offsets[source.name]) for source in choice.sources),
             *(("constants", self.offsets[f"{choice.name} {name}"]) for name, _ in packed),
@@ -194,5 +197,5 @@ class _Places:
 
 
 def _put(image: Array, offset: int, array: Array) -> None:
-    """Write an array of float32 into the memory."""
-    image[offset // FLOAT : offset // FLOAT + array.size] = np.asarray(array, np.float32).reshape(-1)
+    """Write an array into the memory."""
+    image[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -11,7 +11,7 @@ from tvmcnn.choose.records import own_records
 from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.errors import TargetError, ToolError
 from tvmcnn.onnx_file import Model
-from tvmcnn.targets import NATIVE, Target
+from tvmcnn.targets import NATIVE, TARGETS, Target
 from tvmcnn.tuning.measure import Measurer, PlaceLostError
 from tvmcnn.tuning.remote import servers
 from tvmcnn.tuning.worker import Place
@@ -52,7 +52,7 @@ def places(target: str, tracker: str | None, key: str | None) -> list[Place]:
     if tracker is None or key is None:
         raise ToolError("--rpc-tracker HOST:PORT and --rpc-key KEY belong together")
     if target in NATIVE:
-        raise TargetError("with --rpc-tracker, name the target of the other machines: x86-64-v3 or x86-64-v4")
+        raise TargetError(f"with --rpc-tracker, name the target of the other machines: {' or '.join(TARGETS)}")
     host, port, count = servers(tracker, key)
     return [(host, port, key)] * count
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from tvmcnn.choose.records import versions_here
 from tvmcnn.files import write_file
-from tvmcnn.targets import Target, usable_cpus
+from tvmcnn.machine import usable_cpus
+from tvmcnn.targets import Target
 from tvmcnn.tuning.before_after import Latency
 from tvmcnn.tuning.journal import FAILED, WRONG
 from tvmcnn.tuning.search import Search, State
@@ -75,7 +76,7 @@ class Tuned:
 def described_target(machine: Target, cpu: str) -> dict[str, Any]:
     """The target of a record."""
     caches = {"l1_bytes": machine.l1_bytes, "l2_bytes": machine.l2_bytes}
-    return {"isa": machine.name, "lanes": machine.lanes, **caches, "cores": usable_cpus(), "machine": cpu}
+    return {"isa": machine.name, "lanes": machine.lanes("float32"), **caches, "cores": usable_cpus(), "machine": cpu}
 
 
 def write_records(path: Path, state: State, facts: Mapping[str, Any]) -> None:

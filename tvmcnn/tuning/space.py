@@ -120,7 +120,7 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
     if isinstance(config, DirectConfig):
         deep = not is_depthwise(choice.kernel) and choice.reads[0].block > 1
         rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
-        per_block = BLOCK // target.lanes
+        per_block = BLOCK // target.lanes(choice.kernel.dtype)
         whole = [per_block * n for n in range(1, 1 + (MAX_BLOCKS if not is_depthwise(choice.kernel) else 1))]
         vectors = sorted(
             {*(v for v in divisors(per_block)), *(v for v in whole if v <= per_block * -(-shape[1] // BLOCK))}
@@ -132,7 +132,14 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
     if isinstance(config, WinogradConfig | StreamedConfig):
         return {"unroll": UNROLLS, "prefetch": (False, True)}
     if isinstance(config, DenseConfig):
-        width = [w for w in (config.width - target.lanes, config.width + target.lanes) if w > 0]
+        width = [
+            w
+            for w in (
+                config.width - target.lanes(choice.kernel.dtype),
+                config.width + target.lanes(choice.kernel.dtype),
+            )
+            if w > 0
+        ]
         return {"unroll": (1, 2, 4, 8), "parts": (1, 2, 4, 8), "width": width}
     return {}
 
@@ -144,7 +151,7 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
         alike = _reads_alike(choice, dataclasses.replace(choice, config=config), target)
         return fits and alike and config.rows <= height and config.columns <= width
     if isinstance(config, DenseConfig):
-        return bool(config.width // target.lanes * config.rows * config.parts < target.registers)
+        return bool(config.width // target.lanes(choice.kernel.dtype) * config.rows * config.parts < target.registers)
     return True
 
 
@@ -184,7 +191,7 @@ def _reads_alike(choice: Choice, other: Choice, target: Target) -> bool:
 def _columns(choice: Choice, network: Network, target: Target) -> Iterator[ColumnsConfig]:
     shape = choice.makes.physical(choice.kernel.output.shape)
     for maps in divisors(shape[1]):
-        for vectors in divisors(shape[3] // target.lanes):
+        for vectors in divisors(shape[3] // target.lanes(choice.kernel.dtype)):
             if maps * vectors <= 8:
                 yield ColumnsConfig(maps, vectors)
 
@@ -222,7 +229,9 @@ def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
             if not min(7, count) <= strip <= 64:
                 continue
             parts = 2 if strip == count and blocks % 2 == 0 else 1  # two threads shall have work
-            for v, tiles in _register_tiles(blocks * BLOCK // parts // target.lanes, strip, target):
+            for v, tiles in _register_tiles(
+                blocks * BLOCK // parts // target.lanes(choice.kernel.dtype), strip, target
+            ):
                 yield WinogradConfig(tile, p, q, strip, parts, v, tiles, prefetch=fetched)
 
 
@@ -243,9 +252,9 @@ def _streamed(choice: Choice, target: Target) -> Iterator[StreamedConfig]:
     depth = round_up(choice.kernel.inputs[0].shape[1], BLOCK)
     for (tile, p, q), count in _grids(choice):
         maps = round_up(choice.kernel.output.shape[1], BLOCK)
-        for v, tiles in _register_tiles(maps // target.lanes, count, target):
+        for v, tiles in _register_tiles(maps // target.lanes(choice.kernel.dtype), count, target):
             config = StreamedConfig(tile, p, q, v, tiles, prefetch=True)
-            whole = v * target.lanes % BLOCK == 0
+            whole = v * target.lanes(choice.kernel.dtype) % BLOCK == 0
             if count <= 64 and whole and streamed_scratch(config, depth, count, target) <= 1.5 * target.l2_bytes:
                 yield config
 
@@ -272,7 +281,7 @@ def _pixels(choice: Choice, network: Network, target: Target) -> Iterator[Pixels
 
 
 def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
-    rows = choice.kernel.output.shape[0]
+    rows, lanes = choice.kernel.output.shape[0], target.lanes(choice.kernel.dtype)
     maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
     weight = network.constants[choice.kernel.anchor.inputs[1]]
     if weight.nbytes > ENOUGH:
@@ -281,12 +290,12 @@ def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseCo
     depth = math.prod(choice.reads[0].physical((1, *row_shape(choice.sources[0].shape, inputs))))
     tiles = itertools.product(range(1, target.registers), divisors(rows), (1, 2, 4, 8), (1, 2, 4))
     found = [
-        DenseConfig(vectors * target.lanes, tile, parts, unroll)
+        DenseConfig(vectors * lanes, tile, parts, unroll)
         for vectors, tile, parts, unroll in tiles
         if vectors * tile * parts < target.registers and depth % parts == 0
-        if vectors * target.lanes < maps + 8 * target.lanes
+        if vectors * lanes < maps + 8 * lanes
     ]
-    yield from sorted(found, key=lambda config: dense_cost(config, maps, target))
+    yield from sorted(found, key=lambda config: dense_cost(config, maps, choice.kernel.dtype, target))
 
 
 Space: TypeAlias = Callable[[Choice, Network, Target], Iterator[Choice]]

@@ -7,6 +7,7 @@ for its trials. A place is None, this machine, or (tracker's host, port, key).
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.network import ALIGNMENT, FLOAT, Array
+from tvmcnn.network import ALIGNMENT, Array
 from tvmcnn.tuning.candidate import Trial
 
 Place = tuple[str, int, str] | None  # the tracker's host and port and the key; None: this machine
@@ -100,9 +101,9 @@ def check(index: int, trial: Trial) -> float:
     image[:] = np.fromfile(trial.image, np.uint8)
     tensor = library.tensor(image)
     library.module["run"](index, tensor)
-    after = library.back(tensor, image).view(np.float32)
-    size = int(np.prod(trial.layout.physical(trial.shape)))
-    made = trial.layout.unpack(after[trial.output // FLOAT : trial.output // FLOAT + size], trial.shape)
+    after = library.back(tensor, image)
+    size = math.prod(trial.layout.physical(trial.shape)) * np.dtype(trial.dtype).itemsize
+    made = trial.layout.unpack(after[trial.output : trial.output + size].view(trial.dtype), trial.shape)
     expected = np.fromfile(trial.expected, np.float64).reshape(trial.shape)
     return float(np.max(np.abs(made - expected), initial=0.0)) / trial.scale  # of NaNs it is NaN
 

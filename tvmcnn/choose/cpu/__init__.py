@@ -20,7 +20,7 @@ from tvmcnn.choose.records import Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import ColumnsConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Pads, Tensor
+from tvmcnn.network import FLOAT32, NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Pads, Tensor
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
@@ -47,7 +47,7 @@ def choose(
     """
     choices = _walked(network, kernels, target, records, exact=exact, images=1, blocked=blocked)
     if blocked and _is_tiny(network, choices, target):
-        others = _walked(network, kernels, target, records, exact=exact, images=target.lanes)
+        others = _walked(network, kernels, target, records, exact=exact, images=target.lanes(FLOAT32))
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
     return in_bands(network, choices, target)
 
@@ -55,7 +55,7 @@ def choose(
 def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:
     """True for a batch of whole vectors of images whose maps are too few for channels in the lanes."""
     batches = {tensor.shape[0] if tensor.shape else 0 for tensor in network.inputs}
-    whole = all(batch > 0 and batch % target.lanes == 0 for batch in batches)
+    whole = all(batch > 0 and batch % target.lanes(FLOAT32) == 0 for batch in batches)
     return whole and any(isinstance(choice.config, ColumnsConfig) for choice in choices)
 
 

@@ -25,7 +25,7 @@ from tvmcnn.choose.records import kernel_words
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size
-from tvmcnn.network import FLOAT, NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
+from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
@@ -67,9 +67,9 @@ def _columns_fill_lanes(walk: Walk, kernel: Kernel) -> bool:
     if kernel.anchor["group"] > 1 or not _alone(kernel):
         return False
     _, maps, height, width = kernel.output.shape
-    lanes = round_up(width, walk.target.lanes)
+    lanes = round_up(width, walk.target.lanes(kernel.dtype))
     rows, phases, pitch = deinterleaved(kernel, height, lanes)
-    size = kernel.inputs[0].shape[1] * rows * phases * pitch * FLOAT
+    size = kernel.inputs[0].shape[1] * rows * phases * pitch * kernel.item_bytes
     return width / lanes > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
 
 
@@ -125,7 +125,7 @@ def _by_images(walk: Walk, kernel: Kernel) -> Choice:
 def _by_columns(walk: Walk, kernel: Kernel) -> Choice:
     """Output columns in the lanes."""
     width = kernel.output.shape[3]
-    writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes) - width))
+    writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes(kernel.dtype)) - width))
     config = walk.tuned(kernel, "columns", columns_config(kernel, _maps(walk, kernel), width, walk.target))
     return choice_of(kernel, "columns", [walk.plain(kernel.inputs[0])], writes, "columns", config)
 
@@ -191,11 +191,11 @@ def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
     convolution of MobileNetV2: 182 µs, with a kernel before it 190; that of ResNet-18 would copy each row 14 times.)
     """
     node, (_, channels, _, width) = kernel.anchor, kernel.inputs[0].shape
-    per_block = BLOCK // target.lanes
+    per_block = BLOCK // target.lanes(kernel.dtype)
     tiles = -(-kernel.output.shape[1] // BLOCK) * per_block / config.vectors
     rows = config.rows * window_size(kernel)[0] * node["strides"][0]
     read = rows + (node["kernel_shape"][0] - 1) * node["dilations"][0]
-    size = channels * read * (width + node["pads"][1] + node["pads"][3]) * FLOAT
+    size = channels * read * (width + node["pads"][1] + node["pads"][3]) * kernel.item_bytes
     return bool(tiles * read / rows <= 2 and size <= IMAGE_LIMIT)
 
 

@@ -24,5 +24,5 @@ def microseconds(network: Network, choices: Iterable[Choice], target: Target) ->
 def _one(network: Network, choice: Choice, target: Target) -> float:
     few = isinstance(choice.config, DirectConfig) and choice.reads[0].block == 1
     share = SHARES.get("few channels" if few else choice.algorithm, SHARE)
-    computed = 2 * multiply_accumulates(network, choice.kernel) / (share * GFLOPS * target.lanes)
+    computed = 2 * multiply_accumulates(network, choice.kernel) / (share * GFLOPS * target.lanes(choice.kernel.dtype))
     return (computed or moved_bytes(choice) / GIGABYTES) / 1e3

@@ -16,7 +16,7 @@ from tvmcnn.configs import (
     WinogradConfig,
 )
 from tvmcnn.fuse import multiply_accumulates, window_size
-from tvmcnn.network import FLOAT, Kernel, Network, divisors, round_up
+from tvmcnn.network import FLOAT32, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid
 
@@ -25,6 +25,7 @@ LINE = 16  # elements: planes of tiles are an odd number of them apart, see sche
 # Bytes a thread. With all 49 tiles of 28 x 28 pixels of 512 maps at once, 5.5 MB, weights are read once: 6.1 ms, where
 # 7 tiles at a time take 10.4.
 MAX_SCRATCH = 8 << 20
+ITEM = 4  # bytes of an element of Winograd's transforms, which are for float32 alone
 MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
 MOST_PIXELS = 32  # of a register tile: as many as registers
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
@@ -50,7 +51,7 @@ def prefetches(kernel: Kernel, target: Target) -> bool:
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of a convolution's weights: maps times the channels of one group times the window."""
     depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
-    return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * FLOAT)
+    return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * kernel.item_bytes)
 
 
 def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
@@ -61,7 +62,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     """
     window = math.prod(window_size(kernel))
     _, _, height, width = kernel.output.shape
-    per_block, blocks = BLOCK // target.lanes, -(-maps // BLOCK)
+    per_block, blocks = BLOCK // target.lanes(kernel.dtype), -(-maps // BLOCK)
     vectors = [v for v in range(1, per_block) if per_block % v == 0]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
         vectors += [per_block]
@@ -70,9 +71,10 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
 
     def cycles(v: int, pixels: int) -> float:
-        """Cycles of a term in one tile: FMA units, two loads a cycle, the FMA latency, and weights that miss L1."""
-        streamed = v if terms * v * target.lanes * 4 > target.l1_bytes // 2 else 0.0
-        return max(v * pixels / 2, (v + pixels) / 2, 4.0, streamed)
+        """Cycles of a term in one tile: FMA units, loads, the FMA latency, and weights that miss L1."""
+        streamed = v if terms * v * target.vector_bytes > target.l1_bytes // 2 else 0.0
+        computed = max(v * pixels / target.fma_units, (v + pixels) / target.loads, target.fma_latency)
+        return max(computed, streamed)
 
     def total(tile: tuple[int, int, int]) -> tuple[float, int]:
         v, r, c = tile
@@ -100,6 +102,13 @@ def fits_registers(vectors: int, pixels: int, target: Target, others: int | None
     return vectors * pixels + (min(vectors, pixels) + 1 if others is None else others) <= target.registers
 
 
+def fma_cycles(vectors: int, pixels: int, target: Target) -> float:
+    """Cycles of one FMA of a tile: the units, the tile's loads, or the latency where it has few accumulators."""
+    accumulators = vectors * pixels
+    loads = (vectors + pixels) / accumulators / target.loads
+    return max(1 / target.fma_units, loads, target.fma_latency / accumulators)
+
+
 def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
     """The fastest Winograd convolution by the estimate below; None where the convolution is none of 3 x 3 and stride 1,
     or direct convolution is estimated to be faster.
@@ -122,7 +131,8 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
             )
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
                 found.append((winograd_cycles(config, strips, depth, maps, target), config))
-    direct = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2 / target.lanes / 2
+    products = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2
+    direct = products / target.lanes(FLOAT32) / target.fma_units
     cycles, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
     return best if cycles < direct else None
 
@@ -140,9 +150,9 @@ def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
 
     def cost(pair: tuple[int, int]) -> tuple[float, int]:
         v, t = pair
-        return max(0.5, (v + t) / (v * t) / 2, 4 / (v * t)), -v * t
+        return fma_cycles(v, t, target), -v * t
 
-    vectors = divisors(maps // target.lanes)
+    vectors = divisors(maps // target.lanes(FLOAT32))
     return min(((v, t) for v in vectors for t in divisors(strip) if fits_registers(v, t, target)), key=cost)
 
 
@@ -155,20 +165,19 @@ def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, 
     """
     elements, v, t = (config.tile + 2) ** 2, config.vectors, config.tiles
     tiles = strips * config.strip
-    each = max(0.5, (v + t) / (v * t) / 2, 4 / (v * t))
-    products = elements * tiles * depth * maps / target.lanes * each
-    weights, scratch = elements * depth * maps * FLOAT, winograd_scratch(config, depth, maps)
+    products = elements * tiles * depth * maps / target.lanes(FLOAT32) * fma_cycles(v, t, target)
+    weights, scratch = elements * depth * maps * ITEM, winograd_scratch(config, depth, maps)
     rate = 32 if weights + scratch < target.l2_bytes else 16
     streamed = weights / 8 + (strips - 1) * weights / rate
     moved = elements * tiles * (depth * config.parts + maps)
-    beyond = 2 * moved * FLOAT / 16 if scratch > target.l2_bytes / 2 else 0
-    return max(products, streamed) + min(products, streamed) / 5 + 1.4 * moved / target.lanes + beyond
+    beyond = 2 * moved * ITEM / 16 if scratch > target.l2_bytes / 2 else 0
+    return max(products, streamed) + min(products, streamed) / 5 + 1.4 * moved / target.lanes(FLOAT32) + beyond
 
 
 def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
     """Bytes of the transformed data and the products of one strip."""
     blocks = (depth + maps // config.parts) // BLOCK
-    return blocks * _planes(config.tile, config.strip) * FLOAT
+    return blocks * _planes(config.tile, config.strip) * ITEM
 
 
 def _planes(tile: int, vectors: int) -> int:
@@ -178,14 +187,14 @@ def _planes(tile: int, vectors: int) -> int:
 
 def streamed_scratch(config: StreamedConfig, depth: int, tiles: int, target: Target) -> int:
     """Bytes of the transformed filters of `vectors` vectors of maps, and of their products with all `tiles`."""
-    blocks = max(1, config.vectors * target.lanes // BLOCK)
-    return blocks * (depth // BLOCK * _planes(config.tile, BLOCK) + _planes(config.tile, tiles)) * FLOAT
+    blocks = max(1, config.vectors * target.lanes(FLOAT32) // BLOCK)
+    return blocks * (depth // BLOCK * _planes(config.tile, BLOCK) + _planes(config.tile, tiles)) * ITEM
 
 
 def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:
     """As many maps as the registers hold: each needs an accumulator for every pixel of the pool's window."""
     window = math.prod(window_size(kernel))
-    vectors = round_up(width, target.lanes) // target.lanes
+    vectors = -(-width // target.lanes(kernel.dtype))
     budget = target.registers - 3  # the rest holds the loaded vectors and a broadcast
     best = max(
         ((m, v) for m in divisors(maps) for v in divisors(vectors) if m * v * window <= budget),
@@ -203,7 +212,7 @@ def pixels_config(kernel: Kernel, group: int, target: Target) -> PixelsConfig:
 def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfig]:
     """Maps of one group by runs of pixels, those first that are estimated to be fastest."""
     maps, pixels = kernel.output.shape[1] // group, math.prod(kernel.output.shape[2:])
-    depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes
+    depth, per_block = kernel.inputs[0].shape[1] // group, BLOCK // target.lanes(kernel.dtype)
 
     def cycles(tile: tuple[int, int]) -> tuple[float, int]:
         """Cycles of one term in all tiles of a group: FMAs, loads, each of two of L1's lines where the maps are no
@@ -211,14 +220,13 @@ def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfi
         """
         m, run = tile
         v = -(-run // BLOCK) * per_block
-        loads = (m + v * (1 if pixels % LINE == 0 else 2)) / 2
-        beyond = 2 * v if depth * run * FLOAT > target.l1_bytes else 0
-        return pixels // run * (maps // m) * max(m * v / 2, loads, 4, beyond), -m * v
+        loads = (m + v * (1 if pixels % LINE == 0 else 2)) / target.loads
+        beyond = 2 * v if depth * run * kernel.item_bytes > target.l1_bytes else 0
+        return pixels // run * (maps // m) * max(m * v / target.fma_units, loads, target.fma_latency, beyond), -m * v
 
     runs = [run for run in divisors(pixels) if run >= BLOCK]
     tiles = itertools.product(divisors(maps), runs)
-    # AVX-512 multiplies by a weight in memory: no register is needed for it.
-    spare = 2 if target.lanes == BLOCK else None
+    spare = 2 if target.fma_broadcasts else None  # no register is needed for a weight
     fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
     return [PixelsConfig(*tile, group) for tile in sorted(fitting, key=cycles) or [(1, runs[0])]]
 
@@ -232,15 +240,15 @@ def images_config(maps: int, count: int, window: int, depth: int, target: Target
 
     def cost(tile: tuple[int, int]) -> tuple[float, int]:
         m, vectors = tile[0], tile[1] * window
-        beyond = 2 / m if depth * vectors * target.lanes * FLOAT > target.l1_bytes else 0
-        return max(0.5, (m + vectors) / (m * vectors) / 2, 4 / (m * vectors), beyond), -m * vectors
+        beyond = 2 / m if depth * vectors * target.vector_bytes > target.l1_bytes else 0
+        return max(fma_cycles(m, vectors, target), beyond), -m * vectors
 
     tiles = itertools.product(divisors(maps), divisors(count))
     fitting = [(m, c) for m, c in tiles if fits_registers(m, c * window, target, m + 1)]
     return ImagesConfig(*min(fitting, key=cost, default=(1, 1)))
 
 
-def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
+def dense_config(rows: int, depth: int, maps: int, dtype: str, target: Target) -> DenseConfig:
     """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
 
     One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
@@ -248,17 +256,17 @@ def dense_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfi
     """
     budget = target.registers - (1 if rows == 1 else 4)
     tiles = itertools.product(divisors(rows), range(1, budget + 1))
-    fitting = [DenseConfig(v * target.lanes, r) for r, v in tiles if v * r <= budget]
-    tile = min(fitting, key=lambda config: dense_cost(config, maps, target))
-    parts, accumulators = 1, tile.width // target.lanes * tile.rows
+    fitting = [DenseConfig(v * target.lanes(dtype), r) for r, v in tiles if v * r <= budget]
+    tile = min(fitting, key=lambda config: dense_cost(config, maps, dtype, target))
+    parts, accumulators = 1, tile.width // target.lanes(dtype) * tile.rows
     while accumulators * parts * 2 <= 8 and depth % (parts * 2) == 0:
         parts *= 2
     return DenseConfig(tile.width, tile.rows, parts, 1)
 
 
-def dense_cost(config: DenseConfig, maps: int, target: Target) -> float:
+def dense_cost(config: DenseConfig, maps: int, dtype: str, target: Target) -> float:
     """Relative cost of a useful FMA: its loads, and stalls where too few accumulators hide the latency."""
-    v, r = config.width // target.lanes, config.rows
+    v, r = config.width // target.lanes(dtype), config.rows
     return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, 8 - v * r * config.parts) / 16)
 
 

@@ -31,7 +31,7 @@ def _microseconds(network: Network, choice: Choice) -> float:
 def outer_loops(choice: Choice, target: Target) -> Shape:
     """Extents of the loops around a kernel's tiles, outermost first, as its rule makes them; () if none is shared."""
     extents = ALGORITHMS[choice.algorithm].cpu.get(choice.rule, loops.none)
-    return extents(choice, choice.makes.physical(choice.kernel.output.shape), target.lanes)
+    return extents(choice, choice.makes.physical(choice.kernel.output.shape), target.lanes(choice.kernel.dtype))
 
 
 def by_rows(choice: Choice) -> bool:

@@ -36,7 +36,7 @@ def dense(walk: Walk, kernel: Kernel) -> Choice:
         source, layout = walk.plain(image)
     maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
     depth = math.prod(layout.physical(source.shape)) // rows
-    config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, walk.target))
+    config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, walk.target))
     read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
     # Rows of whole tiles cost nothing where only matrix products read them, and where a row has several tiles they keep
     # the accumulators in registers. Not with a second tensor in the epilogue, whose rows have no halo to read.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.configs import Config, GemmConfig, GemvConfig, MmaConfig
 from tvmcnn.fuse import window_size
-from tvmcnn.network import FLOAT, Choice, Kernel, Network, round_up
+from tvmcnn.network import Choice, Kernel, Network, round_up
 from tvmcnn.winograd import grid
 
 WARP = 32  # threads
@@ -50,7 +50,7 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
         if split == 1:
             found.append((_cycles(config, tiles, terms), config))
         elif terms // split >= DEPTHS[0] * STEPS:
-            adding = LAUNCH + 2 * split * maps * pixels * others * FLOAT / BYTES
+            adding = LAUNCH + 2 * split * maps * pixels * others * kernel.item_bytes / BYTES
             found.append((_cycles(config, tiles, terms) + adding, config))
     found += winograd_configs(kernel)
     return [config for _, config in sorted(found, key=lambda pair: pair[0])]
@@ -71,7 +71,7 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
         planes, count = (m + 2) ** 2, image[0] * math.prod(grid(node, image, m))
         config = GemmConfig(tall, wide, rows, across, depth, winograd=m)
         tiles = -(-maps // tall) * -(-count // wide) * planes
-        moved = FLOAT * (math.prod(image) + 2 * planes * count * (image[1] + maps) + kernel.output.size)
+        moved = kernel.item_bytes * (math.prod(image) + 2 * planes * count * (image[1] + maps) + kernel.output.size)
         found.append((_cycles(config, tiles, image[1]) + 2 * LAUNCH + moved / BYTES, config))
     return found
 
@@ -102,7 +102,7 @@ def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaCon
         tiles = -(-maps // tall) * -(-pixels // wide) * others
         rounds = -(-tiles * split // PROCESSORS)
         each = (terms / split + config.depth) * max(tall * wide / MMA_RATES[precision], (tall + wide) / GATHERED)
-        adding = LAUNCH + 2 * split * maps * pixels * others * FLOAT / BYTES if split > 1 else 0
+        adding = LAUNCH + 2 * split * maps * pixels * others * kernel.item_bytes / BYTES if split > 1 else 0
         found.append((rounds * each + adding, config))
     return [config for _, config in sorted(found, key=lambda pair: pair[0])]
 

@@ -10,7 +10,7 @@ from tvmcnn.choose.cuda.defaults import PROCESSORS, SHARED_BYTES, WARP, gemv_con
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import GemmConfig, GemvConfig, WholeConfig
 from tvmcnn.fuse import multiply_accumulates
-from tvmcnn.network import FLOAT, PLAIN, Choice, Network, round_up
+from tvmcnn.network import PLAIN, Choice, Network, round_up
 
 SHARED = 32 << 10  # bytes of a block for every tensor of an image, beside the sums of a product
 IMAGES = (8, 4, 2)  # of a block: with more a thread has no registers for their sums
@@ -45,7 +45,9 @@ def _keep_the_batch(network: Network, choices: Sequence[Choice]) -> bool:
 
 
 def _fit_a_block(network: Network, choices: Sequence[Choice]) -> bool:
-    return sum(choice.kernel.output.size * FLOAT for choice in choices) <= SHARED * _batch(network)
+    return sum(choice.kernel.output.size * choice.kernel.output.item_bytes for choice in choices) <= SHARED * _batch(
+        network
+    )
 
 
 def _are_few(network: Network, choices: Sequence[Choice]) -> bool:
@@ -96,7 +98,9 @@ def _images(parts: Sequence[Choice]) -> int:
         size = part.kernel.output.size // batch
         tensors += [part.config.parts * round_up(size, WARP), size] if isinstance(part.config, GemvConfig) else [size]
     pairs = itertools.pairwise(tensors)
-    room = FLOAT * max(max(one, other) if other <= threads else one + other for one, other in pairs)
+    room = parts[0].kernel.item_bytes * max(
+        max(one, other) if other <= threads else one + other for one, other in pairs
+    )
     fits = (n for n in IMAGES if batch % n == 0 and batch // n >= 2 * PROCESSORS and n * room <= SHARED_BYTES)
     return next(fits, 1)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from tvmcnn.choose.cpu.parallel import by_rows
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
-from tvmcnn.network import ALIGNMENT, FLOAT, Place, Step, round_up
+from tvmcnn.network import ALIGNMENT, Place, Step, round_up
 
 
 def kernel_function(step: Step, signature: Signature, symbols: Symbols) -> str:
@@ -50,7 +50,7 @@ def _halo(step: Step) -> str:
     shape = choice.kernel.output.shape
     function = "tvmcnn_halo_by_rows" if by_rows(choice) else "tvmcnn_halo"
     images, blocks, rows, columns, block = choice.writes.physical(shape)
-    numbers = images * blocks, rows, columns, block * FLOAT, *choice.writes.halo
+    numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo
     maps = f"(tvmcnn_maps){{{', '.join(map(str, numbers))}}}"
     return f"  {function}(A({step.arguments[-1].offset}), {maps}, begin, end, {choice.tasks});\n"
 
@@ -61,6 +61,7 @@ def _arguments(step: Step, signature: Signature) -> str:
 
 def _shifted(step: Step) -> list[Place]:
     """The places of a step's arguments, the output's behind its halo."""
-    first = step.choice.writes.first(step.choice.kernel.output.shape) * FLOAT
+    made = step.choice.kernel.output
+    first = step.choice.writes.first(made.shape) * made.item_bytes
     *given, output = step.arguments
     return [*given, replace(output, offset=output.offset + first)]

@@ -49,7 +49,7 @@ class Linker:
         self.folder, self.target = folder, target
         include = f"-I{tvm_ffi.libinfo.find_include_path()}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"
         self._flags = ["-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", f"-I{NATIVE}", *include]
-        for name, march in (("trial", "x86-64"), ("peak", target.name)):
+        for name, march in (("trial", target.baseline), ("peak", target.name)):
             source = str(NATIVE / f"{name}.c")
             run_compiler([*c_compiler(), *self._flags, f"-march={march}", "-c", source, "-o", f"{name}.o"], folder)
 
@@ -60,7 +60,7 @@ class Linker:
         (self.folder / f"{name}.c").write_text(_source(candidates, self.target))
         exports = "; ".join(f"__tvm_ffi_{function}" for function in FUNCTIONS)
         (self.folder / "trials.map").write_text(f"{{ global: {exports}; local: *; }};\n")
-        march = ["-march=x86-64", "-Wl,--version-script=trials.map", "-Wl,-Bsymbolic"]
+        march = [f"-march={self.target.baseline}", "-Wl,--version-script=trials.map", "-Wl,-Bsymbolic"]
         parts = ["trial.o", "peak.o", *(f"{symbol}.o" for symbol in objects), "-lm"]
         command = [*c_compiler(), *self._flags, *march, "-shared", "-o", f"{name}.so", f"{name}.c", *parts]
         run_compiler(command, self.folder)

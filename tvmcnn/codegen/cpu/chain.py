@@ -20,8 +20,6 @@ from tvmcnn.codegen.signature import Signature
 from tvmcnn.network import Program, Step
 from tvmcnn.targets import Target
 
-_BUILTINS = {"abm": "lzcnt", "bmi1": "bmi", "movbe": None}  # /proc/cpuinfo's flag -> __builtin_cpu_supports' name
-
 
 def exports(name: str) -> tuple[str, ...]:
     """The symbols that a program's library exports."""
@@ -224,10 +222,7 @@ def pointers(count: int) -> str:
 
 def missing(target: Target) -> str:
     """The C expression with a bit for each feature that the CPU lacks, or the system keeps no registers for."""
-    names = [_BUILTINS.get(feature, feature) for feature in target.features]
-    return " | ".join(
-        f'!__builtin_cpu_supports("{name}") * {1 << bit}u' for bit, name in enumerate(names) if name is not None
-    )
+    return " | ".join(f"!{ask} * {1 << bit}u" for bit, ask in enumerate(target.asks) if ask)
 
 
 def _unpack(signature: Signature) -> str:

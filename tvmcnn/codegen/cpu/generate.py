@@ -78,7 +78,7 @@ def generate(
             (folder / f"{symbol}.o").write_bytes(data)
         paths = [folder / f"{symbol}.o" for symbol in sorted(objects)]
         sources, public = all_sources(name, classes)
-        return link(folder, name, sources, public, weights, paths)
+        return link(folder, name, sources, public, weights, paths, classes[0].machine)
     except OSError as error:
         raise no_room(error) from error
 

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from tvmcnn.codegen.cpu.llvm import compile_kernels
 from tvmcnn.codegen.jobs import Job
-from tvmcnn.network import Step
+from tvmcnn.network import FLOAT32, Step
 from tvmcnn.ops import declare, declare_open
 from tvmcnn.schedule.x86 import schedule
 from tvmcnn.targets import Target
@@ -18,10 +18,11 @@ from tvmcnn.targets import Target
 
 def scheduled(step: Step, machine: Target, *, opened: bool = False) -> tirx.PrimFunc:
     """The PrimFunc of a step after its rule; unfused it has the fallback's schedule and stores every tensor."""
+    lanes = machine.lanes(FLOAT32)  # in which all rules count: vectors of other types are left to LLVM
     if not opened:
-        return schedule(declare(step), step.choice, machine.lanes)
+        return schedule(declare(step), step.choice, lanes)
     plain = dataclasses.replace(step.choice, rule="fallback", config=None, tasks=1)
-    return schedule(declare_open(step), plain, machine.lanes)
+    return schedule(declare_open(step), plain, lanes)
 
 
 def object_code(job: Job) -> bytes:

@@ -20,11 +20,11 @@ from tvm.target import codegen
 
 from tvmcnn.codegen.cpu.prefetch import prefetching
 from tvmcnn.configs import STACK_LIMIT
-from tvmcnn.network import ALIGNMENT, FLOAT, round_up
+from tvmcnn.network import ALIGNMENT, round_up
 from tvmcnn.targets import Target
 
 SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
-TRIPLE = "x86_64-linux-gnu"
+ITEM = 4  # bytes of a float32, as which scratch is declared, whatever lies in it
 
 
 def raw_pointer_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -54,7 +54,7 @@ def compile_kernels(
     `scratch` is the bytes of scratch that a function is given, 0 without an entry. `write_to_file("k.o")` emits the
     module, `inspect_source("asm")` shows it.
     """
-    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.name, "mtriple": TRIPLE})
+    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.name, "mtriple": target.triple})
     machine = machine.with_host(machine)
     module = IRModule({name: raw_pointer_function(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(machine)(module)
@@ -81,7 +81,7 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
     """
     scratch = tirx.Var("scratch_p", PointerType(PrimType("float32"), "global"))
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
-    area = tirx.decl_buffer((max(1, scratch_bytes // FLOAT),), "float32", "scratch")
+    area = tirx.decl_buffer((max(1, scratch_bytes // ITEM),), "float32", "scratch")
     on_stack = in_scratch = loops = 0
 
     def place(allocation: tirx.AllocBuffer) -> tirx.Stmt:
@@ -89,7 +89,7 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
         buffer = allocation.buffer
         size = math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
         if scratch_bytes and size >= SCRATCH_MINIMUM:
-            start = tirx.address_of(tirx.BufferLoad(area, [in_scratch // FLOAT]))
+            start = tirx.address_of(tirx.BufferLoad(area, [in_scratch // ITEM]))
             in_scratch += round_up(size, ALIGNMENT)
             return tirx.DeclBuffer(buffer, data=start)
         on_stack += size

@@ -17,7 +17,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.choose.cuda.defaults import SHARED_BYTES
 from tvmcnn.codegen.cuda.chain import Device
 from tvmcnn.configs import GemmConfig, GemvConfig, MmaConfig, PlanesConfig
-from tvmcnn.network import FLOAT, Step
+from tvmcnn.network import Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
 from tvmcnn.schedule.cuda.fragments import as_tf32
@@ -25,6 +25,7 @@ from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
 TILED = (GemmConfig, MmaConfig, GemvConfig, PlanesConfig)  # rules whose last tiles reach beyond the output
+ITEM_BYTES = {"float": 4, "half": 2}
 THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
 _SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?(float|half) \w+\[(\d+)\]")
@@ -54,7 +55,7 @@ def device_code(step: Step, symbol: str) -> Device:
     found = list(_KERNEL.finditer(source))
     if len(found) != 1:
         raise RuntimeError(f"{symbol} is {len(found)} kernels")
-    shared = sum((FLOAT if kind == "float" else FLOAT // 2) * int(count) for kind, count in _SHARED.findall(source))
+    shared = sum(ITEM_BYTES[kind] * int(count) for kind, count in _SHARED.findall(source))
     if shared > SHARED_BYTES:
         raise RuntimeError(f"{symbol} needs {shared} bytes of shared memory; a block has {SHARED_BYTES}")
     name, parameters = found[0].groups()

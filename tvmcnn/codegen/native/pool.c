@@ -4,6 +4,8 @@
  * there is one more library to find. TVM's needs libtvm_runtime, pins the caller to a core, hangs after a fork too, and
  * spins for 63 ms. A launch of an empty kernel on two threads takes 0.18 µs, with libgomp 0.46 (1.3 in another run), with
  * TVM's 1.3 (medians, two cores of an AMD EPYC).
+ *
+ * TVMCNN_PAUSE is the instruction set's way to wait a moment, see targets/.
  */
 #define _GNU_SOURCE
 #include "pool.h"
@@ -132,7 +134,7 @@ static void *worker(void *argument) {
           idle_since = 0;
         }
       }
-      __builtin_ia32_pause();
+      TVMCNN_PAUSE;
     }
     int64_t time = tvmcnn_now();
     if (idle_since == 0) idle_since = time;
@@ -252,7 +254,7 @@ void tvmcnn_parallel(tvmcnn_kernel kernel, const void *frame, int32_t tasks, int
   atomic_fetch_or(&P->entry, CLOSED);
   for (int i = 0; (atomic_load_explicit(&P->entry, memory_order_acquire) & (CLOSED - 1)) != 0; ++i) {
     if (i < PATIENCE)
-      __builtin_ia32_pause();
+      TVMCNN_PAUSE;
     else
       sched_yield();
   }
