@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from graphs.explore import Explored, Failing  # type: ignore[import-not-found]
@@ -25,7 +26,7 @@ def graphs(count: int, seed: int, jobs: int, keep: Path | None, known: list[str]
 
     A kind of failure is shrunk once; those that begin with a text in `known` are only counted.
     """
-    total, lock = Explored(), threading.Lock()
+    total, lock = Explored(), Lock()
     seeds = iter(range(seed, seed + 1_000_000))
     console = Console(highlight=False, soft_wrap=True)
 
@@ -52,11 +53,9 @@ def graphs(count: int, seed: int, jobs: int, keep: Path | None, known: list[str]
 
     with bar() as show:
         show("graphs", 0, count)
-        threads = [threading.Thread(target=drive) for _ in range(jobs)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(jobs) as threads:
+            for done in [threads.submit(drive) for _ in range(jobs)]:
+                done.result()  # raises what a worker has raised: fewer graphs than asked for are no success
     return total
 
 

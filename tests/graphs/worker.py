@@ -29,7 +29,7 @@ from tvmcnn.choose.records import Record, Records, kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import ALIGNMENT
-from tvmcnn.tuning.space import RULES, candidates
+from tvmcnn.tuning.space import SPACES, candidates
 
 Array = np.ndarray[Any, Any]
 Report = dict[str, Any]
@@ -98,7 +98,7 @@ def any_config(seed: int) -> Iterator[None]:
         rng, found = random.Random(seed), {}
         for choice in map(in_one_band, right(network, kernels, target, records, exact=exact)):
             tried = list(islice(candidates(choice, network, target), CANDIDATES))
-            if tried and choice.rule in RULES:
+            if tried and type(choice.config) in SPACES:
                 taken, words = rng.choice(tried), kernel_words(network, choice.kernel)
                 record = Record(words, taken.rule, taken.config, 1.0, target.name, "", ("", ""), {}, 0)
                 found[words] = {taken.rule: (record, "given record")}

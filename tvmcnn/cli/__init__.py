@@ -11,8 +11,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from tvmcnn.cli.output import fail
 from tvmcnn.cli.parser import parser
-from tvmcnn.cli.words import fail
 from tvmcnn.errors import explained
 
 

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvmcnn import machine, targets
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.cli.words import (
-    answers_ctrl_c,
-    best_of,
-    fail,
-    permitted,
-    print_json,
-    print_line,
-    read_feeds,
-    read_labels,
-    reporter,
-)
+from tvmcnn.cli.options import permitted, read_feeds, read_labels
+from tvmcnn.cli.output import answers_ctrl_c, best_of, fail, print_json, print_line, reporter
 from tvmcnn.errors import ToolError
 from tvmcnn.files import write_file
 from tvmcnn.progress import bar

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.cli.words import FORMS, best_of, permitted, print_json, read_feeds, read_labels, reporter
+from tvmcnn.cli.options import FORMS, permitted, read_feeds, read_labels
+from tvmcnn.cli.output import best_of, print_json, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
 from tvmcnn.files import PICTURES, check_place, write_file
 from tvmcnn.network import dims
