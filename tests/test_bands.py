@@ -11,7 +11,7 @@ from helpers import Graph, check, feeds, record, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose.cpu import parallel
-from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.targets import resolve
 

@@ -25,6 +25,7 @@ import tvmcnn
 from tvmcnn import machine, targets
 from tvmcnn.artifact.container import read_manifest
 from tvmcnn.choose import records
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.cli import main
 from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
@@ -459,7 +460,7 @@ def test_compile_takes_records(shell: Shell) -> None:
     network = import_model(LENET)
     kernel = fuse(network)[-1]
     config = {"width": 8, "rows": 1, "parts": 2, "unroll": 1}
-    record = {"kernel": records.kernel_words(network, kernel), "rule": "dense", "config": config}
+    record = {"kernel": kernel_words(network, kernel), "rule": "dense", "config": config}
     measured = {"time_us": 0.3, "tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}
     line = json.dumps({**record, **measured, "target": {"isa": "x86-64-v3"}})
     (shell.folder / "mine.jsonl").write_text(f"{line}\n\n")

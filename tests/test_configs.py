@@ -20,7 +20,8 @@ from tvmcnn import configs
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.cpu.defaults import BLOCK
-from tvmcnn.choose.records import GIVEN, NONE, Records, kernel_words, parse
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import GIVEN, NONE, Records, parse
 from tvmcnn.codegen.cuda import kernel as cuda
 from tvmcnn.configs import CONFIGS, Config, DenseConfig, DirectConfig, GemmConfig, MmaConfig, WinogradConfig
 from tvmcnn.errors import TvmcnnError

@@ -13,7 +13,8 @@ import pytest
 
 import tvmcnn
 from tvmcnn.choose import records
-from tvmcnn.choose.records import GIVEN, NONE, OWN, SHIPPED, distance, load_records, read_records
+from tvmcnn.choose.kernel_key import distance
+from tvmcnn.choose.records import GIVEN, NONE, OWN, SHIPPED, load_records, read_records
 from tvmcnn.configs import DenseConfig, DirectConfig
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.targets import TARGETS, Target, kinds
@@ -210,6 +211,7 @@ def test_distance() -> None:
     assert distance(one, one.replace("128x64", "256x64").replace("64x56x", "64x28x")) == 2
     assert distance(one, one.replace("k1,1", "k3,3")) == math.inf
     assert distance(one, one.replace("s1,1", "s2,2")) == math.inf
+    assert distance(one, one.replace("float32", "int8")) == math.inf
     assert distance(one, "gemm 1x64 64x128 float32 +bias") == math.inf
     for extents in ("128x", "0x64", "²x64", "9" * 400 + "x64"):  # of no kernel, but a line may have them
         assert distance(one, one.replace("128x64", extents)) == math.inf

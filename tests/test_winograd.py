@@ -20,7 +20,8 @@ from tvmcnn import winograd
 from tvmcnn.artifact.manifest import described
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose import records
-from tvmcnn.choose.records import GIVEN, Record, Records, kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import GIVEN, Record, Records
 from tvmcnn.choose.summary import by_winograd
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import StreamedConfig, WinogradConfig

@@ -25,7 +25,8 @@ from tvmcnn.check.verify import verify_library
 from tvmcnn.choose import cpu as choose_for_cpus
 from tvmcnn.choose.cpu import parallel
 from tvmcnn.choose.cpu.row_bands import in_one_band
-from tvmcnn.choose.records import Record, Records, kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import Record, Records
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.network import ALIGNMENT

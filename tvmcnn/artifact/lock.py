@@ -13,7 +13,7 @@ from typing import Any
 
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.cache import digest_of
-from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.errors import LockError
 from tvmcnn.network import Program
 

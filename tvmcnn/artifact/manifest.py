@@ -8,7 +8,7 @@ from typing import Any
 
 from tvmcnn.algorithms import ALGORITHMS, FALLBACK, Makes
 from tvmcnn.artifact.container import Manifest
-from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.summary import by_winograd
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fuse import multiply_accumulates

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tvmcnn.choose.cpu.defaults import BLOCK, winograd_fits
-from tvmcnn.choose.records import Records, kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import Records
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Choice, Kernel, Network

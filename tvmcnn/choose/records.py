@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import os
-import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,9 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tvmcnn.choose.kernel_key import distance
 from tvmcnn.configs import CONFIGS
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.network import Kernel, Network, Node, dims
 from tvmcnn.targets import Machine
 from tvmcnn.version import __version__
 
@@ -215,15 +214,10 @@ def load_records(target: Machine, given: Iterable[Path] = (), *, own: bool = Tru
     any, and in it those of this machine if there are such. `notes` has a sentence for each file that was not used
     whole. Raises TvmcnnError for a given file that cannot be read.
     """
-    files = [(path, GIVEN) for path in reversed(list(given))]
-    if own and (path := own_records()) is not None and path.exists():
-        files.append((path, OWN))
-    if shipped:
-        files += [(path, SHIPPED) for path in sorted(schedules_folder().glob("*.jsonl"))]
     machine = target.here
     found: dict[str, dict[str, tuple[Record, str]]] = {}
     notes = []
-    for path, tier in files:
+    for path, tier in _files(given, own=own, shipped=shipped):
         records, skipped = read_records(path)
         unused = {record.line: why for record in records if (why := unfit(record, target.isa)) is not None}
         fitting = [record for record in records if record.line not in unused]
@@ -240,6 +234,15 @@ def load_records(target: Machine, given: Iterable[Path] = (), *, own: bool = Tru
     return Records(found, tuple(notes))
 
 
+def _files(given: Iterable[Path], *, own: bool, shipped: bool) -> Iterator[tuple[Path, str]]:
+    """The files of records and their tiers, those first that win."""
+    yield from ((path, GIVEN) for path in reversed(list(given)))
+    if own and (path := own_records()) is not None and path.exists():
+        yield path, OWN
+    if shipped:
+        yield from ((path, SHIPPED) for path in sorted(schedules_folder().glob("*.jsonl")))
+
+
 def _note(path: Path, lines: int, skipped: Sequence[Skipped]) -> str:
     """my.jsonl: 3 of 20 records are not used: line 4 is broken: …; 2 are for x86-64-v4"""
     reasons = Counter(each.reason for each in skipped if each.kind in ("version", "target"))
@@ -249,60 +252,3 @@ def _note(path: Path, lines: int, skipped: Sequence[Skipped]) -> str:
     others = [f"line {each.line} {each.reason}" for each in skipped if each.kind in ("broken", "duplicate")]
     shown = [*many, *others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])]
     return f"{path}: {len(skipped)} of {lines} records are not used: {'; '.join(shown)}"
-
-
-# ---- words ----------------------------------------------------------------------------------------------------------
-
-
-def kernel_words(network: Network, kernel: Kernel) -> str:
-    """What a kernel computes, in words that outlive a TVM release.
-
-    conv 1x6x14x14 16x6x5x5 s1,1 p0,0,0,0 d1,1 g1 float32 +add +relu +maxpool2,2/2,2
-    """
-    words = [kernel.anchor.op.lower(), *(dims(tensor.shape) for tensor in kernel.inputs[:1])]
-    weights = {name: network.constants[name].shape for name in kernel.constants}
-    words += [dims(shape) for shape in list(weights.values())[:1]]
-    words += _window_words(kernel.anchor)
-    words.append(kernel.dtype)
-    words += [f"{node.op.lower()}+" for node in kernel.prologue]
-    words += ["+bias"] if len(kernel.anchor.inputs) > 2 else []
-    for node in kernel.nodes[1:]:
-        words.append(f"+{node.op.lower()}" + "/".join(_window_words(node)))
-    return " ".join(words)
-
-
-def _window_words(node: Node) -> list[str]:
-    letters = {"kernel_shape": "k", "strides": "s", "pads": "p", "dilations": "d"}
-    found = [f"{letter}{','.join(map(str, node[name]))}" for name, letter in letters.items() if name in node.attributes]
-    return found + ([f"g{node['group']}"] if "group" in node.attributes else [])
-
-
-@functools.lru_cache(1 << 16)
-def distance(one: str, other: str) -> float:
-    """How unlike two kernels in words are: the sum of the ratios' logarithms of their extents; inf for another operator
-    or window. The epilogue counts little: it costs little.
-
-    conv 1x64x56x56 128x64x1x1 k1,1 … and conv 1x64x28x56 256x64x1x1 k1,1 …    -->    2 (base 2)
-    """
-    ours, theirs = one.split(), other.split()
-    extents, windows, rest = zip(*(_parts(words) for words in (ours, theirs)), strict=True)
-    if ours[0] != theirs[0] or windows[0] != windows[1] or [*map(len, extents[0])] != [*map(len, extents[1])]:
-        return math.inf
-    flat = ([extent for operand in each for extent in operand] for each in extents)
-    apart = sum(abs(math.log2(a / b)) for a, b in zip(*flat, strict=True))
-    return float(apart + 0.1 * (rest[0] != rest[1]))
-
-
-DTYPE = re.compile(r"(float|u?int)[0-9]+|bool")
-EXTENTS = re.compile(r"[1-9][0-9]{,17}(x[1-9][0-9]{,17})*")  # records come from anywhere, their words too
-
-
-def _parts(words: Sequence[str]) -> tuple[list[list[int]], list[str], list[str]]:
-    """The extents of the operands, what must be equal, and the rest."""
-    extents = [[int(d) for d in word.split("x")] for word in words[1:3] if EXTENTS.fullmatch(word)]
-    depthwise = (
-        ["depthwise"] if len(extents) == 2 and len(extents[1]) > 1 and extents[1][1] == 1 < extents[0][1] else []
-    )
-    windows = [word for word in words if (word[0] in "ksd" and word[1:2].isdecimal()) or DTYPE.fullmatch(word)]
-    windows += depthwise
-    return extents, windows, [word for word in words if "+" in word]

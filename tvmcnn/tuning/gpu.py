@@ -25,7 +25,8 @@ import numpy as np
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cuda.defaults import configs
 from tvmcnn.choose.cuda.parts import in_parts
-from tvmcnn.choose.records import NONE, kernel_words, versions_here
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import NONE, versions_here
 from tvmcnn.codegen.cuda.generate import Kernels
 from tvmcnn.codegen.cuda.nvcc import compile_object, link
 from tvmcnn.errors import TargetError, ToolError, caught

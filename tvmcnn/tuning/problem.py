@@ -21,7 +21,7 @@ from tvmcnn.check.random_inputs import drawn
 from tvmcnn.check.reference_ops.registry import OPERATORS
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.choose.cpu.row_bands import in_one_band
-from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.configs import StreamedConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes

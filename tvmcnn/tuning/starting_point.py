@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tvmcnn.choose.records import Record, distance, read_records, standing_files, unfit
+from tvmcnn.choose.kernel_key import distance
+from tvmcnn.choose.records import Record, read_records, standing_files, unfit
 from tvmcnn.network import Program
 from tvmcnn.targets import Target
 from tvmcnn.tuning.journal import Journal

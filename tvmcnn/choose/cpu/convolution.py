@@ -21,7 +21,7 @@ from tvmcnn.choose.cpu.product import ROW_LIMIT, dense
 from tvmcnn.choose.cpu.state import Walk
 from tvmcnn.choose.cpu.winograd import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
-from tvmcnn.choose.records import kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from tvmcnn.choose.cpu.defaults import BLOCK
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.fits import recorded
-from tvmcnn.choose.records import NEAREST, Records, kernel_words
+from tvmcnn.choose.kernel_key import kernel_words
+from tvmcnn.choose.records import NEAREST, Records
 from tvmcnn.configs import StreamedConfig, WinogradConfig
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor
 from tvmcnn.targets import Target

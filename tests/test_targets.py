@@ -1,0 +1,46 @@
+"""Targets: facts of instruction sets, one file each, that choosing and code generation read."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tvmcnn.codegen.cpu.chain import missing
+from tvmcnn.targets import TARGETS, Target, resolve_several
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=str)
+def test_lanes_are_of_an_element_type(target: Target) -> None:
+    counts = {dtype: target.lanes(dtype) for dtype in ("float64", "float32", "float16", "int8", "bool")}
+    size = target.vector_bytes
+    assert counts == {
+        "float64": size // 8, "float32": size // 4, "float16": size // 2, "int8": size, "bool": size
+    }  # fmt: skip
+
+
+def test_the_best_class_is_first() -> None:
+    found = resolve_several("x86-64-v3,x86-64-v4")
+    assert [target.name for target in found] == ["x86-64-v4", "x86-64-v3"]
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=str)
+def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
+    """The library's own test of the CPU agrees with Python's, but for what no C can ask."""
+    assert len(target.asks) == len(target.features)
+    source = f"int main(void) {{ __builtin_cpu_init(); return ({missing(target)}) != 0; }}"
+    (tmp_path / "ask.c").write_text(source)
+    subprocess.run(["cc", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
+    lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
+    asked = [name for name, ask in zip(target.features, target.asks, strict=True) if ask]
+    assert bool(lacks) == bool(set(asked) & set(target.missing()))
+
+
+def test_a_feature_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of CPUs with one feature more than any has."""
+    wide = TARGETS["x86-64-v4"]
+    beyond = dataclasses.replace(wide, features=(*wide.features, "avx4096"), asks=(*wide.asks, "0"))
+    assert beyond.missing()[-1] == "avx4096"
+    assert missing(beyond).endswith(f"!0 * {1 << len(wide.features)}u")
