@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tvmcnn.codegen.cpu.chain import missing
+from tvmcnn.codegen.templates import filled
 from tvmcnn.targets import TARGETS, Target, resolve_several
 
 
@@ -30,7 +31,7 @@ def test_the_best_class_is_first() -> None:
 def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
     """The library's own test of the CPU agrees with Python's, but for what no C can ask."""
     assert len(target.asks) == len(target.features)
-    source = f"int main(void) {{ __builtin_cpu_init(); return ({missing(target)}) != 0; }}"
+    source = f"int main(void) {{ {target.cpu_init} return ({missing(target)}) != 0; }}"
     (tmp_path / "ask.c").write_text(source)
     subprocess.run(["cc", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
     lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
@@ -44,3 +45,8 @@ def test_a_feature_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     beyond = dataclasses.replace(wide, features=(*wide.features, "avx4096"), asks=(*wide.asks, "0"))
     assert beyond.missing()[-1] == "avx4096"
     assert missing(beyond).endswith(f"!0 * {1 << len(wide.features)}u")
+
+
+def test_templates_take_their_own_names() -> None:
+    with pytest.raises(ValueError, match=r"chain\.c\.in names arguments, .* other"):
+        filled("chain.c.in", name="net", other=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import tvm_ffi
 
+from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.errors import ToolError
 from tvmcnn.targets import Target
 
-NATIVE = Path(__file__).parent / "native"
 POOL = "tvmcnn_pool_3"  # the memory of the threads' pool, which every library of a process shares
 POOL_SOURCES = (NATIVE / "pool.c", NATIVE / "pool.h", NATIVE / "pool.s")
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden")

@@ -23,6 +23,7 @@ class Target:
     baseline: str  # -march of the C around the kernels, which runs on every CPU of the triple and asks what it has
     pause: str  # C: wait a moment, and leave the core's units to its other thread
     features: tuple[str, ...]
+    cpu_init: str  # C: what runs before those that ask
     asks: tuple[str, ...]  # by feature, the C expression that is 1 where the CPU has it; "" where no C can ask
     vector_bytes: int
     registers: int  # architectural vector registers

@@ -27,6 +27,7 @@ X86_64_V3 = Target(
     triple="x86_64-linux-gnu",
     baseline="x86-64",
     pause="__builtin_ia32_pause()",
+    cpu_init="__builtin_cpu_init();",
     features=tuple(FLAGS),
     asks=tuple(map(supports, FLAGS.values())),
     vector_bytes=32,

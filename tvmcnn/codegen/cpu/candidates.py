@@ -86,7 +86,7 @@ tvmcnn_trial tvmcnn_trials[] = {{
 const int32_t tvmcnn_trial_count = {len(candidates)};
 
 int32_t tvmcnn_trial_supported(void) {{
-  __builtin_cpu_init();
+  {target.cpu_init}
   return ({missing(target)}) == 0;
 }}
 """

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from tvmcnn.codegen import entries
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import C_TYPES, Signature
+from tvmcnn.codegen.templates import filled
 from tvmcnn.network import Place, Program, Step, Tensor
 from tvmcnn.targets import Gpu
 
@@ -107,13 +108,9 @@ def _network(program: Program, symbols: Symbols, kernels: Mapping[str, Device], 
     count, inputs = len(words), len(signature.inputs)
     steps = [step for step in program.steps if not step.choice.is_view]
     found = [kernels[symbols.kernels[step.choice.name]] for step in steps]
-    launches = "\n\n".join(_launch(name, inputs, step, device) for step, device in zip(steps, found, strict=True))
     calls = "\n".join(f"  TVMCNN_TRY({name}_{step.choice.name}(weights, arena, buffers, stream));" for step in steps)
-    sizes = ", ".join(str(max(1, tensor.size * tensor.item_bytes)) for _, tensor in signature.tensors)
     where = ", on the device of the first"
     read = "\n".join(entries.tensors_read(signature, "place", lambda position, word: f"buffers[{position}]", where))
-    nulls = " || ".join(f"!{word}" for word in words)
-    pointers = ", ".join(f"(void*){word}" for word in words)
     cases = "\n".join(
         f"    case {i}: launch = {name}_{step.choice.name}; break;" for i, step in enumerate(program.steps)
     )
@@ -122,63 +119,26 @@ def _network(program: Program, symbols: Symbols, kernels: Mapping[str, Device], 
         f"  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, (const void*){device.symbol});\n"
         for device in found[:1]
     )
-    return f"""{launches}
-
-static cudaError_t {name}_chain(char *weights, char *arena, void *const *buffers, cudaStream_t stream) {{
-{calls}
-  return cudaSuccess;
-}}
-
-static const size_t {name}_bytes[] = {{{sizes}}};
-static tvmcnn_network<{count}> {name}_network(&{weights}, {program.arena_bytes}, {len(steps)}, {name}_chain,
-                                 {name}_bytes);
-
-extern "C" {{
-
-TVMCNN_PUBLIC int32_t {name}_check(void) {{
-  int device;
-  cudaError_t error = cudaGetDevice(&device);
-{probe}  return tvmcnn_status(error);
-}}
-
-TVMCNN_PUBLIC int32_t {name}_run({signature.parameters}) {{
-  if ({nulls}) return TVMCNN_NULL_ARGUMENT;
-  void *const buffers[] = {{{pointers}}};
-  (void)arena;
-  return tvmcnn_status({name}_network.run_host(buffers, {inputs}));
-}}
-
-TVMCNN_PUBLIC int32_t {name}_run_device({_device_parameters(signature)}) {{
-  if ({nulls}) return TVMCNN_NULL_ARGUMENT;
-  void *const buffers[] = {{{pointers}}};
-  return tvmcnn_status({name}_network.run(buffers, (cudaStream_t)stream));
-}}
-
-/* µs of one step of the chain, of `repeat` in a row. */
-TVMCNN_PUBLIC int32_t {name}_step(int32_t step, int32_t repeat, float *spent) {{
-  tvmcnn_network<{count}>::Chain launch;
-  switch (step) {{
-{cases}
-    default: return TVMCNN_NO_SUCH_STEP;
-  }}
-  return tvmcnn_status({name}_network.time(launch, repeat, spent));
-}}
-
-/* {name}_run or {name}_run_device through tvm-ffi: {", ".join(words)}, all here or all on one device. */
-TVMCNN_PUBLIC int __tvm_ffi_{name}_run(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {{
-  void *buffers[{count}];
-  (void)self;
-  if (count != {count}) return tvmcnn_raise("TypeError", "expected {count} tensors");
-  const DLTensor *first = tvmcnn_tensor(&args[0]);
-  int32_t place = first != NULL && first->device.device_type == kDLCUDA ? kDLCUDA : kDLCPU;
-{read}
-  cudaError_t error = place == kDLCPU ? {name}_network.run_host(buffers, {inputs})
-                                      : {name}_network.run_there(buffers, first->device.device_id);
-  return error == cudaSuccess ? tvmcnn_nothing(result) : tvmcnn_raise("RuntimeError", cudaGetErrorString(error));
-}}
-
-}}  /* extern "C" */
-"""
+    return filled(
+        "chain.cu.in",
+        name=name,
+        weights=weights,
+        arena_bytes=program.arena_bytes,
+        count=count,
+        inputs=inputs,
+        steps=len(steps),
+        words=", ".join(words),
+        parameters=signature.parameters,
+        device_parameters=_device_parameters(signature),
+        launches="\n\n".join(_launch(name, inputs, step, device) for step, device in zip(steps, found, strict=True)),
+        calls=calls,
+        sizes=", ".join(str(max(1, tensor.size * tensor.item_bytes)) for _, tensor in signature.tensors),
+        probe=probe,
+        nulls=" || ".join(f"!{word}" for word in words),
+        pointers=", ".join(f"(void*){word}" for word in words),
+        cases=cases,
+        read=read,
+    )
 
 
 def _device_parameters(signature: Signature) -> str:
