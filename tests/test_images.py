@@ -18,7 +18,7 @@ from tvmcnn.network import Layout
 @pytest.fixture(autouse=True)
 def slow_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is for images in the lanes, however small the network."""
-    monkeypatch.setitem(cost.SHARES, "columns", 0.01)
+    monkeypatch.setitem(cost.PEAK_SHARES, "columns", 0.01)
 
 
 def tiny(batch: int) -> onnx.ModelProto:
@@ -73,7 +73,7 @@ def test_images_that_others_read(target: str, tmp_path: Path) -> None:
 
 def test_the_faster_whole_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate sums all kernels, reorders among them."""
-    monkeypatch.setitem(cost.SHARES, "conv_images", 0.001)
+    monkeypatch.setitem(cost.PEAK_SHARES, "conv_images", 0.001)
     assert "conv_images" not in algorithms(tvmcnn.compile(tiny(32), output=tmp_path / "tiny.so", verify=False))
 
 

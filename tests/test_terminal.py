@@ -25,7 +25,7 @@ COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-79]|38;[0-9;]+|9[0-7])m")
 
 
 # Bars appear after a second: here at once, however fast the machine is.
-AT_ONCE = "from tvmcnn import progress; progress.PATIENCE = 0.0; from tvmcnn.cli import main; raise SystemExit(main())"
+AT_ONCE = "from tvmcnn import cli, progress; progress.QUIET_SECONDS = 0.0; raise SystemExit(cli.main())"
 
 
 def in_terminal(words: list[str], folder: Path, until: str = "", **environment: str) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-PATIENCE = 1.0  # seconds before a bar appears
+QUIET_SECONDS = 1.0  # seconds before a bar appears
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is, of how much (0: who knows)
 
@@ -52,7 +52,7 @@ def bar() -> Iterator[Progress]:
         display.update(task, completed=done)
         if done >= total > 0:
             display.stop()  # before anybody prints
-        elif time.monotonic() - began > PATIENCE or not total:
+        elif time.monotonic() - began > QUIET_SECONDS or not total:
             display.start()
 
     try:

@@ -11,18 +11,18 @@ from tvmcnn import compiler, layout
 from tvmcnn.check import verify
 from tvmcnn.check.bounds import Bounds
 from tvmcnn.choose import cpu as choose
-from tvmcnn.choose.cpu.state import Walk
+from tvmcnn.choose.cpu.state import State
 from tvmcnn.network import Kernel, Layout, Network, Tensor
 
 
 def dropped_type() -> None:
     """What is stored in blocks of channels, and what a copy in another layout is, counts as float32 whatever it is."""
 
-    def reorder(self: Walk, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
+    def reorder(self: State, tensor: Tensor, have: Layout, output: Tensor, layout: Layout) -> None:
         right(self, tensor, have, Tensor(output.name, output.shape, "float32"), layout)
 
-    right = Walk.reorder
-    Walk.reorder = reorder  # type: ignore[method-assign]
+    right = State.reorder
+    State.reorder = reorder  # type: ignore[method-assign]
     choose._all_float32 = lambda kernel: True
 
 

@@ -82,12 +82,12 @@ def failed(kind: str, text: str) -> Report:
 @contextmanager
 def shared_out(split: bool) -> Iterator[None]:
     """With `split` threads share even what is too small for that to pay."""
-    worth = parallel.WORTH
-    parallel.WORTH = 0.0 if split else worth
+    least = parallel.MIN_MICROSECONDS
+    parallel.MIN_MICROSECONDS = 0.0 if split else least
     try:
         yield
     finally:
-        parallel.WORTH = worth
+        parallel.MIN_MICROSECONDS = least
 
 
 @contextmanager

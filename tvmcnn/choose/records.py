@@ -32,7 +32,7 @@ EVIDENCE = ("default_time_us", "peak_share")  # numbers beside the time, where t
 NEAREST = "nearest record"  # of a kernel much like it; behind it there is only "default", computed
 # Doublings of extents, in all, that may lie between two kernels. MobileNetV2 on 192 x 160 takes 4 % less with its
 # neighbours' configs, ShuffleNet 1.5 %; with those of up to three doublings 2.4 and 1.5 %.
-NEAR = 1.5
+MAX_DISTANCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Records:
     def near(self, kernel: str, rule: str) -> Iterator[Any]:
         """Configs that similar kernels have under the rule, the most similar kernel's first. They may not fit."""
         apart = sorted((distance(kernel, words), words) for words, found in self.found.items() if rule in found)
-        yield from (self.found[words][rule][0].config for far, words in apart if far <= NEAR)
+        yield from (self.found[words][rule][0].config for far, words in apart if far <= MAX_DISTANCE)
 
     def fastest(self, kernel: str, rules: Iterable[str]) -> str | None:
         """The rule of the fastest record of the kernel, or None if there is none of these rules."""

@@ -17,7 +17,7 @@ from tvmcnn.network import Array, Shape, dims
 FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a weight
 FOLD_TOTAL = 1 << 30  # and of all of them
 
-KEPT = ("ConstantOfShape", "DequantizeLinear", "QuantizeLinear")  # the optimizer would not fold them by itself
+UNFOLDED = ("ConstantOfShape", "DequantizeLinear", "QuantizeLinear")  # the optimizer would not fold them by itself
 DRAWN = ("Bernoulli", "ImageDecoder", "Multinomial")  # random, or of a size that only decoding tells: never folded
 
 
@@ -61,7 +61,7 @@ class Budget:
             self.left -= max(0, size - given)  # a reshaped weight is no more than it was
             if size > max(FOLD_LIMIT, given) or self.left < 0:
                 raise _too_large(self.label, node.name or value.name or "", node.op_type, shape)
-        return True if node.op_type in KEPT else None
+        return True if node.op_type in UNFOLDED else None
 
 
 def _too_large(label: str, name: str, op: str, shape: Shape) -> ModelError:

@@ -14,14 +14,14 @@ import numpy as np
 from tvmcnn.network import Array
 from tvmcnn.run.runner import Runner, _Frame
 
-MOST = 512  # runs of a kernel for one picture
+MAX_RUNS = 512  # runs of a kernel for one picture
 
 
 def filters(net: Runner, index: int) -> Array | None:
     """The filters (M, C/g, kH, kW) of kernel `index`.
 
     None for one that is no convolution of images, has a prologue, reads a reshaped tensor, hides what was not compiled
-    in, or would take more than MOST runs.
+    in, or would take more than MAX_RUNS runs.
     """
     kernel = net.manifest["kernels"][index]
     attributes = kernel["attributes"]
@@ -32,7 +32,7 @@ def filters(net: Runner, index: int) -> Array | None:
         return None
     rows, columns = (_cover(kernel["attributes"], axis, source["shape"], _shape(kernel)) for axis in (0, 1))
     maps, depth = _shape(kernel)[1], source["shape"][1] // kernel["attributes"]["group"]
-    if not rows or not columns or depth * len(rows) * len(columns) > MOST:
+    if not rows or not columns or depth * len(rows) * len(columns) > MAX_RUNS:
         return None
     found = np.zeros((maps, depth, *kernel["attributes"]["kernel_shape"]), np.float32)
     at_rest = _answer(net, index, source, np.zeros(source["shape"], np.float32))

@@ -29,10 +29,10 @@ from tvmcnn.network import ALIGNMENT, Array, Choice, Layout, Shape, Step, Tensor
 from tvmcnn.targets import Target
 from tvmcnn.tuning.problem import Problem
 
-ENOUGH = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
-OTHERS = 3  # of L3 a third is the network's: with 96 MB in turn weights came from L3 that ResNet-18 has from memory
+MAX_TURN_BYTES = 256 << 20  # bytes of weights in turn are as good as any number: no L3 of a few cores' share holds them
+TURNS = 3  # of L3 a third is the network's: with 96 MB in turn weights came from L3 that ResNet-18 has from memory
 MAX_COPIES = 256
-KEPT = 32 << 20  # bytes of memory files and, about as many, of packed constants, from one batch to the next
+KEPT_BYTES = 32 << 20  # bytes of memory files and, about as many, of packed constants, from one batch to the next
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Preparer:
     def __init__(self, problem: Problem, target: Target, folder: Path, weights: int, *, cold: bool) -> None:
         """`weights` is the bytes of weights that the whole network has; not `cold`, constants lie in one copy."""
         self.problem, self.target, self.folder = problem, target, folder
-        self.turns = min(OTHERS * weights, ENOUGH) if cold else 0
+        self.turns = min(TURNS * weights, MAX_TURN_BYTES) if cold else 0
         self.expected = folder / f"{digest_of([problem.words])[:20]}.expected"
         if not self.expected.exists():
             self.expected.write_bytes(np.ascontiguousarray(problem.expected, np.float64).tobytes())
@@ -109,7 +109,7 @@ class Preparer:
     def tidy(self) -> None:
         """Forget what takes much room, which is made again when it is asked for."""
         images = list(self._images)
-        if sum(path.stat().st_size for path in images) > KEPT:
+        if sum(path.stat().st_size for path in images) > KEPT_BYTES:
             for path in images:
                 path.unlink()
             self._images.clear()

@@ -10,8 +10,8 @@ from tvmcnn.tuning.journal import OK, Log
 from tvmcnn.tuning.space import Key
 
 TOP = 4  # new candidates in one final
-NEAR = 1.03  # of the holder's time: measured once, a candidate up to so much slower may be the faster one
-WHOLE = 1.05  # on one core what is in no bands must be so much faster: on two cores it is slower by far more
+WITHIN_NOISE = 1.03  # of the holder's time: measured once, a candidate up to so much slower may be the faster one
+UNBANDED_GAIN = 1.05  # on one core what is in no bands must be so much faster: on two cores it is slower by far more
 
 
 def contenders(log: Log) -> list[Key]:
@@ -22,7 +22,7 @@ def contenders(log: Log) -> list[Key]:
     others: list[Key] = []
     for rule in sorted({key[0] for key in tried}):
         held = log.held.get(rule)
-        limit = tried.get(held, np.inf) * NEAR if held is not None else np.inf
+        limit = tried.get(held, np.inf) * WITHIN_NOISE if held is not None else np.inf
         mine = [key for key in tried if key[0] == rule and key not in log.finals and tried[key] <= limit]
         mine.sort(key=lambda key: tried[key])
         first += mine[:1] if held is None else []
@@ -31,9 +31,9 @@ def contenders(log: Log) -> list[Key]:
 
 
 def weight(key: Key, rivals: Iterable[Key]) -> float:
-    """Factor on a candidate's time: WHOLE for one without bands where a rival has bands, otherwise 1."""
+    """Factor on a candidate's time: UNBANDED_GAIN for one without bands where a rival has bands, otherwise 1."""
     cut = any(getattr(config, "bands", 1) > 1 for _, config in rivals)
-    return WHOLE if cut and getattr(key[1], "bands", 0) == 1 else 1.0
+    return UNBANDED_GAIN if cut and getattr(key[1], "bands", 0) == 1 else 1.0
 
 
 def winners(keys: Sequence[Key], samples: Sequence[Sequence[float]], held: Mapping[str, Key]) -> dict[str, Key]:

@@ -44,7 +44,7 @@ from tvmcnn.tuning.options import name, parse_budget, records_path
 from tvmcnn.tuning.outcome import replaced, stamp
 from tvmcnn.tuning.problem import Problem
 
-MOST = 24  # candidates of a kernel, those estimated to be fastest
+MAX_CANDIDATES = 24  # candidates of a kernel, those estimated to be fastest
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _problems(network: Network) -> Iterator[Problem]:
 
 def _written(problem: Problem, machine: Gpu, index: int, folder: Path) -> dict[str, Any]:
     """A kernel's candidates in one library, with its inputs and its output by NumPy; what measure.py has to know."""
-    found = configs(problem.network, problem.choice)[:MOST]
+    found = configs(problem.network, problem.choice)[:MAX_CANDIDATES]
     weights = Weights()
     programs = [_program(problem, config, f"c{i}", weights) for i, config in enumerate(found)]
     kernels = Kernels.of(programs, machine, silent)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler
+from tvmcnn.codegen.link import c_compiler, run_compiler
+from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.targets import Target
 
 COPIED = 64 << 20  # bytes

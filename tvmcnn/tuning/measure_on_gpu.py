@@ -27,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results.jsonl"
 BEST, ROUNDS = 4, 7  # candidates that are timed again, and how often
 SAMPLE = 2000.0  # µs
-PATIENCE = 60.0  # seconds for one candidate
+CANDIDATE_SECONDS = 60.0  # seconds for one candidate
 
 
 def known(results: Path = RESULTS) -> list[dict[str, Any]]:
@@ -139,7 +139,8 @@ def main() -> int:
                 break
             command = [sys.executable, __file__, "--kernel", str(index)]
             try:
-                status = subprocess.run(command, timeout=PATIENCE * (len(problem["candidates"]) + 1)).returncode
+                allowed = CANDIDATE_SECONDS * (len(problem["candidates"]) + 1)
+                status = subprocess.run(command, timeout=allowed).returncode
             except subprocess.TimeoutExpired:
                 status = -1
             if status:

@@ -28,7 +28,7 @@ from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes
 from tvmcnn.tuning.space import SPACES
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
-SAVED = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
+WINOGRAD_SAVES = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Problem:
     def floor(self, gflops: float) -> float:
         """µs that no candidate undercuts, on a machine of that FMA peak: the roofline."""
         winograd = self.choice.kernel.anchor.op == "Conv" and winograd_fits(self.choice.kernel)
-        products = self.flops / (SAVED if winograd else 1.0)
+        products = self.flops / (WINOGRAD_SAVES if winograd else 1.0)
         return max(products / gflops, moved_bytes(self.choice) / GIGABYTES) / 1e3
 
     @functools.cached_property

@@ -38,7 +38,7 @@ RIVAL = 1.3  # of the best time: rules slower than that need not be measured aga
 # Of the distance to the roofline, what all later batches gained after the first: 3 % in LeNet-5, 16 in ResNet-18 and 11
 # in MobileNetV2.
 HOPE = 0.1
-PATIENCE = 3  # attempts to reach a lost place again
+ATTEMPTS = 3  # attempts to reach a lost place again
 PAUSE = 2.0  # seconds before each
 GUESS = 0.6  # of the FMA peak, what a kernel reaches of which nothing is known yet
 
@@ -203,7 +203,7 @@ class Search:
         A server that died is no reason to wait: the others take over what it had in hand. The last place that is lost
         is an error.
         """
-        for _ in range(PATIENCE if reason else 1):
+        for _ in range(ATTEMPTS if reason else 1):
             if self._stop.wait(PAUSE if reason else 0.0):
                 return True
             with self._lock:

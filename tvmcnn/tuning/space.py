@@ -49,10 +49,10 @@ from tvmcnn.winograd import grid
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
 UNROLLS = (1, 2, 4, 8, 16)
-TILES = 14  # register tiles of direct convolution: those estimated to be fastest
-SMALL = 16  # pixels: LLVM may keep the weights of a depthwise convolution in registers beside so many accumulators
+MAX_TILES = 14  # register tiles of direct convolution: those estimated to be fastest
+SMALL_TILE = 16  # pixels: LLVM may keep the weights of a depthwise convolution in registers beside so many accumulators
 JITTER = 2.0  # places that a seed may move a candidate by
-ENOUGH = 64 << 20  # bytes of a matrix that comes from memory, at the rate of that under any config
+MAX_WEIGHT_BYTES = 64 << 20  # bytes of a matrix that comes from memory, at the rate of that under any config
 MAX_WINOGRAD = 48  # configs, those estimated to be fastest
 
 T = TypeVar("T")
@@ -205,8 +205,9 @@ def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     variants = variants if deep and block > 1 else [(order, 1) for order in ORDERS]
     fetched = deep and block > 1 and prefetches(kernel, target)
     tiles = direct_tiles(kernel, kernel.output.shape[1], depth if deep else 0, target)
-    small = [] if deep else [tile for tile in tiles[TILES:] if tile[1] * tile[2] <= SMALL and _divides(kernel, tile)]
-    for tile in _alternating(tiles[:TILES], small[:TILES]):
+    rest = (tile for tile in tiles[MAX_TILES:] if tile[1] * tile[2] <= SMALL_TILE)
+    small = [] if deep else [tile for tile in rest if _divides(kernel, tile)]
+    for tile in _alternating(tiles[:MAX_TILES], small[:MAX_TILES]):
         for order, unroll in variants:
             yield DirectConfig(*tile, order, unroll, fetched)
 
@@ -284,7 +285,7 @@ def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseCo
     rows, lanes = choice.kernel.output.shape[0], target.lanes(choice.kernel.dtype)
     maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
     weight = network.constants[choice.kernel.anchor.inputs[1]]
-    if weight.nbytes > ENOUGH:
+    if weight.nbytes > MAX_WEIGHT_BYTES:
         return
     inputs = math.prod(weight.shape[1:]) if choice.kernel.anchor.op == "Conv" else weight.shape[0]
     depth = math.prod(choice.reads[0].physical((1, *row_shape(choice.sources[0].shape, inputs))))

@@ -14,7 +14,7 @@ from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.tuning.search import State
 from tvmcnn.tuning.space import Key
 
-NEAREST = 2  # records of other kernels that are tried first
+NEIGHBOURS = 2  # records of other kernels that are tried first
 
 
 def states(
@@ -47,7 +47,7 @@ def _nearest(problem: Problem, records: Sequence[Record]) -> tuple[list[Key], li
     """Configs of the same kernel, and of those most like it."""
     apart = [(distance(problem.words, record.kernel), i) for i, record in enumerate(records)]
     same = [i for far, i in apart if far == 0]
-    near = [i for far, i in sorted(apart) if 0 < far < float("inf")][:NEAREST]
+    near = [i for far, i in sorted(apart) if 0 < far < float("inf")][:NEIGHBOURS]
     first, others = ([(records[i].rule, records[i].config) for i in each] for each in (same, near))
     return list(dict.fromkeys(first)), list(dict.fromkeys(others))
 

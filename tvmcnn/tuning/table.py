@@ -16,9 +16,9 @@ from tvmcnn.tuning.problem import short
 from tvmcnn.tuning.search import Search, State, Watch
 
 REFRESH = 2  # a second: drawing takes time that others measure
-MARGIN = 8  # lines of the terminal that are not the table's rows
-WIDE = 110  # columns of a terminal that has room for all heads; another has those of NARROW
-NARROW = ("kernel", "default µs", "best µs", "gain", "peak", "tried", "may gain µs")
+OTHER_LINES = 8  # lines of the terminal that are not the table's rows
+WIDE = 110  # columns of a terminal that has room for all heads; another has those of NARROW_COLUMNS
+NARROW_COLUMNS = ("kernel", "default µs", "best µs", "gain", "peak", "tried", "may gain µs")
 HEADS = ("kernel", "×", "default µs", "best µs", "gain", "GFLOP/s", "peak", "tried", "wrong", "failed", "may gain µs")
 
 
@@ -44,7 +44,7 @@ def watcher(say: Callable[[str], None], *, live: bool) -> Watch:
         def picture() -> Group:
             spent = min(seconds, time.monotonic() - start)
             bar.update(task, completed=spent)
-            table = _table(search, console.size.height - MARGIN, console.size.width)
+            table = _table(search, console.size.height - OTHER_LINES, console.size.width)
             return Group(table, Text(summary(search, seconds - spent)), bar)
 
         with Live(get_renderable=picture, console=console, refresh_per_second=REFRESH, transient=True):
@@ -135,7 +135,7 @@ def _table(search: Search, height: int, width: int) -> Any:
 
     states = sorted(search.states, key=lambda state: -state.gain(search.peak))
     shown: Sequence[State] = states[: max(3, height)]
-    heads = HEADS if width >= WIDE else NARROW
+    heads = HEADS if width >= WIDE else NARROW_COLUMNS
     table = Table(box=None, expand=width < WIDE, pad_edge=False, header_style="bold")
     for name in heads:
         if name == "kernel":  # which gives way to the numbers

@@ -15,7 +15,7 @@ from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.defaults import BLOCK, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.row_bands import in_bands
-from tvmcnn.choose.cpu.state import Walk
+from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.records import Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import ColumnsConfig, SoftmaxConfig
@@ -45,9 +45,9 @@ def choose(
     all images are plain, which is slow: to find out whether a layout is to blame for something.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
-    choices = _walked(network, kernels, target, records, exact=exact, images=1, blocked=blocked)
+    choices = _front_to_back(network, kernels, target, records, exact=exact, images=1, blocked=blocked)
     if blocked and _is_tiny(network, choices, target):
-        others = _walked(network, kernels, target, records, exact=exact, images=target.lanes(FLOAT32))
+        others = _front_to_back(network, kernels, target, records, exact=exact, images=target.lanes(FLOAT32))
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
     return in_bands(network, choices, target)
 
@@ -59,7 +59,7 @@ def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> boo
     return whole and any(isinstance(choice.config, ColumnsConfig) for choice in choices)
 
 
-def _walked(
+def _front_to_back(
     network: Network,
     kernels: Sequence[Kernel],
     target: Target,
@@ -76,47 +76,47 @@ def _walked(
             readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
-    walk = Walk(network, target, records, exact, readers, stored, {}, {}, homes, images, blocked)
+    state = State(network, target, records, exact, readers, stored, {}, {}, homes, images, blocked)
     if blocked:
-        walk = dataclasses.replace(
-            walk, winograd={k.output.name: winograd_of(walk, k) for k in _convolutions(walk, kernels)}
+        state = dataclasses.replace(
+            state, winograd={k.output.name: winograd_of(state, k) for k in _convolutions(state, kernels)}
         )
-        walk = dataclasses.replace(walk, halos=_halos(walk, kernels))
+        state = dataclasses.replace(state, halos=_halos(state, kernels))
     for kernel in kernels:
-        is_output = walk.is_output(kernel)
+        is_output = state.is_output(kernel)
         if kernel.output.size == 0:
-            walk.stored[kernel.output.name] = (kernel.output, PLAIN)  # nothing to compute, nothing to store
+            state.stored[kernel.output.name] = (kernel.output, PLAIN)  # nothing to compute, nothing to store
             continue
         if kernel.anchor.op == "Reshape" and kernel.inputs and not is_output:
-            walk.stored[kernel.output.name] = walk.stored[kernel.anchor.inputs[0]]
+            state.stored[kernel.output.name] = state.stored[kernel.anchor.inputs[0]]
             continue
-        choice = _decide(walk, kernel)
+        choice = _decide(state, kernel)
         if is_output and not choice.writes.plain:
-            name = walk.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output)
+            name = state.fresh(f"{kernel.output.name}@{choice.writes}", kernel.output)
             inner = dataclasses.replace(kernel.output, name=name)
-            walk.add(dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, output=inner)))
-            walk.reorder(inner, choice.writes, kernel.output, PLAIN)
+            state.add(dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, output=inner)))
+            state.reorder(inner, choice.writes, kernel.output, PLAIN)
         else:
-            walk.add(choice)
-    return walk.choices
+            state.add(choice)
+    return state.choices
 
 
-def _convolutions(walk: Walk, kernels: Sequence[Kernel]) -> Iterator[Kernel]:
+def _convolutions(state: State, kernels: Sequence[Kernel]) -> Iterator[Kernel]:
     """The kernels whose anchor is a convolution of images."""
     for kernel in kernels:
         images = bool(kernel.inputs) and len(kernel.inputs[0].shape) == 4
-        if images and kernel.anchor.op == "Conv" and is_anchor(walk.network, kernel.anchor):
+        if images and kernel.anchor.op == "Conv" and is_anchor(state.network, kernel.anchor):
             yield kernel
 
 
-def _halos(walk: Walk, kernels: Sequence[Kernel]) -> dict[str, Pads]:
+def _halos(state: State, kernels: Sequence[Kernel]) -> dict[str, Pads]:
     """The halo that the convolutions reading a tensor want, by its name: who makes the tensor leaves room for it.
 
     Conv 1x1 -> t -> Conv 3x3, pads 1    -->  t is stored with a halo of 1, no kernel copies it into one
     """
     halos: dict[str, Pads] = {}
-    for kernel in _convolutions(walk, kernels):
-        node, image, found = kernel.anchor, kernel.inputs[0], walk.winograd[kernel.output.name]
+    for kernel in _convolutions(state, kernels):
+        node, image, found = kernel.anchor, kernel.inputs[0], state.winograd[kernel.output.name]
         wanted = node["pads"] if found is None else halo(node, image.shape, found[0].tile)
         have = halos.get(image.name, NO_PADS)
         halos[image.name] = tuple(map(max, have, wanted))
@@ -147,41 +147,41 @@ def _joins_blocks(kernel: Kernel) -> bool:
     return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
 
 
-def _decide(walk: Walk, kernel: Kernel) -> Choice:
+def _decide(state: State, kernel: Kernel) -> Choice:
     op = kernel.anchor.op
-    if op == "Conv" and not walk.blocked and is_anchor(walk.network, kernel.anchor):
-        return plain(walk, kernel)
-    if is_anchor(walk.network, kernel.anchor):
-        return conv(walk, kernel) if op == "Conv" else dense(walk, kernel)
+    if op == "Conv" and not state.blocked and is_anchor(state.network, kernel.anchor):
+        return plain(state, kernel)
+    if is_anchor(state.network, kernel.anchor):
+        return conv(state, kernel) if op == "Conv" else dense(state, kernel)
     if op in ELEMENTWISE:
-        return _elementwise(walk, kernel)
+        return _elementwise(state, kernel)
     if op in ("Softmax", "LogSoftmax"):
         axis = kernel.anchor["axis"]
         columns = kernel.output.shape[-1] if axis == len(kernel.output.shape) - 1 > 0 else 0
         config = SoftmaxConfig(axis, in_lanes=columns >= BLOCK and _all_float32(kernel))
-        read = [walk.plain(tensor) for tensor in kernel.inputs]
+        read = [state.plain(tensor) for tensor in kernel.inputs]
         return choice_of(kernel, "softmax", read, PLAIN, "softmax", (config, "default"))
     if kernel.inputs and kernel.inputs[0].dtype == kernel.output.dtype == "float32":
         if op in BLOCKED_POOLS and len(kernel.output.shape) == 4:
-            return _pool(walk, kernel)
-        if op == "Resize" and walk.stored[kernel.inputs[0].name][1].block > 1 and _resizes_maps(kernel):
+            return _pool(state, kernel)
+        if op == "Resize" and state.stored[kernel.inputs[0].name][1].block > 1 and _resizes_maps(kernel):
             layout = Layout(BLOCK)
-            return choice_of(kernel, "resize", [walk.image(kernel.inputs[0], layout)], layout, "memory")
-        if op == "DepthToSpace" and walk.stored[kernel.inputs[0].name][1].block > 1 and _moves_blocks(kernel):
+            return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
+        if op == "DepthToSpace" and state.stored[kernel.inputs[0].name][1].block > 1 and _moves_blocks(kernel):
             layout = Layout(BLOCK)
-            return choice_of(kernel, "depth_to_space", [walk.image(kernel.inputs[0], layout)], layout, "memory")
+            return choice_of(kernel, "depth_to_space", [state.image(kernel.inputs[0], layout)], layout, "memory")
         if op == "Concat" and _joins_blocks(kernel):
-            return _concat(walk, kernel)
-    return _plain(walk, kernel)
+            return _concat(state, kernel)
+    return _plain(state, kernel)
 
 
-def _plain(walk: Walk, kernel: Kernel) -> Choice:
+def _plain(state: State, kernel: Kernel) -> Choice:
     """Any operator, rank and dtype."""
-    read = [walk.plain(tensor) for tensor in kernel.inputs]
+    read = [state.plain(tensor) for tensor in kernel.inputs]
     if _reduces_rows(kernel):
         return choice_of(kernel, "lanes", read, PLAIN, "lanes")
-    if kernel.anchor.op in ROWS or _keeps_last(walk.network, kernel):
-        return choice_of(kernel, "plain", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
+    if kernel.anchor.op in ROWS or _keeps_last(state.network, kernel):
+        return choice_of(kernel, "plain", read, PLAIN, "rows", (rows_config(state.network, kernel), "default"))
     moves = kernel.anchor.op in MOVES or "factors" in kernel.anchor.attributes
     return choice_of(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
 
@@ -224,65 +224,65 @@ def _all_float32(kernel: Kernel) -> bool:
     return all(tensor.dtype == "float32" for tensor in (*kernel.inputs, kernel.output))
 
 
-def _pool(walk: Walk, kernel: Kernel) -> Choice:
-    tensor, layout = walk.stored[kernel.inputs[0].name]
+def _pool(state: State, kernel: Kernel) -> Choice:
+    tensor, layout = state.stored[kernel.inputs[0].name]
     if tensor.shape != kernel.inputs[0].shape or layout.images > 1:
-        tensor, layout = walk.plain(kernel.inputs[0])
+        tensor, layout = state.plain(kernel.inputs[0])
     if layout.block == 1 and _reduces_rows(kernel):
-        return choice_of(kernel, "lanes", [walk.plain(kernel.inputs[0])], PLAIN, "lanes")
+        return choice_of(kernel, "lanes", [state.plain(kernel.inputs[0])], PLAIN, "lanes")
     algorithm = "global_pool" if kernel.anchor.op in GLOBAL_POOLS else "pool"
     rule = "pool" if layout.block > 1 else "fallback"
     return choice_of(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 
 
-def _concat(walk: Walk, kernel: Kernel) -> Choice:
+def _concat(state: State, kernel: Kernel) -> Choice:
     """In place where a part was written into the whole; those that were not are moved there."""
-    found = [walk.stored[tensor.name] for tensor in kernel.inputs]
-    whole, start = walk.homes.get(kernel.output.name, (kernel.output, 0))
-    there = {choice.kernel.output.name: choice.within for choice in walk.choices if choice.within is not None}
-    if not walk.is_output(kernel) and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
-        return _in_place(walk, kernel, whole, start)
+    found = [state.stored[tensor.name] for tensor in kernel.inputs]
+    whole, start = state.homes.get(kernel.output.name, (kernel.output, 0))
+    there = {choice.kernel.output.name: choice.within for choice in state.choices if choice.within is not None}
+    if not state.is_output(kernel) and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
+        return _in_place(state, kernel, whole, start)
     seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
     if seen and all(layout.block == BLOCK for _, layout in found):
-        found = [walk.want(tensor.name, Layout(BLOCK), exact=True) for tensor in kernel.inputs]
+        found = [state.want(tensor.name, Layout(BLOCK), exact=True) for tensor in kernel.inputs]
         return choice_of(kernel, "concat", found, Layout(BLOCK), "memory")
-    return _plain(walk, kernel)
+    return _plain(state, kernel)
 
 
-def _in_place(walk: Walk, kernel: Kernel, whole: Tensor, start: int) -> Choice:
+def _in_place(state: State, kernel: Kernel, whole: Tensor, start: int) -> Choice:
     """A view of the whole, each part of which is at its place or is copied to it."""
     read = []
     channel = start
     for name in kernel.anchor.inputs:
-        tensor = walk.network.tensors[name]
-        home = next((c.within for c in walk.choices if c.kernel.output.name == name), None)
+        tensor = state.network.tensors[name]
+        home = next((c.within for c in state.choices if c.kernel.output.name == name), None)
         if home != (whole, channel):
-            source, layout = walk.stored[name]
-            source, layout = (source, layout) if source.shape == tensor.shape else walk.plain(tensor)
-            part = dataclasses.replace(tensor, name=walk.fresh(f"{name}@{kernel.output.name}", tensor))
-            while part.name in walk.stored:  # the same tensor twice in one concatenation
+            source, layout = state.stored[name]
+            source, layout = (source, layout) if source.shape == tensor.shape else state.plain(tensor)
+            part = dataclasses.replace(tensor, name=state.fresh(f"{name}@{kernel.output.name}", tensor))
+            while part.name in state.stored:  # the same tensor twice in one concatenation
                 part = dataclasses.replace(part, name=f"{part.name}'")
-            walk.homes[part.name] = (whole, channel)
-            walk.reorder(source, layout, part, Layout(BLOCK))
+            state.homes[part.name] = (whole, channel)
+            state.reorder(source, layout, part, Layout(BLOCK))
             name = part.name
-        read.append(walk.stored[name])
+        read.append(state.stored[name])
         channel += tensor.shape[1]
     pitch = whole.shape[1] // BLOCK if whole.shape[0] > 1 and whole != kernel.output else 0
     sources, layouts = zip(*read, strict=True)
     return Choice(kernel, "view", sources, layouts, Layout(BLOCK, pitch=pitch), "none", within=(whole, start))
 
 
-def _elementwise(walk: Walk, kernel: Kernel) -> Choice:
+def _elementwise(state: State, kernel: Kernel) -> Choice:
     """In the layout of its operands if they share one and broadcast nothing but pixels and channels; else plain."""
     shape = kernel.output.shape
     gates = [tensor for tensor in kernel.inputs if tensor.shape != shape and tensor.shape == (*shape[:2], 1, 1)]
-    full = [walk.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
+    full = [state.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
     layout = full[0][1] if full else PLAIN
-    constants = [walk.network.constants[name] for name in kernel.constants]
+    constants = [state.network.constants[name] for name in kernel.constants]
     same = layout.block > 1 and all(have.block == layout.block and tensor.shape == shape for tensor, have in full)
     same = same and _all_float32(kernel)  # blocks hold nothing else
     if same and all(constant.dtype == "float32" and is_per_channel(constant, shape) for constant in constants):
-        read = [walk.gate(tensor) if tensor in gates else walk.stored[tensor.name] for tensor in kernel.inputs]
+        read = [state.gate(tensor) if tensor in gates else state.stored[tensor.name] for tensor in kernel.inputs]
         return choice_of(kernel, "elementwise", read, Layout(layout.block), "memory")
     rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM
-    return choice_of(kernel, "elementwise", [walk.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)
+    return choice_of(kernel, "elementwise", [state.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)

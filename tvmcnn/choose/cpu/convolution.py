@@ -18,7 +18,7 @@ from tvmcnn.choose.cpu.defaults import (
     winograd_config,
 )
 from tvmcnn.choose.cpu.product import ROW_LIMIT, dense
-from tvmcnn.choose.cpu.state import Walk
+from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.winograd import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
@@ -29,74 +29,74 @@ from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
-TILES = 28  # register tiles, those estimated to be fastest
+MAX_TILES = 28  # register tiles, those estimated to be fastest
 BY_WINOGRAD, DIRECTLY = ("winograd", "streamed"), ("direct",)  # rules
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
-def conv(walk: Walk, kernel: Kernel) -> Choice:
+def conv(state: State, kernel: Kernel) -> Choice:
     """Choose the first algorithm of CONVOLUTIONS that applies to a kernel whose anchor is a Conv."""
-    return next(make(walk, kernel) for applies, make in CONVOLUTIONS if applies(walk, kernel))
+    return next(make(state, kernel) for applies, make in CONVOLUTIONS if applies(state, kernel))
 
 
-def plain(walk: Walk, kernel: Kernel) -> Choice:
+def plain(state: State, kernel: Kernel) -> Choice:
     """A convolution of any number of groups that reads and writes plain images, with a halo of its pads."""
     image, *residuals = kernel.inputs
-    read = [walk.image(image, Layout(1, kernel.anchor["pads"])), *(walk.plain(tensor) for tensor in residuals)]
+    read = [state.image(image, Layout(1, kernel.anchor["pads"])), *(state.plain(tensor) for tensor in residuals)]
     if pool_of(kernel) is not None or kernel.prologue:
         return choice_of(kernel, "grouped", read, PLAIN, "fallback")
-    return choice_of(kernel, "grouped", read, PLAIN, "rows", (rows_config(walk.network, kernel), "default"))
+    return choice_of(kernel, "grouped", read, PLAIN, "rows", (rows_config(state.network, kernel), "default"))
 
 
 # ---- when an algorithm applies --------------------------------------------------------------------------------------
 
 
-def _covers_its_input(walk: Walk, kernel: Kernel) -> bool:
+def _covers_its_input(state: State, kernel: Kernel) -> bool:
     """One product with the whole image, whose rows are not too long."""
-    return covers(kernel) and _maps(walk, kernel) <= ROW_LIMIT
+    return covers(kernel) and _maps(state, kernel) <= ROW_LIMIT
 
 
-def _images_fill_lanes(walk: Walk, kernel: Kernel) -> bool:
-    """The batch is whole vectors of images, for which this walk is made."""
-    several = walk.images > 1 and kernel.inputs[0].shape[0] % walk.images == 0
+def _images_fill_lanes(state: State, kernel: Kernel) -> bool:
+    """The batch is whole vectors of images, for which these choices are made."""
+    several = state.images > 1 and kernel.inputs[0].shape[0] % state.images == 0
     return several and kernel.anchor["group"] == 1 and _alone(kernel)
 
 
-def _columns_fill_lanes(walk: Walk, kernel: Kernel) -> bool:
+def _columns_fill_lanes(state: State, kernel: Kernel) -> bool:
     """Columns fill the lanes better than channels do, and the image is small enough for the stack."""
     if kernel.anchor["group"] > 1 or not _alone(kernel):
         return False
     _, maps, height, width = kernel.output.shape
-    lanes = round_up(width, walk.target.lanes(kernel.dtype))
+    lanes = round_up(width, state.target.lanes(kernel.dtype))
     rows, phases, pitch = deinterleaved(kernel, height, lanes)
     size = kernel.inputs[0].shape[1] * rows * phases * pitch * kernel.item_bytes
     return width / lanes > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
 
 
-def _one_channel_a_group(walk: Walk, kernel: Kernel) -> bool:
+def _one_channel_a_group(state: State, kernel: Kernel) -> bool:
     """As many groups as channels and maps."""
     return is_depthwise(kernel)
 
 
-def _winograd_is_faster(walk: Walk, kernel: Kernel) -> bool:
-    """As `winograd_of` has decided before the walk, since halos depend on it."""
-    return _groups_are_blocks(walk, kernel) and walk.winograd.get(kernel.output.name) is not None
+def _winograd_is_faster(state: State, kernel: Kernel) -> bool:
+    """As `winograd_of` has decided before the first kernel, since halos depend on it."""
+    return _groups_are_blocks(state, kernel) and state.winograd.get(kernel.output.name) is not None
 
 
-def _groups_are_blocks(walk: Walk, kernel: Kernel) -> bool:
+def _groups_are_blocks(state: State, kernel: Kernel) -> bool:
     """One group, or groups of whole blocks of channels and of maps."""
-    group, channels, maps = kernel.anchor["group"], kernel.inputs[0].shape[1], _maps(walk, kernel)
+    group, channels, maps = kernel.anchor["group"], kernel.inputs[0].shape[1], _maps(state, kernel)
     return bool(group == 1 or (channels // group % BLOCK == 0 and maps // group % BLOCK == 0))
 
 
-def _pixels_fill_lanes(walk: Walk, kernel: Kernel) -> bool:
+def _pixels_fill_lanes(state: State, kernel: Kernel) -> bool:
     """Filters of 1 x 1 that read every pixel of maps of at least one vector, unpadded."""
     node = kernel.anchor
     once = node["kernel_shape"] == node["strides"] == (1, 1) and node["pads"] == NO_PADS
     return once and not kernel.prologue and pool_of(kernel) is None and math.prod(kernel.output.shape[2:]) >= BLOCK
 
 
-def _always(walk: Walk, kernel: Kernel) -> bool:
+def _always(state: State, kernel: Kernel) -> bool:
     return True
 
 
@@ -105,83 +105,83 @@ def _alone(kernel: Kernel) -> bool:
     return len(kernel.inputs) == 1 and not kernel.prologue
 
 
-def _maps(walk: Walk, kernel: Kernel) -> int:
+def _maps(state: State, kernel: Kernel) -> int:
     """Output channels of the convolution itself: a pool in the kernel keeps them, an epilogue too."""
-    return int(walk.network.constants[kernel.anchor.inputs[1]].shape[0])
+    return int(state.network.constants[kernel.anchor.inputs[1]].shape[0])
 
 
 # ---- how it is made -------------------------------------------------------------------------------------------------
 
 
-def _by_images(walk: Walk, kernel: Kernel) -> Choice:
+def _by_images(state: State, kernel: Kernel) -> Choice:
     """Images in the lanes: a batch of a network that has fewer maps than a vector has lanes."""
     image = kernel.inputs[0]
     window = math.prod(window_size(kernel))
-    tile = images_config(_maps(walk, kernel), kernel.output.shape[3], window, 0, walk.target)
-    read = [walk.image(image, Layout(halo=kernel.anchor["pads"], images=walk.images))]
-    return choice_of(kernel, "conv_images", read, Layout(images=walk.images), "images", (tile, "default"))
+    tile = images_config(_maps(state, kernel), kernel.output.shape[3], window, 0, state.target)
+    read = [state.image(image, Layout(halo=kernel.anchor["pads"], images=state.images))]
+    return choice_of(kernel, "conv_images", read, Layout(images=state.images), "images", (tile, "default"))
 
 
-def _by_columns(walk: Walk, kernel: Kernel) -> Choice:
+def _by_columns(state: State, kernel: Kernel) -> Choice:
     """Output columns in the lanes."""
     width = kernel.output.shape[3]
-    writes = Layout(1, (0, 0, 0, round_up(width, walk.target.lanes(kernel.dtype)) - width))
-    config = walk.tuned(kernel, "columns", columns_config(kernel, _maps(walk, kernel), width, walk.target))
-    return choice_of(kernel, "columns", [walk.plain(kernel.inputs[0])], writes, "columns", config)
+    writes = Layout(1, (0, 0, 0, round_up(width, state.target.lanes(kernel.dtype)) - width))
+    config = state.tuned(kernel, "columns", columns_config(kernel, _maps(state, kernel), width, state.target))
+    return choice_of(kernel, "columns", [state.plain(kernel.inputs[0])], writes, "columns", config)
 
 
-def _by_pixels(walk: Walk, kernel: Kernel) -> Choice:
+def _by_pixels(state: State, kernel: Kernel) -> Choice:
     """Pixels in the lanes, in plain layout: what groups that fill no block of channels leave."""
     image, *residuals = kernel.inputs
-    read = [walk.image(image, Layout(1, kernel.anchor["pads"])), *(walk.plain(tensor) for tensor in residuals)]
-    config = walk.tuned(kernel, "pixels", pixels_config(kernel, kernel.anchor["group"], walk.target))
+    read = [state.image(image, Layout(1, kernel.anchor["pads"])), *(state.plain(tensor) for tensor in residuals)]
+    config = state.tuned(kernel, "pixels", pixels_config(kernel, kernel.anchor["group"], state.target))
     return choice_of(kernel, "pixels", read, PLAIN, "pixels", config)
 
 
-def _by_depthwise(walk: Walk, kernel: Kernel) -> Choice:
+def _by_depthwise(state: State, kernel: Kernel) -> Choice:
     """Channels in the lanes, each with its own filter."""
-    config = _tile(walk, kernel, _maps(walk, kernel), 0)
-    return _in_blocks(walk, kernel, "depthwise", (kernel.inputs[0], BLOCK), config)
+    config = _tile(state, kernel, _maps(state, kernel), 0)
+    return _in_blocks(state, kernel, "depthwise", (kernel.inputs[0], BLOCK), config)
 
 
-def _by_direct(walk: Walk, kernel: Kernel) -> Choice:
+def _by_direct(state: State, kernel: Kernel) -> Choice:
     """16 output channels in the lanes. An image of fewer channels is read plain, and may be padded on the way."""
-    image, maps = kernel.inputs[0], _maps(walk, kernel)
-    few = image.shape[1] < BLOCK and walk.stored[image.name][1].block == 1
+    image, maps = kernel.inputs[0], _maps(state, kernel)
+    few = image.shape[1] < BLOCK and state.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
-    config = _tile(walk, kernel, maps, min(image.shape[1] // kernel.anchor["group"], block))
-    padded = few and _alone(kernel) and walk.stored[image.name][1].plain
-    if padded and pads_itself(kernel, config[0], walk.target):
-        return choice_of(kernel, "direct", [walk.plain(image)], Layout(BLOCK), "direct", config)
-    return _in_blocks(walk, kernel, "direct", (image, block), config)
+    config = _tile(state, kernel, maps, min(image.shape[1] // kernel.anchor["group"], block))
+    padded = few and _alone(kernel) and state.stored[image.name][1].plain
+    if padded and pads_itself(kernel, config[0], state.target):
+        return choice_of(kernel, "direct", [state.plain(image)], Layout(BLOCK), "direct", config)
+    return _in_blocks(state, kernel, "direct", (image, block), config)
 
 
 def _in_blocks(
-    walk: Walk, kernel: Kernel, algorithm: str, image: tuple[Tensor, int], config: tuple[DirectConfig, str]
+    state: State, kernel: Kernel, algorithm: str, image: tuple[Tensor, int], config: tuple[DirectConfig, str]
 ) -> Choice:
     """A convolution whose image is in blocks of so many channels, and its residuals and output in blocks of 16."""
     tensor, block = image
-    read = [walk.image(tensor, Layout(block, kernel.anchor["pads"])), *_residuals(walk, kernel)]
+    read = [state.image(tensor, Layout(block, kernel.anchor["pads"])), *_residuals(state, kernel)]
     return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", config)
 
 
-def _residuals(walk: Walk, kernel: Kernel) -> list[tuple[Tensor, Layout]]:
+def _residuals(state: State, kernel: Kernel) -> list[tuple[Tensor, Layout]]:
     """What the epilogue reads besides constants, in blocks; a gate has one value a map, in any layout."""
     found = kernel.inputs[1:]
-    return [walk.gate(t) if t.shape[2:] == (1, 1) else walk.image(t, Layout(BLOCK)) for t in found]
+    return [state.gate(t) if t.shape[2:] == (1, 1) else state.image(t, Layout(BLOCK)) for t in found]
 
 
-def _tile(walk: Walk, kernel: Kernel, maps: int, depth: int) -> tuple[DirectConfig, str]:
+def _tile(state: State, kernel: Kernel, maps: int, depth: int) -> tuple[DirectConfig, str]:
     """A record's, a similar kernel's if it is among the best estimates for this one, or the best estimate."""
 
     @functools.cache  # and not at all where there is a record
     def best() -> set[tuple[int, int, int]]:
-        return set(direct_tiles(kernel, maps, depth, walk.target)[:TILES])
+        return set(direct_tiles(kernel, maps, depth, state.target)[:MAX_TILES])
 
     def fits(config: DirectConfig) -> bool:
         return max(1, depth) % config.unroll == 0 and (config.vectors, config.rows, config.columns) in best()
 
-    return walk.tuned(kernel, "direct", direct_config(kernel, maps, depth, walk.target), fits)
+    return state.tuned(kernel, "direct", direct_config(kernel, maps, depth, state.target), fits)
 
 
 def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
@@ -199,35 +199,35 @@ def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
     return bool(tiles * read / rows <= 2 and size <= IMAGE_LIMIT)
 
 
-def winograd_of(walk: Walk, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
+def winograd_of(state: State, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
     """Winograd's config with its tier, or None where direct convolution is faster: by record, else by estimate."""
-    if walk.exact or squashes(kernel):
+    if state.exact or squashes(kernel):
         return None
-    rule = walk.records.fastest(kernel_words(walk.network, kernel), (*BY_WINOGRAD, *DIRECTLY))
+    rule = state.records.fastest(kernel_words(state.network, kernel), (*BY_WINOGRAD, *DIRECTLY))
     if rule is None:
-        computed = winograd_config(kernel, walk.target)
+        computed = winograd_config(kernel, state.target)
         return None if computed is None else (computed, "default")
-    return recorded(walk.records, walk.network, kernel, rule) if rule in BY_WINOGRAD else None
+    return recorded(state.records, state.network, kernel, rule) if rule in BY_WINOGRAD else None
 
 
-def _by_winograd(walk: Walk, kernel: Kernel) -> Choice:
+def _by_winograd(state: State, kernel: Kernel) -> Choice:
     """Winograd's algorithm: its tiles read a halo that fills the last row and column of them."""
-    decided = walk.winograd[kernel.output.name]
+    decided = state.winograd[kernel.output.name]
     assert decided is not None
     (config, tier), image = decided, kernel.inputs[0]
     pads = halo(kernel.anchor, image.shape, config.tile)
-    read = [walk.image(image, Layout(BLOCK, pads)), *_residuals(walk, kernel)]
+    read = [state.image(image, Layout(BLOCK, pads)), *_residuals(state, kernel)]
     choice = choice_of(kernel, "direct", read, Layout(BLOCK), "direct", (None, tier))
     if isinstance(config, WinogradConfig):
         return as_winograd(choice, config)
     data = winograd_data(choice, config.tile)
-    if data.kernel.output.name not in walk.stored:  # else another convolution has had it made
-        walk.add(data)
-    return as_streamed(choice, config, data.kernel.output, walk.target)
+    if data.kernel.output.name not in state.stored:  # else another convolution has had it made
+        state.add(data)
+    return as_streamed(choice, config, data.kernel.output, state.target)
 
 
-Applies: TypeAlias = Callable[[Walk, Kernel], bool]
-Make: TypeAlias = Callable[[Walk, Kernel], Choice]
+Applies: TypeAlias = Callable[[State, Kernel], bool]
+Make: TypeAlias = Callable[[State, Kernel], Choice]
 CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_covers_its_input, dense),
     (_images_fill_lanes, _by_images),

@@ -21,7 +21,7 @@ from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
-LINE = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
+LINE_ELEMENTS = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
 # Bytes a thread. With all 49 tiles of 28 x 28 pixels of 512 maps at once, 5.5 MB, weights are read once: 6.1 ms, where
 # 7 tiles at a time take 10.4.
 MAX_SCRATCH = 8 << 20
@@ -220,7 +220,7 @@ def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfi
         """
         m, run = tile
         v = -(-run // BLOCK) * per_block
-        loads = (m + v * (1 if pixels % LINE == 0 else 2)) / target.loads
+        loads = (m + v * (1 if pixels % LINE_ELEMENTS == 0 else 2)) / target.loads
         beyond = 2 * v if depth * run * kernel.item_bytes > target.l1_bytes else 0
         return pixels // run * (maps // m) * max(m * v / target.fma_units, loads, target.fma_latency, beyond), -m * v
 

@@ -11,17 +11,17 @@ from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import Choice, Network, Shape, moved_bytes
 from tvmcnn.targets import Target
 
-ENOUGH = 64  # tasks: with fewer outer loops in one, less of its index is a division
-WORTH = 20.0  # µs of work: a launch costs 0.2 µs, and a worker's cache must fetch what the caller's has
+ENOUGH_TASKS = 64  # tasks: with fewer outer loops in one, less of its index is a division
+MIN_MICROSECONDS = 20.0  # µs of work: a launch costs 0.2 µs, and a worker's cache must fetch what the caller's has
 GFLOPS, GIGABYTES = 100.0, 10.0  # a second, of one thread: a guess on the slow side costs a launch
 
 
 def tasks(network: Network, choice: Choice, target: Target) -> int:
     """How many: the product of the fewest outer loops that make enough. No result depends on it."""
-    if choice.is_view or _microseconds(network, choice) < WORTH:
+    if choice.is_view or _microseconds(network, choice) < MIN_MICROSECONDS:
         return 1
     products = list(itertools.accumulate(outer_loops(choice, target), int.__mul__, initial=1))
-    return next((product for product in products if product >= ENOUGH), products[-1])
+    return next((product for product in products if product >= ENOUGH_TASKS), products[-1])
 
 
 def _microseconds(network: Network, choice: Choice) -> float:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 from tvmcnn.choose.cpu.defaults import dense_config, images_config
-from tvmcnn.choose.cpu.state import Walk
+from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, round_up
 
 ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
 
 
-def dense(walk: Walk, kernel: Kernel) -> Choice:
+def dense(state: State, kernel: Kernel) -> Choice:
     """A matrix product reads its rows as they lie in memory, halo and all; only a stack of matrices must be plain."""
     image = kernel.inputs[0]
     rows = kernel.output.shape[0]
-    source, layout = walk.stored[image.name]
+    source, layout = state.stored[image.name]
     if layout.images > 1:
         if (
             source.shape[0] == rows
@@ -25,22 +25,22 @@ def dense(walk: Walk, kernel: Kernel) -> Choice:
         ):
             maps = kernel.output.shape[1]
             depth = math.prod(source.shape[1:])
-            tile = images_config(maps, rows // walk.images, 1, depth, walk.target)
-            writes = Layout(images=walk.images)
+            tile = images_config(maps, rows // state.images, 1, depth, state.target)
+            writes = Layout(images=state.images)
             return choice_of(kernel, "dense_images", [(source, layout)], writes, "images", (tile, "default"))
-        source, layout = walk.plain(image)
+        source, layout = state.plain(image)
     if len(kernel.output.shape) != 2 and kernel.anchor.op == "Gemm":
-        source, layout = walk.plain(image)
+        source, layout = state.plain(image)
         rows = math.prod(kernel.output.shape[:-1])
     elif source.shape[0] != rows:
-        source, layout = walk.plain(image)
+        source, layout = state.plain(image)
     maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
     depth = math.prod(layout.physical(source.shape)) // rows
-    config, tier = walk.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, walk.target))
-    read = [(source, layout), *(walk.plain(tensor) for tensor in kernel.inputs[1:])]
+    config, tier = state.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, state.target))
+    read = [(source, layout), *(state.plain(tensor) for tensor in kernel.inputs[1:])]
     # Rows of whole tiles cost nothing where only matrix products read them, and where a row has several tiles they keep
     # the accumulators in registers. Not with a second tensor in the epilogue, whose rows have no halo to read.
-    inner = not walk.is_output(kernel) and walk.readers.get(kernel.output.name) == frozenset({"Gemm"})
+    inner = not state.is_output(kernel) and state.readers.get(kernel.output.name) == frozenset({"Gemm"})
     tiled = maps > config.width and maps % config.width > 0
     padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and (inner or tiled)
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN

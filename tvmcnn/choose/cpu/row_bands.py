@@ -23,8 +23,8 @@ from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Choice, Network, divisors, moved_bytes
 from tvmcnn.targets import Target
 
-MOST = 4
-READINGS = 2  # of the weights, at most, for each byte of images
+MAX_BANDS = 4
+MAX_WEIGHT_READS = 2  # of the weights, at most, for each byte of images
 
 
 def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tuple[Choice, ...]:
@@ -49,7 +49,7 @@ def banded(network: Network, choice: Choice, target: Target) -> Choice:
     # 128 maps of 28 rows in tiles of 3 took 1078 µs in bands, 520 without.
     if images > 1 or height % config.rows:
         return choice
-    most = min(MOST, READINGS * moved_bytes(choice) / weight_bytes(choice.kernel))
+    most = min(MAX_BANDS, MAX_WEIGHT_READS * moved_bytes(choice) / weight_bytes(choice.kernel))
     bands = max((each for each in divisors(height // config.rows) if each <= most), default=1)
     choice = dataclasses.replace(choice, config=dataclasses.replace(config, bands=bands))
     return dataclasses.replace(choice, tasks=tasks(network, choice, target))

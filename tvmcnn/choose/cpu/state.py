@@ -1,4 +1,4 @@
-"""The walk from the first kernel to the last: what is stored where, and the choices made so far."""
+"""State: what is known while kernels are chosen one by one, from the first to the last."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tvmcnn.targets import Target
 
 
 @dataclass
-class Walk:
-    """State of one pass over the kernels: where and how each tensor is stored, and the choices made so far."""
+class State:
+    """Where and how each tensor is stored so far, what its readers want, and the choices made."""
 
     network: Network
     target: Target

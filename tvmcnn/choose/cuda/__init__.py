@@ -17,8 +17,8 @@ from tvmcnn.configs import Config, GemmConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
 
-FEW = 8  # rows of a matrix product, each of which reads the other matrix on its own
-NARROW = 8  # channels or maps of a group that fill no tile
+GEMV_ROWS = 8  # rows of a matrix product, each of which reads the other matrix on its own
+NARROW_GROUP = 8  # channels or maps of a group that fill no tile
 
 
 def choose(
@@ -86,14 +86,14 @@ def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:
 
     if is_anchor(network, kernel.anchor):
         if op == "Conv":
-            if covers(kernel) and kernel.output.shape[0] <= FEW:
+            if covers(kernel) and kernel.output.shape[0] <= GEMV_ROWS:
                 return by("gemv", "gemv", None)
-            narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW
+            narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW_GROUP
             if kernel.anchor["group"] > 1 and narrow:
                 return by("grouped_conv", "threads", ThreadsConfig())
             return by("gemm_conv", "gemm", None)
         rows = math.prod(kernel.output.shape[:-1])
-        if rows <= FEW:
+        if rows <= GEMV_ROWS:
             return by("gemv", "gemv", None)
         return by("gemm_dense", "gemm", None)
     if op in ELEMENTWISE:

@@ -16,14 +16,15 @@ WARP = 32  # threads
 SHARED_BYTES = 48 << 10  # of a block, on every GPU
 PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
 LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
-TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
-PARTS = (1, 2, 3, 4, 6, 8, 12, 16)  # of a sum
-RATES = (0.6, 0.9)  # of the peak: a thread's tile of 4 x 4 waits for loads from shared memory, one of 8 x 8 does not
+GEMM_TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)  # of a sum
+# Of the peak: a thread's tile of 4 x 4 waits for loads from shared memory, one of 8 x 8 does not.
+GEMM_RATES = (0.6, 0.9)
 MMA_TILES = ((64, 128, 32, 32), (64, 64, 32, 32), (32, 64, 16, 32), (16, 64, 16, 16))
 MMA_RATES = {"tf32": 256, "fp16": 512}  # FMAs a cycle: half of an A100's peak, which fragments from shared memory allow
 GATHERED = 16  # elements a cycle that a multiprocessor brings to shared memory, by address arithmetic
-ENOUGH = 12  # warps that hide each other's latency
-DEPTHS, STEPS = (16, 8, 32), 4  # terms at a time, the usual first, and how often at least
+HIDING_WARPS = 12  # warps that hide each other's latency
+DEPTHS, MIN_STEPS = (16, 8, 32), 4  # terms at a time, the usual first, and how often at least
 
 
 def configs(network: Network, choice: Choice) -> Sequence[Config]:
@@ -43,13 +44,13 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
     others = kernel.output.shape[0] * int(kernel.anchor["group"])
     terms = math.prod(network.constants[kernel.anchor.inputs[1]].shape[1:])
     found: list[tuple[float, GemmConfig]] = []
-    for (tall, wide, rows, columns), split, depth in itertools.product(TILES, PARTS, DEPTHS):
+    for (tall, wide, rows, columns), split, depth in itertools.product(GEMM_TILES, SPLITS, DEPTHS):
         across = round_up(columns, window)
         config = GemmConfig(tall, wide // columns * across, rows, across, depth, split)
         tiles = -(-maps // tall) * -(-pixels // config.pixels) * others
         if split == 1:
             found.append((_cycles(config, tiles, terms), config))
-        elif terms // split >= DEPTHS[0] * STEPS:
+        elif terms // split >= DEPTHS[0] * MIN_STEPS:
             adding = LAUNCH + 2 * split * maps * pixels * others * kernel.item_bytes / BYTES
             found.append((_cycles(config, tiles, terms) + adding, config))
     found += winograd_configs(kernel)
@@ -65,7 +66,7 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
         return []
     node, image, (a, b) = kernel.anchor, kernel.inputs[0].shape, window_size(kernel)
     maps, found = maps_of(kernel), []
-    for m, (tall, wide, rows, across), depth in itertools.product((4, 2), TILES, DEPTHS):
+    for m, (tall, wide, rows, across), depth in itertools.product((4, 2), GEMM_TILES, DEPTHS):
         if m % a or m % b:
             continue
         planes, count = (m + 2) ** 2, image[0] * math.prod(grid(node, image, m))
@@ -80,7 +81,7 @@ def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
     """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
     warps = config.maps // config.thread_maps * (config.pixels // config.thread_pixels) / WARP
     each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
-    rate = FMAS * RATES[config.thread_maps > 4] * min(1.0, each * warps / ENOUGH)
+    rate = FMAS * GEMM_RATES[config.thread_maps > 4] * min(1.0, each * warps / HIDING_WARPS)
     return each * config.maps * config.pixels * (terms / config.split + DEPTHS[0]) / rate
 
 
@@ -95,9 +96,9 @@ def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaCon
         pixels, maps = math.prod(kernel.output.shape[2:]) * window, maps_of(kernel)
         others, terms = kernel.output.shape[0] * int(kernel.anchor["group"]), math.prod(weight[1:])
     found: list[tuple[float, MmaConfig]] = []
-    for (tall, wide, high, across), split in itertools.product(MMA_TILES, PARTS):
+    for (tall, wide, high, across), split in itertools.product(MMA_TILES, SPLITS):
         config = MmaConfig(tall, wide, high, across, split=split, precision=precision)
-        if wide % window or (split > 1 and (dense or terms // split < config.depth * STEPS)):
+        if wide % window or (split > 1 and (dense or terms // split < config.depth * MIN_STEPS)):
             continue
         tiles = -(-maps // tall) * -(-pixels // wide) * others
         rounds = -(-tiles * split // PROCESSORS)

@@ -16,7 +16,8 @@ from pathlib import Path
 import tvm_ffi
 
 from tvmcnn.codegen.cpu.chain import missing, pointers
-from tvmcnn.codegen.link import NATIVE, c_compiler, run_compiler
+from tvmcnn.codegen.link import c_compiler, run_compiler
+from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.targets import Target
 
 FUNCTIONS = ("run", "time", "fill", "peak", "machine")

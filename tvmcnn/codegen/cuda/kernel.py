@@ -24,7 +24,7 @@ from tvmcnn.schedule.cuda.fragments import as_tf32
 from tvmcnn.schedule.cuda.loops import guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
-TILED = (GemmConfig, MmaConfig, GemvConfig, PlanesConfig)  # rules whose last tiles reach beyond the output
+TILE_CONFIGS = (GemmConfig, MmaConfig, GemvConfig, PlanesConfig)  # rules whose last tiles reach beyond the output
 ITEM_BYTES = {"float": 4, "half": 2}
 THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
@@ -37,7 +37,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     sch = Schedule(declare(step))
     RULES[choice.rule](sch, choice.config)
     func = sch.mod["main"]
-    return guarded(func) if isinstance(choice.config, TILED) else func
+    return guarded(func) if isinstance(choice.config, TILE_CONFIGS) else func
 
 
 def device_code(step: Step, symbol: str) -> Device:

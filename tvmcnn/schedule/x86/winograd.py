@@ -20,7 +20,7 @@ from tvmcnn.schedule.steps import Block, Loop, extent, initialise, prefetch, red
 # transform, then 40). With the planes of all blocks outside, a tile's stores would go to 36 pages, more than a core's
 # 16 entries translate for stores; the difference is small (the same convolution, filters transformed on the way: 712
 # against 690 µs).
-LINE = 16  # elements
+LINE_ELEMENTS = 16  # elements
 KERNEL = 3  # rows and columns of the filters
 
 
@@ -54,7 +54,7 @@ def winograd(sch: Schedule, config: WinogradConfig, lanes: int) -> None:
         prefetch(sch, reduction, (tiles,), _terms(sch, product) * config.vectors * lanes)
 
     for block in (data, product):
-        sch.storage_align(block, 0, 3, 2 * LINE, LINE)
+        sch.storage_align(block, 0, 3, 2 * LINE_ELEMENTS, LINE_ELEMENTS)
 
     # Phase 4: the input's transform, one tile of one block in registers.
     sch.compute_at(data, strip, preserve_unit_loops=True)
@@ -111,7 +111,7 @@ def streamed(sch: Schedule, config: StreamedConfig, lanes: int) -> None:
     _transform(sch, filter_rows, filters, lanes)
 
     for block in (filters, product):
-        sch.storage_align(block, 0, 3, 2 * LINE, LINE)
+        sch.storage_align(block, 0, 3, 2 * LINE_ELEMENTS, LINE_ELEMENTS)
 
 
 def _products(
