@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from data import GOLDEN
 from helpers import TARGETS, use_target
 
 from tvmcnn import compiler
@@ -26,8 +28,6 @@ os.umask(0o022)  # whose files have the usual rights
 if "PYTEST_XDIST_WORKER" in os.environ:  # whose siblings have the other CPUs: processes would import TVM for nothing
     compiler.usable_cpus = lambda: 1
 
-GOLDEN = Path(__file__).parent / "golden"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the texts under tests/golden")
@@ -43,8 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if key == "conformance" and report.when == "call"
     ]
     if found:
-        from test_conformance import conformance
-
+        conformance = sys.modules["conformance"]  # which those tests have loaded
         outcomes = [conformance.Outcome(*value) for value in found]
         terminalreporter.section(f"ONNX conformance: {conformance.share(outcomes)} passed")
         terminalreporter.write_line("\n".join(conformance.table(outcomes)))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tvm import te
 
 import tvmcnn
 from tvmcnn import compiler, targets
@@ -120,6 +124,21 @@ def mnist8(batch: int) -> onnx.ModelProto:
         x = g.node("MaxPool", g.node("Relu", x), kernel_shape=[size, size], strides=[size, size])
     x = g.node("Reshape", x, g.constant(np.array([0, 256])))
     g.output(g.node("Add", g.node("MatMul", x, g.draw(256, 10)), g.draw(1, 10)))
+    return g.model()
+
+
+def wide() -> onnx.ModelProto:
+    """Two images through kernels of every rule that threads share, each with more than one task."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(2, 3, 61, 90), 32, (3, 3), pads=[1, 1, 1, 1]))  # direct
+    y = g.node("Relu", g.conv(x, 48, (3, 3), pads=[1, 1, 1, 1]))  # Winograd
+    y = g.node("Relu", g.conv(y, 48, (3, 3), group=48, pads=[1, 1, 1, 1]))  # depthwise
+    z = g.node("MaxPool", y, kernel_shape=[3, 2], strides=[1, 1])  # pool
+    z = g.node("Add", z, g.node("Sigmoid", z))  # element-wise
+    w = g.node("Relu", g.conv(z, 18, (1, 1), group=3))  # pixels
+    w = g.node("Flatten", g.node("MaxPool", w, kernel_shape=[6, 7], strides=[6, 7]))
+    columns = g.shape(w)[1]
+    g.output(g.node("Gemm", w, g.draw(columns, 900), g.draw(900)), g.node("AveragePool", z, kernel_shape=[4, 3]))
     return g.model()
 
 
@@ -311,3 +330,32 @@ def record(kernel: str, rule: str, config: Mapping[str, Any], time: float = 1.0,
     entry = {"kernel": kernel, "rule": rule, "config": dict(config), "time_us": time}
     entry |= {"target": {"isa": isa or targets.resolve("native").name}}
     return json.dumps(entry | {"tvmcnn": tvmcnn.__version__, "tvm": version("apache-tvm")}) + "\n"
+
+
+ABSENT = """
+import sys
+
+class Absent:
+    NAMES = {"tvmcnn", "tvm", "onnx", "onnx_ir", "onnxscript", "PIL", "rich", "matplotlib", "onnxruntime", "torch"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.NAMES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def without_compiler(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that can import neither tvmcnn nor what compiling needs.
+
+    By -P and -E neither PYTHONPATH nor the current folder brings anything in.
+    """
+    command = [sys.executable, "-P", "-E", "-c", ABSENT + program]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=GUARD)
+
+
+def short_reduction(module: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """A planted bug: the last term of every sum in a module of ops/ is left out."""
+    short = SimpleNamespace(**{**vars(te), "reduce_axis": lambda dom, name: te.reduce_axis((0, dom[1] - 1), name)})
+    return lambda patch: patch.setattr(module, "te", short)

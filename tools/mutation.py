@@ -211,7 +211,7 @@ def files_that_name(root: Path, slip: Slip) -> list[str]:
     module = slip.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     parent, _, name = module.rpartition(".")
     words = rf"\b{re.escape(module)}\b|from {re.escape(parent)} import [^\n]*\b{name}\b"
-    tests = sorted((root / "tests").glob("test_*.py"))
+    tests = sorted((root / "tests").rglob("test_*.py"))
     return [str(path.relative_to(root)) for path in tests if re.search(words, path.read_text())] or ["tests"]
 
 

@@ -2,8 +2,8 @@
 
 onnx.reference is not an oracle as it is: its LRN sums over the batch, and its BatchNormalization was wrong on a real
 network. So an operator is taken from it only if the tests compare it with onnxruntime, on all ONNX node cases of it and
-on sizes of which no two are equal (`tests/test_reference_taken.py`), in float64 as everything here. What failed there
-is written anew in the other files.
+on sizes of which no two are equal (`tests/check/test_reference_taken.py`), in float64 as everything here. What failed
+there is written anew in the other files.
 """
 
 from __future__ import annotations

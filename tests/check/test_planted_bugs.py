@@ -1,0 +1,488 @@
+"""Every kind of mistake is planted once, by a real edit of an expression, a rule or the layout, compiled and run.
+
+The comparison that `tvmcnn.compile` makes must catch it, name the first tensor that is wrong, and leave no file.
+Without the edit the same model passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Graph, short_reduction
+from tvm import te, tirx
+
+import tvmcnn
+from tvmcnn import layout, ops, packing
+from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.records import load_records
+from tvmcnn.codegen.cpu import call
+from tvmcnn.errors import VerifyError
+from tvmcnn.fuse import fuse
+from tvmcnn.fuse.passes import simplified
+from tvmcnn.importer import import_model, operators
+from tvmcnn.layout import Weights, lay_out
+from tvmcnn.network import Channel, Choice, Network, Step
+from tvmcnn.ops import conv, dense, elementwise, formulas, lanes, move, norm, operands, pool, resize, shape
+from tvmcnn.ops import winograd as expressions
+from tvmcnn.targets import TARGETS
+
+pytestmark = pytest.mark.slow
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+Build = Callable[[Graph], str]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A model, the edit, and the first tensor that it makes wrong."""
+
+    name: str
+    build: Build  # adds the nodes, names the tensor that must be told, and leaves outputs to `model_of`
+    plant: Plant
+
+
+# ---- models: each returns the tensor that the bug makes wrong first -------------------------------------------------
+
+
+def padded_conv(**attributes: Any) -> Build:
+    """A convolution between two other kernels, so that the right one of several must be told."""
+
+    def build(g: Graph) -> str:
+        channels = attributes.get("channels", 18)
+        x = g.node("Relu", g.conv(g.input(1, 3, 9, 12), channels, (1, 1)))
+        y = g.conv(x, attributes.get("maps", 31), (3, 2), pads=[1, 0, 0, 2], group=attributes.get("group", 1))
+        g.output(g.node("Sigmoid", g.node("MaxPool", y, kernel_shape=[3, 3])))
+        return y
+
+    return build
+
+
+def winograd_conv(g: Graph) -> str:
+    x = g.node("Relu", g.conv(g.input(1, 3, 14, 9), 32, (1, 1)))
+    y = g.conv(x, 48, (3, 3), pads=[2, 0, 1, 2])
+    g.output(y)
+    return y
+
+
+def pixels_conv(g: Graph) -> str:
+    y = g.conv(g.input(1, 6, 5, 7), 9, (1, 1), group=3)
+    g.output(y)
+    return y
+
+
+def columns_conv(g: Graph) -> str:
+    y = g.conv(g.input(1, 1, 14, 18), 3, (3, 3))
+    g.output(g.node("MaxPool", g.node("Relu", y), kernel_shape=[2, 2], strides=[2, 2]))
+    return y
+
+
+def fused(anchor: str, *epilogue: tuple[str, dict[str, Any]], hidden: int | None = None) -> Build:
+    """Conv or Gemm and what fuses into it; the wrong tensor is the one after `hidden` epilogue nodes, else the last."""
+
+    def build(g: Graph) -> str:
+        if anchor == "Conv":
+            y = g.conv(g.input(1, 5, 9, 12), 32, (2, 3))
+        else:
+            y = g.node("Gemm", g.input(3, 18), g.draw(18, 21), g.draw(21))
+        made = [y]
+        for op, attributes in epilogue:
+            made.append(g.node(op, made[-1], **attributes))
+        g.output(made[-1])
+        return made[-1 if hidden is None else hidden]
+
+    return build
+
+
+def one(op: str, *dims: int, constants: tuple[Any, ...] = (), **attributes: Any) -> Build:
+    """One operator behind a Tanh."""
+
+    def build(g: Graph) -> str:
+        y = g.node(op, g.node("Tanh", g.input(*dims)), *(g.constant(c) for c in constants), **attributes)
+        g.output(y)
+        return y
+
+    return build
+
+
+def blocked(op: str, **attributes: Any) -> Build:
+    """One operator on the blocked tensor of a convolution."""
+
+    def build(g: Graph) -> str:
+        y = g.node(op, g.node("Relu", g.conv(g.input(1, 5, 9, 12), 31, (2, 3))), **attributes)
+        g.output(y)
+        return y
+
+    return build
+
+
+def large_softmax(g: Graph) -> str:
+    """Values of hundreds, whose e^x overflows."""
+    y = g.node("Softmax", g.node("Mul", g.input(3, 17), g.constant(np.float32(100))), axis=1)
+    g.output(y)
+    return y
+
+
+def turned(g: Graph) -> str:
+    """A cube, so that an inverted permutation of three axes stays inside."""
+    x = g.node("Reshape", g.input(2, 32), g.constant(np.array([4, 4, 4])))
+    y = g.node("Transpose", x, perm=[1, 2, 0])
+    g.output(y)
+    return y
+
+
+def joined(channels: int) -> Build:
+    def build(g: Graph) -> str:
+        x = g.input(1, 5, 6, 9)
+        y = g.node("Concat", g.conv(x, channels, (3, 2)), g.conv(x, channels, (3, 2)), axis=1)
+        g.output(y)
+        return y
+
+    return build
+
+
+def residual(g: Graph) -> str:
+    """x is read by the second kernel and the fourth; the third is where its place could be taken."""
+    y = x = g.node("Relu", g.conv(g.input(1, 5, 6, 9), 18, (1, 1)))
+    for op in ("Sigmoid", "Tanh"):
+        y = g.node(op, g.conv(y, 18, (1, 1)))
+    y = g.node("Add", g.conv(y, 18, (1, 1)), x)
+    g.output(y)
+    return y
+
+
+def two_operands(g: Graph) -> str:
+    y = g.node("Sub", g.input(3, 17), g.input(3, 17))
+    g.output(y)
+    return y
+
+
+# ---- edits ----------------------------------------------------------------------------------------------------------
+
+
+def attribute(expression: str, **changed: Callable[[Any], Any]) -> Plant:
+    """The expression computes its node with other attributes than the node has."""
+    real = ops.EXPRESSIONS[expression]
+
+    def edited(step: Step, given: Any) -> Any:
+        node = step.choice.kernel.anchor
+        values = {name: change(node[name]) for name, change in changed.items()}
+        other = dataclasses.replace(node, attributes={**node.attributes, **values})
+        kernel = dataclasses.replace(step.choice.kernel, nodes=(other, *step.choice.kernel.nodes[1:]))
+        return real(dataclasses.replace(step, choice=dataclasses.replace(step.choice, kernel=kernel)), given)
+
+    return lambda patch: patch.setitem(ops.EXPRESSIONS, expression, edited)
+
+
+def formula(op: str, edited: Callable[..., Any]) -> Plant:
+    return lambda patch: patch.setitem(formulas.FORMULAS, op, edited)
+
+
+def repacked(algorithm: str, edit: Callable[[Any], Any]) -> Plant:
+    """The weights lie in memory as `edit` has them."""
+    real = ALGORITHMS[algorithm]
+    assert real.weight is not None
+    edited = dataclasses.replace(real, weight=lambda choice, weight: real.weight(choice, edit(weight)))
+    return lambda patch: patch.setitem(ALGORITHMS, algorithm, edited)
+
+
+def swapped(axis: int) -> Callable[[Any], Any]:
+    """The first two along `axis` change places."""
+
+    def edit(weight: Any) -> Any:
+        order = np.arange(weight.shape[axis])
+        order[:2] = 1, 0
+        return np.take(weight, order, axis)
+
+    return edit
+
+
+def flipped_pads(patch: pytest.MonkeyPatch) -> None:
+    real = operators.windows._slide
+
+    def edited(*given: Any, **named: Any) -> Any:
+        attributes, extents = real(*given, **named)
+        top, left, bottom, right = attributes["pads"]
+        return {**attributes, "pads": (bottom, right, top, left)}, extents
+
+    patch.setattr(operators.windows, "_slide", edited)
+
+
+def resized(mode: str) -> Callable[[Graph], str]:
+    """Blocks of channels, between two convolutions."""
+
+    def build(g: Graph) -> str:
+        x = g.conv(g.input(1, 16, 5, 7), 31, (1, 1))
+        sizes = g.constant(np.array([1, 31, 9, 13]))
+        y = g.conv(g.node("Resize", x, "", "", sizes, mode=mode), 4, (1, 1), bias=False)
+        g.output(y)
+        return g.nodes[1].output[0]
+
+    return build
+
+
+def shifted_taps(patch: pytest.MonkeyPatch) -> None:
+    """Every tap of a Resize is the pixel before."""
+    real = resize._weighted
+    patch.setattr(
+        resize, "_weighted", lambda tables, read: real(tables, lambda *i: read(*(tirx.max(k - 1, 0) for k in i)))
+    )
+
+
+def images_in_lanes(wrong: int) -> Build:
+    """A LeNet for as many images as any vector has lanes; the wrong tensor is that of its first or second anchor."""
+
+    def build(g: Graph) -> str:
+        conv = g.conv(g.input(16, 1, 28, 30), 6, (7, 7))
+        x = g.node("MaxPool", g.node("Relu", conv), kernel_shape=[2, 2], strides=[2, 2])
+        gemm = g.node("Gemm", g.node("Flatten", x), g.draw(792, 25), g.draw(25))
+        g.output(g.node("Relu", gemm))
+        return (conv, gemm)[wrong]
+
+    return build
+
+
+def first_conv(g: Graph) -> str:
+    """It reads the caller's image and pads it itself."""
+    y = g.conv(g.input(1, 3, 13, 10), 16, (2, 3), strides=[2, 2], pads=[1, 0, 0, 2])
+    g.output(g.node("Relu", y))
+    return y
+
+
+def depth_to_space(g: Graph) -> str:
+    """Blocks of channels, between two convolutions."""
+    x = g.conv(g.input(1, 3, 5, 7), 64, (1, 1))
+    y = g.node("DepthToSpace", x, blocksize=2)
+    g.output(g.conv(y, 5, (1, 1)))
+    return y
+
+
+def swapped_pixels(patch: pytest.MonkeyPatch) -> None:
+    """The second and the third block of four change places, and with them the pixels right of and below the first."""
+    order = {1: 2, 2: 1}
+
+    def edited(block: Any, lane: Any, size: int) -> Channel:
+        other = tirx.Select(block == 1, order[1], tirx.Select(block == 2, order[2], block))
+        return Channel(other, lane, size)
+
+    patch.setattr(move, "Channel", edited)
+
+
+def dropped_bias(patch: pytest.MonkeyPatch) -> None:
+    """The fused expression reads 0 where the bias is: the second constant, after the weight."""
+    real = operands.Operands.read
+
+    def edited(self: Any, name: str, where: Any) -> Any:
+        is_bias = list(self.constants).index(name) == 1 if name in self.constants else False
+        return operands.float32(0.0) if is_bias else real(self, name, where)
+
+    patch.setattr(operands.Operands, "read", edited)
+
+
+def counted_twice(patch: pytest.MonkeyPatch) -> None:
+    """What the last vector of a row has in common with the one before is in the sum twice."""
+    patch.setattr(lanes, "tirx", SimpleNamespace(**{**vars(tirx), "Select": lambda test, neutral, found: found}))
+
+
+def other_literals(module: Any) -> Plant:
+    """Every literal but 0 is one too large: the divisor of a mean."""
+    return lambda patch: patch.setattr(module, "float32", lambda v: operands.float32(v + 1 if v else v))
+
+
+def windows_with_padding(patch: pytest.MonkeyPatch) -> None:
+    real = packing.window_sizes
+
+    def edited(choice: Choice) -> Any:
+        node = choice.kernel.anchor
+        counted = dataclasses.replace(node, attributes={**node.attributes, "count_include_pad": True})
+        return real(dataclasses.replace(choice, kernel=dataclasses.replace(choice.kernel, nodes=(counted,))))
+
+    patch.setattr(packing, "window_sizes", edited)
+
+
+def no_maximum(patch: pytest.MonkeyPatch) -> None:
+    """Subtracts min(max x, 0): nothing, where the largest value is positive."""
+    real = norm.exp
+    patch.setattr(norm, "exp", lambda e: real(e.a - tirx.min(e.b, operands.float32(0.0))))
+
+
+def inverted(perm: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(perm.index(axis) for axis in range(len(perm)))
+
+
+def other_order(patch: pytest.MonkeyPatch) -> None:
+    real = shape._concat
+
+    def edited(extents: Any, axis: int, parts: Any) -> Any:
+        return real(extents, axis, parts[::-1])
+
+    patch.setattr(shape, "_concat", edited)
+
+
+def filled_halo(patch: pytest.MonkeyPatch) -> None:
+    """The first pixel of a halo is 0.747 (0x3f3f3f3f) and not 0."""
+    real = call._halo
+
+    def edited(step: Step) -> str:
+        made = real(step)
+        return made and f"{made}  memset(A({step.arguments[-1].offset}), 0x3f, 64);\n"
+
+    patch.setattr(call, "_halo", edited)
+
+
+def other_matrix(patch: pytest.MonkeyPatch) -> None:
+    """One factor of Winograd's input transform is off by a thousandth."""
+    right = expressions.MATRICES[4]
+    rows = [list(row) for row in right.bt]
+    rows[1][1] *= 1.001
+    wrong = dataclasses.replace(right, bt=tuple(map(tuple, rows)))
+    patch.setattr(expressions, "MATRICES", {**expressions.MATRICES, 4: wrong})
+
+
+def early_reuse(patch: pytest.MonkeyPatch) -> None:
+    """The arena's plan knows the first reader of a tensor only, so that its place is taken while it lives."""
+    real = layout._places
+
+    def edited(network: Network, choices: Sequence[Choice]) -> Any:
+        seen: set[str] = set()
+        first = []
+        for choice in choices:
+            first.append(dataclasses.replace(choice, sources=tuple(s for s in choice.sources if s.name not in seen)))
+            seen |= {source.name for source in choice.sources}
+        return real(network, first)
+
+    patch.setattr(layout, "_places", edited)
+
+
+def shifted_tile(patch: pytest.MonkeyPatch) -> None:
+    """The column that an accumulator belongs to is off by one inside its tile."""
+    real = dense.te.compute
+
+    def compute(extents: Any, function: Any, name: str) -> Any:
+        made = real(extents, function, name=name)
+        if name != "dense":
+            return made
+        width = int(made.shape[-1])
+        return SumsOffByOne(made, width)
+
+    patch.setattr(dense, "te", SimpleNamespace(**{**vars(te), "compute": compute}))
+
+
+class SumsOffByOne:
+    """The accumulators, read one column further."""
+
+    def __init__(self, sums: te.Tensor, width: int) -> None:
+        self.sums, self.width = sums, width
+
+    def __getitem__(self, indices: tuple[Any, ...]) -> Any:
+        *others, column = indices
+        return self.sums[(*others, (column + 1) % self.width)]
+
+
+def missing_finish(patch: pytest.MonkeyPatch) -> None:
+    """The epilogue of a fused kernel stops before its last node."""
+    patch.setattr(conv, "apply", lambda nodes, *rest: elementwise.apply(nodes[:-1], *rest))
+
+
+RELU = ("Relu", {})
+MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("MaxPool", "AveragePool"))
+WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+
+BUGS = [
+    Bug("resize-shifted-taps", resized("linear"), shifted_taps),
+    Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
+    Bug("conv-flipped-pads-first", first_conv, flipped_pads),
+    Bug("conv-swapped-maps-images", images_in_lanes(0), repacked("conv_images", swapped(0))),
+    Bug("gemm-swapped-maps-images", images_in_lanes(1), repacked("dense_images", swapped(1))),
+    Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),
+    Bug("conv-flipped-pads", padded_conv(), flipped_pads),
+    Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
+    Bug("conv-flipped-pads-grouped", padded_conv(maps=20, group=2), flipped_pads),
+    Bug("conv-swapped-taps-direct", padded_conv(), repacked("direct", swapped(3))),
+    Bug("conv-swapped-maps-direct", padded_conv(), repacked("direct", swapped(0))),
+    Bug("conv-swapped-channels-direct", padded_conv(), repacked("direct", swapped(1))),
+    Bug("conv-swapped-taps-depthwise", padded_conv(maps=18, group=18), repacked("depthwise", swapped(2))),
+    Bug("conv-swapped-taps-grouped", padded_conv(maps=20, group=2), repacked("grouped", swapped(2))),
+    Bug("conv-swapped-taps-columns", columns_conv, repacked("columns", swapped(3))),
+    Bug("conv-short-sum-direct", fused("Conv", RELU), short_reduction(conv)),
+    Bug("conv-dropped-bias", fused("Conv", RELU), dropped_bias),
+    Bug("conv-dropped-epilogue", fused("Conv", RELU, ("Tanh", {})), missing_finish),
+    Bug("conv-filled-halo", padded_conv(), filled_halo),
+    Bug("winograd-other-matrix", winograd_conv, other_matrix),
+    Bug("pixels-short-sum", pixels_conv, short_reduction(conv)),
+    Bug("fused-average-pool-divisor", fused("Conv", AVERAGE2), other_literals(conv)),
+    Bug("fused-relu-missing", fused("Conv", RELU, MAX2, hidden=1), formula("Relu", lambda x: x)),
+    Bug("fused-residual-overwritten", residual, early_reuse),
+    Bug("dense-relu-missing", fused("Gemm", RELU), formula("Relu", lambda x: x)),
+    Bug("dense-dropped-bias", fused("Gemm", RELU), dropped_bias),
+    Bug("dense-swapped-rows", fused("Gemm", RELU, hidden=0), repacked("dense", swapped(0))),
+    Bug("dense-short-sum", fused("Gemm", RELU), short_reduction(dense)),
+    Bug("dense-shifted-tile", fused("Gemm", RELU), shifted_tile),
+    Bug("max-pool-window", blocked("MaxPool", **WINDOW), attribute("pool", kernel_shape=lambda k: (k[0] - 1, k[1]))),
+    Bug("max-pool-plain", one("MaxPool", 2, 3, 7, 9, **WINDOW), attribute("pool", pads=lambda p: (0, *p[1:]))),
+    Bug("average-pool-divisor", blocked("AveragePool", **WINDOW), windows_with_padding),
+    Bug("global-pool-divisor", blocked("GlobalAveragePool"), other_literals(pool)),
+    Bug("global-pool-short-sum", one("GlobalLpPool", 2, 3, 7, 9), short_reduction(pool)),
+    Bug("lanes-short-sum", one("GlobalAveragePool", 2, 3, 7, 9), short_reduction(lanes)),
+    Bug("lanes-counted-twice", one("GlobalAveragePool", 2, 3, 5, 7), counted_twice),
+    Bug("softmax-no-maximum", large_softmax, no_maximum),
+    Bug("softmax-short-sum", one("Softmax", 3, 17, axis=1), short_reduction(lanes)),
+    Bug("softmax-short-sum-across", one("Softmax", 3, 17, axis=0), short_reduction(norm)),
+    Bug("sub-operands-swapped", two_operands, formula("Sub", lambda a, b: b - a)),
+    Bug("sigmoid-sign", one("Sigmoid", 3, 17), formula("Sigmoid", lambda x: 1 / (1 + tirx.exp(x)))),
+    Bug(
+        "clip-bound", one("Clip", 3, 17, constants=(np.float32(0), np.float32(0.5))), formula("Clip", lambda x, **b: x)
+    ),
+    Bug("transpose-inverted", turned, attribute("plain", perm=inverted)),
+    Bug("concat-order-plain", joined(17), other_order),
+    Bug("concat-order-blocked", joined(16), other_order),
+    Bug("pad-value", one("Pad", 3, 7, constants=(np.array([1, 0, 2, 1]),)), attribute("plain", value=lambda v: v + 1)),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bug_is_caught(bug: Bug, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the control, then the bug."""
+    g = Graph()
+    wrong = bug.build(g)
+    model, path = g.model(), tmp_path / "net.so"
+    control = tvmcnn.compile(model, target="x86-64-v3", output=path)
+    assert control.verdict is not None and control.verdict.passed and path.exists()
+    path.unlink()
+    bug.plant(monkeypatch)
+    with pytest.raises(VerifyError, match=rf"first tensor that differs from NumPy is {wrong}:"):
+        tvmcnn.compile(model, target="x86-64-v3", output=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_caught_bug_leaves_the_old_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before stays, byte for byte."""
+    g = Graph()
+    fused("Gemm", RELU)(g)
+    path = tvmcnn.compile(g.model(), target="x86-64-v3", output=tmp_path / "net.so").path
+    before = path.read_bytes()
+    monkeypatch.setitem(formulas.FORMULAS, "Relu", lambda x: x)
+    with pytest.raises(VerifyError):
+        tvmcnn.compile(g.model(), target="x86-64-v3", output=path)
+    assert path.read_bytes() == before
+
+
+def test_every_family_has_a_bug() -> None:
+    """Each algorithm but the plain copies runs in some bug's model: a new one must come with a bug of its own."""
+    seen = set()
+    for bug in {bug.build: bug for bug in BUGS}.values():
+        g = Graph()
+        bug.build(g)
+        network, records = simplified(import_model(g.model())), load_records(TARGETS["x86-64-v3"], own=False)
+        choices = choose(network, fuse(network), TARGETS["x86-64-v3"], records)
+        seen |= {step.choice.algorithm for step in lay_out(network, choices, Weights()).steps}
+    by_records = {"streamed", "winograd_data"}  # which no default is: tests/choose/test_winograd.py plants theirs
+    for_cpus = {name for name, how in ALGORITHMS.items() if how.cpu}  # tests/codegen/test_cuda.py plants those of GPUs
+    assert seen >= for_cpus - by_records

@@ -1,0 +1,135 @@
+"""The scheduled TVMScript of every rule on small fixed shapes: a change of a schedule is read before it is kept.
+
+`pytest tests/schedule/test_golden.py --update-golden` writes the texts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Graph
+
+import tvmcnn
+from tvmcnn.choose import records
+from tvmcnn.configs import StreamedConfig
+
+Build = Callable[[Graph], str]
+
+
+def pooled(g: Graph, y: str, op: str = "MaxPool") -> str:
+    return g.node(op, g.node("Relu", y), kernel_shape=[2, 2], strides=[2, 2])
+
+
+def direct(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 17, 6, 11), 33, (3, 3), pads=[1, 1, 1, 1]))
+
+
+winograd = direct
+
+
+def streamed(g: Graph) -> str:
+    return g.conv(g.input(1, 17, 6, 11), 31, (3, 3), pads=[1, 1, 1, 1])
+
+
+def pixels(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 6, 5, 7), 9, (1, 1), group=3))
+
+
+def direct_pool(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 6, 14, 15), 16, (5, 4)))
+
+
+def grouped_direct(g: Graph) -> str:
+    return g.conv(g.input(2, 32, 5, 7), 64, (1, 1), group=2, strides=[2, 1])
+
+
+def depthwise(g: Graph) -> str:
+    return g.conv(g.input(1, 18, 7, 9), 18, (3, 2), group=18)
+
+
+def columns(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 1, 14, 32), 6, (5, 5)))
+
+
+def images(g: Graph) -> str:
+    x = pooled(g, g.conv(g.input(16, 1, 28, 30), 6, (7, 7)))
+    return g.node("Gemm", g.node("Flatten", x), g.draw(792, 25), g.draw(25))
+
+
+def dense(g: Graph) -> str:
+    return g.node("Relu", g.node("Gemm", g.input(1, 40), g.draw(40, 33), g.draw(33)))
+
+
+def dense_rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(2, 4, 18), g.draw(18, 32))
+
+
+def pool(g: Graph) -> str:
+    x = g.conv(g.input(1, 5, 9, 11), 31, (1, 1))
+    return g.node("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
+
+
+def memory(g: Graph) -> str:
+    return g.node("Concat", g.node("Transpose", g.node("Sigmoid", g.input(5, 17))), g.input(17, 3), axis=1)
+
+
+def softmax(g: Graph) -> str:
+    return g.node("Softmax", g.node("Softmax", g.input(3, 5, 17), axis=2), axis=1)
+
+
+def rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(3, 6, 8), g.input(8, 34))
+
+
+def lanes(g: Graph) -> str:
+    return g.node("ReduceMean", g.input(3, 5, 17), axes=[1, 2])
+
+
+def fallback(g: Graph) -> str:
+    return g.node("GlobalLpPool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
+
+
+RULES = {
+    "direct": "direct",
+    "winograd": "winograd",
+    "streamed": "streamed",
+    "pixels": "pixels",
+    "direct_pool": "direct",
+    "grouped_direct": "direct",
+    "depthwise": "direct",
+    "columns": "columns",
+    "images": "images",
+    "dense": "dense",
+    "dense_rows": "dense",
+    "pool": "pool",
+    "memory": "memory",
+    "softmax": "softmax",
+    "rows": "rows",
+    "lanes": "lanes",
+    "fallback": "fallback",
+}
+
+
+@pytest.mark.parametrize("isa", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("name", RULES)
+def test_rule(
+    name: str, isa: str, golden: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the shipped records: a measured config is no change of the rule."""
+    config = StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True) if name == "streamed" else None
+    monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule: config and (config, records.GIVEN))
+    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: config and "streamed")
+    g = Graph()
+    g.output(globals()[name](g))
+    made = {"verify": False, "activations": False, "exact": name == "direct"}
+    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
+    assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
+    golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
+
+
+def test_every_rule_has_a_text() -> None:
+    from tvmcnn.schedule.x86 import RULES as ALL
+
+    assert {*RULES.values(), "winograd_data"} == set(ALL)  # which stands in the text of "streamed"
