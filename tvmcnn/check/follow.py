@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -42,10 +43,17 @@ class Follower:
     def __call__(self, name: str, value: Array) -> Array:
         """Bounds' Follow: the tensor that later nodes read."""
         node = self.network.makers.get(name)
-        if node is not None and self._chooses(name, node):
-            value = self._followed(name, node, value)
-        self.followed[name] = value
-        return value
+        if node is None or not self._chooses(name, node):
+            self.followed[name] = value
+            return value
+        self.followed[name] = self._followed(name, node, value)
+        # An output in float16 is a copy: what computes with it has its float32 value, which no rounding has changed.
+        return self.followed[name] if name in self._read or is_step(node) else value
+
+    @functools.cached_property
+    def _read(self) -> frozenset[str]:
+        """Tensors that the network reads under their own names."""
+        return frozenset(name for node in self.network.nodes for name in node.inputs)
 
     def _chooses(self, name: str, node: Node) -> bool:
         """True for a tensor that the library shows and whose elements are the library's own decision."""
