@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmcnn.files import write_file
+from tvmcnn.worker_process import Isolated
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -45,8 +46,24 @@ class Ran:
     printed: str
 
 
-def run(text: str, folder: Path) -> Iterator[Ran]:
-    """Run the blocks of a page in `folder`. Raises RuntimeError with the block that fails."""
+def run(text: str, folder: Path) -> list[Ran]:
+    """Run the blocks of a page in `folder`, in a process of the page's own: rules.md enters a rule into tables.
+
+    Raises RuntimeError with the block that fails.
+    """
+    process = Isolated()
+    try:
+        return [Ran(*each) for each in process.call("build_docs:blocks", text, folder)]
+    finally:
+        process.close()
+
+
+def blocks(text: str, folder: Path) -> list[tuple[tuple[int, int] | None, str, str]]:
+    """The fields of each block's Ran."""
+    return [(each.place, each.shown, each.printed) for each in _blocks(text, folder)]
+
+
+def _blocks(text: str, folder: Path) -> Iterator[Ran]:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for found in BLOCK.finditer(text):
         code = found["code"]
@@ -60,7 +77,7 @@ def _python(code: str, namespace: dict[str, Any], folder: Path) -> str:
     os.chdir(folder)
     try:
         with contextlib.redirect_stdout(output):
-            exec(compile(code, "page", "exec"), namespace)
+            exec(compile(code, "page", "exec", dont_inherit=True), namespace)
     except Exception as error:
         raise RuntimeError(f"this block fails, {type(error).__name__}: {error}\n{code}") from error
     finally:
@@ -102,7 +119,7 @@ def check(page: Path, folder: Path) -> list[str]:
 def update(page: Path, folder: Path) -> None:
     """Write what the blocks print into a page, and the pictures that it shows beside it."""
     text = page.read_text()
-    for each in reversed(list(run(text, folder))):
+    for each in reversed(run(text, folder)):
         if each.place is not None:
             text = text[: each.place[0]] + each.printed + text[each.place[1] :]
     write_file(page, text)
