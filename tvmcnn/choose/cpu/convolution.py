@@ -51,6 +51,11 @@ def plain(state: State, kernel: Kernel) -> Choice:
 # ---- when an algorithm applies --------------------------------------------------------------------------------------
 
 
+def _blocks_are_off(state: State, kernel: Kernel) -> bool:
+    """No image may lie in blocks of channels, which is slow: see `bisect`."""
+    return not state.blocked
+
+
 def _covers_its_input(state: State, kernel: Kernel) -> bool:
     """One product with the whole image, whose rows are not too long."""
     return covers(kernel) and _maps(state, kernel) <= ROW_LIMIT
@@ -229,6 +234,7 @@ def _by_winograd(state: State, kernel: Kernel) -> Choice:
 Applies: TypeAlias = Callable[[State, Kernel], bool]
 Make: TypeAlias = Callable[[State, Kernel], Choice]
 CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
+    (_blocks_are_off, plain),
     (_covers_its_input, dense),
     (_images_fill_lanes, _by_images),
     (_columns_fill_lanes, _by_columns),

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from tvmcnn.choose.cuda.defaults import WARP, configs, maps_of, mma_configs
 from tvmcnn.choose.cuda.parts import in_parts
@@ -78,38 +79,86 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, ex
     return choices
 
 
+Way: TypeAlias = tuple[str, str, Config | None]  # algorithm, rule, and the config, which `configs` finds for products
+
+
 def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:
-    op, sources = kernel.anchor.op, [(tensor, PLAIN) for tensor in read]
+    """Choose the first way of KERNELS that applies."""
+    algorithm, rule, config = next(way(network, kernel) for applies, way in KERNELS if applies(network, kernel))
+    return choice_of(kernel, algorithm, [(tensor, PLAIN) for tensor in read], PLAIN, rule, (config, "default"))
 
-    def by(algorithm: str, rule: str, config: Config | None) -> Choice:
-        return choice_of(kernel, algorithm, sources, PLAIN, rule, (config, "default"))
 
-    if is_anchor(network, kernel.anchor):
-        if op == "Conv":
-            if covers(kernel) and kernel.output.shape[0] <= GEMV_ROWS:
-                return by("gemv", "gemv", None)
-            narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW_GROUP
-            if kernel.anchor["group"] > 1 and narrow:
-                return by("grouped_conv", "threads", ThreadsConfig())
-            return by("gemm_conv", "gemm", None)
-        rows = math.prod(kernel.output.shape[:-1])
-        if rows <= GEMV_ROWS:
-            return by("gemv", "gemv", None)
-        return by("gemm_dense", "gemm", None)
-    if op in ELEMENTWISE:
-        return by("elementwise", "threads", ThreadsConfig())
-    if op in ("Softmax", "LogSoftmax"):
-        last = kernel.anchor["axis"] == len(kernel.output.shape) - 1
-        return by("softmax_along", "rows" if last and kernel.output.shape[-1] >= WARP else "threads", ThreadsConfig())
+def _is_convolution(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "Conv" and is_anchor(network, kernel.anchor)
+
+
+def _is_product(network: Network, kernel: Kernel) -> bool:
+    return is_anchor(network, kernel.anchor)
+
+
+def _is_elementwise(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in ELEMENTWISE
+
+
+def _is_softmax(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in ("Softmax", "LogSoftmax")
+
+
+def _pools_floats(network: Network, kernel: Kernel) -> bool:
     floats = bool(kernel.inputs) and kernel.inputs[0].dtype == kernel.output.dtype == "float32"
-    if floats and len(kernel.output.shape) == 4 and op in (*POOLS, "LpPool", *GLOBAL_POOLS):
-        if op in GLOBAL_POOLS:
-            terms = math.prod(kernel.inputs[0].shape[2:])
-            return by("global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig())
-        return by("pool", "threads", ThreadsConfig())
+    return floats and len(kernel.output.shape) == 4 and kernel.anchor.op in (*POOLS, "LpPool", *GLOBAL_POOLS)
+
+
+def _always(network: Network, kernel: Kernel) -> bool:
+    return True
+
+
+def _convolution(network: Network, kernel: Kernel) -> Way:
+    if covers(kernel) and kernel.output.shape[0] <= GEMV_ROWS:
+        return "gemv", "gemv", None
+    narrow = min(network.constants[kernel.anchor.inputs[1]].shape[1], maps_of(kernel)) < NARROW_GROUP
+    if kernel.anchor["group"] > 1 and narrow:
+        return "grouped_conv", "threads", ThreadsConfig()
+    return "gemm_conv", "gemm", None
+
+
+def _product(network: Network, kernel: Kernel) -> Way:
+    few = math.prod(kernel.output.shape[:-1]) <= GEMV_ROWS
+    return ("gemv", "gemv", None) if few else ("gemm_dense", "gemm", None)
+
+
+def _elementwise(network: Network, kernel: Kernel) -> Way:
+    return "elementwise", "threads", ThreadsConfig()
+
+
+def _softmax(network: Network, kernel: Kernel) -> Way:
+    last = kernel.anchor["axis"] == len(kernel.output.shape) - 1
+    return "softmax_along", "rows" if last and kernel.output.shape[-1] >= WARP else "threads", ThreadsConfig()
+
+
+def _pool(network: Network, kernel: Kernel) -> Way:
+    if kernel.anchor.op not in GLOBAL_POOLS:
+        return "pool", "threads", ThreadsConfig()
+    terms = math.prod(kernel.inputs[0].shape[2:])
+    return "global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig()
+
+
+def _plain(network: Network, kernel: Kernel) -> Way:
+    """Any operator, rank and dtype."""
     if _reduces_rows(kernel):
-        return by("plain", "rows", ThreadsConfig())
-    return by("plain", "threads" if op in MOVES or op in LANES else "fallback", ThreadsConfig())
+        return "plain", "rows", ThreadsConfig()
+    known = kernel.anchor.op in MOVES or kernel.anchor.op in LANES
+    return "plain", "threads" if known else "fallback", ThreadsConfig()
+
+
+KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kernel], Way]], ...] = (
+    (_is_convolution, _convolution),  # the first that applies
+    (_is_product, _product),
+    (_is_elementwise, _elementwise),
+    (_is_softmax, _softmax),
+    (_pools_floats, _pool),
+    (_always, _plain),
+)
 
 
 def _reduces_rows(kernel: Kernel) -> bool:

@@ -1,0 +1,230 @@
+"""Operators: how all kernels but convolutions and matrix products are computed, with layouts, rule and config."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from tvmcnn.choose.cpu.convolution import conv
+from tvmcnn.choose.cpu.defaults import BLOCK, rows_config
+from tvmcnn.choose.cpu.product import dense
+from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
+from tvmcnn.configs import SoftmaxConfig
+from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
+from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Network, Tensor
+
+BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
+# Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
+ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
+MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
+
+
+def decide(state: State, kernel: Kernel) -> Choice:
+    """Choose the first way of KERNELS that applies."""
+    return next(make(state, kernel) for applies, make in KERNELS if applies(state, kernel))
+
+
+# ---- when a way applies ---------------------------------------------------------------------------------------------
+
+
+def _is_convolution(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "Conv" and is_anchor(state.network, kernel.anchor)
+
+
+def _is_product(state: State, kernel: Kernel) -> bool:
+    return is_anchor(state.network, kernel.anchor)
+
+
+def _is_elementwise(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in ELEMENTWISE
+
+
+def _is_softmax(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in ("Softmax", "LogSoftmax")
+
+
+def _pools_floats(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in BLOCKED_POOLS and len(kernel.output.shape) == 4 and _keeps_float32(kernel)
+
+
+def _resizes_blocks(state: State, kernel: Kernel) -> bool:
+    """A Resize of rows and columns, with so few taps that all fit one expression, of maps that lie in blocks."""
+    return (
+        kernel.anchor.op == "Resize" and _keeps_float32(kernel) and _in_blocks(state, kernel) and _resizes_maps(kernel)
+    )
+
+
+def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
+    """A DepthToSpace that takes whole blocks of channels apart."""
+    node = kernel.anchor
+    if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
+        return False
+    return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
+
+
+def _joins(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "Concat" and joins_blocks(kernel)
+
+
+def _always(state: State, kernel: Kernel) -> bool:
+    return True
+
+
+def _in_blocks(state: State, kernel: Kernel) -> bool:
+    return state.stored[kernel.inputs[0].name][1].block > 1
+
+
+def _keeps_float32(kernel: Kernel) -> bool:
+    return bool(kernel.inputs) and kernel.inputs[0].dtype == kernel.output.dtype == "float32"
+
+
+def joins_blocks(kernel: Kernel) -> bool:
+    """True for a Concat of float32 images along their channels, each a whole number of blocks."""
+    images = len(kernel.output.shape) == 4 and kernel.anchor["axis"] == 1 and _all_float32(kernel)
+    return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
+
+
+def _resizes_maps(kernel: Kernel) -> bool:
+    node, shape = kernel.anchor, kernel.output.shape
+    if len(shape) != 4 or shape[:2] != kernel.inputs[0].shape[:2]:
+        return False
+    return "factors" in node.attributes or (set(node["axes"]) <= {2, 3} and node["taps"] <= MAX_TAPS)
+
+
+def _reduces_rows(kernel: Kernel) -> bool:
+    """True for a reduction of float32 elements along the last axes, of at least a vector of them each."""
+    node = kernel.anchor
+    if node.op not in LANES or not kernel.inputs or not kernel.output.shape or not _all_float32(kernel):
+        return False
+    shape = kernel.inputs[0].shape
+    axes = tuple(node["axes"]) if "axes" in node.attributes else tuple(range(2, len(shape)))
+    last = tuple(range(len(shape) - len(axes), len(shape)))
+    return axes == last != () and last[0] > 0 and math.prod(shape[last[0] :]) >= BLOCK
+
+
+def _keeps_last(network: Network, kernel: Kernel) -> bool:
+    """True for a reduction along axes other than the last, whose columns then lie side by side."""
+    node = kernel.anchor
+    shapes = [
+        *(tensor.shape for tensor in kernel.inputs),
+        *(network.constants[name].shape for name in kernel.constants),
+    ]
+    return "axes" in node.attributes and len(shapes[0]) - 1 not in node["axes"] and bool(kernel.output.shape)
+
+
+def _all_float32(kernel: Kernel) -> bool:
+    return all(tensor.dtype == "float32" for tensor in (*kernel.inputs, kernel.output))
+
+
+# ---- how it is made -------------------------------------------------------------------------------------------------
+
+
+def _softmax(state: State, kernel: Kernel) -> Choice:
+    axis = kernel.anchor["axis"]
+    columns = kernel.output.shape[-1] if axis == len(kernel.output.shape) - 1 > 0 else 0
+    config = SoftmaxConfig(axis, in_lanes=columns >= BLOCK and _all_float32(kernel))
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    return choice_of(kernel, "softmax", read, PLAIN, "softmax", (config, "default"))
+
+
+def _resize(state: State, kernel: Kernel) -> Choice:
+    layout = Layout(BLOCK)
+    return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
+
+
+def _depth_to_space(state: State, kernel: Kernel) -> Choice:
+    layout = Layout(BLOCK)
+    return choice_of(kernel, "depth_to_space", [state.image(kernel.inputs[0], layout)], layout, "memory")
+
+
+def _plain(state: State, kernel: Kernel) -> Choice:
+    """Any operator, rank and dtype."""
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    if _reduces_rows(kernel):
+        return choice_of(kernel, "lanes", read, PLAIN, "lanes")
+    if kernel.anchor.op in ROWS or _keeps_last(state.network, kernel):
+        return choice_of(kernel, "plain", read, PLAIN, "rows", (rows_config(state.network, kernel), "default"))
+    moves = kernel.anchor.op in MOVES or "factors" in kernel.anchor.attributes
+    return choice_of(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
+
+
+def _pool(state: State, kernel: Kernel) -> Choice:
+    tensor, layout = state.stored[kernel.inputs[0].name]
+    if tensor.shape != kernel.inputs[0].shape or layout.images > 1:
+        tensor, layout = state.plain(kernel.inputs[0])
+    if layout.block == 1 and _reduces_rows(kernel):
+        return choice_of(kernel, "lanes", [state.plain(kernel.inputs[0])], PLAIN, "lanes")
+    algorithm = "global_pool" if kernel.anchor.op in GLOBAL_POOLS else "pool"
+    rule = "pool" if layout.block > 1 else "fallback"
+    return choice_of(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
+
+
+def _concat(state: State, kernel: Kernel) -> Choice:
+    """In place where a part was written into the whole; those that were not are moved there."""
+    found = [state.stored[tensor.name] for tensor in kernel.inputs]
+    whole, start = state.homes.get(kernel.output.name, (kernel.output, 0))
+    there = {choice.kernel.output.name: choice.within for choice in state.choices if choice.within is not None}
+    if not state.is_output(kernel) and any(there.get(tensor.name, (None,))[0] == whole for tensor in kernel.inputs):
+        return _in_place(state, kernel, whole, start)
+    seen = [tensor.shape for tensor in kernel.inputs] == [tensor.shape for tensor, _ in found]  # none is a reshaped one
+    if seen and all(layout.block == BLOCK for _, layout in found):
+        found = [state.want(tensor.name, Layout(BLOCK), exact=True) for tensor in kernel.inputs]
+        return choice_of(kernel, "concat", found, Layout(BLOCK), "memory")
+    return _plain(state, kernel)
+
+
+def _in_place(state: State, kernel: Kernel, whole: Tensor, start: int) -> Choice:
+    """A view of the whole, each part of which is at its place or is copied to it."""
+    read = []
+    channel = start
+    for name in kernel.anchor.inputs:
+        tensor = state.network.tensors[name]
+        home = next((c.within for c in state.choices if c.kernel.output.name == name), None)
+        if home != (whole, channel):
+            source, layout = state.stored[name]
+            source, layout = (source, layout) if source.shape == tensor.shape else state.plain(tensor)
+            part = dataclasses.replace(tensor, name=state.fresh(f"{name}@{kernel.output.name}", tensor))
+            while part.name in state.stored:  # the same tensor twice in one concatenation
+                part = dataclasses.replace(part, name=f"{part.name}'")
+            state.homes[part.name] = (whole, channel)
+            state.reorder(source, layout, part, Layout(BLOCK))
+            name = part.name
+        read.append(state.stored[name])
+        channel += tensor.shape[1]
+    pitch = whole.shape[1] // BLOCK if whole.shape[0] > 1 and whole != kernel.output else 0
+    sources, layouts = zip(*read, strict=True)
+    return Choice(kernel, "view", sources, layouts, Layout(BLOCK, pitch=pitch), "none", within=(whole, start))
+
+
+def _elementwise(state: State, kernel: Kernel) -> Choice:
+    """In the layout of its operands if they share one and broadcast nothing but pixels and channels; else plain."""
+    shape = kernel.output.shape
+    gates = [tensor for tensor in kernel.inputs if tensor.shape != shape and tensor.shape == (*shape[:2], 1, 1)]
+    full = [state.stored[tensor.name] for tensor in kernel.inputs if tensor not in gates]
+    layout = full[0][1] if full else PLAIN
+    constants = [state.network.constants[name] for name in kernel.constants]
+    same = layout.block > 1 and all(have.block == layout.block and tensor.shape == shape for tensor, have in full)
+    same = same and _all_float32(kernel)  # blocks hold nothing else
+    if same and all(constant.dtype == "float32" and is_per_channel(constant, shape) for constant in constants):
+        read = [state.gate(tensor) if tensor in gates else state.stored[tensor.name] for tensor in kernel.inputs]
+        return choice_of(kernel, "elementwise", read, Layout(layout.block), "memory")
+    rule = "memory" if _all_float32(kernel) else "fallback"  # vectors of other types are left to LLVM
+    return choice_of(kernel, "elementwise", [state.plain(tensor) for tensor in kernel.inputs], PLAIN, rule)
+
+
+Applies: TypeAlias = Callable[[State, Kernel], bool]
+Make: TypeAlias = Callable[[State, Kernel], Choice]
+KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
+    (_is_convolution, conv),
+    (_is_product, dense),
+    (_is_elementwise, _elementwise),
+    (_is_softmax, _softmax),
+    (_pools_floats, _pool),
+    (_resizes_blocks, _resize),
+    (_takes_blocks_apart, _depth_to_space),
+    (_joins, _concat),
+    (_always, _plain),
+)
