@@ -11,7 +11,18 @@ from tvmcnn.targets.kinds import Gpu, Machine, Target, arch_number
 from tvmcnn.targets.x86_64_v3 import X86_64_V3
 from tvmcnn.targets.x86_64_v4 import X86_64_V4
 
-__all__ = ["TARGETS", "Gpu", "Machine", "Target", "is_gpu", "known", "resolve", "resolve_any", "resolve_several"]
+__all__ = [
+    "TARGETS",
+    "Gpu",
+    "Machine",
+    "Target",
+    "is_gpu",
+    "known",
+    "resolve",
+    "resolve_any",
+    "resolve_gpu",
+    "resolve_several",
+]
 
 TARGETS = {target.name: target for target in (X86_64_V3, X86_64_V4)}  # the best last
 NATIVE = ("native", "host")
@@ -55,6 +66,14 @@ def resolve_any(name: str) -> Machine:
         raise TargetError(f"target '{name}': the oldest GPU that tvmcnn compiles for is sm_{OLDEST}")
     archs = tuple(numbers[number] for number in sorted(numbers))
     return Gpu(f"cuda:{','.join(archs)}", archs)
+
+
+def resolve_gpu(name: str) -> Gpu:
+    """The GPUs of one architecture that a user's word means. Raises TargetError for any other."""
+    machine = resolve_any(name)
+    if not isinstance(machine, Gpu) or len(machine.archs) > 1:
+        raise TargetError(f"target '{name}': candidates are measured on one kind of GPU, as in cuda:sm_90")
+    return machine
 
 
 def resolve_several(name: str) -> tuple[Machine, ...]:

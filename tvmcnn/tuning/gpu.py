@@ -29,7 +29,7 @@ from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NONE, versions_here
 from tvmcnn.codegen.cuda.generate import Kernels
 from tvmcnn.codegen.cuda.nvcc import compile_object, link
-from tvmcnn.errors import TargetError, ToolError, caught
+from tvmcnn.errors import ToolError, caught
 from tvmcnn.files import write_file
 from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.fuse.passes import simplified
@@ -38,7 +38,7 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Network, Program, Shape
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
-from tvmcnn.targets import Gpu, resolve_any
+from tvmcnn.targets import Gpu, resolve_gpu
 from tvmcnn.tuning import measure_on_gpu
 from tvmcnn.tuning.options import name, parse_budget, records_path
 from tvmcnn.tuning.outcome import replaced, stamp
@@ -97,9 +97,7 @@ def emit_candidates(
     Raises ModelError, UnsupportedError, TargetError for a target that is not one kind of GPU, and ToolError where the
     folder is there already, or nvcc is missing or fails.
     """
-    machine = resolve_any(target)
-    if not isinstance(machine, Gpu) or len(machine.archs) > 1:
-        raise TargetError(f"target '{target}': candidates are measured on one kind of GPU, as in cuda:sm_90")
+    machine = resolve_gpu(target)
     if folder.exists():
         raise ToolError(f"{folder} is there already: name a new folder")
     network = simplified(import_model(model, input_shapes, batch=batch))
