@@ -23,7 +23,7 @@ from tvm import tirx
 from tvm.s_tir import meta_schedule
 
 from tvmcnn.choose.cpu import choose
-from tvmcnn.choose.cpu.winograd import as_direct, without_data
+from tvmcnn.choose.cpu.winograd_choice import as_direct, without_data
 from tvmcnn.choose.records import NONE
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import fuse

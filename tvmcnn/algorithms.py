@@ -56,7 +56,7 @@ class Algorithm:
     operand: Packing = packing.by_channel  # every other constant
     made: Made = packing.nothing
     packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
-    exact: bool = True  # computes what the formula says, term by term: --exact allows no other
+    exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
     makes: Makes = Makes.TENSOR

@@ -110,7 +110,7 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     order: Order = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
     unroll: Unroll = 4  # input channels in one loop body
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
-    bands: Count = 1  # of rows, outermost: all maps of one, then of the next; the network's choice, see row_bands.py
+    bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; row_bands.py decides, no record
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lay out: constants packed as the kernels read them, and every tensor given its place in one arena.
+"""Layout: constants packed as the kernels read them, and every tensor given its place in one arena.
 
 Nothing is allocated at run time: the arena is the caller's, and a kernel's own scratch fits its stack.
 """

@@ -1,4 +1,4 @@
-"""Isolated: a process of our own that runs functions by name, within limits of time and memory.
+"""Worker process: it runs functions by name, within limits of time and memory.
 
 Whatever happens in it costs one call: it may crash, hang or ask for all memory there is. A process, because TVM holds
 Python's lock and machine code can be wrong; started by name rather than by fork or multiprocessing, because LLVM has

@@ -1,4 +1,4 @@
-"""Emit: a compiled network as a Python package that needs numpy and apache-tvm-ffi, and no tvmcnn.
+"""Package: a compiled network as a Python package that needs numpy and apache-tvm-ffi, and no tvmcnn.
 
 import lenet5
 scores = lenet5.run(x)

@@ -1,4 +1,4 @@
-"""Steps: operators that jump, and which of their answers a right library may give.
+"""Jumps: operators whose answer jumps, and which of their answers a right library may give.
 
 Floor(2.9999999) is 2, Floor(3.0000001) is 3: behind a rounding error either may be right, and no bound on the answer
 says so. Which elements stand so near a step is decided one by one, from the oracle's operands and how far the library's

@@ -1,4 +1,4 @@
-"""Drawn: seeded inputs for a check, such as the network can take.
+"""Random inputs for a check, seeded, such as the network can take.
 
 Floats are normal, one in about 64 an outlier: near-uniform data would hide a misplaced tap. Integers are drawn from
 what their readers accept: an index from the extent that it indexes, a divisor from 1 on.

@@ -1,4 +1,4 @@
-"""Shown: the code of each kernel as text, in the forms that it goes through."""
+"""Listing: the code of each kernel as text, in the forms that it goes through."""
 
 from __future__ import annotations
 

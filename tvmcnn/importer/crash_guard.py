@@ -1,4 +1,4 @@
-"""Rehearse: what could end this process is done in another one first.
+"""Crash guard: what could end this process is done in another one first.
 
 onnx infers shapes in C++, whose assertions abort the process. Mutated models found one: a Slice of an extent that an
 earlier node made negative (a Pad that crops more than there is) clamps an index to an empty range. Inference runs in

@@ -1,4 +1,4 @@
-"""Tidy: what files have and runtimes take, but onnx's checker refuses, becomes what it accepts.
+"""Repair: what files have and runtimes take, but onnx's checker refuses, becomes what it accepts.
 
     node Relu of domain "ai.onnx", before the Conv that it reads  -->  node Relu of domain "", behind it
 

@@ -1,4 +1,4 @@
-"""ONNX Conv on images, by four algorithms, each with its epilogue and pool in the same expression.
+"""ONNX Conv on images, by five algorithms, each with its epilogue and pool in the same expression.
 
 All compute y[n, o, h, w] = Σ_{c,i,j} x[n, g·C/G + c, h·s_h + i·d_h − p_top, w·s_w + j·d_w − p_left] · k[o, c, i, j]
 with zeros outside the image and g = o // (M/G) the group of map o.

@@ -1,4 +1,4 @@
-"""Mapped: the libraries that this process has, each until nobody runs it any more.
+"""dlopen: the libraries that this process has open, each until nobody runs it any more.
 
 The dynamic loader takes an equal path for the library that it has, even if the file was replaced since. Here a path is
 spelt with as many "/." as other files of its name are mapped: /tmp/lenet5.so, /tmp/./lenet5.so, ...

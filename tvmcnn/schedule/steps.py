@@ -42,7 +42,7 @@ def initialise(sch: Schedule, block: Block, before: Loop, tile: int) -> None:
 def prefetch(sch: Schedule, reduction: Loop, passes: Iterable[Loop], elements: int) -> None:
     """Have the next tile's weights fetched while `reduction`, the outermost, runs over this one's `elements`.
 
-    It runs as often as the loops `passes` do. See codegen/prefetch.py.
+    It runs as often as the loops `passes` do. See codegen/cpu/prefetch.py.
     """
     sch.annotate(reduction, "tvmcnn.passes", math.prod(extent(sch, loop) for loop in passes))
     sch.annotate(reduction, "tvmcnn.tile", elements)

@@ -23,8 +23,8 @@ class Target:
     baseline: str  # -march of the C around the kernels, which runs on every CPU of the triple and asks what it has
     pause: str  # C: wait a moment, and leave the core's units to its other thread
     features: tuple[str, ...]
-    cpu_init: str  # C: what runs before those that ask
-    asks: tuple[str, ...]  # by feature, the C expression that is 1 where the CPU has it; "" where no C can ask
+    cpu_init: str  # C: the statement that must run before `cpu_tests`
+    cpu_tests: tuple[str, ...]  # C: one expression a feature, 1 where the CPU has it; "" where no C can ask
     vector_bytes: int
     registers: int  # architectural vector registers
     fma_units: int  # FMAs of whole vectors that begin in one cycle

@@ -12,7 +12,7 @@ X86_64_V4 = dataclasses.replace(
     X86_64_V3,
     name="x86-64-v4",
     features=(*X86_64_V3.features, *FLAGS),
-    asks=(*X86_64_V3.asks, *map(supports, FLAGS)),
+    cpu_tests=(*X86_64_V3.cpu_tests, *map(supports, FLAGS)),
     vector_bytes=64,
     registers=32,
     fma_broadcasts=True,

@@ -1,4 +1,4 @@
-"""Trials: a candidate becomes jobs for the compiler, calls for a library of trials, and the memory that it works on.
+"""Candidate: it becomes jobs for the compiler, calls for a library of trials, and the memory that it works on.
 
     memory: x with its halo | what winograd_data makes | output, all NaN | scratch | constants, packed | again | again
 
@@ -20,7 +20,7 @@ from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.cache import digest_of
 from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.cpu.row_bands import banded
-from tvmcnn.choose.cpu.winograd import winograd_data, without_data
+from tvmcnn.choose.cpu.winograd_choice import winograd_data, without_data
 from tvmcnn.codegen.cpu.candidates import Call, Calls
 from tvmcnn.codegen.jobs import Job, without_names
 from tvmcnn.configs import StreamedConfig

@@ -1,4 +1,4 @@
-"""Bookkeeping: files of records listed, merged and pruned, for the command `records`."""
+"""Records file: files of records listed, merged and pruned, for the command `records`."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from tvmcnn.choose.cpu.defaults import (
     winograd_scratch,
 )
 from tvmcnn.choose.cpu.parallel import tasks
-from tvmcnn.choose.cpu.winograd import as_direct, as_streamed, as_winograd, winograd_data, without_data
+from tvmcnn.choose.cpu.winograd_choice import as_direct, as_streamed, as_winograd, winograd_data, without_data
 from tvmcnn.configs import (
     ColumnsConfig,
     Config,

@@ -1,4 +1,4 @@
-"""Places: where candidates run. A process on this machine, or one that drives a machine over TVM's RPC.
+"""Worker: where candidates run. A process on this machine, or one that drives a machine over TVM's RPC.
 
 These functions run inside an `Isolated` process, which keeps one open library: `open_library`, then `check` and `times`
 for its trials. A place is None, this machine, or (tracker's host, port, key).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from tvmcnn.choose.cpu.convolution import winograd_of
+from tvmcnn.choose.cpu.convolution import decide_winograd
 from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.operators import decide, joins_blocks
 from tvmcnn.choose.cpu.row_bands import in_bands
@@ -71,7 +71,7 @@ def _front_to_back(
     state = State(network, target, records, exact, readers, stored, {}, {}, homes, images, blocked)
     if blocked:
         state = dataclasses.replace(
-            state, winograd={k.output.name: winograd_of(state, k) for k in _convolutions(state, kernels)}
+            state, winograd={k.output.name: decide_winograd(state, k) for k in _convolutions(state, kernels)}
         )
         state = dataclasses.replace(state, halos=_halos(state, kernels))
     for kernel in kernels:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.choose.cpu.defaults import (
     BLOCK,
     columns_config,
@@ -19,7 +20,7 @@ from tvmcnn.choose.cpu.defaults import (
 )
 from tvmcnn.choose.cpu.product import ROW_LIMIT, dense
 from tvmcnn.choose.cpu.state import State
-from tvmcnn.choose.cpu.winograd import as_streamed, as_winograd, winograd_data
+from tvmcnn.choose.cpu.winograd_choice import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.shared import choice_of, covers
@@ -30,7 +31,8 @@ from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
 
 MAX_TILES = 28  # register tiles, those estimated to be fastest
-BY_WINOGRAD, DIRECTLY = ("winograd", "streamed"), ("direct",)  # rules
+BY_WINOGRAD = ("winograd", "streamed")
+SAME_SUMS = (*BY_WINOGRAD, "direct")  # algorithms, and rules, of which records may have several for one kernel
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
@@ -83,8 +85,8 @@ def _one_channel_a_group(state: State, kernel: Kernel) -> bool:
     return is_depthwise(kernel)
 
 
-def _winograd_is_faster(state: State, kernel: Kernel) -> bool:
-    """As `winograd_of` has decided before the first kernel, since halos depend on it."""
+def _goes_by_winograd(state: State, kernel: Kernel) -> bool:
+    """As `decide_winograd` has said before the first kernel, since halos depend on it."""
     return _groups_are_blocks(state, kernel) and state.winograd.get(kernel.output.name) is not None
 
 
@@ -204,11 +206,15 @@ def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
     return bool(tiles * read / rows <= 2 and size <= IMAGE_LIMIT)
 
 
-def winograd_of(state: State, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
-    """Winograd's config with its tier, or None where direct convolution is faster: by record, else by estimate."""
-    if state.exact or squashes(kernel):
+def decide_winograd(state: State, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
+    """Winograd's config with its tier, or None where direct convolution is faster: by record, else by estimate.
+
+    `--exact` leaves out the algorithms that ALGORITHMS calls inexact.
+    """
+    rules = [rule for rule in SAME_SUMS if ALGORITHMS[rule].exact or not state.exact]
+    if squashes(kernel) or not set(rules) & set(BY_WINOGRAD):
         return None
-    rule = state.records.fastest(kernel_words(state.network, kernel), (*BY_WINOGRAD, *DIRECTLY))
+    rule = state.records.fastest(kernel_words(state.network, kernel), rules)
     if rule is None:
         computed = winograd_config(kernel, state.target)
         return None if computed is None else (computed, "default")
@@ -239,7 +245,7 @@ CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_images_fill_lanes, _by_images),
     (_columns_fill_lanes, _by_columns),
     (_one_channel_a_group, _by_depthwise),
-    (_winograd_is_faster, _by_winograd),
+    (_goes_by_winograd, _by_winograd),
     (_groups_are_blocks, _by_direct),
     (_pixels_fill_lanes, _by_pixels),
     (_always, plain),

@@ -1,4 +1,4 @@
-"""Estimate: the time of a choice, by which whole ways to lay out a network are compared."""
+"""Cost: the estimated time of a choice, by which whole ways to lay out a network are compared."""
 
 from __future__ import annotations
 

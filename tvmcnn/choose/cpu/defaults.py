@@ -1,4 +1,6 @@
-"""Defaults: the config that a rule gets where no record has one, computed from shapes, registers and caches."""
+"""Defaults: the config that a rule gets where neither the kernel's record nor a similar kernel's fits, see
+`State.tuned`. Computed from shapes, registers and caches.
+"""
 
 from __future__ import annotations
 
@@ -251,23 +253,23 @@ def images_config(maps: int, count: int, window: int, depth: int, target: Target
 def dense_config(rows: int, depth: int, maps: int, dtype: str, target: Target) -> DenseConfig:
     """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
 
-    One row needs no register for weights, which are memory operands of its FMAs. Fewer than 8 accumulators leave FMA
-    units idle (latency 4, two a cycle): then the sum is split into parts.
+    One row needs no register for weights, which are memory operands of its FMAs. Fewer accumulators than FMAs
+    are under way (latency 4, two a cycle) leave units idle: then the sum is split into parts.
     """
     budget = target.registers - (1 if rows == 1 else 4)
     tiles = itertools.product(divisors(rows), range(1, budget + 1))
     fitting = [DenseConfig(v * target.lanes(dtype), r) for r, v in tiles if v * r <= budget]
     tile = min(fitting, key=lambda config: dense_cost(config, maps, dtype, target))
     parts, accumulators = 1, tile.width // target.lanes(dtype) * tile.rows
-    while accumulators * parts * 2 <= 8 and depth % (parts * 2) == 0:
+    while accumulators * parts * 2 <= target.fma_units * target.fma_latency and depth % (parts * 2) == 0:
         parts *= 2
     return DenseConfig(tile.width, tile.rows, parts, 1)
 
 
 def dense_cost(config: DenseConfig, maps: int, dtype: str, target: Target) -> float:
     """Relative cost of a useful FMA: its loads, and stalls where too few accumulators hide the latency."""
-    v, r = config.width // target.lanes(dtype), config.rows
-    return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, 8 - v * r * config.parts) / 16)
+    v, r, chains = config.width // target.lanes(dtype), config.rows, target.fma_units * target.fma_latency
+    return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, chains - v * r * config.parts) / 16)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

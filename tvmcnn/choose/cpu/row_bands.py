@@ -1,4 +1,4 @@
-"""Bands: the rows of a convolution's output in a few parts, all maps of one before all maps of the next.
+"""Row bands: the rows of a convolution's output in a few parts, all maps of one before all maps of the next.
 
     for maps in 6, y in 14: …    -->    for band in 2: for maps in 6, y in 7: …
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.choose.cuda.defaults import WARP, configs, maps_of, mma_configs
 from tvmcnn.choose.cuda.parts import in_parts
 from tvmcnn.choose.cuda.single_launch import is_tiny, whole
@@ -73,13 +74,18 @@ def decided(network: Network, kernels: Sequence[Kernel], records: Records, *, ex
             found = recorded(records, network, kernel, choice.rule)
             ranked = [(config, "default") for config in computed]
             ranked = [found, *ranked] if found is not None else ranked
-            config, tier = next(each for each in ranked if not exact or getattr(each[0], "winograd", 0) == 0)
-            choice = dataclasses.replace(choice, config=config, tier=tier)
+            ways = (dataclasses.replace(choice, config=config, tier=tier) for config, tier in ranked)
+            choice = next(way for way in ways if not exact or _is_exact(way))
         choices.append(choice)
     return choices
 
 
 Way: TypeAlias = tuple[str, str, Config | None]  # algorithm, rule, and the config, which `configs` finds for products
+
+
+def _is_exact(choice: Choice) -> bool:
+    """Whether `--exact` allows all the kernels that a choice stands for."""
+    return all(ALGORITHMS[part.algorithm].exact for part in in_parts(choice))
 
 
 def _decide(network: Network, kernel: Kernel, read: Sequence[Tensor]) -> Choice:

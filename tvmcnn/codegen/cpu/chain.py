@@ -127,7 +127,7 @@ def pointers(count: int) -> str:
 
 def missing(target: Target) -> str:
     """The C expression with a bit for each feature that the CPU lacks, or the system keeps no registers for."""
-    return " | ".join(f"!{ask} * {1 << bit}u" for bit, ask in enumerate(target.asks) if ask)
+    return " | ".join(f"!{test} * {1 << bit}u" for bit, test in enumerate(target.cpu_tests) if test)
 
 
 def _unpack(signature: Signature) -> str:

@@ -19,7 +19,7 @@ VECTOR = 4  # floats: 16 bytes, the widest load
 
 
 def gemm(sch: Schedule, config: GemmConfig) -> None:
-    """Blocks: "gathered", "sum" and "out" of ops/gemm.py, which is (n, group, map, pixel) or (row, column)."""
+    """Blocks: "gathered", "sum" and "out" of ops/cuda/gemm.py, which is (n, group, map, pixel) or (row, column)."""
     out, sums, gathered = (sch.get_sblock(name) for name in ("out", "sum", "gathered"))
     window = int(sch.get(sums).annotations["window"])
     *images, first, second = sch.get_loops(out)

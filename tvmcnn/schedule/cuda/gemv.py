@@ -13,7 +13,7 @@ UNROLL = 8  # loads under way at once
 
 
 def gemv(sch: Schedule, config: GemvConfig) -> None:
-    """Blocks: "sum" (row, part, column) and "out" (row, column) of ops/gemm.py."""
+    """Blocks: "sum" (row, part, column) and "out" (row, column) of ops/cuda/gemm.py."""
     out, sums = sch.get_sblock("out"), sch.get_sblock("sum")
     row, column = sch.get_loops(out)
     tile, lane = tiles(sch, column, LANES)

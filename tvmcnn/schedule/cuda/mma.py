@@ -23,7 +23,7 @@ SPARE = 8  # elements at the end of a row
 
 
 def mma(sch: Schedule, config: MmaConfig) -> None:
-    """Blocks: "gathered", "left", "right", "sum" and "out" of ops/gemm.py."""
+    """Blocks: "gathered", "left", "right", "sum" and "out" of ops/cuda/gemm.py."""
     out, sums, left, right, gathered = (sch.get_sblock(name) for name in ("out", "sum", "left", "right", "gathered"))
     window, terms = int(sch.get(sums).annotations["window"]), config.fragment_terms
     across = config.pixels // config.warp_pixels

@@ -16,8 +16,8 @@ from tvmcnn.schedule.steps import Loop
 
 
 def planes(sch: Schedule, config: PlanesConfig) -> None:
-    """Blocks: "patch", "rows" and "out" (e, c, p) of ops/winograd_planes.py; or "lines", "tile" and "out" (n, o, h, w),
-    of which a tile is config.rows x config.columns."""
+    """Blocks, see ops/cuda/winograd_planes.py: "patch", "rows" and "out" (e, c, p); or "lines", "tile" and "out"
+    (n, o, h, w), of which a tile is config.rows x config.columns."""
     out = sch.get_sblock("out")
     stages = [block for block in sch.get_child_blocks(sch.get_sblock("root")) if sch.get(block).name_hint != "out"]
     loops = sch.get_loops(out)

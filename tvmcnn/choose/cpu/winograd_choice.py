@@ -1,4 +1,7 @@
-"""The same convolution by another algorithm: what changes in a choice, for whoever decides and whoever tries."""
+"""Winograd choice: a convolution's choice turned into one by Winograd, or back into a direct one.
+
+Whether it goes by Winograd is decided by `decide_winograd` in convolution.py, and tried by the tuner.
+"""
 
 from __future__ import annotations
 
