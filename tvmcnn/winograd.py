@@ -79,15 +79,22 @@ def error_growth(tile: int) -> float:
     return float(variances.max() / KERNEL) / KERNEL
 
 
-def grid(node: Node, image: Shape, tile: int) -> tuple[int, int]:
-    """Rows and columns of the tiles that cover the map that Conv `node` makes of an image (N, C, H, W)."""
+def grid(node: Node, image: Shape, tile: int, window: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """Rows and columns of the tiles that cover the map that Conv `node` makes of an image (N, C, H, W).
+
+    A pool of that `window` behind it reads whole windows alone: 27 x 25 pixels in windows of 2 x 2 are 26 x 24, and
+    7 x 6 tiles of 4 x 4.
+    """
     height, width = image[2:]
     top, left, bottom, right = node["pads"]
-    return math.ceil((height + top + bottom - 2) / tile), math.ceil((width + left + right - 2) / tile)
+    sides = zip((height + top + bottom - 2, width + left + right - 2), window, strict=True)
+    rows, columns = (math.ceil((side - side % pooled) / tile) for side, pooled in sides)
+    return rows, columns
 
 
-def halo(node: Node, image: Shape, tile: int) -> Pads:
-    """The zeros that the tiles read around the image: the pads, and at the bottom and right what fills the last."""
+def halo(node: Node, image: Shape, tile: int, window: tuple[int, int] = (1, 1)) -> Pads:
+    """The zeros that the tiles read around the image: the pads, and at the bottom and right what fills the last; none
+    where the tiles of `grid` end inside of it."""
     (height, width), (top, left, _, _) = image[2:], node["pads"]
-    rows, columns = grid(node, image, tile)
-    return top, left, rows * tile + 2 - top - height, columns * tile + 2 - left - width
+    rows, columns = grid(node, image, tile, window)
+    return top, left, max(0, rows * tile + 2 - top - height), max(0, columns * tile + 2 - left - width)

@@ -69,6 +69,10 @@ def reduction(d: Draft, op: str, x: Held) -> None:
     terms = int(np.prod([x.shape[axis] for axis in axes]))
     if op == "ReduceProd" and (terms > 12 or (x.is_float and np.abs(x.value).max() > 4)):
         raise Skip("ReduceProd: of many")
+    if (
+        op in ("ReduceLogSum", "ReduceLogSumExp", "ReduceL2") and not x.is_float
+    ):  # else it may be too large for the type
+        x = d.node("Mod", [x, d.constant(np.asarray(9, x.dtype))])[0]
     if op in ("ReduceLogSum", "ReduceL2") and x.is_float:
         x = d.node("Exp" if op == "ReduceLogSum" else "Abs", [x])[0]
     axes = [axis - x.rank if d.chance(1, 4) else axis for axis in axes]

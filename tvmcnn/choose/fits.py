@@ -79,7 +79,7 @@ def _streamed(kernel: Kernel, config: Any) -> str:
 def _winograd(kernel: Kernel, config: Any) -> str:
     if reason := _streamed(kernel, config):
         return reason
-    count = math.prod(grid(kernel.anchor, kernel.inputs[0].shape, config.tile))
+    count = math.prod(grid(kernel.anchor, kernel.inputs[0].shape, config.tile, window_size(kernel)))
     blocks = -(-kernel.output.shape[1] // BLOCK)
     return _divides(config.strip, count, "tiles") or _divides(config.parts, blocks, "blocks of 16 maps")
 

@@ -168,11 +168,25 @@ def is_infinite(x: Expr, negative: bool, positive: bool) -> Expr:
     return tirx.any(*tests) if tests else tirx.const(False, "bool")
 
 
+# Floats below 0 to unsigned integers, which ONNX leaves open: −2.3 to uint16 is 65534 by AVX2, and 65535 by AVX-512's
+# own instruction. Through these signed ones it wraps around on every CPU, as in NumPy and onnxruntime.
+THROUGH = {"uint8": "int32", "uint16": "int32", "uint32": "int64", "int8": "int32", "int16": "int32"}
+
+
 def cast(x: Expr, to: str) -> Expr:
     """`x` in another dtype: to integers without the fraction, to bool whether it is other than 0."""
     if to == "bool":
-        return tirx.Not(x.equal(of(x, 0)))
-    return x.astype("uint8").astype(to) if dtype_of(x) == "bool" else x.astype(to)
+        other = tirx.Not(x.equal(of(x, 0)))  # which for TVM NaN is not
+        return tirx.any(other, tirx.isnan(x)) if is_float(x) else other
+    if dtype_of(x) == "bool":
+        return x.astype("uint8").astype(to)
+    if is_float(x) and to in THROUGH:
+        return x.astype(THROUGH[to]).astype(to)
+    if is_float(x) and to == "uint64":
+        top = of(x, 2.0**63)
+        beyond = (x - top).astype("int64") ^ tirx.const(-(2**63), "int64")
+        return tirx.Select(x >= top, beyond, x.astype("int64")).astype(to)
+    return x.astype(to)
 
 
 def sums(*given: Expr) -> Expr:

@@ -89,7 +89,7 @@ def _rows(step: Step, given: Operands) -> te.Tensor:
     node, layout, name = step.choice.kernel.anchor, step.choice.reads[0], step.choice.kernel.inputs[0].name
     x, image = given.inputs[name], given.shapes[name]
     m = node["tile"] if "tile" in node.attributes else step.choice.numbers(FilteringConfig).tile
-    rows, columns = grid(node, image, m)
+    rows, columns = grid(node, image, m, node.attributes.get("window") or window_size(step.choice.kernel))
     n, depth, _, _, lanes = extents(x)
     top, left = node["pads"][:2]
 
@@ -113,7 +113,8 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
     matrix = MATRICES[m].at
     n, depth, count, lanes = sizes
     blocks = -(-choice.kernel.output.shape[1] // lanes)
-    columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, m)[1]
+    window = window_size(choice.kernel)
+    columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, m, window)[1]
     rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
     product = te.compute(
         (n, blocks, m + 2, m + 2, count, lanes),
@@ -130,7 +131,7 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
         lambda b, ob, t, p, q, o: combined(matrix, PAIRS, q, lambda j: lines[b, ob, t, p, j, o]),
         name="tile",
     )
-    p, q = window_size(choice.kernel)
+    p, q = window
 
     def value(px: Pixel, dy: int, dz: int) -> Expr:
         y, z = px.h * p + dy, px.w * q + dz

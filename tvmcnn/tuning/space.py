@@ -241,7 +241,9 @@ def _fastest(choice: Choice, configs: Iterable[WinogradConfig], target: Target) 
     depth, maps = (round_up(channels, BLOCK) for channels in shapes)
 
     def cycles(config: WinogradConfig) -> float:
-        rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, config.tile)
+        rows, columns = grid(
+            choice.kernel.anchor, choice.kernel.inputs[0].shape, config.tile, window_size(choice.kernel)
+        )
         return winograd_cycles(config, rows * columns // config.strip, depth, maps, target)
 
     fitting = (each for each in configs if winograd_scratch(each, depth, maps) <= MAX_SCRATCH)
@@ -265,7 +267,7 @@ def _grids(choice: Choice) -> Iterator[tuple[tuple[int, int, int], int]]:
     p, q = window_size(choice.kernel)
     for tile in (4, 2):
         if tile % p == 0 and tile % q == 0:
-            rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile)
+            rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile, (p, q))
             yield (tile, tile // p, tile // q), rows * columns
 
 

@@ -16,7 +16,7 @@ from tvmcnn.choose.cpu.row_bands import in_bands
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.records import Records
 from tvmcnn.configs import ColumnsConfig
-from tvmcnn.fuse import is_anchor
+from tvmcnn.fuse import is_anchor, window_size
 from tvmcnn.network import FLOAT32, NO_PADS, PLAIN, Choice, Kernel, Network, Pads, Tensor
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
@@ -109,7 +109,7 @@ def _halos(state: State, kernels: Sequence[Kernel]) -> dict[str, Pads]:
     halos: dict[str, Pads] = {}
     for kernel in _convolutions(state, kernels):
         node, image, found = kernel.anchor, kernel.inputs[0], state.winograd[kernel.output.name]
-        wanted = node["pads"] if found is None else halo(node, image.shape, found[0].tile)
+        wanted = node["pads"] if found is None else halo(node, image.shape, found[0].tile, window_size(kernel))
         have = halos.get(image.name, NO_PADS)
         halos[image.name] = tuple(map(max, have, wanted))
     return halos

@@ -226,7 +226,7 @@ def _by_winograd(state: State, kernel: Kernel) -> Choice:
     decided = state.winograd[kernel.output.name]
     assert decided is not None
     (config, tier), image = decided, kernel.inputs[0]
-    pads = halo(kernel.anchor, image.shape, config.tile)
+    pads = halo(kernel.anchor, image.shape, config.tile, window_size(kernel))
     read = [state.image(image, Layout(BLOCK, pads)), *_residuals(state, kernel)]
     choice = choice_of(kernel, "direct", read, Layout(BLOCK), "direct", (None, tier))
     if isinstance(config, WinogradConfig):

@@ -124,7 +124,7 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
     for tile in (4, 2):
         if tile % p or tile % q:
             continue
-        rows, columns = grid(node, image.shape, tile)
+        rows, columns = grid(node, image.shape, tile, (p, q))
         for strip in divisors(rows * columns):
             strips = rows * columns // strip
             parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1

@@ -9,7 +9,8 @@ import dataclasses
 
 from tvmcnn.choose.cpu.defaults import BLOCK, streamed_scratch, winograd_scratch
 from tvmcnn.configs import Config, DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor, round_up
+from tvmcnn.fuse import window_size
+from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor, dims, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid, halo
 
@@ -48,17 +49,19 @@ def without_data(choice: Choice) -> Choice:
 def winograd_data(choice: Choice, tile: int) -> Choice:
     """The kernel that transforms the image of a convolution: into (N, C/16, m+2, m+2, tiles, 16)."""
     image, node = choice.sources[0], choice.kernel.anchor
+    window = window_size(choice.kernel)
+    rows, columns = grid(node, image.shape, tile, window)
     name = f"{image.name}@winograd{tile}+{','.join(map(str, node['pads']))}"
-    rows, columns = grid(node, image.shape, tile)
+    name += f"/{dims(window)}" * (window != (1, 1))  # another convolution of the image may need more tiles
     side = tile + 2
     shape = (image.shape[0], -(-image.shape[1] // BLOCK), side, side, rows * columns, BLOCK)
-    made = Node("WinogradData", name, (image.name,), name, {"tile": tile, "pads": node["pads"]})
+    made = Node("WinogradData", name, (image.name,), name, {"tile": tile, "pads": node["pads"], "window": window})
     kernel = Kernel("winograd_data", (made,), (image,), Tensor(name, shape, image.dtype))
     return Choice(kernel, "winograd_data", (image,), (choice.reads[0],), PLAIN, "winograd_data")
 
 
 def _tiled(choice: Choice, tile: int) -> Layout:
-    return Layout(BLOCK, halo(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile))
+    return Layout(BLOCK, halo(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile, window_size(choice.kernel)))
 
 
 def _with(choice: Choice, algorithm: str, first: Layout, config: Config, scratch: int) -> Choice:
