@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import pytest
-from helpers import Graph
+from builders import Graph
 
 import tvmcnn
 from tvmcnn.check import verify
@@ -69,6 +69,8 @@ def test_only_equal_values_are_one_tensor() -> None:
     values = {conv: np.arange(6.0).reshape(2, 3)}
     assert renamed(network, {**values, unknown: np.arange(6.0).reshape(2, 3)}) == {unknown: conv}
     assert renamed(network, {**values, unknown: np.arange(6.0).reshape(3, 2)}) == {}
+    later = next(node.output for node in network.nodes if node.op == "Abs")
+    assert renamed(network, {later: values[conv], unknown: values[conv], **values}) == {unknown: conv}
     assert renamed(network, {**values, unknown: np.arange(6.0).reshape(2, 3) + 1e-3}) == {}
 
 

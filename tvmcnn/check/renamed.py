@@ -19,13 +19,14 @@ from tvmcnn.network import Array, Network
 def renamed(network: Network, values: Mapping[str, Array]) -> dict[str, str]:
     """The network's names of tensors that it does not know by the oracle's, given the oracle's values of all.
 
-    A tensor is taken for another of the same values to the bit, so that either may stand for both. A Cast to the type
+    A tensor is taken for the first of the same values to the bit, which others copy or reshape. A Cast to the type
     that a tensor has already is such a copy, at which the oracle rounds.
     """
-    known = {tensor.name for tensor in network.inputs} | set(network.makers)
+    known = [*(tensor.name for tensor in network.inputs), *network.makers]  # in the order that the network computes
+    shown = [name for name in known if name in values]
     found = {}
-    for name in values.keys() - known - network.constants.keys():
-        same = (k for k in values if k in known and _equal(values[name], values[k], network.tensors[k].dtype))
+    for name in values.keys() - set(known) - network.constants.keys():
+        same = (k for k in shown if _equal(values[name], values[k], network.tensors[k].dtype))
         if (other := next(same, None)) is not None:
             found[name] = other
     return found
