@@ -1,4 +1,4 @@
-"""Fixtures that several files share; what they build models with is in helpers.py."""
+"""Fixtures that several files share; what they build models with is in builders.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small ONNX models, what to feed them, and how far float32 may be from the reference."""
+"""What to feed small models, checks of what they compute, and how far float32 may be from the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from tvm import te
 
 import tvmcnn
@@ -29,117 +29,6 @@ U = 2.0**-24  # the unit roundoff of float32
 SPLIT = "v4 schedules as AVX2"  # see use_target
 GUARD = 900.0  # seconds for whatever may hang; no right program comes near, however slow or busy the machine is
 TARGETS = ["x86-64-v3", SPLIT if targets.TARGETS["x86-64-v4"].missing() else "x86-64-v4"]
-
-
-class Graph:
-    """An ONNX model in the making: every method returns the name of the tensor that it adds."""
-
-    def __init__(self, seed: int = 0, opset: int = 17) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.opset = opset
-        self.nodes: list[onnx.NodeProto] = []
-        self.inputs: list[onnx.ValueInfoProto] = []
-        self.outputs: list[str] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def input(self, *shape: int) -> str:
-        wide = [extent for extent in shape if extent > 1]
-        assert len({*wide}) == len(wide), f"{shape}: two dimensions alike would hide a swap"
-        name = f"x{len(self.inputs)}"
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        self.shapes[name] = shape
-        return name
-
-    def square(self, batch: int, channels: int, size: int) -> str:
-        """An input of square images, as published networks have."""
-        name = self.input(batch, channels, size, size + 1)
-        self.inputs[-1].type.tensor_type.shape.dim[3].dim_value = size
-        self.shapes[name] = (batch, channels, size, size)
-        return name
-
-    def constant(self, array: Any) -> str:
-        name = f"c{len(self.initializers)}"
-        data = np.asarray(array)
-        data = data.astype(np.float32) if data.dtype.kind == "f" else data.astype(np.int64)
-        self.initializers.append(numpy_helper.from_array(data, name))
-        self.shapes[name] = data.shape
-        return name
-
-    def draw(self, *shape: int) -> str:
-        """A constant of normal numbers, no two alike, so that none can stand in for another."""
-        return self.constant(self.rng.standard_normal(shape))
-
-    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{op.lower()}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"n_{name}", **attributes))
-        return name
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of any tensor, by the reference."""
-        if name not in self.shapes:
-            model = self._model([helper.make_empty_tensor_value_info(name)])
-            self.shapes |= {k: v.shape for k, v in reference(model, feeds(model), every_tensor=True).items()}
-        return self.shapes[name]
-
-    def conv(
-        self, x: str, maps: int, kernel: tuple[int, int], *, bias: bool = True, group: int = 1, **attrs: Any
-    ) -> str:
-        """A convolution with drawn weights, scaled so that deep graphs keep their size."""
-        depth = self.shape(x)[1] // group
-        weight = self.rng.standard_normal((maps, depth, *kernel)) / np.sqrt(depth * kernel[0] * kernel[1])
-        operands = [x, self.constant(weight), *([self.draw(maps)] if bias else [])]
-        return self.node("Conv", *operands, group=group, **attrs)
-
-    def output(self, *names: str) -> None:
-        self.outputs += names
-
-    def model(self) -> onnx.ModelProto:
-        return self._model([helper.make_tensor_value_info(n, TensorProto.FLOAT, self.shape(n)) for n in self.outputs])
-
-    def _model(self, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-        graph = helper.make_graph(self.nodes, "g", self.inputs, outputs, self.initializers)
-        opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def lenet(batch: int) -> onnx.ModelProto:
-    """LeNet-5 with drawn weights: 1x32x32, two convolutions with pools, one that covers its input, two dense layers."""
-    g = Graph(5)
-    x = g.square(batch, 1, 32)
-    for maps in (6, 16):
-        x = g.node("MaxPool", g.node("Relu", g.conv(x, maps, (5, 5))), kernel_shape=[2, 2], strides=[2, 2])
-    x = g.node("Flatten", g.node("Relu", g.conv(x, 120, (5, 5))))
-    x = g.node("Relu", g.node("Gemm", x, g.draw(84, 120), g.draw(84), transB=1))
-    g.output(g.node("Gemm", x, g.draw(10, 84), g.draw(10), transB=1))
-    return g.model()
-
-
-def mnist8(batch: int) -> onnx.ModelProto:
-    """The graph of the ONNX model zoo's mnist-8 with drawn weights: the bias as an Add, a 3 x 3 pool, a MatMul."""
-    g = Graph(8)
-    x = g.square(batch, 1, 28)
-    for maps, size in ((8, 2), (16, 3)):
-        x = g.node("Add", g.conv(x, maps, (5, 5), bias=False, auto_pad="SAME_UPPER"), g.draw(maps, 1, 1))
-        x = g.node("MaxPool", g.node("Relu", x), kernel_shape=[size, size], strides=[size, size])
-    x = g.node("Reshape", x, g.constant(np.array([0, 256])))
-    g.output(g.node("Add", g.node("MatMul", x, g.draw(256, 10)), g.draw(1, 10)))
-    return g.model()
-
-
-def wide() -> onnx.ModelProto:
-    """Two images through kernels of every rule that threads share, each with more than one task."""
-    g = Graph()
-    x = g.node("Relu", g.conv(g.input(2, 3, 61, 90), 32, (3, 3), pads=[1, 1, 1, 1]))  # direct
-    y = g.node("Relu", g.conv(x, 48, (3, 3), pads=[1, 1, 1, 1]))  # Winograd
-    y = g.node("Relu", g.conv(y, 48, (3, 3), group=48, pads=[1, 1, 1, 1]))  # depthwise
-    z = g.node("MaxPool", y, kernel_shape=[3, 2], strides=[1, 1])  # pool
-    z = g.node("Add", z, g.node("Sigmoid", z))  # element-wise
-    w = g.node("Relu", g.conv(z, 18, (1, 1), group=3))  # pixels
-    w = g.node("Flatten", g.node("MaxPool", w, kernel_shape=[6, 7], strides=[6, 7]))
-    columns = g.shape(w)[1]
-    g.output(g.node("Gemm", w, g.draw(columns, 900), g.draw(900)), g.node("AveragePool", z, kernel_shape=[4, 3]))
-    return g.model()
 
 
 def feeds(model: onnx.ModelProto, seed: int = 1) -> dict[str, Array]:

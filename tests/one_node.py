@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from builders import one_node
 from onnx import TensorProto, helper
 from onnx.backend.test.loader import load_model_tests
 
@@ -17,26 +18,6 @@ from tvmcnn.check.reference import reference
 
 Array = np.ndarray[Any, Any]
 U = 2.0**-24  # the unit roundoff of float32: one operation is off by at most this much of its result
-
-
-def one_node(
-    op: str, opset: int, arrays: list[Array | None], *, outputs: int = 1, **attributes: Any
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A model of one node whose inputs are all graph inputs x0, x1, ..., and what to feed it."""
-    feeds = {f"x{place}": array for place, array in enumerate(arrays) if array is not None}
-    names = ["" if array is None else f"x{place}" for place, array in enumerate(arrays)]
-    made = [f"y{place}" for place in range(outputs)]
-    graph = helper.make_graph(
-        [helper.make_node(op, names, made, name="the_node", **attributes)],
-        "one_node",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for name, a in feeds.items()
-        ],
-        [helper.make_empty_tensor_value_info(name) for name in made],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return model, feeds
 
 
 def evaluate(op: str, opset: int, arrays: list[Array | None], **attributes: Any) -> Array:
@@ -61,12 +42,6 @@ def both(op: str, opset: int, arrays: list[Array | None], **attributes: Any) -> 
     theirs, ours = session(model).run(None, feeds)[0], reference(model, feeds)["y0"]
     assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
     return theirs, ours
-
-
-def draw(rng: np.random.Generator, *shape: int) -> Array:
-    """Normal float32 numbers, one in twenty of them a hundred times as large."""
-    x = rng.standard_normal(shape)
-    return np.where(rng.random(shape) < 0.05, 100 * x, x).astype(np.float32)
 
 
 # --- ONNX's own node cases ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from helpers import Graph
+from builders import Graph
 
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import NONE

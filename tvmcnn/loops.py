@@ -1,6 +1,6 @@
 """Loops: the extents of the loops around a kernel's tiles, outermost first, as its schedule makes them.
 
-Threads share them, see choose/cpu/parallel.py. One function a rule: (choice, the output's extents in memory, lanes of
+Threads share them, see choose/cpu/tasks.py. One function a rule: (choice, the output's extents in memory, lanes of
 a vector) --> extents; () where none is shared. The table ALGORITHMS names them, and a schedule whose loops are others
 is refused when they are shared out.
 """

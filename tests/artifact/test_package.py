@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import Graph, model_of, node
 from data import LENET5
-from helpers import GUARD, Graph, without_compiler
-from onnx import helper
+from helpers import GUARD, without_compiler
 
 import tvmcnn
 from tvmcnn.artifact.package import runner_sources, write_package
@@ -225,13 +225,10 @@ def test_names_that_c_reserves(tmp_path: Path) -> None:
     """Keywords of C and C++, macros, what the generated functions use, names that differ in case or in signs only."""
     names = ["count", "class", "self", "NULL", "int", "_x", "a b", "a_b", "é", "1", "W", "w", "arena", "linux"]
     names += ["TVMCNN_OK", "net_run", "net_weights", "tvmcnn_data", "x", "x_shape"]
-    nodes = [helper.make_node("Relu", [name], [f"y{name}"]) for name in names]
-    infos = [
-        [helper.make_tensor_value_info(f"{prefix}{name}", 1, [2, i + 3]) for i, name in enumerate(names)]
-        for prefix in ("", "y")
-    ]
-    graph = helper.make_graph(nodes, "names", *infos)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    nodes = [node("Relu", [name], [f"y{name}"]) for name in names]
+    shapes = {name: (2, i + 3) for i, name in enumerate(names)}
+    made = {f"y{name}": shape for name, shape in shapes.items()}
+    model = model_of(nodes, shapes, made, opset=18, ir_version=9, name="names")
     compiled = tvmcnn.compile(model, output=tmp_path / "net.so")
     arrays = [np.linspace(-1, 1, 2 * (i + 3), dtype=np.float32).reshape(2, i + 3) for i in range(len(names))]
     for found, array in zip(tvmcnn.load(compiled.path)(*arrays), arrays, strict=True):

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from builders import Graph
 from data import NVCC, ROOT
-from helpers import Graph
 from tuning_runs import Enough, ops_with_a_final
 
 import tvmcnn

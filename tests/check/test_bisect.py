@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tvm_ffi
-from helpers import Graph
+from builders import Graph
 from test_planted_bugs import BUGS, padded_conv
 from tvm import tirx
 

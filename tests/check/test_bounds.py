@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from builders import model_of, node
+from onnx import TensorProto
 
 from tvmcnn.check.bounds import Bounds, bounds_of, half_spacing
 from tvmcnn.check.follow import Follower
@@ -28,20 +29,14 @@ def model(
     nodes: list[Any], *outputs: tuple[str, int], constants: dict[str, Array] | None = None, **inputs: Any
 ) -> Model:
     """A model of inputs x=(type, shape) and so on."""
-    given = [helper.make_tensor_value_info(name, *value) for name, value in inputs.items()]
-    made = [helper.make_empty_tensor_value_info(name) for name, _ in outputs]
-    for value, (_, code) in zip(made, outputs, strict=True):
-        value.type.tensor_type.elem_type = code
-    arrays = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
-    graph = helper.make_graph(nodes, "g", given, made, arrays)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model_of(nodes, inputs, dict(outputs), constants, opset=18)
 
 
 def unary(*ops: str, out: int = TensorProto.FLOAT, kind: int = TensorProto.FLOAT, **attributes: Any) -> Model:
     """x through operators, one behind the other; the last has the attributes."""
     names = ["x", *(f"t{i}" for i in range(len(ops) - 1)), "y"]
-    nodes = [helper.make_node(op, [a], [b]) for op, a, b in zip(ops[:-1], names, names[1:], strict=False)]
-    nodes.append(helper.make_node(ops[-1], [names[-2]], ["y"], **attributes))
+    nodes = [node(op, a, b) for op, a, b in zip(ops[:-1], names, names[1:], strict=False)]
+    nodes.append(node(ops[-1], names[-2], "y", **attributes))
     return model(nodes, ("y", out), x=(kind, SHAPE))
 
 
@@ -69,9 +64,9 @@ def judged(proto: Model, x: Array, spoil: Callable[[dict[str, Array]], None] = l
 
 def test_what_computes_nothing_is_exact() -> None:
     nodes = [
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Transpose", ["a"], ["b"], perm=[2, 0, 1]),
-        helper.make_node("Neg", ["b"], ["y"]),
+        node("Relu", "x", "a"),
+        node("Transpose", "a", "b", perm=[2, 0, 1]),
+        node("Neg", "b", "y"),
     ]
     _, bounds = found_bounds(model(nodes, ("y", 1), x=(1, SHAPE)), normal())
     assert {name: error for name, error in bounds.errors.items() if error} == {}
@@ -92,7 +87,7 @@ def test_a_bound_is_that_of_float32_not_more(op: str) -> None:
 @pytest.mark.parametrize("depth", [9, 577])
 def test_a_sum_is_bounded_by_the_root_of_its_length(depth: int) -> None:
     weight = normal(depth, 7, seed=1)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [node("MatMul", "x w", "y")]
     x = normal(3, 5, depth)
     _, bounds = found_bounds(model(nodes, ("y", 1), constants={"w": weight}, x=(1, (3, 5, depth))), x)
     error = np.abs((x @ weight).astype(np.float64) - bounds.values["y"]).max()
@@ -103,9 +98,9 @@ def test_a_sum_is_bounded_by_the_root_of_its_length(depth: int) -> None:
 
 def test_a_sum_that_cancels_has_the_errors_of_its_terms() -> None:
     nodes = [
-        helper.make_node("Mul", ["x", "big"], ["a"]),
-        helper.make_node("Add", ["a", "x"], ["b"]),
-        helper.make_node("Sub", ["b", "a"], ["y"]),
+        node("Mul", "x big", "a"),
+        node("Add", "a x", "b"),
+        node("Sub", "b a", "y"),
     ]
     big = np.array([3e5], np.float32)
     _, bounds = found_bounds(model(nodes, ("y", 1), constants={"big": big}, x=(1, SHAPE)), x := normal())
@@ -116,7 +111,7 @@ def test_a_sum_that_cancels_has_the_errors_of_its_terms() -> None:
 
 def test_what_cuts_keeps_the_error_of_what_it_cuts() -> None:
     """Clip to [0, 60] of sums that reach 600: the error is that of the sums, not one relative to 60."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Clip", ["a", "low", "high"], ["y"])]
+    nodes = [node("MatMul", "x w", "a"), node("Clip", "a low high", "y")]
     constants = {"w": 30 * normal(37, 11), "low": np.float32(0) * np.ones(()), "high": np.float32(60) * np.ones(())}
     constants = {name: np.asarray(array, np.float32) for name, array in constants.items()}
     x = normal()
@@ -138,12 +133,12 @@ def test_float64_is_held_to_float64() -> None:
 
 def test_bounds_are_finite_behind_steps() -> None:
     nodes = [
-        helper.make_node("Exp", ["x"], ["e"]),
-        helper.make_node("Cast", ["e"], ["i"], to=TensorProto.INT32),
-        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Greater", ["e", "f"], ["g"]),
-        helper.make_node("Where", ["g", "e", "x"], ["w"]),
-        helper.make_node("Mul", ["w", "f"], ["y"]),
+        node("Exp", "x", "e"),
+        node("Cast", "e", "i", to=TensorProto.INT32),
+        node("Cast", "i", "f", to=TensorProto.FLOAT),
+        node("Greater", "e f", "g"),
+        node("Where", "g e x", "w"),
+        node("Mul", "w f", "y"),
     ]
     _, bounds = found_bounds(model(nodes, ("y", 1), x=(1, SHAPE)), normal())
     assert all(np.isfinite(error) for error in bounds.errors.values())
@@ -226,9 +221,9 @@ def test_an_index_of_the_same_window_may_stand_for_another(order: int) -> None:
 def test_one_element_beside_a_step_is_excused_and_followed() -> None:
     """What comes behind is expected from the library's answer: 7 for 8, and 49 for 64."""
     nodes = [
-        helper.make_node("Sqrt", ["x"], ["s"]),
-        helper.make_node("Floor", ["s"], ["f"]),
-        helper.make_node("Mul", ["f", "f"], ["y"]),
+        node("Sqrt", "x", "s"),
+        node("Floor", "s", "f"),
+        node("Mul", "f f", "y"),
     ]
     proto, x = model(nodes, ("y", 1), x=(1, SHAPE)), np.abs(normal()) + 3
     x[1, 2, 3] = 64.0000001
@@ -280,12 +275,12 @@ def test_large_integers_are_compared_to_the_last_bit() -> None:
 
 def test_more_than_chance_puts_beside_a_step_is_refused() -> None:
     """Half of all sums are beside 0, where any sign may be right: one that is always True shows its number."""
-    nodes = [helper.make_node("Mul", ["x", "z"], ["a"]), helper.make_node("Greater", ["a", "z"], ["y"])]
+    nodes = [node("Mul", "x z", "a"), node("Greater", "a z", "y")]
     constants = {"z": np.zeros((1,), np.float32)}
     proto = model(nodes, ("y", TensorProto.BOOL), constants=constants, x=(1, SHAPE))
-    nodes[0] = helper.make_node("Mul", ["x", "one"], ["b"])
+    nodes[0] = node("Mul", "x one", "b")
     proto = model(
-        [*nodes[:1], helper.make_node("Sub", ["b", "x"], ["a"]), nodes[1]],
+        [*nodes[:1], node("Sub", "b x", "a"), nodes[1]],
         ("y", TensorProto.BOOL),
         constants=constants | {"one": np.ones((1,), np.float32)},
         x=(1, SHAPE),
@@ -302,7 +297,7 @@ def test_more_than_chance_puts_beside_a_step_is_refused() -> None:
 
 def test_what_its_type_rounds_to_a_step_needs_no_excuse() -> None:
     """tanh(12) is 1 in float32 and a little less in float64: in one element of three, and right in all."""
-    nodes = [helper.make_node("Tanh", ["x"], ["t"]), helper.make_node("Floor", ["t"], ["y"])]
+    nodes = [node("Tanh", "x", "t"), node("Floor", "t", "y")]
     x = normal()
     x[1] = 12 + np.abs(x[1])
 
@@ -335,10 +330,10 @@ def test_float16_is_compared_at_its_own_spacing() -> None:
 def test_float16_in_between_is_followed() -> None:
     """The other neighbour of a value in the middle of two is right, and so is what follows from it."""
     nodes = [
-        helper.make_node("Exp", ["x"], ["e"]),
-        helper.make_node("Cast", ["e"], ["h"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", ["h"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["f", "f"], ["y"]),
+        node("Exp", "x", "e"),
+        node("Cast", "e", "h", to=TensorProto.FLOAT16),
+        node("Cast", "h", "f", to=TensorProto.FLOAT),
+        node("Mul", "f f", "y"),
     ]
     proto, x = model(nodes, ("y", 1), x=(1, SHAPE)), normal()
     x[1, 2, 3] = np.log(1 + 2.0**-11)
@@ -363,27 +358,24 @@ def drawn(nodes: list[Any], constants: dict[str, Array], kind: int = TensorProto
 
 def test_indices_are_drawn_from_what_they_index() -> None:
     table = {"table": normal(6, 4)}
-    gather = helper.make_node("Gather", ["table", "i"], ["y"], axis=0)
+    gather = node("Gather", "table i", "y", axis=0)
     assert {*drawn([gather], table).tolist()} == {*range(-6, 6)}
-    moved = [helper.make_node("Add", ["i", "two"], ["j"]), helper.make_node("Gather", ["table", "j"], ["y"], axis=0)]
+    moved = [node("Add", "i two", "j"), node("Gather", "table j", "y", axis=0)]
     assert {*drawn(moved, table | {"two": np.array([2], np.int64)}).tolist()} == {*range(-8, 4)}
     reshaped = [
-        helper.make_node("Unsqueeze", ["i", "axis"], ["j"]),
-        helper.make_node("Cast", ["j"], ["k"], to=TensorProto.INT32),
-        helper.make_node("Gather", ["table", "k"], ["y"], axis=1),
+        node("Unsqueeze", "i axis", "j"),
+        node("Cast", "j", "k", to=TensorProto.INT32),
+        node("Gather", "table k", "y", axis=1),
     ]
     assert {*drawn(reshaped, table | {"axis": np.array([0], np.int64)}).tolist()} == {*range(-4, 4)}
 
 
 def test_divisors_are_not_zero() -> None:
-    node = helper.make_node("Div", ["c", "i"], ["y"])
-    assert drawn([node], {"c": np.arange(41, dtype=np.int64)}, out=TensorProto.INT64).min() == 1
+    assert drawn([node("Div", "c i", "y")], {"c": np.arange(41, dtype=np.int64)}, out=TensorProto.INT64).min() == 1
 
 
 def test_bounds_that_arrive_do_not_cross() -> None:
-    proto = model(
-        [helper.make_node("Clip", ["x", "low", "high"], ["y"])], ("y", 1), x=(1, SHAPE), low=(1, ()), high=(1, ())
-    )
+    proto = model([node("Clip", "x low high", "y")], ("y", 1), x=(1, SHAPE), low=(1, ()), high=(1, ()))
     network = simplified(import_model(proto))
     for seed in range(9):
         inputs = drawn_inputs(network, seed)
@@ -391,12 +383,12 @@ def test_bounds_that_arrive_do_not_cross() -> None:
 
 
 def test_other_integers_have_either_sign() -> None:
-    found = drawn([helper.make_node("Cast", ["i"], ["y"], to=1)], {})
+    found = drawn([node("Cast", "i", "y", to=1)], {})
     assert found.min() < 0 < found.max()
 
 
 def test_tame_inputs_are_small() -> None:
-    proto = model([helper.make_node("Cast", ["i"], ["y"], to=1)], ("y", 1), i=(TensorProto.INT64, (41,)))
+    proto = model([node("Cast", "i", "y", to=1)], ("y", 1), i=(TensorProto.INT64, (41,)))
     network = simplified(import_model(proto))
     assert {*drawn_inputs(network, 0, tame=1)["i"].tolist()} == {0, 1}
     assert {*drawn_inputs(network, 0, tame=2)["i"].tolist()} == {0}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph
+from builders import Graph
 
 import tvmcnn
 from tvmcnn.check import observe

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph, short_reduction
+from builders import Graph
+from helpers import short_reduction
 from tvm import te, tirx
 
 import tvmcnn

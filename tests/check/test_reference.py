@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import builders
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from one_node import Array, U, assert_case, both, draw, evaluate, node_cases, one_node, session, why_left_out
+from builders import graph_of, model_of, node, one_node
+from one_node import Array, U, assert_case, both, evaluate, node_cases, session, why_left_out
 from onnx import TensorProto, helper
 
 from tvmcnn.check.reference import reference
 from tvmcnn.check.reference_ops import OPERATORS, lookup
 from tvmcnn.errors import InputError, ModelError, UnsupportedError
+
+draw = partial(builders.draw, outliers=0.05, times=100)
 
 
 def assert_sum_agrees(op: str, opset: int, arrays: list[Array | None], terms: int, **attributes: Any) -> None:
@@ -91,15 +96,10 @@ def test_softmax_changes_its_meaning_at_opset_13() -> None:
 
 def test_floats_are_not_rounded_between_nodes() -> None:
     """(1e8 + 1) - 1e8 is 1 in float64; float32 would answer 0."""
-    nodes = [helper.make_node("Add", ["big", "x"], ["sum"]), helper.make_node("Sub", ["sum", "big"], ["y"])]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        [onnx.numpy_helper.from_array(np.array([1e8], np.float32), "big")],
+    nodes = [node("Add", "big x", "sum"), node("Sub", "sum big", "y")]
+    model = model_of(
+        nodes, {"x": (1,)}, {"y": (1,)}, {"big": np.array([1e8], np.float32)}, opset=13, ir_version=onnx.IR_VERSION
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     answer = reference(model, np.ones(1, np.float32), every_tensor=True)
     assert list(answer) == ["x", "sum", "y"]
     assert all(array.dtype == np.float32 for array in answer.values())
@@ -490,15 +490,14 @@ def test_a_fixed_batch_may_be_overridden() -> None:
 def test_all_unsupported_nodes_are_told_at_once() -> None:
     """Two unknown operators, one of another domain, an unknown attribute and an output that is not made."""
     nodes = [
-        helper.make_node("Bernoulli", ["x"], ["a"], name="first"),
-        helper.make_node("Relu", ["a"], ["b"], name="fine"),
-        helper.make_node("Relu", ["b"], ["c"], name="foreign", domain="com.example"),
-        helper.make_node("Relu", ["c"], ["d"], name="odd", slope=2.0),
-        helper.make_node("Relu", ["d"], ["y", "places"], name="two"),
-        helper.make_node("HardSwish", ["y"], ["z"]),
+        node("Bernoulli", "x", "a", name="first"),
+        node("Relu", "a", "b", name="fine"),
+        node("Relu", "b", "c", name="foreign", domain="com.example"),
+        node("Relu", "c", "d", name="odd", slope=2.0),
+        node("Relu", "d", "y places", name="two"),
+        node("HardSwish", "y", "z"),
     ]
-    read = [helper.make_empty_tensor_value_info("places")]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 1, 8])], read)
+    graph = graph_of(nodes, {"x": (1, 1, 8)}, "places")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     with pytest.raises(UnsupportedError) as caught:
         reference(model, np.zeros((1, 1, 8), np.float32))

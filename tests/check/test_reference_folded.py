@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from one_node import Array, U, both, evaluate, one_node, session
+from builders import model_of, node, one_node
+from one_node import Array, U, both, evaluate, session
 from onnx import TensorProto, helper
 
 from tvmcnn.check.reference import reference
@@ -150,13 +152,10 @@ def test_cast_to_float16_rounds() -> None:
     """1 + 2^-12 is no float16, and 0 remains of its difference from 1; 70000 becomes infinite."""
     x = np.array([1 + 2.0**-12, 70000, 1e-8], np.float32)
     nodes = [
-        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT),
+        node("Cast", "x", "half", to=TensorProto.FLOAT16),
+        node("Cast", "half", "y", to=TensorProto.FLOAT),
     ]
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in "xy"]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", value[:1], value[1:]), opset_imports=[helper.make_opsetid("", 13)]
-    )
+    model = model_of(nodes, {"x": (3,)}, {"y": (3,)}, opset=13, ir_version=onnx.IR_VERSION)
     answer = reference(model, x, every_tensor=True)
     assert answer["half"].dtype == np.float16
     np.testing.assert_array_equal(answer["y"], [1, INF, 0])
@@ -165,20 +164,14 @@ def test_cast_to_float16_rounds() -> None:
 def test_bfloat16() -> None:
     """Weights of eight bits, whose squares have more until a cast rounds to that type."""
     nodes = [
-        helper.make_node("Mul", ["w", "w"], ["square"]),
-        helper.make_node("Cast", ["square"], ["wide"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["x", "wide"], ["y"]),
-        helper.make_node("Cast", ["y"], ["z"], to=TensorProto.BFLOAT16),
+        node("Mul", "w w", "square"),
+        node("Cast", "square", "wide", to=TensorProto.FLOAT),
+        node("Mul", "x wide", "y"),
+        node("Cast", "y", "z", to=TensorProto.BFLOAT16),
     ]
     weights = helper.make_tensor("w", TensorProto.BFLOAT16, [2], [1 + 2.0**-7, -3.0])
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
-        [helper.make_tensor_value_info("z", TensorProto.BFLOAT16, [2])],
-        [weights],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model = model_of(nodes, {"x": (2,)}, {"z": (TensorProto.BFLOAT16, (2,))}, opset=13, ir_version=onnx.IR_VERSION)
+    model.graph.initializer.append(weights)
     answer = reference(model, np.array([1, 2], np.float32), every_tensor=True)
     assert str(answer["z"].dtype) == str(answer["square"].dtype) == "bfloat16"
     np.testing.assert_array_equal(answer["y"], np.array([(1 + 2.0**-7) ** 2, 18], np.float32))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from one_node import Array, U, one_node, session
+from builders import model_of, node, one_node
+from one_node import Array, U, session
 from onnx import helper
 
 from tvmcnn.check.reference import reference
@@ -78,21 +79,15 @@ def test_agrees_with_onnxruntime(op: str, arrays: list[Array | None], attributes
 def test_what_onnxruntime_makes_of_a_network() -> None:
     """The optimizer's own file: a convolution and its activation are one node in it, and mean the same."""
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], **PLACED),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Conv", ["r", "v"], ["e"]),
-        helper.make_node("LeakyRelu", ["e"], ["y"], alpha=0.2),
+        node("Conv", "x w b", "c", **PLACED),
+        node("Relu", "c", "r"),
+        node("Conv", "r v", "e"),
+        node("LeakyRelu", "e", "y", alpha=0.2),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, X.shape)],
-        [helper.make_empty_tensor_value_info("y")],
-        [onnx.numpy_helper.from_array(array, name) for name, array in (("w", W), ("b", B), ("v", f(3, 4, 2, 1)))],
-    )
-    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    weights = {"w": W, "b": B, "v": f(3, 4, 2, 1)}
+    plain = model_of(nodes, {"x": X}, "y", weights, ir_version=10)
     fused = optimized(plain)
-    assert [node.op_type for node in fused.graph.node] == ["FusedConv", "FusedConv"]
+    assert [each.op_type for each in fused.graph.node] == ["FusedConv", "FusedConv"]
     np.testing.assert_array_equal(reference(fused, X)["y"], reference(plain, X)["y"])
 
 

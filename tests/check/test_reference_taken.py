@@ -10,7 +10,8 @@ import onnx
 import onnx.defs
 import onnx.reference
 import pytest
-from one_node import Array, U, assert_case, data_of, node_cases, one_node, session, why_left_out
+from builders import model_of, node, one_node
+from one_node import Array, U, assert_case, data_of, node_cases, session, why_left_out
 
 from tvmcnn.check.reference import reference
 from tvmcnn.check.reference.walk import CONTROL
@@ -241,19 +242,12 @@ def test_what_onnx_reference_gets_wrong_is_refused() -> None:
 def test_a_taken_operator_computes_in_float64() -> None:
     """1e8 + 1 is no float32: what follows a sum must still see the 1."""
     nodes = [
-        onnx.helper.make_node("CumSum", ["x", "axis"], ["sums"]),
-        onnx.helper.make_node("Slice", ["sums", "one", "two"], ["last"]),
-        onnx.helper.make_node("Sub", ["last", "big"], ["y"]),
+        node("CumSum", "x axis", "sums"),
+        node("Slice", "sums one two", "last"),
+        node("Sub", "last big", "y"),
     ]
     constants = {"axis": np.int64(0), "one": i(1), "two": i(2), "big": np.array([1e8], np.float32)}
-    graph = onnx.helper.make_graph(
-        nodes,
-        "g",
-        [onnx.helper.make_tensor_value_info("x", 1, [2])],
-        [onnx.helper.make_tensor_value_info("y", 1, [1])],
-        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    model = model_of(nodes, {"x": (2,)}, {"y": (1,)}, constants, opset=13, ir_version=onnx.IR_VERSION)
     y = reference(model, np.array([1e8, 1], np.float32))["y"]
     assert y.dtype == np.float32
     assert y == 1

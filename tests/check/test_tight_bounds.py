@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import Array, Graph, feeds
+from builders import Graph
+from helpers import Array, feeds
 from onnx import numpy_helper
 
 import tvmcnn

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import Graph
 from data import NVCC
-from helpers import Graph, record
+from helpers import record
 
 import tvmcnn
 from tvmcnn import configs

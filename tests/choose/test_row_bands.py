@@ -7,10 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers import Graph, check, feeds, record, same_bits_in_any_memory
+from builders import Graph
+from helpers import check, feeds, record, same_bits_in_any_memory
 
 import tvmcnn
-from tvmcnn.choose.cpu import parallel
+from tvmcnn.choose.cpu import tasks
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.targets import resolve
@@ -36,8 +37,8 @@ def test_agrees_with_numpy(target: str, tmp_path: Path) -> None:
     assert all(each > 1 for each in bands(compiled)), bands(compiled)
     for step in compiled.program.steps:
         if step.choice.rule == "direct":
-            assert parallel.by_rows(step.choice)
-            assert parallel.outer_loops(step.choice, resolve(target))[:2] == (1, step.choice.config.bands)
+            assert tasks.cut_by_rows(step.choice)
+            assert tasks.outer_loops(step.choice, resolve(target))[:2] == (1, step.choice.config.bands)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -13,7 +13,8 @@ import onnx
 import pytest
 import winograd_error
 from bench_models import parse
-from helpers import Graph, feeds, record
+from builders import Graph
+from helpers import feeds, record
 
 import tvmcnn
 from tvmcnn import winograd

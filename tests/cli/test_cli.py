@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import Graph
 from data import DOCS, LENET5, ROOT, SHIPPED
-from helpers import GUARD, Graph
+from helpers import GUARD
 from onnx import numpy_helper
 from PIL import Image
 from tuning_models import tiny

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import Graph, lenet
 from data import LENET5
-from helpers import Graph, feeds, lenet
+from helpers import feeds
 
 import tvmcnn
 from tvmcnn import targets

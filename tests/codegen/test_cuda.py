@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import Graph, lenet, mnist8
 from data import NVCC
-from helpers import Graph, feeds, lenet, mnist8, short_reduction, without_compiler
+from helpers import feeds, short_reduction, without_compiler
 from models import make
 
 import tvmcnn

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import Graph
 from data import ROOT
-from helpers import Graph
 
 import tvmcnn
 from tvmcnn import cache as caches

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from builders import Graph
 from data import LENET5, NVCC, ROOT
-from helpers import Graph
 
 import tvmcnn
 from tvmcnn.cli import main

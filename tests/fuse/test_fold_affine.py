@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph, check, feeds
+from builders import Graph
+from helpers import check, feeds
 
 import tvmcnn
 from tvmcnn.check.reference import reference

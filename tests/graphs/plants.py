@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn import compiler, layout
+from tvmcnn import compiler, packing
 from tvmcnn.check import verify
 from tvmcnn.check.bounds import Bounds
-from tvmcnn.choose import cpu as choose
+from tvmcnn.choose.cpu import operators
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.network import Kernel, Layout, Network, Tensor
 
@@ -23,7 +23,7 @@ def dropped_type() -> None:
 
     right = State.reorder
     State.reorder = reorder  # type: ignore[method-assign]
-    choose._all_float32 = lambda kernel: True
+    operators._all_float32 = lambda kernel: True
 
 
 def padded_constant() -> None:
@@ -39,7 +39,7 @@ def padded_constant() -> None:
         values = array.reshape(-1)
         return values if block == 1 else np.pad(values, (0, -values.size % block)).reshape(-1, block)
 
-    layout._channels = channels
+    packing.channels = channels
     compiler.fuse = fuse  # type: ignore[assignment]
 
 

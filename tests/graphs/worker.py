@@ -23,7 +23,7 @@ from graphs import quick
 from graphs.judge import Fault, Judge
 from tvmcnn.check.verify import verify_library
 from tvmcnn.choose import cpu as choose_for_cpus
-from tvmcnn.choose.cpu import parallel
+from tvmcnn.choose.cpu import tasks
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import Record, Records
@@ -82,12 +82,12 @@ def failed(kind: str, text: str) -> Report:
 @contextmanager
 def shared_out(split: bool) -> Iterator[None]:
     """With `split` threads share even what is too small for that to pay."""
-    least = parallel.MIN_MICROSECONDS
-    parallel.MIN_MICROSECONDS = 0.0 if split else least
+    least = tasks.MIN_MICROSECONDS
+    tasks.MIN_MICROSECONDS = 0.0 if split else least
     try:
         yield
     finally:
-        parallel.MIN_MICROSECONDS = least
+        tasks.MIN_MICROSECONDS = least
 
 
 @contextmanager

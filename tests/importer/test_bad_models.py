@@ -7,16 +7,16 @@ import errno
 import os
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from builders import Graph, Kind, draw, graph_of, model_of, node
 from data import LENET5
-from helpers import Graph
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
 import tvmcnn
 from tvmcnn.errors import ModelError, TargetError, ToolError, TvmcnnError, UnsupportedError
@@ -27,36 +27,24 @@ MUTATIONS = 400
 MUTATION_SECONDS = 60.0  # of the CPU for one file; a few milliseconds is usual
 LITTLE = 200 << 20  # bytes that a refusal may take
 
-Inputs = dict[str, tuple[int, Sequence[int | str | None] | None]]
-X: Inputs = {"x": (TensorProto.FLOAT, IMAGE)}
-
-
-def node(op: str, inputs: str, outputs: str, name: str, **attributes: Any) -> NodeProto:
-    """A node whose tensors are given as words: "x w" --> ["x", "w"]."""
-    return helper.make_node(op, inputs.split(" "), outputs.split(" "), name=name, **attributes)
+X = {"x": IMAGE}
 
 
 def model(
     nodes: Sequence[NodeProto],
     weights: dict[str, Any] | None = None,
     *,
-    inputs: Inputs = X,
+    inputs: Mapping[str, Kind] = X,
     outputs: str = "y",
-    opset: int | None = 17,
+    opset: int = 17,
 ) -> onnx.ModelProto:
     """A model whose outputs have four open dimensions, so that only the importer finds what is wrong with shapes."""
-    graph = helper.make_graph(
-        nodes,
-        "bad",
-        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in outputs.split()],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)] if opset else [], ir_version=8)
+    made = dict.fromkeys(outputs.split(), (None,) * 4)
+    return model_of(nodes, inputs, made, weights, opset=opset, name="bad")
 
 
 def weight(*shape: int, dtype: type = np.float32) -> Any:
-    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return draw(0, *shape, dtype=dtype)
 
 
 def refused(source: Any, *words: str, kind: type[TvmcnnError] = ModelError, **arguments: Any) -> str:
@@ -173,9 +161,7 @@ def test_constant_longer_than_its_shape(size: int) -> None:
     filled = node("ConstantOfShape", "s", "y", "fill", value=numpy_helper.from_array(np.float32([1]), "filling"))
     filled.attribute[0].t.raw_data = bytes(size)
     refused(model([filled], {"s": [2, 3, 5, 7]}), "is damaged: the data of its constant 'filling' is not 1")
-    body = helper.make_graph(
-        [filled], "branch", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)]
-    )
+    body = graph_of([filled], {}, {"y": [None] * 4}, name="branch")
     forked = node("If", "flag", "z", "fork", then_branch=body, else_branch=body)
     refused(model([forked], {"s": [2, 3, 5, 7], "flag": True}, outputs="z"), "the data of its constant 'filling'")
 
@@ -207,7 +193,7 @@ def test_unsupported_operators_are_all_listed_at_once() -> None:
 
 
 def test_unnamed_node_is_found_by_its_place() -> None:
-    unnamed = helper.make_node("Hardmax", ["x"], ["y"])
+    unnamed = node("Hardmax", "x", "y")
     refused(model([unnamed]), "node '#0' (Hardmax)", kind=UnsupportedError)
 
 
@@ -224,11 +210,7 @@ def test_unnamed_node_is_found_by_its_place() -> None:
     ],
 )
 def test_unsupported_use_of_an_operator(nodes: list[NodeProto], constants: dict[str, Any], reason: str) -> None:
-    inputs: Inputs = {
-        **X,
-        "i": (TensorProto.INT64, (2,)),
-        "r": (TensorProto.INT64, (4,)),
-    }
+    inputs = {**X, "i": (TensorProto.INT64, (2,)), "r": (TensorProto.INT64, (4,))}
     used = {name for n in nodes for name in n.input}
     inputs = {name: value for name, value in inputs.items() if name in used and name not in constants}
     outputs = " ".join(nodes[0].output)
@@ -238,27 +220,20 @@ def test_unsupported_use_of_an_operator(nodes: list[NodeProto], constants: dict[
 
 
 def branch(output: str) -> onnx.GraphProto:
-    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, IMAGE)
-    return helper.make_graph([node("Relu", "x", output, "inner")], "branch", [], [value])
+    return graph_of([node("Relu", "x", output, "inner")], {}, {output: IMAGE}, name="branch")
 
 
 def test_control_flow() -> None:
-    inputs: Inputs = {**X, "flag": (TensorProto.BOOL, ())}
+    inputs = {**X, "flag": (TensorProto.BOOL, ())}
     choice = node("If", "flag", "y", "fork", then_branch=branch("t"), else_branch=branch("e"))
     words = "node 'fork' (If): its condition 'flag' is computed at run time; only a constant is supported"
     refused(model([choice], inputs=inputs), words, kind=UnsupportedError)
-    body = helper.make_graph(
+    flag: Kind = (TensorProto.BOOL, [])
+    body = graph_of(
         [node("Identity", "go", "go_on", "i"), node("Relu", "v", "w", "r")],
-        "body",
-        [
-            helper.make_tensor_value_info("count", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, IMAGE),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, IMAGE),
-        ],
+        {"count": (TensorProto.INT64, []), "go": flag, "v": IMAGE},
+        {"go_on": flag, "w": IMAGE},
+        name="body",
     )
     loop = node("Loop", "times flag x", "y", "round", body=body)
     looped = model([loop], {"times": np.array(3)}, inputs=inputs)
@@ -271,9 +246,10 @@ def test_string_tensors() -> None:
 
 
 def test_operator_of_another_domain() -> None:
-    foreign = model([helper.make_node("Fancy", ["x"], ["y"], name="f", domain="com.example")])
+    foreign = model([node("Fancy", "x", "y", name="f", domain="com.example")])
+    version = foreign.opset_import.pop()  # of com.example
     refused(foreign, "com.example", "Name: f OpType: Fancy")
-    foreign.opset_import.append(helper.make_opsetid("com.example", 1))
+    foreign.opset_import.append(version)
     refused(foreign, "node 'f' (Fancy): operator com.example.Fancy is not supported", kind=UnsupportedError)
 
 
@@ -347,11 +323,11 @@ def test_input_of_another_type() -> None:
             "auto_pad is 'SAME'; allowed are NOTSET, SAME_UPPER, SAME_LOWER, VALID",
         ),
         (
-            model([node("Gemm", "t w", "y", "g")], {"w": weight(7, 4)}, inputs={"t": (TensorProto.FLOAT, (3, 5))}),
+            model([node("Gemm", "t w", "y", "g")], {"w": weight(7, 4)}, inputs={"t": (3, 5)}),
             "node 'g' (Gemm): A' is 3x5 and B' is 7x4: 5 ≠ 7",
         ),
         (
-            model([node("MatMul", "t w", "y", "m")], {"w": weight(7, 4)}, inputs={"t": (TensorProto.FLOAT, (3, 5))}),
+            model([node("MatMul", "t w", "y", "m")], {"w": weight(7, 4)}, inputs={"t": (3, 5)}),
             "node 'm' (MatMul): A is 3x5 and B is 7x4: 5 ≠ 7",
         ),
         (
@@ -380,7 +356,7 @@ def test_shapes_that_do_not_fit_show_the_numbers(bad: onnx.ModelProto, sentence:
 def test_open_dimension_that_is_not_the_leading_one() -> None:
     relu = [node("Relu", "x", "y", "r")]
     for shape, shown in ((("n", 3, "h", 13), "nx3xhx13"), ((None, 3, 0, 13), "?x3x?x13")):
-        bad = model(relu, inputs={"x": (TensorProto.FLOAT, shape)})
+        bad = model(relu, inputs={"x": shape})
         refused(bad, f"input 'x' of the model is {shown}", "--input-shape x:1x3xNx13")
         assert import_model(bad, {"x": (2, 3, 5, 13)}).outputs[0].shape == (2, 3, 5, 13)
 
@@ -412,7 +388,7 @@ def test_batch_that_is_not_positive(batch: int) -> None:
 
 
 def test_input_without_a_shape() -> None:
-    bad = model([node("Relu", "x", "y", "r")], inputs={"x": (TensorProto.FLOAT, None)})
+    bad = model([node("Relu", "x", "y", "r")], inputs={"x": TensorProto.FLOAT})
     refused(bad, "'x' of the model has no shape")
 
 
@@ -427,7 +403,9 @@ def test_opset_out_of_range(opset: int) -> None:
 
 
 def test_opset_missing() -> None:
-    refused(model([node("Relu", "x", "y", "r")], opset=None), "opset_import")
+    bad = model([node("Relu", "x", "y", "r")])
+    del bad.opset_import[:]
+    refused(bad, "opset_import")
 
 
 def test_cyclic_graph() -> None:
@@ -482,7 +460,7 @@ def test_constant_that_would_fill_the_memory(maker: str) -> None:
     bad = model(
         [node(maker, inputs, "big", "bomb"), node("Add", "x big", "y", "a")],
         {name: array for name, array in constants.items() if name in inputs.split()},
-        inputs={"x": (TensorProto.FLOAT, (1,))},
+        inputs={"x": (1,)},
     )
     with little_memory():
         refused(bad, f"node 'bomb' ({maker}) makes a constant of 500000000", "64 MB")
@@ -534,7 +512,7 @@ def test_tensor_of_a_million_million_elements(
     nodes: list[NodeProto], constants: dict[str, list[int]], shape: tuple[int, ...], words: str, tmp_path: Path
 ) -> None:
     arrays = {name: np.array(values) for name, values in constants.items()}
-    huge = model(nodes, arrays, inputs={"x": (TensorProto.FLOAT, shape)})
+    huge = model(nodes, arrays, inputs={"x": shape})
     with little_memory(), pytest.raises(TvmcnnError) as caught:
         tvmcnn.compile(huge, output=tmp_path / "x.so")
     assert words in str(caught.value)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from builders import drawn, model_of, node
+from onnx import NodeProto, TensorProto, numpy_helper
 
 import tvmcnn
 from tvmcnn.check.reference import reference
@@ -20,11 +21,6 @@ from tvmcnn.network import Network
 
 Array = np.ndarray[Any, Any]
 IMAGE = (1, 3, 9, 8)
-node = helper.make_node
-
-
-def draw(*shape: int, seed: int = 1) -> Array:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def model(
@@ -35,13 +31,7 @@ def model(
     opset: int = 17,
     ir_version: int = 9,
 ) -> onnx.ModelProto:
-    y = helper.make_empty_tensor_value_info("y")
-    y.type.tensor_type.elem_type = TensorProto.FLOAT
-    weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)], [y], weights)
-    domains = sorted({n.domain for n in nodes if n.domain})
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    return model_of(nodes, {"x": x}, {"y": TensorProto.FLOAT}, constants, opset=opset, ir_version=ir_version)
 
 
 def operand(network: Network, place: int = 1) -> Array:
@@ -56,19 +46,19 @@ def operand(network: Network, place: int = 1) -> Array:
 def padding(mode: str) -> list[NodeProto]:
     """How PyTorch writes F.pad(x, (2, 1, 0, 3)): zeros for the other axes by ConstantOfShape, turned round by Slice."""
     return [
-        node("Shape", ["x"], ["shape"]),
-        node("Size", ["shape"], ["rank"]),
-        node("Mul", ["rank", "two"], ["both"]),
-        node("Sub", ["both", "four"], ["others"]),
-        node("Unsqueeze", ["others", "zero"], ["length"]),
-        node("ConstantOfShape", ["length"], ["zeros"], value=numpy_helper.from_array(np.array([0]))),
-        node("Concat", ["given", "zeros"], ["all"], axis=0),
-        node("Reshape", ["all", "pairs"], ["rows"]),
-        node("Slice", ["rows", "last", "least", "zero", "last"], ["turned"]),
-        node("Transpose", ["turned"], ["columns"], perm=[1, 0]),
-        node("Reshape", ["columns", "last"], ["flat"]),
-        node("Cast", ["flat"], ["pads"], to=TensorProto.INT64),
-        node("Pad", ["x", "pads"], ["p"], mode=mode),
+        node("Shape", "x", "shape"),
+        node("Size", "shape", "rank"),
+        node("Mul", "rank two", "both"),
+        node("Sub", "both four", "others"),
+        node("Unsqueeze", "others zero", "length"),
+        node("ConstantOfShape", "length", "zeros", value=numpy_helper.from_array(np.array([0]))),
+        node("Concat", "given zeros", "all", axis=0),
+        node("Reshape", "all pairs", "rows"),
+        node("Slice", "rows last least zero last", "turned"),
+        node("Transpose", "turned", "columns", perm=[1, 0]),
+        node("Reshape", "columns last", "flat"),
+        node("Cast", "flat", "pads", to=TensorProto.INT64),
+        node("Pad", "x pads", "p", mode=mode),
     ]
 
 
@@ -79,8 +69,8 @@ PADDING = {
 
 
 def test_padding_as_pytorch_writes_it() -> None:
-    conv = node("Conv", ["p", "w"], ["y"], strides=[2, 1])
-    weights = {**PADDING, "w": draw(5, 3, 3, 2)}
+    conv = node("Conv", "p w", "y", strides=[2, 1])
+    weights = {**PADDING, "w": drawn(5, 3, 3, 2)}
     network = import_model(model([*padding("constant"), conv], weights, x=("n", 3, "h", 8)), {"x": (1, 3, 9, 8)})
     assert [n.op for n in network.nodes] == ["Conv"]
     assert network.nodes[0]["pads"] == (0, 2, 3, 1)
@@ -92,11 +82,11 @@ def test_padding_as_pytorch_writes_it() -> None:
 def test_expansion_as_pytorch_writes_it() -> None:
     """x.expand(3, -1, 9, 8): where an extent is -1 that of the tensor stays, by Where over a ConstantOfShape."""
     nodes = [
-        node("ConstantOfShape", ["four"], ["ones"], value=numpy_helper.from_array(np.array([1]))),
-        node("Mul", ["ones", "minus"], ["any"]),
-        node("Equal", ["target", "any"], ["kept"]),
-        node("Where", ["kept", "ones", "target"], ["extents"]),
-        node("Expand", ["x", "extents"], ["y"]),
+        node("ConstantOfShape", "four", "ones", value=numpy_helper.from_array(np.array([1]))),
+        node("Mul", "ones minus", "any"),
+        node("Equal", "target any", "kept"),
+        node("Where", "kept ones target", "extents"),
+        node("Expand", "x extents", "y"),
     ]
     constants = {"four": np.array([4]), "minus": np.array(-1), "target": np.array([5, -1, 9, 8])}
     network = import_model(model(nodes, constants))
@@ -104,9 +94,9 @@ def test_expansion_as_pytorch_writes_it() -> None:
 
 
 SHAPE = [
-    node("Shape", ["x"], ["shape"]),
-    node("Gather", ["shape", "last"], ["extent"], axis=0),  # 8
-    node("Add", ["x", "made"], ["y"]),
+    node("Shape", "x", "shape"),
+    node("Gather", "shape last", "extent", axis=0),  # 8
+    node("Add", "x made", "y"),
 ]
 SPOT = {"last": np.array(-1), "zero": np.array(0), "one": np.array(1), "step": np.array(3), "off": np.array([0.0, 2.5])}
 
@@ -114,36 +104,36 @@ SPOT = {"last": np.array(-1), "zero": np.array(0), "one": np.array(1), "step": n
 @pytest.mark.parametrize(
     ("nodes", "constants", "wanted"),
     [
-        ([node("ConstantOfShape", ["shape"], ["made"], value=numpy_helper.from_array(np.float32([0.5])))], {},
+        ([node("ConstantOfShape", "shape", "made", value=numpy_helper.from_array(np.float32([0.5])))], {},
          np.full(IMAGE, 0.5, np.float32)),
-        ([node("Range", ["one", "extent", "step"], ["r"]), node("ReduceSum", ["r"], ["s"]),
-          node("Cast", ["s"], ["made"], to=1)], {}, np.float32(1 + 4 + 7).reshape(1)),
-        ([node("Range", ["zero", "extent", "one"], ["r"]), node("Cast", ["r"], ["made"], to=1)], {},
+        ([node("Range", "one extent step", "r"), node("ReduceSum", "r", "s"),
+          node("Cast", "s", "made", to=1)], {}, np.float32(1 + 4 + 7).reshape(1)),
+        ([node("Range", "zero extent one", "r"), node("Cast", "r", "made", to=1)], {},
          np.arange(8, dtype=np.float32)),
-        ([node("OneHot", ["which", "extent", "floats"], ["made"], axis=-1)],
+        ([node("OneHot", "which extent floats", "made", axis=-1)],
          {"which": np.array([5, 7, 0] * 3), "floats": np.float32([-1, 2])},
          np.where(np.arange(8) == np.array([5, 7, 0] * 3)[..., None], 2, -1).astype(np.float32)),
-        ([node("Expand", ["row", "shape"], ["made"])], {"row": draw(9, 1)},
-         np.broadcast_to(draw(9, 1), IMAGE)),
-        ([node("Tile", ["row", "times"], ["made"])], {"row": draw(9, 4), "times": np.array([1, 2])},
-         np.tile(draw(9, 4), (1, 2))),
-        ([node("Pad", ["row", "pads"], ["made"])], {"row": draw(4, 6), "pads": np.array([2, 1, 3, 1])},
-         np.pad(draw(4, 6), ((2, 3), (1, 1)))),
-        ([node("Split", ["row"], ["a", "b"], axis=1), node("Mul", ["a", "b"], ["made"])], {"row": draw(9, 16)},
-         draw(9, 16)[:, :8] * draw(9, 16)[:, 8:]),
-        ([node("TopK", ["row", "count"], ["made", "places"], axis=0)], {"row": draw(11, 8), "count": np.array([9])},
-         -np.sort(-draw(11, 8), axis=0)[:9]),
-        ([node("Unique", ["row"], ["made"], sorted=1)], {"row": np.float32([5, 1, 1, 3, 2, 7, 6, 5, 8, 4])},
+        ([node("Expand", "row shape", "made")], {"row": drawn(9, 1)},
+         np.broadcast_to(drawn(9, 1), IMAGE)),
+        ([node("Tile", "row times", "made")], {"row": drawn(9, 4), "times": np.array([1, 2])},
+         np.tile(drawn(9, 4), (1, 2))),
+        ([node("Pad", "row pads", "made")], {"row": drawn(4, 6), "pads": np.array([2, 1, 3, 1])},
+         np.pad(drawn(4, 6), ((2, 3), (1, 1)))),
+        ([node("Split", "row", "a b", axis=1), node("Mul", "a b", "made")], {"row": drawn(9, 16)},
+         drawn(9, 16)[:, :8] * drawn(9, 16)[:, 8:]),
+        ([node("TopK", "row count", "made places", axis=0)], {"row": drawn(11, 8), "count": np.array([9])},
+         -np.sort(-drawn(11, 8), axis=0)[:9]),
+        ([node("Unique", "row", "made", sorted=1)], {"row": np.float32([5, 1, 1, 3, 2, 7, 6, 5, 8, 4])},
          np.arange(1, 9, dtype=np.float32)),
-        ([node("ScatterND", ["row", "where", "what"], ["made"])],
-         {"row": draw(9, 8), "where": np.array([[3], [8]]), "what": draw(2, 8)},
-         np.stack([draw(2, 8)[[3, 8].index(i)] if i in (3, 8) else draw(9, 8)[i] for i in range(9)])),
-        ([node("NonZero", ["row"], ["n"]), node("Cast", ["n"], ["made"], to=1)],
+        ([node("ScatterND", "row where what", "made")],
+         {"row": drawn(9, 8), "where": np.array([[3], [8]]), "what": drawn(2, 8)},
+         np.stack([drawn(2, 8)[[3, 8].index(i)] if i in (3, 8) else drawn(9, 8)[i] for i in range(9)])),
+        ([node("NonZero", "row", "n"), node("Cast", "n", "made", to=1)],
          {"row": np.float32([1, 0, 2, 3, 0, 4, 5, 6, 7, 8])}, np.float32([[0, 2, 3, 5, 6, 7, 8, 9]])),
-        ([node("CumSum", ["row", "one"], ["made"])], {"row": np.float32(np.arange(72).reshape(9, 8))},
+        ([node("CumSum", "row one", "made")], {"row": np.float32(np.arange(72).reshape(9, 8))},
          np.cumsum(np.arange(72).reshape(9, 8), axis=1).astype(np.float32)),
-        ([node("Einsum", ["row", "row"], ["made"], equation="ij,ik->ij")], {"row": draw(9, 8)},
-         draw(9, 8) * draw(9, 8).sum(axis=1, keepdims=True)),
+        ([node("Einsum", "row row", "made", equation="ij,ik->ij")], {"row": drawn(9, 8)},
+         drawn(9, 8) * drawn(9, 8).sum(axis=1, keepdims=True)),
     ],
     ids=lambda value: value[0].op_type if isinstance(value, list) else "",
 )  # fmt: skip
@@ -156,7 +146,7 @@ def test_constants(nodes: list[NodeProto], constants: dict[str, Array], wanted: 
 
 def test_an_output_is_made_by_a_kernel() -> None:
     """Though all is known of it: a library has no output without one."""
-    nodes = [node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
+    nodes = [node("Shape", "x", "s"), node("ConstantOfShape", "s", "y")]
     assert [n.op for n in import_model(model(nodes)).nodes] == ["ConstantOfShape"]
 
 
@@ -182,18 +172,16 @@ def test_constants_that_would_fill_the_memory(op: str, hidden: bool) -> None:
     size, here behind a Split, whose outputs inference does not see through."""
     inputs, attributes, constants = BOMBS[op]
     arrays = {name: np.asarray(array) for name, array in constants.items()}
-    maker = [node(op, inputs, ["big"], name="bomb", **attributes), node("ReduceMax", ["big"], ["top"], keepdims=0)]
+    maker = [node(op, inputs, "big", name="bomb", **attributes), node("ReduceMax", "big", "top", keepdims=0)]
     if hidden and "huge" in arrays:
         arrays["halves"] = np.concatenate([np.atleast_1d(arrays.pop("huge"))] * 2)
         if op in ("Range", "HannWindow"):  # which take a scalar
-            maker.insert(0, node("Squeeze", ["part"], ["huge"]))
+            maker.insert(0, node("Squeeze", "part", "huge"))
         maker.insert(
             0,
-            node(
-                "Split", ["halves"], ["huge" if op not in ("Range", "HannWindow") else "part", "spare"], num_outputs=2
-            ),
+            node("Split", "halves", ["huge" if op not in ("Range", "HannWindow") else "part", "spare"], num_outputs=2),
         )
-    made = model([*maker, node("Add", ["x", "top"], ["y"])], arrays, opset=18)
+    made = model([*maker, node("Add", "x top", "y")], arrays, opset=18)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match=rf"node 'bomb' \({op}\) makes a constant of .*: allowed are 64 MB"):
         import_model(made)
@@ -205,16 +193,16 @@ def test_constants_that_would_fill_the_memory(op: str, hidden: bool) -> None:
     [
         ("ConstantOfShape", [np.array([3, 500, 7])], {}),
         ("ConstantOfShape", [np.array([3, 0, 7])], {}),
-        ("Expand", [draw(5, 1, 3), np.array([41, 1, 70, 3])], {}),
-        ("Expand", [draw(61, 5, 1), np.array([1, 70])], {}),
+        ("Expand", [drawn(5, 1, 3), np.array([41, 1, 70, 3])], {}),
+        ("Expand", [drawn(61, 5, 1), np.array([1, 70])], {}),
         ("Range", [np.array(3), np.array(50), np.array(7)], {}),
         ("Range", [np.float32(2.5), np.float32(-9), np.float32(-0.5)], {}),
         ("Range", [np.array(3), np.array(-50), np.array(7)], {}),
         ("OneHot", [np.array([[1, 2, 0]] * 5), np.array([70]), np.array([0.0, 1.0], np.float32)], {"axis": 1}),
-        ("Tile", [draw(2, 3, 1), np.array([7, 5, 11])], {}),
-        ("Pad", [draw(2, 3), np.array([7, -1, 0, 20])], {}),
-        ("Pad", [draw(2, 3), np.array([40, 60]), np.float32(1), np.array([-1])], {}),
-        ("Resize", [draw(2, 3), None, np.array([8.5, 9.0], np.float32)], {"mode": "nearest"}),
+        ("Tile", [drawn(2, 3, 1), np.array([7, 5, 11])], {}),
+        ("Pad", [drawn(2, 3), np.array([7, -1, 0, 20])], {}),
+        ("Pad", [drawn(2, 3), np.array([40, 60]), np.float32(1), np.array([-1])], {}),
+        ("Resize", [drawn(2, 3), None, np.array([8.5, 9.0], np.float32)], {"mode": "nearest"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -226,7 +214,7 @@ def test_sizes_by_the_values_of_operands(op: str, operands: list[Any], attribute
 
     arrays = {f"k{place}": array for place, array in enumerate(operands) if array is not None}
     names = [f"k{place}" if array is not None else "" for place, array in enumerate(operands)]
-    made = reference(model([node(op, names, ["y"], **attributes)], arrays, opset=21), {"x": draw(*IMAGE)})["y"]
+    made = reference(model([node(op, names, "y", **attributes)], arrays, opset=21), {"x": drawn(*IMAGE)})["y"]
     values = [ir.Value(name=n, const_value=ir.tensor(np.asarray(arrays[n]))) if n else None for n in names]
     budget = Budget("the model")
     before = budget.left
@@ -239,16 +227,16 @@ def test_sizes_by_the_values_of_operands(op: str, operands: list[Any], attribute
 
 
 def test_random_numbers_are_not_folded() -> None:
-    nodes = [node("Bernoulli", ["k"], ["b"], seed=1.0), node("Mul", ["x", "b"], ["y"])]
+    nodes = [node("Bernoulli", "k", "b", seed=1.0), node("Mul", "x b", "y")]
     with pytest.raises(UnsupportedError, match="operator Bernoulli is not supported"):
         import_model(model(nodes, {"k": np.full(8, 0.5, np.float32)}))
 
 
 def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """What the optimizer has to say of a node that does not fold is not for the user, whom import tells why."""
-    nodes = [node("Reshape", ["k", "s"], ["r"]), node("Add", ["x", "r"], ["y"])]
+    nodes = [node("Reshape", "k s", "r"), node("Add", "x r", "y")]
     with pytest.raises(ModelError, match=r"2x3 .* does not reshape to"):
-        import_model(model(nodes, {"k": draw(2, 3), "s": np.array([4, 5])}))
+        import_model(model(nodes, {"k": drawn(2, 3), "s": np.array([4, 5])}))
     assert not caplog.records
 
 
@@ -260,9 +248,9 @@ def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     [
         ("int8", np.float32(0.03), None, {}),
         ("int8", np.float32(0.03), np.int8(-3), {}),
-        ("uint8", np.abs(draw(5)) + 0.01, np.arange(120, 125, dtype=np.uint8), {"axis": 0}),
-        ("int8", np.abs(draw(3)) + 0.01, np.array([-3, 0, 4], np.int8), {"axis": -3}),
-        ("uint8", np.abs(draw(5, 3, 2, 2)) + 0.01, None, {"axis": 3, "block_size": 2}),
+        ("uint8", np.abs(drawn(5)) + 0.01, np.arange(120, 125, dtype=np.uint8), {"axis": 0}),
+        ("int8", np.abs(drawn(3)) + 0.01, np.array([-3, 0, 4], np.int8), {"axis": -3}),
+        ("uint8", np.abs(drawn(5, 3, 2, 2)) + 0.01, None, {"axis": 3, "block_size": 2}),
         ("int32", np.float32(1e-6), None, {}),
     ],
     ids=["tensor", "zero", "maps", "channels", "blocks", "int32"],
@@ -274,7 +262,7 @@ def test_weights_behind_dequantize_linear(
     rng, limits = np.random.default_rng(5), np.iinfo(dtype)
     w = rng.integers(limits.min, limits.max, (5, 3, 2, 4), dtype, endpoint=True)
     given = {"w": w, "s": scale} | ({} if zero is None else {"z": zero})
-    nodes = [node("DequantizeLinear", list(given), ["f"], **attributes), node("Conv", ["x", "f"], ["y"])]
+    nodes = [node("DequantizeLinear", list(given), "f", **attributes), node("Conv", "x f", "y")]
     network = import_model(model(nodes, given, opset=21, ir_version=10))
     assert [n.op for n in network.nodes] == ["Conv"]
     assert network.folded == {"f": "constant: computed at compile time"}
@@ -298,13 +286,13 @@ def test_large_weights_behind_dequantize_linear() -> None:
     from tvmcnn.importer import budget
 
     w = np.random.default_rng(5).integers(-128, 127, (300, 301), np.int8)
-    nodes = [node("DequantizeLinear", ["w", "s"], ["f"]), node("MatMul", ["x", "f"], ["y"])]
+    nodes = [node("DequantizeLinear", "w s", "f"), node("MatMul", "x f", "y")]
     made = model(nodes, {"w": w, "s": np.float32(0.5)}, x=(7, 300))
     limit = budget.FOLD_LIMIT
     try:
         budget.FOLD_LIMIT = 1 << 10
         np.testing.assert_array_equal(operand(import_model(made)), w * np.float32(0.5))
-        made.graph.node[0].CopyFrom(node("Cast", ["w"], ["f"], to=TensorProto.FLOAT))  # which makes as much of them
+        made.graph.node[0].CopyFrom(node("Cast", "w", "f", to=TensorProto.FLOAT))  # which makes as much of them
         with pytest.raises(ModelError, match="makes a constant of 300x301"):
             import_model(made)
     finally:
@@ -314,10 +302,10 @@ def test_large_weights_behind_dequantize_linear() -> None:
 def test_quantised_activations_are_refused() -> None:
     """Though their weights fold: QuantizeLinear rounds what the network computes."""
     nodes = [
-        node("QuantizeLinear", ["x", "s", "z"], ["q"], name="round"),
-        node("DequantizeLinear", ["q", "s", "z"], ["d"], name="back"),
-        node("DequantizeLinear", ["w", "s"], ["f"]),
-        node("Conv", ["d", "f"], ["y"]),
+        node("QuantizeLinear", "x s z", "q", name="round"),
+        node("DequantizeLinear", "q s z", "d", name="back"),
+        node("DequantizeLinear", "w s", "f"),
+        node("Conv", "d f", "y"),
     ]
     w = np.random.default_rng(5).integers(-128, 127, (5, 3, 2, 4), np.int8)
     with pytest.raises(UnsupportedError) as caught:
@@ -348,10 +336,10 @@ OWN = {"domain": "com.microsoft"}
 @pytest.mark.parametrize("summand", [False, True])
 def test_fused_conv(activation: str, params: list[float], ops: list[str], summand: bool) -> None:
     """onnxruntime's Conv with a fourth operand that is added before the activation."""
-    weights = {"w": draw(5, 3, 3, 2), "b": draw(5)} | ({"z": draw(1, 5, 7, 7)} if summand else {})
+    weights = {"w": drawn(5, 3, 3, 2), "b": drawn(5)} | ({"z": drawn(1, 5, 7, 7)} if summand else {})
     more = {"activation": activation} if activation else {}
     more |= {"activation_params": params} if params else {}
-    made = model([node("FusedConv", ["x", *weights], ["y"], **OWN, **more)], weights)
+    made = model([node("FusedConv", ["x", *weights], "y", **OWN, **more)], weights)
     network = import_model(made)
     assert [n.op for n in network.nodes] == [*ops[:1], *(["Add"] if summand else []), *ops[1:]]
     assert network.outputs[0].shape == (1, 5, 7, 7)
@@ -362,20 +350,21 @@ def test_fused_conv(activation: str, params: list[float], ops: list[str], summan
 
 def test_operators_of_onnxruntime_compute_what_they_say(tmp_path: Path) -> None:
     """One after another, in names that the file's own tensors have, compared with the oracle's own reading of them."""
-    weights = {"w": draw(5, 3, 3, 2), "b": draw(5), "z": draw(1, 5, 7, 7), "f.conv": draw(5, 1, 1), "y.alpha": draw(7)}
+    weights = {"w": drawn(5, 3, 3, 2), "b": drawn(5), "z": drawn(1, 5, 7, 7)}
+    weights |= {"f.conv": drawn(5, 1, 1), "y.alpha": drawn(7)}
     nodes = [
-        node("FusedConv", ["x", "w", "b", "z"], ["f"], activation="Clip", activation_params=[-0.75, 2.0], **OWN),
-        node("Mul", ["f", "f.conv"], ["m"]),
-        node("Gelu", ["m"], ["g"], **OWN),
-        node("Add", ["g", "y.alpha"], ["h"]),
-        node("QuickGelu", ["h"], ["q"], alpha=1.25, **OWN),
-        node("QuickGelu", ["q"], ["y"], **OWN),
+        node("FusedConv", "x w b z", "f", activation="Clip", activation_params=[-0.75, 2.0], **OWN),
+        node("Mul", "f f.conv", "m"),
+        node("Gelu", "m", "g", **OWN),
+        node("Add", "g y.alpha", "h"),
+        node("QuickGelu", "h", "q", alpha=1.25, **OWN),
+        node("QuickGelu", "q", "y", **OWN),
     ]
     made = model(nodes, weights)
     verdict = tvmcnn.compile(made, output=tmp_path / "own.so").verdict
     assert verdict is not None and verdict.passed
-    x = draw(*IMAGE)
-    h = reference(model([*nodes[:3], node("Add", ["g", "y.alpha"], ["y"])], weights), {"x": x})["y"].astype(np.float64)
+    x = drawn(*IMAGE)
+    h = reference(model([*nodes[:3], node("Add", "g y.alpha", "y")], weights), {"x": x})["y"].astype(np.float64)
     q = h / (1 + np.exp(-1.25 * h))
     np.testing.assert_allclose(tvmcnn.load(tmp_path / "own.so")(x), q / (1 + np.exp(-1.702 * q)), atol=1e-5)
 
@@ -395,13 +384,13 @@ def test_operators_of_onnxruntime_compute_what_they_say(tmp_path: Path) -> None:
 )
 def test_what_they_do_not_say(op: str, inputs: list[str], attributes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
-        import_model(model([node(op, inputs, ["y"], name="own", **OWN, **attributes)], {"w": draw(5, 3, 3, 2)}))
+        import_model(model([node(op, inputs, "y", name="own", **OWN, **attributes)], {"w": drawn(5, 3, 3, 2)}))
     assert caught.value.reasons[0].startswith(f"node 'own' ({op}): {reason}")
 
 
 def test_other_operators_of_onnxruntime() -> None:
     with pytest.raises(UnsupportedError, match=r"operator com\.microsoft\.NhwcMaxPool is not supported"):
-        import_model(model([node("NhwcMaxPool", ["x"], ["y"], **OWN, kernel_shape=[2, 2])]))
+        import_model(model([node("NhwcMaxPool", "x", "y", **OWN, kernel_shape=[2, 2])]))
 
 
 # ---- transposed convolutions ----------------------------------------------------------------------------------------
@@ -420,10 +409,10 @@ def test_same_pads_of_transposed_convolutions() -> None:
             for dilation in (1, 2):
                 for extra in range(min(stride, 2)):
                     for word in ("SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"):
-                        x, w = draw(1, 2, 4), draw(2, 3, kernel)
+                        x, w = drawn(1, 2, 4), drawn(2, 3, kernel)
                         attributes = {"strides": [stride], "dilations": [dilation], "output_padding": [extra]}
                         made = model(
-                            [node("ConvTranspose", ["x", "w"], ["y"], auto_pad=word, **attributes)], {"w": w}, x=x.shape
+                            [node("ConvTranspose", "x w", "y", auto_pad=word, **attributes)], {"w": w}, x=x.shape
                         )
                         session = ort.InferenceSession(
                             made.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -444,10 +433,10 @@ def test_same_pads_of_transposed_convolutions() -> None:
 
 
 def test_transposed_convolutions_with_kernels_shorter_than_their_strides(tmp_path: Path) -> None:
-    weights = {"w": draw(3, 5, 1, 2), "v": draw(5, 2, 2, 1)}
+    weights = {"w": drawn(3, 5, 1, 2), "v": drawn(5, 2, 2, 1)}
     nodes = [
-        node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 3], auto_pad="SAME_LOWER"),
-        node("ConvTranspose", ["c", "v"], ["y"], strides=[3, 2], auto_pad="SAME_UPPER"),
+        node("ConvTranspose", "x w", "c", strides=[2, 3], auto_pad="SAME_LOWER"),
+        node("ConvTranspose", "c v", "y", strides=[3, 2], auto_pad="SAME_UPPER"),
     ]
     verdict = tvmcnn.compile(model(nodes, weights), output=tmp_path / "up.so").verdict
     assert verdict is not None and verdict.passed

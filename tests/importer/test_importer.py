@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import builders
 import numpy as np
 import onnx
 import pytest
+from builders import model_of, tensor_info
 from data import LENET5
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, numpy_helper
 
 import tvmcnn
 from tvmcnn.errors import ModelError
@@ -31,15 +33,12 @@ RIGHT_CCOLTONG = 9_913
 
 
 def draw(shape: Sequence[int], seed: int) -> Array:
-    """Normal values, one in twenty of them ten times as large: near-uniform data would hide a misplaced tap."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape)
-    return np.where(rng.random(shape) < 0.05, 10 * x, x).astype(np.float32)
+    return builders.draw(seed, *shape, outliers=0.05, times=10)
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
-    """A node whose tensors are given as words: "x w" --> ["x", "w"]."""
-    return helper.make_node(op, inputs.split(" "), outputs.split(" "), name=f"n_{outputs.split()[0]}", **attributes)
+    """A node named after its first output."""
+    return builders.node(op, inputs, outputs, f"n_{outputs.split()[0]}", **attributes)
 
 
 def model(
@@ -48,18 +47,10 @@ def model(
     *,
     x: Sequence[int | str | None] = (1, 3, 11, 13),
     outputs: str = "y",
-    opset: int = 17,
-    ir_version: int = 8,
+    **more: Any,
 ) -> onnx.ModelProto:
     """A model with one input, x; the shapes of its outputs are left to the importer."""
-    graph = helper.make_graph(
-        nodes,
-        "made",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["?"]) for name in outputs.split()],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    return model_of(nodes, {"x": x}, dict.fromkeys(outputs.split(), ("?",)), weights, name="made", **more)
 
 
 def made_tensors(source: onnx.ModelProto) -> set[str]:
@@ -337,9 +328,9 @@ def test_outputs_keep_their_names_and_values(nodes: list[NodeProto], outputs: st
 def test_weights_named_like_those_that_import_makes(name: str, tmp_path: Path) -> None:
     """Import stores a transposed copy; it must not be mistaken for the file's own weight, which a second node reads."""
     nodes = [
-        helper.make_node("Gemm", ["x", name], ["y"], transB=1),
-        helper.make_node("Gemm", ["y", name], ["z"], transB=0),
-        helper.make_node("Gemm", ["z", name], ["t"], transB=1, alpha=0.5),
+        builders.node("Gemm", ["x", name], "y", transB=1),
+        builders.node("Gemm", ["y", name], "z", transB=0),
+        builders.node("Gemm", ["z", name], "t", transB=1, alpha=0.5),
     ]
     assert_compiles_right(model(nodes, {name: draw((5, 7), 1)}, x=(3, 7), outputs="t"), tmp_path)
 
@@ -360,7 +351,7 @@ def test_initializers_that_are_also_inputs(ir_version: int, tmp_path: Path) -> N
     nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c scale shift mean var", "y")]
     source = model(nodes, weights, opset=8, ir_version=ir_version)
     for name, array in weights.items():
-        source.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape))
+        source.graph.input.append(tensor_info(name, array))
     network = import_model(source)
     assert [tensor.name for tensor in network.inputs] == ["x"]
     assert [n.op for n in network.nodes] == ["Conv"]

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import Graph
 from data import LENET5, ROOT, TESTS
-from helpers import Graph
 from mutate_models import mutate_fields, outcome
 
 import tvmcnn
-from tvmcnn import importer
 from tvmcnn.fuse.passes import simplified
-from tvmcnn.importer import import_model
+from tvmcnn.importer import crash_guard, import_model
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +162,9 @@ def test_accepted_mutations_compile_and_run(name: str, tmp_path: Path, monkeypat
     """Six of them: the library gives what the reference gives, or the reference too refuses the model."""
     import random
 
-    monkeypatch.setattr(importer, "needs_rehearsal", lambda _: False)  # a second each, and no seed here ends a process
+    monkeypatch.setattr(
+        crash_guard, "needs_rehearsal", lambda _: False
+    )  # a second each, and no seed here ends a process
 
     data = MODELS[name]().SerializeToString()
     path, compiled, seed = tmp_path / "x.so", 0, 10_000

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import Graph, model_of, node
 from data import ROOT
-from helpers import GUARD, Graph, check
+from helpers import GUARD, check
 from onnx import TensorProto, helper, numpy_helper
 
 from tvmcnn.fuse.passes import simplified
@@ -147,12 +148,11 @@ def test_memory(tmp_path: Path) -> None:
     packed weight at a time.
     """
     rng, side = np.random.default_rng(2), 2000
-    weights = [numpy_helper.from_array(rng.standard_normal((side, side), np.float32), f"w{n}") for n in range(10)]
-    nodes = [helper.make_node("Gemm", [f"t{n}", f"w{n}"], [f"t{n + 1}"], transB=1) for n in range(10)]
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, side)) for name in ("t0", "t10")]
-    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], weights)
+    weights = {f"w{n}": rng.standard_normal((side, side), np.float32) for n in range(10)}
+    nodes = [node("Gemm", f"t{n} w{n}", f"t{n + 1}", transB=1) for n in range(10)]
+    model = model_of(nodes, {"t0": (1, side)}, {"t10": (1, side)}, weights, ir_version=onnx.IR_VERSION)
     path = tmp_path / "large.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    path.write_bytes(model.SerializeToString())
     assert path.stat().st_size >= MEGABYTES * 1e6
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM, str(path), str(tmp_path / "large.so")]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Graph, check
+from builders import Graph
+from helpers import check
 
 import tvmcnn
 from tvmcnn.compiler import Compiled

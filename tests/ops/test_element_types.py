@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from builders import draw, model_of, node
 from helpers import TARGETS, use_target
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 import tvmcnn
 from tvmcnn import packing
 from tvmcnn.check.reference import reference
 from tvmcnn.choose import cpu as choosing
+from tvmcnn.choose.cpu.state import State
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor
 
@@ -35,32 +37,25 @@ class Tails:
     """Conv 3 to 16 channels, |y|, and what follows it: `nodes` by `add`, each result an output of its type."""
 
     def __init__(self) -> None:
-        rng = np.random.default_rng(3)
-        weight = rng.standard_normal((CHANNELS, 3, 3, 2)).astype(np.float32)
-        self.nodes = [
-            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 0]),
-            helper.make_node("Abs", ["c"], ["r"]),
-        ]
-        self.initializers = [numpy_helper.from_array(weight, "w")]
-        self.outputs: list[onnx.ValueInfoProto] = []
+        self.nodes = [node("Conv", "x w", "c", pads=[1, 1, 1, 0]), node("Abs", "c", "r")]
+        self.weights = {"w": draw(3, CHANNELS, 3, 3, 2)}
+        self.outputs: dict[str, int] = {}
 
     def constant(self, array: object, dtype: str) -> str:
-        name = f"k{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        name = f"k{len(self.weights)}"
+        self.weights[name] = np.asarray(array, dtype)
         return name
 
     def add(self, op: str, *inputs: str, out: int = 0, **attributes: object) -> str:
         name = f"{op.lower()}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        self.nodes.append(node(op, inputs, name, **attributes))
         if out:
-            self.outputs.append(helper.make_empty_tensor_value_info(name))
-            self.outputs[-1].type.tensor_type.elem_type = out
+            self.outputs[name] = out
         return name
 
     def model(self) -> onnx.ModelProto:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 3, HEIGHT, WIDTH))
-        graph = helper.make_graph(self.nodes, "tails", [x], self.outputs, self.initializers)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        x = {"x": (3, 3, HEIGHT, WIDTH)}
+        return model_of(self.nodes, x, self.outputs, self.weights, opset=18, name="tails")
 
 
 def tails() -> onnx.ModelProto:
@@ -110,13 +105,13 @@ def test_behind_a_convolution_in_blocks(target: str, tmp_path: Path, monkeypatch
 
 def test_a_type_that_is_dropped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bool written through float32 code goes past the end of its output: SIGSEGV in the process that verifies."""
-    real = choosing._elementwise
+    real = choosing.decide
 
-    def planted(walk: choosing.Walk, kernel: Kernel) -> Choice:
-        choice = real(walk, kernel)
+    def planted(state: State, kernel: Kernel) -> Choice:
+        choice = real(state, kernel)
         return choice if kernel.output.dtype != "bool" else dataclasses.replace(choice, kernel=_as_float32(kernel))
 
-    monkeypatch.setattr(choosing, "_elementwise", planted)
+    monkeypatch.setattr(choosing, "decide", planted)
     t = Tails()
     t.add("Greater", "c", t.constant(0.5, "float32"), out=TensorProto.BOOL)
     with pytest.raises(VerifyError, match=r"in kernel k\d+_greater \(.*SIGSEGV: it reads or writes outside"):

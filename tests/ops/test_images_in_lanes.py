@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import Graph, check, feeds, same_bits_in_any_memory
+from builders import Graph
+from helpers import check, feeds, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose.cpu import cost

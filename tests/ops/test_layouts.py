@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Graph, check, feeds
+from builders import Graph
+from helpers import check, feeds
 
 import tvmcnn
 from tvmcnn.compiler import Compiled

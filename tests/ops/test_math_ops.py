@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Graph, feeds
+from builders import Graph
+from helpers import feeds
 from onnx import helper
 
 import tvmcnn

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers import GUARD, SPLIT, Graph, assert_within, check, error_bounds, feeds, lenet, mnist8, use_target
+from builders import Graph, lenet, mnist8
+from helpers import GUARD, SPLIT, assert_within, check, error_bounds, feeds, use_target
 
 import tvmcnn
 from tvmcnn.check.reference import reference

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import draw, model_of, node
 from onnx import helper
 
 import tvmcnn
@@ -33,7 +34,7 @@ def drawn(*shape: int, dtype: str = "float32", seed: int = 0) -> Array:
         return rng.random(shape) < 0.5
     if not dtype.startswith("float"):
         return rng.integers(0 if dtype.startswith("u") else -99, 99, shape).astype(dtype)
-    return (rng.standard_normal(shape) * np.where(rng.random(shape) < 1 / 16, 30, 1)).astype(dtype)
+    return draw(rng, *shape, outliers=1 / 16, dtype=dtype)
 
 
 def ints(*values: int) -> Array:
@@ -44,15 +45,10 @@ def model(op: str, arrays: list[Array | None], outputs: int, opset: int, **attri
     """One node, every operand an input of the graph."""
     names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
     made = [f"y{i}" for i in range(outputs)]
-    infos = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in zip(names, arrays, strict=True)
-        if array is not None
-    ]
-    results = [helper.make_tensor_value_info(name, 1, [None]) for name in made]
-    graph = helper.make_graph([helper.make_node(op, names, made, **attributes)], "one", infos, results)
-    opsets = [helper.make_opsetid("", opset)]
-    inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    given = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
+    results = dict.fromkeys(made, (None,))
+    nodes = [node(op, names, made, **attributes)]
+    inferred = onnx.shape_inference.infer_shapes(model_of(nodes, given, results, opset=opset, name="one"))
     for value, dtype in zip(inferred.graph.output, _dtypes(op, arrays, outputs), strict=True):
         value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return inferred

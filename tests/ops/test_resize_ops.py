@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import Graph
-from onnx import TensorProto, helper, numpy_helper
+from builders import Graph, draw, model_of, node
 
 import tvmcnn
 from tvmcnn.check.reference import reference
@@ -30,23 +29,14 @@ COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"
 def model(op: str, opset: int, inputs: list[Array | None], shape: tuple[int, ...] = SHAPE, **attributes: Any) -> Any:
     """One node whose operands but the first are constants; None leaves one out."""
     names = [f"c{i}" if array is not None else "" for i, array in enumerate(inputs)]
-    constants = [numpy_helper.from_array(a, n) for a, n in zip(inputs, names, strict=True) if a is not None]
-    node = helper.make_node(op, ["x", *names], ["y"], **attributes)
-    infos = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", [None] * len(shape)))
-    ]
-    graph = helper.make_graph([node], "g", infos[:1], infos[1:], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def drawn(*shape: int) -> Array:
-    rng = np.random.default_rng(7)
-    return (rng.standard_normal(shape) * np.where(rng.random(shape) < 1 / 16, 30, 1)).astype(np.float32)
+    constants = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
+    nodes = [node(op, ["x", *names], "y", **attributes)]
+    return model_of(nodes, {"x": shape}, {"y": [None] * len(shape)}, constants, opset=opset)
 
 
 def agree(proto: onnx.ModelProto, shape: tuple[int, ...] = SHAPE) -> None:
     """All three within the roundings of at most 16 taps a pixel and axis of the largest element."""
-    x = drawn(*shape)
+    x = draw(7, *shape, outliers=1 / 16)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

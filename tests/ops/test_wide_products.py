@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from builders import draw, model_of, node
 
 import tvmcnn
 from tvmcnn.check.reference import reference
@@ -39,26 +39,24 @@ def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
     """A stack of matrices, few rows and many, with a bias, an activation, and a second tensor in the epilogue."""
     rng = np.random.default_rng(3)
     feeds: dict[str, Any] = {}
-    nodes, weights, outputs = [], [], []
+    weights: dict[str, Any] = {}
+    nodes, outputs = [], {}
     for index, (lead, epilogue) in enumerate(
         [((3, 5), "bias"), ((1, 8), "Relu"), ((2, 7), "residual"), ((28,), "residual"), ((1, 1, 4), "Softmax")]
     ):
         x, w, b, m, y = (f"{letter}{index}" for letter in "xwbmy")
-        feeds[x] = rng.standard_normal((*lead, DEPTH)).astype(np.float32)
-        weights += [numpy_helper.from_array(rng.standard_normal((DEPTH, WIDTH)).astype(np.float32), w)]
-        weights += [numpy_helper.from_array(rng.standard_normal(WIDTH).astype(np.float32), b)]
-        nodes += [helper.make_node("MatMul", [x, w], [m]), helper.make_node("Add", [m, b], [f"s{index}"])]
+        feeds[x] = draw(rng, *lead, DEPTH)
+        weights |= {w: draw(rng, DEPTH, WIDTH), b: draw(rng, WIDTH)}
+        nodes += [node("MatMul", [x, w], m), node("Add", [m, b], f"s{index}")]
         if epilogue == "residual":
-            feeds[f"r{index}"] = rng.standard_normal((*lead, WIDTH)).astype(np.float32)
-            nodes.append(helper.make_node("Add", [f"s{index}", f"r{index}"], [y]))
+            feeds[f"r{index}"] = draw(rng, *lead, WIDTH)
+            nodes.append(node("Add", f"s{index} r{index}", y))
         elif epilogue == "Softmax":
-            nodes.append(helper.make_node("Softmax", [f"s{index}"], [y], axis=-1))
+            nodes.append(node("Softmax", f"s{index}", y, axis=-1))
         else:
-            nodes.append(helper.make_node("Relu" if epilogue == "Relu" else "Identity", [f"s{index}"], [y]))
-        outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, (*lead, WIDTH)))
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in feeds.items()]
-    graph = helper.make_graph(nodes, "wide", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            nodes.append(node("Relu" if epilogue == "Relu" else "Identity", f"s{index}", y))
+        outputs[y] = (*lead, WIDTH)
+    model = model_of(nodes, feeds, outputs, weights, name="wide")
     tvmcnn.compile(model, output=tmp_path / "wide.so", verify=False, activations=False)
     net = tvmcnn.load(tmp_path / "wide.so", threads=2)
     products = [kernel for kernel in net.manifest["kernels"] if kernel["algorithm"] == "dense"]

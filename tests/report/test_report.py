@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from helpers import GUARD, Graph, wide
+from builders import Graph, wide
+from helpers import GUARD
 from PIL import Image
 
 import tvmcnn

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Graph, lenet
+from builders import Graph, lenet
 from onnx import ModelProto
 
 import tvmcnn

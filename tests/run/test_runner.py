@@ -18,9 +18,10 @@ import numpy as np
 import onnx
 import pytest
 import tvm_ffi
+from builders import model_of, node
 from data import ROOT
 from helpers import GUARD
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import tvmcnn
 from tvmcnn.artifact import container
@@ -40,39 +41,22 @@ def with_trailer(image: bytes, manifest: container.Manifest) -> bytes:
 
 def two_in_two_out() -> onnx.ModelProto:
     """Relu(a) and Sigmoid(b) joined along the channels, and the mean of each map."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["a", "gain"], ["scaled"]),
-            helper.make_node("Relu", ["scaled"], ["left"]),
-            helper.make_node("Sigmoid", ["b"], ["right"]),
-            helper.make_node("Concat", ["left", "right"], ["joined"], axis=1),
-            helper.make_node("GlobalAveragePool", ["joined"], ["pooled"]),
-        ],
-        "two",
-        [
-            helper.make_tensor_value_info("a", TensorProto.FLOAT, A),
-            helper.make_tensor_value_info("b", TensorProto.FLOAT, B),
-        ],
-        [
-            helper.make_tensor_value_info("joined", TensorProto.FLOAT, JOINED),
-            helper.make_tensor_value_info("pooled", TensorProto.FLOAT, POOLED),
-        ],
-        [numpy_helper.from_array(np.array([2, -3, 0.5], np.float32).reshape(3, 1, 1), "gain")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    nodes = [
+        node("Mul", "a gain", "scaled"),
+        node("Relu", "scaled", "left"),
+        node("Sigmoid", "b", "right"),
+        node("Concat", "left right", "joined", axis=1),
+        node("GlobalAveragePool", "joined", "pooled"),
+    ]
+    weights = {"gain": np.array([2, -3, 0.5], np.float32).reshape(3, 1, 1)}
+    return model_of(nodes, {"a": A, "b": B}, {"joined": JOINED, "pooled": POOLED}, weights, name="two")
 
 
 def one_conv() -> onnx.ModelProto:
     """1x3x11x13 --> 1x4x9x12, and Relu."""
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "y")]
     weight = np.random.default_rng(3).standard_normal((4, 3, 3, 2)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])],
-        "conv",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 11, 13])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 9, 12])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model_of(nodes, {"x": (1, 3, 11, 13)}, {"y": (1, 4, 9, 12)}, {"w": weight}, name="conv")
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Array:

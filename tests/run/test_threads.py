@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import Graph, wide
 from data import ROOT
-from helpers import GUARD, Graph, feeds, wide
+from helpers import GUARD, feeds
 
 import tvmcnn
 from tvmcnn import machine, targets

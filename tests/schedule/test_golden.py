@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import Graph
+from builders import Graph
 
 import tvmcnn
 from tvmcnn.choose import records

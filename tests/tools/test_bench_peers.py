@@ -19,7 +19,7 @@ import onnx
 import pytest
 from bench_models import Entry, parse
 from bench_tables import PeerTimes, Row, Time, Times, markdown
-from helpers import Graph
+from builders import Graph
 from peers import PEERS, Kind, Peer, Task, difference, find
 
 import tvmcnn

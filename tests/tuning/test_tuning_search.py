@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers import Graph
+from builders import Graph
 from tuning_models import KERNEL, conv_problem, program_of, small
 
 from tvmcnn.configs import DenseConfig, DirectConfig, WinogradConfig

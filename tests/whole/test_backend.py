@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import graph_of, node
 from data import LENET5
 from onnx import helper
 
@@ -33,11 +34,10 @@ def test_one_library_a_shape() -> None:
 
 def test_run_node() -> None:
     x = drawn(2, 3, 5, 7)
-    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 3])
-    (y,) = tvmcnn.backend.run_node(node, [x])
+    (y,) = tvmcnn.backend.run_node(node("MaxPool", "x", "y", kernel_shape=[2, 3]), [x])
     windows = np.lib.stride_tricks.sliding_window_view(x, (2, 3), axis=(2, 3))
     assert np.array_equal(y, windows.max(axis=(4, 5)))
-    (y,) = tvmcnn.backend.run_node(helper.make_node("Softmax", ["x"], ["y"]), {"x": x[0, 0]}, opset_version=13)
+    (y,) = tvmcnn.backend.run_node(node("Softmax", "x", "y"), {"x": x[0, 0]}, opset_version=13)
     assert np.allclose(y.sum(axis=-1), 1, atol=1e-6)
 
 
@@ -52,17 +52,12 @@ def test_mistakes() -> None:
     with pytest.raises(InputError, match="the inputs given are x; the model takes input"):
         tvmcnn.backend.run_model(model, {"x": drawn(1, 1, 32, 32)})
     with pytest.raises(UnsupportedError, match="operator Det is not supported"):
-        tvmcnn.backend.run_node(helper.make_node("Det", ["x"], ["y"]), [drawn(2, 3, 3)])
+        tvmcnn.backend.run_node(node("Det", "x", "y"), [drawn(2, 3, 3)])
 
 
 def test_compatible() -> None:
     assert tvmcnn.backend.is_compatible(onnx.load(LENET5))
-    graph = helper.make_graph(
-        [helper.make_node("Det", ["x"], ["y"])],
-        "det",
-        [helper.make_tensor_value_info("x", 1, [2, 3, 3])],
-        [helper.make_tensor_value_info("y", 1, [2])],
-    )
+    graph = graph_of([node("Det", "x", "y")], {"x": (2, 3, 3)}, {"y": (2,)}, name="det")
     assert not tvmcnn.backend.is_compatible(helper.make_model(graph, ir_version=10))
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import draw, model_of, node
 from data import LENET5, ROOT
 from helpers import GUARD
-from onnx import TensorProto, helper, numpy_helper
 
 import tvmcnn
 from tvmcnn.codegen import signature
@@ -41,10 +41,7 @@ import tvmcnn
 
 
 def outliers(shape: tuple[int, ...], seed: int) -> Array:
-    """Normal values, one in twenty of them ten times as large: near-uniform data would hide a misplaced tap."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape)
-    return np.where(rng.random(shape) < 0.05, 10 * x, x).astype(np.float32)
+    return draw(seed, *shape, outliers=0.05, times=10)
 
 
 def fresh(script: str, *arguments: str | Path) -> str:
@@ -280,11 +277,7 @@ def test_no_undefined_strong_symbol_outside_libc_and_libm(compiled: Compiled) ->
 def test_inputs_may_be_named_as_anything_in_the_c_code(tmp_path: Path) -> None:
     """Every word that the generated C, or C itself, has a meaning for."""
     words = sorted(signature._TAKEN)
-    infos = [helper.make_tensor_value_info(word, TensorProto.FLOAT, [2, 3]) for word in words]
-    graph = helper.make_graph([helper.make_node("Sum", words, ["y"])], "g", infos, [
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])
-    ])  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = model_of([node("Sum", words, "y")], dict.fromkeys(words, (2, 3)), {"y": (2, 3)})
     net = tvmcnn.load(tvmcnn.compile(model, output=tmp_path / "x.so", verify=False, activations=False).path)
     ones = [np.full((2, 3), 1 + i, np.float32) for i in range(len(words))]
     np.testing.assert_allclose(net(*ones), np.sum(ones, axis=0))
@@ -299,16 +292,9 @@ def test_exports_only_what_carries_the_models_name(compiled: Compiled) -> None:
 
 def other_model() -> onnx.ModelProto:
     """A network of other shapes: 2x3x9x11 --> 2x5x7x10, with the input and output names of LeNet-5."""
-    rng = np.random.default_rng(11)
-    weight = rng.standard_normal((5, 3, 3, 2)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["c"]), helper.make_node("Relu", ["c"], ["scores"])],
-        "other",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [2, 3, 9, 11])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [2, 5, 7, 10])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    nodes = [node("Conv", "input w", "c"), node("Relu", "c", "scores")]
+    weights = {"w": draw(11, 5, 3, 3, 2)}
+    return model_of(nodes, {"input": (2, 3, 9, 11)}, {"scores": (2, 5, 7, 10)}, weights, name="other")
 
 
 def test_two_models_in_one_process(compiled: Compiled, runner: tvmcnn.Runner, folder: Path, x: Array) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.cache import digest_of
-from tvmcnn.choose.cpu.parallel import tasks
 from tvmcnn.choose.cpu.row_bands import banded
+from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.cpu.winograd_choice import winograd_data, without_data
 from tvmcnn.codegen.cpu.candidates import Call, Calls
 from tvmcnn.codegen.jobs import Job, without_names
@@ -128,7 +128,7 @@ class Preparer:
         if not isinstance(choice.config, StreamedConfig):
             return []
         data = winograd_data(without_data(choice), choice.config.tile)
-        return [dataclasses.replace(data, tasks=tasks(self.problem.network, data, self.target))]
+        return [dataclasses.replace(data, tasks=task_count(self.problem.network, data, self.target))]
 
     def _constants(self, choice: Choice) -> list[tuple[str, Array]]:
         """The packed constants, packed once for all candidates that pack them alike."""

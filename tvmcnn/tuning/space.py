@@ -31,7 +31,7 @@ from tvmcnn.choose.cpu.defaults import (
     winograd_fits,
     winograd_scratch,
 )
-from tvmcnn.choose.cpu.parallel import tasks
+from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.cpu.winograd_choice import as_direct, as_streamed, as_winograd, winograd_data, without_data
 from tvmcnn.configs import (
     ColumnsConfig,
@@ -97,7 +97,7 @@ def made(network: Network, default: Choice, key: Key, target: Target) -> Choice:
 
 
 def _shared_out(network: Network, choice: Choice, target: Target) -> Choice:
-    return dataclasses.replace(choice, tasks=tasks(network, choice, target))
+    return dataclasses.replace(choice, tasks=task_count(network, choice, target))
 
 
 def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Choice]:

@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tvmcnn.choose.cpu.defaults import weight_bytes
-from tvmcnn.choose.cpu.parallel import by_rows, tasks
+from tvmcnn.choose.cpu.tasks import cut_by_rows, task_count
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Choice, Network, divisors, moved_bytes
@@ -34,7 +34,7 @@ def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tup
     for i, choice in enumerate(made):
         if not is_depthwise(choice.kernel) or choice.sources[0].name in cut:
             made[i] = banded(network, choice, target)
-        if by_rows(made[i]):
+        if cut_by_rows(made[i]):
             cut.add(choice.kernel.output.name)
     return tuple(made)
 
@@ -52,7 +52,7 @@ def banded(network: Network, choice: Choice, target: Target) -> Choice:
     most = min(MAX_BANDS, MAX_WEIGHT_READS * moved_bytes(choice) / weight_bytes(choice.kernel))
     bands = max((each for each in divisors(height // config.rows) if each <= most), default=1)
     choice = dataclasses.replace(choice, config=dataclasses.replace(config, bands=bands))
-    return dataclasses.replace(choice, tasks=tasks(network, choice, target))
+    return dataclasses.replace(choice, tasks=task_count(network, choice, target))
 
 
 def in_one_band(choice: Choice) -> Choice:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tvmcnn.choose.cpu.parallel import by_rows
+from tvmcnn.choose.cpu.tasks import cut_by_rows
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
 from tvmcnn.network import ALIGNMENT, Place, Step, round_up
@@ -48,7 +48,7 @@ def _halo(step: Step) -> str:
     if choice.makes == choice.writes:
         return ""
     shape = choice.kernel.output.shape
-    function = "tvmcnn_halo_by_rows" if by_rows(choice) else "tvmcnn_halo"
+    function = "tvmcnn_halo_by_rows" if cut_by_rows(choice) else "tvmcnn_halo"
     images, blocks, rows, columns, block = choice.writes.physical(shape)
     numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo
     maps = f"(tvmcnn_maps){{{', '.join(map(str, numbers))}}}"

@@ -1,4 +1,14 @@
-"""Tasks: the independent parts of a kernel's work, which threads share. A kernel too small for that has one."""
+"""Tasks: the independent parts of a kernel's work, which threads share. A kernel too small for that has one.
+
+How a thread gets its rows:
+
+    loops.py        says which outer loops a schedule has
+    row_bands.py    may cut the rows first, so that each thread keeps to its own
+    tasks.py        counts the tasks: how many of the loops are worth sharing
+    schedule/x86/   makes those loops one parallel loop: `shared`
+    codegen/cpu/    llvm.py gives the kernel `begin` and `end`, call.py calls it
+    native/pool.c   deals the ranges while the network runs
+"""
 
 from __future__ import annotations
 
@@ -16,8 +26,8 @@ MIN_MICROSECONDS = 20.0  # µs of work: a launch costs 0.2 µs, and a worker's c
 GFLOPS, GIGABYTES = 100.0, 10.0  # a second, of one thread: a guess on the slow side costs a launch
 
 
-def tasks(network: Network, choice: Choice, target: Target) -> int:
-    """How many: the product of the fewest outer loops that make enough. No result depends on it."""
+def task_count(network: Network, choice: Choice, target: Target) -> int:
+    """How many tasks a kernel has: the product of the fewest outer loops that make enough. No result depends on it."""
     if choice.is_view or _microseconds(network, choice) < MIN_MICROSECONDS:
         return 1
     products = list(itertools.accumulate(outer_loops(choice, target), int.__mul__, initial=1))
@@ -34,8 +44,8 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
     return extents(choice, choice.makes.physical(choice.kernel.output.shape), target.lanes(choice.kernel.dtype))
 
 
-def by_rows(choice: Choice) -> bool:
-    """True where the first half of the tasks makes the upper half of an image; else it makes half of its maps."""
+def cut_by_rows(choice: Choice) -> bool:
+    """True where consecutive tasks make consecutive rows of an image; otherwise they make its maps."""
     config = choice.config
     if isinstance(config, DirectConfig):
         return config.bands > 1
