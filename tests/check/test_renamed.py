@@ -90,3 +90,17 @@ def test_outputs_in_float16_that_others_read(tmp_path: Path) -> None:
     assert verdict.passed
     turned = next(error for error in verdict.tensors if error.name == "turned")
     assert turned.bound < 1e-5 * turned.scale
+
+
+OVERFLOW = """<ir_version: 8, opset_import: ["" : 17]>
+wide (float[3,5,7] x) => (float[3,5,7] y) <float scale = {30.0}> {
+  scaled = Mul (x, scale)
+  large = Cosh (scaled)
+  squared = Mul (large, large)
+  y = Acosh (squared)
+}"""
+
+
+def test_what_overflows_in_float32(tmp_path: Path) -> None:
+    """cosh(60)² is 3e51: from there on the library computes with infinity, and so must the oracle."""
+    assert compiled(onnx.parser.parse_model(OVERFLOW), tmp_path).passed

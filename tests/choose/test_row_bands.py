@@ -74,3 +74,13 @@ def test_records_do_not_decide(tmp_path: Path) -> None:
         found = tvmcnn.compile(chain(), output=tmp_path / "found.so", records=[path])
         assert {step.choice.tier for step in found.program.steps if step.choice.rule == "direct"} == {"given record"}
         assert bands(found) == bands(plain)
+
+
+def test_a_convolution_of_a_constant(tmp_path: Path) -> None:
+    """Too large to be folded, it has no image among its inputs."""
+    g = Graph()
+    x = g.input(3, 17, 60, 61)
+    y = g.conv(g.node("Tanh", g.node("Div", g.draw(1, 17, 60, 61), g.draw(3, 17, 1, 1))), 24, (2, 1))
+    g.output(g.node("Relu", x), y)
+    verdict = tvmcnn.compile(g.model(), output=tmp_path / "net.so").verdict
+    assert verdict is not None and verdict.passed

@@ -32,7 +32,8 @@ def in_bands(network: Network, choices: Sequence[Choice], target: Target) -> tup
     made = [in_one_band(choice) for choice in choices]
     cut: set[str] = set()  # names of the tensors of which each core has rows
     for i, choice in enumerate(made):
-        if not is_depthwise(choice.kernel) or choice.sources[0].name in cut:
+        direct = isinstance(choice.config, DirectConfig)
+        if direct and (not is_depthwise(choice.kernel) or choice.sources[0].name in cut):
             made[i] = banded(network, choice, target)
         if cut_by_rows(made[i]):
             cut.add(choice.kernel.output.name)
