@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if key == "conformance" and report.when == "call"
     ]
     if found:
-        conformance = sys.modules["conformance"]  # which those tests have loaded
+        import conformance
+
         outcomes = [conformance.Outcome(*value) for value in found]
         terminalreporter.section(f"ONNX conformance: {conformance.share(outcomes)} passed")
         terminalreporter.write_line("\n".join(conformance.table(outcomes)))

@@ -52,7 +52,7 @@ def use_target(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if name != SPLIT:
         return name
     narrow, wide = targets.TARGETS["x86-64-v3"], targets.TARGETS["x86-64-v4"]
-    split = dataclasses.replace(wide, name=narrow.name, features=narrow.features, asks=narrow.asks)
+    split = dataclasses.replace(wide, name=narrow.name, features=narrow.features, cpu_tests=narrow.cpu_tests)
     monkeypatch.setitem(targets.TARGETS, narrow.name, split)
     load = records.load_records
     monkeypatch.setattr(compiler, "load_records", lambda target, *files, **kinds: load(wide, *files, **kinds))

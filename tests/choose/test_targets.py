@@ -30,23 +30,23 @@ def test_the_best_class_is_first() -> None:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=str)
 def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
     """The library's own test of the CPU agrees with Python's, but for what no C can ask."""
-    assert len(target.asks) == len(target.features)
+    assert len(target.cpu_tests) == len(target.features)
     source = f"int main(void) {{ {target.cpu_init} return ({missing(target)}) != 0; }}"
     (tmp_path / "ask.c").write_text(source)
     subprocess.run(["cc", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
     lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
-    asked = [name for name, ask in zip(target.features, target.asks, strict=True) if ask]
+    asked = [name for name, test in zip(target.features, target.cpu_tests, strict=True) if test]
     assert bool(lacks) == bool(set(asked) & set(target.missing()))
 
 
 def test_a_feature_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class of CPUs with one feature more than any has."""
     wide = TARGETS["x86-64-v4"]
-    beyond = dataclasses.replace(wide, features=(*wide.features, "avx4096"), asks=(*wide.asks, "0"))
+    beyond = dataclasses.replace(wide, features=(*wide.features, "avx4096"), cpu_tests=(*wide.cpu_tests, "0"))
     assert beyond.missing()[-1] == "avx4096"
     assert missing(beyond).endswith(f"!0 * {1 << len(wide.features)}u")
 
 
 def test_templates_take_their_own_names() -> None:
-    with pytest.raises(ValueError, match=r"chain\.c\.in names arguments, .* other"):
+    with pytest.raises(ValueError, match=r"chain\.c\.in names .*cpu_init, .*other, "):
         filled("chain.c.in", name="net", other=1)

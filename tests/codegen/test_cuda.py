@@ -778,7 +778,7 @@ def test_ptxas_spills_nothing(
 
 def test_tuning_in_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates made here, measured by a script that needs numpy alone, kept here, and compiled with."""
-    monkeypatch.setattr(tuning, "MOST", 3)
+    monkeypatch.setattr(tuning, "MAX_CANDIDATES", 3)
     g = Graph()
     x = g.node("Relu", g.conv(g.input(1, 9, 7, 10), 70, (3, 3), pads=[1, 1, 1, 1]))
     y = g.node("Flatten", g.node("GlobalAveragePool", x))
@@ -813,7 +813,7 @@ def test_tuning_in_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_wrong_and_deadly_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are told, and have no record."""
-    monkeypatch.setattr(tuning, "MOST", 4)
+    monkeypatch.setattr(tuning, "MAX_CANDIDATES", 4)
     real = device_code
 
     def planted(step: Any, symbol: str) -> Device:
