@@ -39,6 +39,9 @@ EXACT = frozenset(
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
 PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
 
+OTHER_ROUNDINGS = 8  # of an element besides those of its sum: a bias, e^x of libm, a division
+SUMS, MEANS, PRODUCTS = ("ReduceSum",), ("ReduceMean", "GlobalAveragePool"), ("Conv", "Gemm", "MatMul")
+
 Follow = Callable[[str, Array], Array]
 """Shown each tensor that the oracle makes, floats in float64, it answers with the one that later nodes read."""
 
@@ -107,12 +110,26 @@ class _Disturbance:
         elif name in self.network.constants:  # folded at import, and rounded there
             value = self.network.constants[name].astype(np.float64).reshape(value.shape)
         elif deviation := self.deviations.get(name, 0.0):
-            size = np.abs(value) if node is not None and node.op in PROPORTIONAL else largest(value)
+            proportional = node is not None and node.op in PROPORTIONAL
+            size = np.abs(value) if proportional else max(largest(value), self._sum_size(node))
             value = value + deviation * size * self.rng.standard_normal(value.shape)
         if value.dtype.kind == "f":
             with np.errstate(invalid="ignore"):  # ∞ − ∞
                 self.moved[name] = max(self.moved.get(name, 0.0), largest(value - clean))
         return value
+
+    def _sum_size(self, node: Node | None) -> float:
+        """The size of a sum as its terms would have it, √K times their root mean square; 0 for no sum.
+
+        A sum that cancels is smaller, its rounding errors are not: where there is one alone, no other tells.
+        """
+        x, weight = (self._operand(node, place) if node is not None else None for place in (0, 1))
+        if node is None or x is None or node.op not in (*SUMS, *MEANS, *PRODUCTS):
+            return 0.0
+        terms = max(1, _terms(self.network, node.op, node.inputs, node.attributes) - OTHER_ROUNDINGS)
+        if node.op in PRODUCTS:
+            return math.sqrt(terms) * _rms(x) * _rms(weight) if weight is not None else 0.0
+        return math.sqrt(terms) * _rms(x) / (terms if node.op in MEANS else 1)
 
     def _operand(self, node: Node, position: int) -> Array | None:
         name = node.inputs[position] if position < len(node.inputs) else ""
@@ -144,6 +161,12 @@ def largest(values: Array) -> float:
     """max |x| of the finite elements; 0 of none."""
     with np.errstate(invalid="ignore"):
         return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+
+
+def _rms(values: Array) -> float:
+    """The root mean square of the finite elements; 0 of none."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    return math.sqrt(float(np.mean(finite**2))) if finite.size else 0.0
 
 
 def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
@@ -182,4 +205,4 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = shapes[0][attributes["axis"]]
     else:
         terms = len(shapes)
-    return 8 + int(terms)  # 8: a bias, e^x of libm, a division
+    return OTHER_ROUNDINGS + int(terms)
