@@ -75,17 +75,18 @@ def test_only_equal_values_are_one_tensor() -> None:
 
 
 HALF = """<ir_version: 8, opset_import: ["" : 17]>
-half (float16[2,3,5,7] x) => (float16[2,3,5,7] between, float16[2,3,5,7] twice, float[2,3,5,7] wide) {
+half (float16[2,3,5,7] x) => (float16[2,3,5,7] between, float16[2,3,5,7] twice, float[2,3,5,7] wide) <float one = {1}> {
   between = Sigmoid (x)
   twice = Add (between, between)
   turned = Neg (twice)
-  wide = Cast <to = 1> (turned)
+  wide = CAST
 }"""
 
 
-def test_outputs_in_float16_that_others_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cast", ["Cast <to = 1> (turned)", "CastLike (turned, one)"])
+def test_outputs_in_float16_that_others_read(cast: str, tmp_path: Path) -> None:
     """They are read as they were computed, in float32: with the rounded ones each would be a spacing off."""
-    model = onnx.parser.parse_model(HALF)
+    model = onnx.parser.parse_model(HALF.replace("CAST", cast))
     verdict = compiled(model, tmp_path)
     assert verdict.passed
     turned = next(error for error in verdict.tensors if error.name == "turned")

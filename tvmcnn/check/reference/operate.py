@@ -26,8 +26,8 @@ TYPE_OF_ATTRIBUTE = {
 }
 """The attribute that names a float output's type, and its default; 0 leaves it to the input."""
 
-STORED = {"BitCast", "CastLike", "DynamicQuantizeLinear", "QuantizeLinear"}
-"""Operators that depend on how their input is stored: a float comes to them in its ONNX type, not as float64."""
+STORED = {"BitCast": 0, "CastLike": 1, "DynamicQuantizeLinear": 0, "QuantizeLinear": 0}
+"""Operators that depend on how an input is stored, and from which on: such a float comes in its ONNX type."""
 
 OUTPUTS_MADE = {"Dropout": 2, "DynamicQuantizeLinear": 3, "LayerNormalization": 3, "MaxPool": 2, "Unique": 4}
 """How many outputs are made, where that is not one; Split makes as many as are asked for."""
@@ -74,7 +74,7 @@ def _operate(node: onnx.NodeProto, given: Sequence[Held | None], context: Contex
     """An operator of `reference_ops`."""
     function = lookup(node.op_type, version(node, context), plain_domain(node.domain))
     assert function is not None  # or `objections` had refused the node
-    arguments = [_argument(held, node) for held in given]
+    arguments = [_argument(held, node, place) for place, held in enumerate(given)]
     attributes = {a.name: attribute_value(a, context.source, node) for a in node.attribute}
     if node.op_type == "Split" and len(node.input) < 2 and "split" not in attributes:
         attributes.setdefault("num_outputs", len(node.output))
@@ -90,15 +90,16 @@ def _operate(node: onnx.NodeProto, given: Sequence[Held | None], context: Contex
 def _operate_taken(node: onnx.NodeProto, given: Sequence[Held | None], context: Context) -> Sequence[Held | None]:
     """An operator of onnx.reference."""
     opset = version(node, context)
-    results = onnx_reference.evaluate(node, opset, [_argument(held, node) for held in given])
+    results = onnx_reference.evaluate(node, opset, [_argument(held, node, place) for place, held in enumerate(given)])
     types = onnx_reference.result_types(node, opset, [None if held is None else held.dtype for held in given])
     return [None if r is None else _held(np.asarray(r), dtype) for r, dtype in zip(results, types, strict=True)]
 
 
-def _argument(held: Held | None, node: onnx.NodeProto) -> Array | None:
+def _argument(held: Held | None, node: onnx.NodeProto, place: int) -> Array | None:
     if held is None or not is_float(held.dtype):
         return None if held is None else held.array
-    return held.array.astype(held.dtype if node.op_type in STORED else np.float64, copy=False)
+    stored = node.op_type in STORED and place >= STORED[node.op_type]
+    return held.array.astype(held.dtype if stored else np.float64, copy=False)
 
 
 def _type(
