@@ -93,6 +93,14 @@ def test_outputs_in_float16_that_others_read(cast: str, tmp_path: Path) -> None:
     assert turned.bound < 1e-5 * turned.scale
 
 
+def test_steps_that_wrap_around(tmp_path: Path) -> None:
+    """tanh(−9) is −1 in float32, and 255 in uint8; a little above, as the oracle has it, it is 0."""
+    g = Graph()
+    x = g.node("Tanh", g.node("Mul", g.conv(g.input(3, 5, 15, 17), 16, (3, 2)), g.constant(np.float32(6))))
+    g.output(g.node("Cast", g.node("Cast", x, to=onnx.TensorProto.UINT8), to=onnx.TensorProto.FLOAT))
+    assert compiled(g.model(), tmp_path).passed
+
+
 OVERFLOW = """<ir_version: 8, opset_import: ["" : 17]>
 wide (float[3,5,7] x) => (float[3,5,7] y) <float scale = {30.0}> {
   scaled = Mul (x, scale)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,8 @@ def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], e
         if node.op in (*ROUNDINGS, "Cast"):
             step = ROUNDINGS.get(node.op, np.trunc)
             low, high = step(x - error), step(x + error)
-            return np.asarray((low <= found) & (found <= high) & (low != high))
+            ends = (found == _wrapped(low, found.dtype)) | (found == _wrapped(high, found.dtype))
+            return np.asarray(((low <= found) & (found <= high) | ends) & (low != high))
         if node.op == "IsInf":
             return np.asarray(np.abs(x) + error >= np.finfo(np.float32).max)
         if node.op in ("ArgMax", "ArgMin"):
@@ -93,8 +95,15 @@ def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> A
         if node.op in ROUNDINGS:
             return ROUNDINGS[node.op](given[0])
         if node.op == "Cast":
-            return np.asarray(given[0] != 0 if node["to"] == "bool" else np.trunc(given[0]))
+            return np.asarray(given[0] != 0) if node["to"] == "bool" else _wrapped(given[0], np.dtype(node["to"]))
     return None
+
+
+def _wrapped(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Floats as an integer type has them, without their fraction: −1 is 255 in uint8. Floats stay as they are."""
+    if dtype.kind not in "iu" or values.dtype.kind != "f":
+        return values
+    return np.trunc(values).astype(np.int64 if dtype.itemsize < 8 else dtype).astype(dtype)
 
 
 def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
