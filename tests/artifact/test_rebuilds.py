@@ -30,6 +30,8 @@ from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 
 def network(seed: int = 0) -> onnx.ModelProto:
     g = Graph(seed)

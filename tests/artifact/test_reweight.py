@@ -19,6 +19,8 @@ from tvmcnn.codegen import workers
 from tvmcnn.errors import ArtifactError, ModelError
 from tvmcnn.tuning import measure, search
 
+pytestmark = pytest.mark.slow
+
 
 def network() -> onnx.ModelProto:
     """One convolution by Winograd, one with a pool, a constant of one value, equal biases, an average with divisors."""

@@ -18,6 +18,8 @@ from tvmcnn.check.verify import verify_library
 from tvmcnn.cli import main
 from tvmcnn.codegen.cpu import kernels
 
+pytestmark = pytest.mark.slow
+
 TARGET = "x86-64-v3"
 
 

@@ -19,6 +19,8 @@ from tuning_runs import DAY
 from tvmcnn.demo import MODEL
 from tvmcnn.progress import can_draw
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = 80
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-79]|38;[0-9;]+|9[0-7])m")

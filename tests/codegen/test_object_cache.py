@@ -37,6 +37,8 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Program
 from tvmcnn.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 V3 = TARGETS["x86-64-v3"]
 
 

@@ -17,6 +17,8 @@ from tvmcnn.cli import main
 from tvmcnn.errors import ToolError
 from tvmcnn.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 TARGET = "x86-64-v3"
 
 

@@ -45,6 +45,8 @@ from tvmcnn.run.trace import chrome_trace, trace
 from tvmcnn.tuning import machine_peak
 from tvmcnn.tuning.machine_peak import Limit
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 HOSTILE = '<script>alert("1")</script>'
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import bench_load
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_figure_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_load, "LARGE", "squeezenet@32")

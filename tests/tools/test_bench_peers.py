@@ -29,6 +29,8 @@ from tvmcnn.run.runner import KernelProfile, Runner
 from tvmcnn.targets import kinds
 from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit
 
+pytestmark = pytest.mark.slow
+
 Bench = Callable[..., tuple[int, dict[str, Any], str]]
 TIMES = {"median", "first_quartile", "third_quartile"}
 

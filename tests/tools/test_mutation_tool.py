@@ -14,6 +14,8 @@ pytest.importorskip("coverage", reason="coverage is not installed: pip install '
 import mutate
 import mutation
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 from __future__ import annotations
 

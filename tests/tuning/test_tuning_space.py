@@ -29,6 +29,8 @@ from tvmcnn.tuning.journal import OK, WRONG, Tried
 from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.tuning.space import key_of
 
+pytestmark = pytest.mark.slow
+
 # ---- the space ------------------------------------------------------------------------------------------------------
 
 
