@@ -18,6 +18,8 @@ from tvmcnn.codegen.cpu import chain
 from tvmcnn.errors import VerifyError
 from tvmcnn.worker_process import Isolated, LostError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3 * PAGE // 2 + 12
 
 

@@ -23,6 +23,8 @@ from tvmcnn.report.plots import COLOURS
 from tvmcnn.schedule import cuda, x86
 from tvmcnn.targets import resolve_several
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_algorithm_has_an_expression() -> None:
     assert set(ops.EXPRESSIONS) == {name for name, how in ALGORITHMS.items() if how.cpu or how.cuda}

@@ -16,6 +16,8 @@ from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.compiler import Compiled
 from tvmcnn.targets import resolve
 
+pytestmark = pytest.mark.slow
+
 
 def chain(batch: int = 1, maps: int = 50) -> onnx.ModelProto:
     """1x1, depthwise and 1x1 with a residual on 24 x 31 pixels, as in a MobileNet."""

@@ -33,6 +33,8 @@ from tvmcnn.importer import import_model
 from tvmcnn.ops import winograd as expressions
 from tvmcnn.targets import TARGETS, resolve
 
+pytestmark = pytest.mark.slow
+
 Config = StreamedConfig | WinogradConfig
 CONFIGS: list[Config] = [
     WinogradConfig(4, 4, 4, strip=3, vectors=3, tiles=3, prefetch=True),

@@ -21,6 +21,8 @@ from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.space import ordered
 from tvmcnn.winograd import grid, halo
 
+pytestmark = pytest.mark.slow
+
 
 def pooled(height: int, width: int, maps: int = 48, window: int = 2) -> onnx.ModelProto:
     """Conv 3 x 3 of 16 channels, Relu, MaxPool."""

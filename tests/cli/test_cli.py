@@ -33,6 +33,8 @@ from tvmcnn.fuse import fuse
 from tvmcnn.importer import import_model
 from tvmcnn.targets import kinds
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 MEAN, STD = (
     float({entry.key: entry.value for entry in onnx.load(LENET5).metadata_props}[key]) for key in ("mean", "std")

@@ -23,6 +23,8 @@ from tvmcnn import targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ArtifactError, TargetError
 
+pytestmark = pytest.mark.slow
+
 V3, V4 = "x86-64-v3", "x86-64-v4"
 EMULATOR = shutil.which("qemu-x86_64")
 

@@ -18,6 +18,8 @@ from tvmcnn.cli import main
 from tvmcnn.errors import InputError, ModelError
 from tvmcnn.run.batched import BatchedRunner, parts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("batch", "sizes", "wanted"),

@@ -22,6 +22,8 @@ from tvmcnn import machine, targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 NATIVE = ROOT / "tvmcnn" / "codegen" / "native"
 
