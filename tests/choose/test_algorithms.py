@@ -23,8 +23,6 @@ from tvmcnn.report.plots import COLOURS
 from tvmcnn.schedule import cuda, x86
 from tvmcnn.targets import resolve_several
 
-pytestmark = pytest.mark.slow
-
 
 def test_every_algorithm_has_an_expression() -> None:
     assert set(ops.EXPRESSIONS) == {name for name, how in ALGORITHMS.items() if how.cpu or how.cuda}
@@ -48,6 +46,7 @@ def test_colours_are_of_algorithms() -> None:
     assert set(COLOURS) <= set(ALGORITHMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "cuda:sm_80"])
 @pytest.mark.parametrize("name", ["lenet5", "mobilenet_v3_large", "densenet121", "unet"])
 def test_choices_are_in_the_table(name: str, target: str, tmp_path: Path) -> None:
