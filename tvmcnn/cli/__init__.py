@@ -1,7 +1,7 @@
 """The command line. Exit status 0 on success, 1 with one sentence for a mistake, 2 for usage.
 
-parser.py says which options each command has, options.py what their words mean; commands.py and inspect.py have a function
-for each command, output.py what they print.
+parser.py says which options each command has, options.py what their words mean; commands.py and inspect.py have a
+function for each command, output.py what they print.
 """
 
 from __future__ import annotations
