@@ -12,6 +12,8 @@ from helpers import check
 import tvmcnn
 from tvmcnn.compiler import Compiled
 
+pytestmark = pytest.mark.slow
+
 
 def batch_norm(g: Graph, x: str) -> str:
     channels = g.shape(x)[1]

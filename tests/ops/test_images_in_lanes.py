@@ -15,6 +15,8 @@ from tvmcnn.choose.cpu import cost
 from tvmcnn.compiler import Compiled
 from tvmcnn.network import Layout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def slow_columns(monkeypatch: pytest.MonkeyPatch) -> None:

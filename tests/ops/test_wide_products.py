@@ -13,6 +13,8 @@ import tvmcnn
 from tvmcnn.check.reference import reference
 from tvmcnn.configs import STACK_LIMIT, DenseConfig
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 18385  # a recogniser's characters: 5 · 3677, no multiple of a vector
 DEPTH = 6
 

@@ -28,6 +28,8 @@ from tvmcnn.artifact import container
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ArtifactError, InputError
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5  # of the largest output
 A, B = (2, 3, 7, 9), (2, 5, 7, 9)  # the two inputs of the model
