@@ -37,7 +37,7 @@ def test_every_rule_has_an_algorithm() -> None:
 
 
 def test_every_packed_weight_can_be_read_back() -> None:
-    """By open variants, which CPUs alone have."""
+    """An algorithm that packs a weight has the inverse, by which open variants read it; GPUs have no open variants."""
     packed = {name for name, how in ALGORITHMS.items() if how.cpu and how.weight is not None}
     assert packed == {*unfused.TAPS, "dense", "dense_images"}
 

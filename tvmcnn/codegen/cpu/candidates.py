@@ -1,4 +1,4 @@
-"""Candidates: a library of a few ways to compute of a kernel, each a call on memory that its operands lie in.
+"""Candidates: a library of a few candidates of a kernel, each a call on memory that its operands lie in.
 
 static void call_3(char* m, size_t turn) {
   tvmcnn_winograd_data_5a0c…(m, m + 131072, m + 999424, 0, 16);
