@@ -13,7 +13,7 @@ import pytest
 from builders import Graph
 
 import tvmcnn
-from tvmcnn.check import verify
+from tvmcnn.check import bounds
 from tvmcnn.check.renamed import renamed
 from tvmcnn.check.verify import Verdict
 from tvmcnn.errors import VerifyError
@@ -48,7 +48,7 @@ def test_a_copy_that_is_an_output(op: str, attributes: dict[str, Any], tmp_path:
 
 
 def test_without_the_names_it_would_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "renamed", lambda network, values: {})
+    monkeypatch.setattr(bounds, "renamed", lambda network, values: {})
     with pytest.raises(VerifyError, match=r"differs from NumPy is maxpool"):
         compiled(copied("Identity"), tmp_path)
 

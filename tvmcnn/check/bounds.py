@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tvmcnn.check.jumps import is_step, same_side
+from tvmcnn.check.renamed import renamed, under_known_names
 from tvmcnn.network import Array, Network, Node, Shape
 
 UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
@@ -52,6 +53,7 @@ class Bounds:
 
     values: Mapping[str, Array]
     errors: Mapping[str, float]
+    names: Mapping[str, str] = field(default_factory=dict)  # the network's, of tensors that the oracle calls otherwise
 
 
 def bounds_of(
@@ -72,15 +74,20 @@ def bounds_of(
         return value
 
     evaluate(keep)
+    names, shown = renamed(network, values), values
+    values = {}
+    for name, value in shown.items():  # the first of two that are one tensor
+        values.setdefault(names.get(name, name), value)
     deviations = _deviations(network, values, growths or {})
     moved: dict[str, float] = {}
     for seed in range(RUNS):
-        evaluate(_Disturbance(network, values, deviations, moved, np.random.default_rng(seed)))
+        disturbance = _Disturbance(network, values, deviations, moved, np.random.default_rng(seed))
+        evaluate(under_known_names(disturbance, names))
     errors = {
         name: max(SAFETY * deviations.get(name, 0.0) * largest(value), _reach(value.size) * moved.get(name, 0.0))
         for name, value in values.items()
     }
-    return Bounds(values, errors)
+    return Bounds(values, errors, names)
 
 
 def _reach(size: int) -> float:

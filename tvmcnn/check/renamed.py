@@ -9,11 +9,14 @@ network does not know: without this, no rounding error and no decision of the li
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmcnn.check.bounds import Follow
 from tvmcnn.network import Array, Network
+
+if TYPE_CHECKING:
+    from tvmcnn.check.bounds import Follow
 
 
 def renamed(network: Network, values: Mapping[str, Array]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tvmcnn.check.follow import Follower
 from tvmcnn.check.observe import Observed, Subject, observe, subjects
 from tvmcnn.check.random_inputs import drawn_inputs
 from tvmcnn.check.reference import reference
-from tvmcnn.check.renamed import renamed, under_known_names
+from tvmcnn.check.renamed import under_known_names
 from tvmcnn.errors import ModelError, caught
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
@@ -177,11 +177,8 @@ def compare(
     folder = allowed_folder(model)
     declared: dict[str, np.dtype[Any]] = {}  # the types of the outputs
 
-    names: dict[str, str] = {}  # of tensors that the network has under another name
-
     def evaluate(follow: Follow) -> None:
         made: set[str] = set(inputs)
-        follow = under_known_names(follow, names)
 
         def shown(name: str, value: Array) -> Array:
             made.add(name)
@@ -192,14 +189,11 @@ def compare(
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
         declared.update({name: array.dtype for name, array in found.items()})
 
-    values: dict[str, Array] = {}
-    evaluate(lambda name, value: values.setdefault(name, value))
-    names |= renamed(network, values)
     bounds = bounds_of(network, inputs, evaluate, growths)
     outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
     follower = Follower(network, bounds, {**observed.tensors, **outputs})
     if follower.differs():
-        evaluate(follower)
+        evaluate(under_known_names(follower, bounds.names))
 
     def error(name: str, found: Array) -> TensorError:
         return _error(name, found, follower, histograms=histograms)
