@@ -94,7 +94,8 @@ def recorded(root: Path, jobs: int, tests: Sequence[str]) -> Record:
         status, said = pytest_in(
             folder, ["-n", str(jobs), "-p", "mutation_record", *tests], None, MUTATION_RECORD=str(notes)
         )
-        print(said.rstrip().rsplit("\n", 1)[-1], file=sys.stderr)
+        told = [line for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        print("\n".join([*told, said.rstrip().rsplit("\n", 1)[-1]]), file=sys.stderr)
         if status not in (0, 1):
             raise ToolError(f"the suite ended with status {status}: {said[-1000:]}")
         return Record.gathered(folder, notes)

@@ -35,8 +35,17 @@ def halved(x: int) -> int:
 def unseen(x: int) -> int:
     return x + 3
 """
+PAGE = "<p>It's a page</p>"
 TESTS = """
+from pathlib import Path
+
+import tvmcnn
 from tvmcnn.arena import clipped, halved
+
+def test_a_template():
+    # one of Jinja runs under the name of a page, which is no Python
+    page = Path(tvmcnn.__file__).with_name("page.html")
+    exec(compile("shown = 1", page, "exec"))
 
 def test_clipped():
     assert [clipped(x) for x in (None, 6, 7, 8)] == [7, 6, 7, 7]
@@ -55,7 +64,8 @@ def test_that_fails():
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
-    for name, text in (("tvmcnn/__init__.py", ""), ("tvmcnn/arena.py", SOURCE), ("tests/test_arena.py", TESTS)):
+    files = {"tvmcnn/__init__.py": "", "tvmcnn/arena.py": SOURCE, "tvmcnn/page.html": PAGE, "tests/test_arena.py": TESTS}
+    for name, text in files.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
     (root / "pyproject.toml").write_text(
