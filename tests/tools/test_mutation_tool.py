@@ -64,7 +64,12 @@ def test_that_fails():
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
-    files = {"tvmcnn/__init__.py": "", "tvmcnn/arena.py": SOURCE, "tvmcnn/page.html": PAGE, "tests/test_arena.py": TESTS}
+    files = {
+        "tvmcnn/__init__.py": "",
+        "tvmcnn/arena.py": SOURCE,
+        "tvmcnn/page.html": PAGE,
+        "tests/test_arena.py": TESTS,
+    }
     for name, text in files.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)

@@ -10,15 +10,22 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Step
 from tvmcnn.ops.formulas import FORMULAS
-from tvmcnn.ops.operands import Operands, Where, output_pixel, zero_padding
+from tvmcnn.ops.operands import Let, Operands, Where, output_pixel, zero_padding
 
 
 def apply(nodes: Sequence[Node], value: Expr, given: Operands, where: Where) -> Expr:
-    """Run `value` through a chain of element-wise nodes, the other operands read at the same coordinates."""
+    """Run `value` through element-wise nodes. Their other operands are read at the same coordinates, or are what an
+    earlier of the nodes has made.
+
+    A max pool moved forward (fuse.pool_first) is none of the nodes: who reads it takes the value before.
+    """
+    let = Let()
+    value, made = let(value), dict[str, Expr]()
     for node in nodes:
-        operands = [given.read(name, where) if given.knows(name) else value for name in node.inputs]
-        value = FORMULAS[node.op](*operands, **node.attributes)
-    return value
+        made = {name: value for name in node.inputs if not given.knows(name)} | made
+        operands = [given.read(name, where) if given.knows(name) else made[name] for name in node.inputs]
+        value = made[node.output] = let(FORMULAS[node.op](*operands, **node.attributes))
+    return let.within(value)
 
 
 def elementwise(step: Step, given: Operands) -> te.Tensor:

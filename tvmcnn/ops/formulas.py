@@ -9,8 +9,9 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.ir import Expr
 
-from tvmcnn.ops.functions import exp, tanh
-from tvmcnn.ops.operands import dtype_of, literal
+from tvmcnn.ops import functions
+from tvmcnn.ops.functions import erf, exp, expm1, log1p, sigmoid, tanh
+from tvmcnn.ops.operands import Let, dtype_of, literal
 
 Select = tirx.Select  # both sides are computed: a vector needs no branch
 
@@ -44,11 +45,6 @@ def clip(x: Expr, *bounds: Expr, min: float | None, max: float | None, arriving:
     return x if high is None else tirx.min(high, x)
 
 
-def sigmoid(x: Expr) -> Expr:
-    """1 / (1 + e^−x): for large −x the exponential is infinite and the quotient 0, as it should be."""
-    return of(x, 1) / (of(x, 1) + exp(of(x, 0) - x))
-
-
 def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
     """max(0, min(1, alpha·x + beta))"""
     return tirx.max(of(x, 0), tirx.min(of(x, 1), of(x, alpha) * x + of(x, beta)))
@@ -56,22 +52,23 @@ def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
 
 def softplus(x: Expr) -> Expr:
     """ln(1 + e^x) = max(0, x) + ln(1 + e^−|x|), whose exponential never overflows."""
-    return tirx.max(of(x, 0), x) + tirx.log1p(exp(of(x, 0) - tirx.abs(x)))
+    return tirx.max(of(x, 0), x) + log1p(exp(of(x, 0) - tirx.abs(x)))
 
 
 def mish(x: Expr) -> Expr:
     """x·tanh(ln(1 + e^x)) = x·n/(n + 2), n = e^x·(e^x + 2): one exponential. From 20 on the factor is 1 in float32; in
     float64 from 40, where n is still far from overflow.
     """
-    power = exp(tirx.min(x, of(x, 40)))
-    n = power * (power + of(x, 2))
-    return x * (n / (n + of(x, 2)))
+    let = Let()
+    power = let(exp(tirx.min(x, of(x, 40))))
+    n = let(power * (power + of(x, 2)))
+    return let.within(x * (n / (n + of(x, 2))))
 
 
 def gelu(x: Expr, approximate: str) -> Expr:
     """x·Φ(x), Φ the normal distribution, or its approximation by tanh."""
     if approximate == "none":
-        inner = tirx.erf(x * of(x, math.sqrt(0.5)))
+        inner = erf(x * of(x, math.sqrt(0.5)))
     else:
         inner = tanh(of(x, math.sqrt(2 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
     return of(x, 0.5) * x * (of(x, 1) + inner)
@@ -81,7 +78,7 @@ def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:
     """gamma·x where x ≥ 0, else gamma·alpha·(e^(x/width) − 1). The exponent is cut at 0, as what is not taken must
     not overflow; NaN passes.
     """
-    below = exp(tirx.min(of(x, 0), x) * of(x, 1 / width)) - of(x, 1)
+    below = expm1(tirx.min(of(x, 0), x) * of(x, 1 / width))
     above = x if gamma == 1.0 else of(x, gamma) * x
     return Select(x >= of(x, 0), above, of(x, gamma * alpha) * below)
 
@@ -132,10 +129,28 @@ def _divisor(b: Expr) -> Expr:
     return Select(traps, of(b, 1), b)
 
 
+def _root(x: Expr) -> Expr:
+    """x^½, which is 0 of −0 and ∞ of −∞."""
+    return Select(x.equal(of(x, -math.inf)), of(x, math.inf), tirx.abs(tirx.sqrt(x)))
+
+
+SIMPLE_POWERS: dict[float, Callable[[Expr], Expr]] = {
+    0.5: _root,
+    1.0: lambda x: x,
+    2.0: lambda x: x * x,
+    3.0: lambda x: x * x * x,
+    -1.0: lambda x: of(x, 1) / x,
+}
+
+
 def power(x: Expr, y: Expr) -> Expr:
-    """x^y in the dtype of x, by libm's pow: of float32 operands in float32, of others in float64."""
+    """x^y in the dtype of x, computed of float32 operands in float32, of others in float64; products and roots where y
+    is known.
+    """
+    if dtype_of(x) == "float32" and isinstance(y, tirx.FloatImm) and (simple := SIMPLE_POWERS.get(y.value)):
+        return simple(x)
     dtype = "float32" if {dtype_of(x), dtype_of(y)} == {"float32"} else "float64"
-    return tirx.power(x.astype(dtype), y.astype(dtype)).astype(dtype_of(x))
+    return functions.power(x.astype(dtype), y.astype(dtype)).astype(dtype_of(x))
 
 
 def _extreme(choose: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr]:
@@ -221,9 +236,9 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Softsign": lambda x: x / (of(x, 1) + tirx.abs(x)),
     "Mish": mish,
     "Gelu": gelu,
-    "Erf": tirx.erf,
+    "Erf": erf,
     "Exp": exp,
-    "Log": tirx.log,
+    "Log": functions.log,
     "Sqrt": tirx.sqrt,
     "Reciprocal": lambda x: of(x, 1) / x,
     "Abs": lambda x: x if dtype_of(x).startswith("uint") else tirx.abs(x),
@@ -232,7 +247,8 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Floor": tirx.floor,
     "Ceil": tirx.ceil,
     "Round": tirx.nearbyint,
-    **{name.capitalize(): getattr(tirx, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan")},
+    **{name.capitalize(): getattr(functions, name) for name in ("sin", "cos")},
+    **{name.capitalize(): getattr(tirx, name) for name in ("tan", "asin", "acos", "atan")},
     "Tanh": tanh,
     **{name.capitalize(): getattr(tirx, name) for name in ("asinh", "acosh", "atanh")},
     **{name.capitalize(): libm(name) for name in ("sinh", "cosh")},

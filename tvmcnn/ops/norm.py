@@ -15,7 +15,7 @@ from tvm.ir import Expr
 from tvmcnn.configs import SoftmaxConfig
 from tvmcnn.network import Node, Shape, Step, Tensor
 from tvmcnn.ops.formulas import of
-from tvmcnn.ops.functions import exp
+from tvmcnn.ops.functions import exp, log, power
 from tvmcnn.ops.lanes import LANES, Row, reduced
 from tvmcnn.ops.operands import Operands, extents, float32
 
@@ -58,7 +58,7 @@ def _softmax_along(node: Node, shape: Shape, x: te.Tensor) -> te.Tensor:
 
     def element(*i: Any) -> Expr:
         if node.op == "LogSoftmax":
-            return x[i] - of_row(top, i) - tirx.log(of_row(total, i))
+            return x[i] - of_row(top, i) - log(of_row(total, i))
         return exponentials[i] / of_row(total, i)
 
     return te.compute(shape, element, name="out")
@@ -88,7 +88,7 @@ def _softmax_in_lanes(node: Node, shape: Shape, x: te.Tensor) -> te.Tensor:
 
 
 def _whole(node: Node, top: Expr, total: Expr) -> Expr:
-    return top + tirx.log(total) if node.op == "LogSoftmax" else float32(1.0) / total
+    return top + log(total) if node.op == "LogSoftmax" else float32(1.0) / total
 
 
 class _Statistics:
@@ -225,11 +225,11 @@ def lrn(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
 
 def _power(base: Expr, exponent: float) -> Expr:
-    """base^exponent. LRN's usual 0.75 is two square roots, which are vector instructions; libm's pow is not."""
+    """base^exponent. LRN's usual 0.75 is two square roots: two instructions where a power takes sixty."""
     root = tirx.sqrt(base)
     if exponent == 0.75:
         return root * tirx.sqrt(root)
-    return root if exponent == 0.5 else tirx.power(base, of(base, exponent))
+    return root if exponent == 0.5 else power(base, of(base, exponent))
 
 
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {

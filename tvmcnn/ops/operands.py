@@ -94,6 +94,32 @@ def literal(value: float, dtype: str) -> Expr:
     return tirx.const(value, dtype)
 
 
+class Let:
+    """Values that an expression names more than once: expressions are trees, in which such a value would stand, and be
+    compiled, as often as it is named.
+
+        let = Let()
+        y = let(exp(x))
+        return let.within(y * y + y)            t = exp(x) in t * t + t
+    """
+
+    def __init__(self) -> None:
+        self.bound: list[tuple[Any, Expr]] = []
+
+    def __call__(self, value: Expr) -> Expr:
+        """A name for `value`; what is a name or a literal already stays."""
+        if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm | te.tensor.TensorSlice):
+            return value
+        self.bound.append((tirx.Var("t", dtype_of(value)), value))
+        return self.bound[-1][0]
+
+    def within(self, body: Expr) -> Expr:
+        """`body` with all that it names."""
+        for name, value in reversed(self.bound):
+            body = tirx.Let(name, value, body)
+        return body
+
+
 def unravel(index: Any, shape: Sequence[int]) -> tuple[Any, ...]:
     """The indices of element `index` of a C-contiguous array; the first has what is left, and so no bound."""
     if not shape:

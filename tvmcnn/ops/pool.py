@@ -10,6 +10,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Pixel, Step
+from tvmcnn.ops.functions import power
 from tvmcnn.ops.operands import Operands, dtype_of, float32, output_pixel, zero_padding
 
 
@@ -32,7 +33,7 @@ def norm_root(total: Expr, p: int) -> Expr:
     """total^(1/p)"""
     if p == 1:
         return total
-    return tirx.sqrt(total) if p == 2 else tirx.power(total, tirx.const(1 / p, dtype_of(total)))
+    return tirx.sqrt(total) if p == 2 else power(total, tirx.const(1 / p, dtype_of(total)))
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:

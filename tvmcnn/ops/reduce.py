@@ -13,7 +13,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Step, Tensor
 from tvmcnn.ops.formulas import divide, is_float, of
-from tvmcnn.ops.functions import exp
+from tvmcnn.ops.functions import exp, log
 from tvmcnn.ops.lanes import Row, reduced
 from tvmcnn.ops.operands import Operands, dtype_of, extents, float32, literal, unravel
 from tvmcnn.ops.pool import maximum
@@ -51,7 +51,7 @@ REDUCTIONS: dict[str, tuple[Element, Any, Element]] = {
     "ReduceSumSquare": (lambda x: x * x, te.sum, _same),
     "ReduceL1": (_magnitude, te.sum, _same),
     "ReduceL2": (lambda x: x * x, te.sum, _by_float(tirx.sqrt)),
-    "ReduceLogSum": (_same, te.sum, _by_float(tirx.log)),
+    "ReduceLogSum": (_same, te.sum, _by_float(log)),
     "ReduceProd": (_same, product, _same),
     "ReduceMax": (_same, maximum, _same),
     "ReduceMin": (_same, minimum, _same),
@@ -142,7 +142,7 @@ def log_sum_exp(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
         lambda *i: again.combine(te.sum, exp(again.read(i).astype(dtype) - shift(i))),
         name="total",
     )
-    return te.compute(output.shape, lambda *i: (shift(i) + tirx.log(total[i])).astype(output.dtype), name="out")
+    return te.compute(output.shape, lambda *i: (shift(i) + log(total[i])).astype(output.dtype), name="out")
 
 
 def arg(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
