@@ -44,6 +44,7 @@ texts = {kind: made.code[kind]() for kind in made.code if kind != "tir"}
 json.dump({**texts, "weights": made.manifest["made_of"]["weights"]}, sys.stdout)
 """
 HASHED = re.compile(r"\b(tvmcnn_[a-z0-9]+_)[0-9a-f]{20}\b")  # a function: see jobs.symbol_of
+PLACE = re.compile(r"^\.Ltmp\d+:\n", re.MULTILINE)  # which debugging information numbers through the file
 FUNCTION = re.compile(r"^(k\d+_\w+):", flags=re.MULTILINE)  # its label in the assembly
 
 
@@ -69,14 +70,15 @@ def texts(tree: Path, model: Path, target: str) -> dict[str, str]:
 
 
 def by_kernel(found: Mapping[str, str]) -> dict[str, str]:
-    """The assembly cut at its functions, the rest as it is; hashes in names are counted instead."""
+    """The assembly cut at its functions, the rest as it is; hashes in names are counted instead, places left out."""
     parts: dict[str, str] = {}
     for kind, text in found.items():
         seen: dict[str, int] = {}
         plain = HASHED.sub(lambda m: f"{m[1]}{seen.setdefault(m[0], len(seen))}", text)  # noqa: B023 (used at once)
         if kind == "asm":
+            plain = PLACE.sub("", plain)
             starts = [*FUNCTION.finditer(plain)]
-            ends = [*(match.start() for match in starts[1:]), len(plain)]
+            ends = [*(match.start() for match in starts[1:]), plain.find(".debug_", starts[-1].end()) if starts else 0]
             parts |= {m[1]: plain[m.start() : end] for m, end in zip(starts, ends, strict=True)}
         else:
             parts[kind] = plain

@@ -112,6 +112,7 @@ def lines(rows: int, columns: int, most: int) -> Array:
 
 
 BYTES = [R.integers(0, 255, shape).astype(np.uint8) for shape in [(2, 3, 7, 6), (4, 3, 3, 2), (2, 5, 7), (7, 3)]]
+HALVED = BYTES[3].astype(np.int8) // 2  # onnxruntime adds two products with uint8 in 16 bits where AVX2 is all there is
 NINE = np.array(9, np.uint8)
 ROIS = np.array([[1, 1, 8, 6], [0, 2, 3, 5.5], [-2, -1, 12, 9], [3, 3, 3.5, 3.2]], np.float32)
 REGIONS = [f(2, 3, 9, 11), ROIS, i(0, 1, 1, 0)]
@@ -174,7 +175,7 @@ AWKWARD: list[tuple[str, int, list[Array | None], dict[str, Any], int, int]] = [
         if (mode, padding) != ("bicubic", "border")
     ],
     ("MatMulInteger", 10, [*BYTES[2:], NINE, NINE], {}, 1, 0),
-    ("MatMulInteger", 10, [BYTES[2][0], BYTES[3].astype(np.int8), NINE, np.array([100, 1, -2], np.int8)], {}, 1, 0),
+    ("MatMulInteger", 10, [BYTES[2][0], HALVED, NINE, np.array([100, 1, -2], np.int8)], {}, 1, 0),
     ("MelWeightMatrix", 17, [i(8)[0], i(64)[0], i(8192)[0], np.float32(0), np.float32(4000)], {}, 1, 8),
     ("MelWeightMatrix", 17, [i(13)[0], i(100)[0], i(16000)[0], np.float32(60), np.float32(7600)], {}, 1, 8),
     *[("NonMaxSuppression", 11, [*LIMITS, np.array([0.2], np.float32)], {"center_point_box": n}, 1, 0) for n in (0, 1)],

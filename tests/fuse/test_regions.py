@@ -80,9 +80,9 @@ def test_a_polynomial_is_a_kernel_of_its_own(tmp_path: Path) -> None:
 
 def test_one_kernel_without_a_convolution(tmp_path: Path) -> None:
     g = Graph()
-    y = g.node("Tanh", g.input(2, 3, 9, 7))
-    g.output(crossed(g, gelu(g, y)))
-    assert ops(g, tmp_path) == ["Tanh+Div+Erf+Add+Mul+Mul+Neg+Abs+Mul+Max+Sub"]
+    y = g.node("Abs", g.input(2, 3, 9, 7))
+    g.output(crossed(g, gelu(g, y)))  # in one they would be too much for TVM: see MOST_COPIES
+    assert ops(g, tmp_path) == ["Abs+Div+Erf+Add+Mul+Mul", "Neg", "Abs+Mul+Max+Sub"]
 
 
 @pytest.mark.parametrize("before", ["Relu", "Neg"])

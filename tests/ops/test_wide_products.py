@@ -15,7 +15,7 @@ from tvmcnn.configs import STACK_LIMIT, DenseConfig
 
 pytestmark = pytest.mark.slow
 
-WIDTH = 18385  # a recogniser's characters: 5 · 3677, no multiple of a vector
+WIDTH = 65621  # no multiple of a vector, and one row of sums is more than STACK_LIMIT: AVX2's tiles are of few rows
 DEPTH = 6
 
 
@@ -54,6 +54,7 @@ def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
             feeds[f"r{index}"] = draw(rng, *lead, WIDTH)
             nodes.append(node("Add", f"s{index} r{index}", y))
         elif epilogue == "Softmax":
+            softmax = y
             nodes.append(node("Softmax", f"s{index}", y, axis=-1))
         else:
             nodes.append(node("Relu" if epilogue == "Relu" else "Identity", f"s{index}", y))
@@ -66,4 +67,6 @@ def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
     assert all(DenseConfig(**kernel["config"]).tiles_across(WIDTH) > 1 for kernel in products)
     wanted = reference(model, feeds)
     for info, found in zip(net.outputs, net.run(None, feeds), strict=True):
-        assert np.abs(found - wanted[info.name]).max() <= 2e-6 * np.abs(wanted[info.name]).max(), info.name
+        # A softmax divides by a sum of WIDTH terms, which 8 lanes or more have added up, each rounding by 2^-24.
+        allowed = 2e-6 + (WIDTH / 8 * 2.0**-24 if info.name == softmax else 0)
+        assert np.abs(found - wanted[info.name]).max() <= allowed * np.abs(wanted[info.name]).max(), info.name

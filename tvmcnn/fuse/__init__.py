@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,13 @@ JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
 # Polynomials with a dozen constants. Between a convolution's accumulators these find no registers: in the epilogue y ·
 # Sigmoid(y) took 0.86 ns an element and in a kernel of its own 0.6 (AVX2), EfficientNet-B0 16.0 against 14.6 ms.
 LONG = frozenset("Erf Exp Log Sigmoid Tanh Gelu Mish Softplus Elu Celu Selu Swish Pow Sin Cos".split())  # noqa: SIM905
+# About how often a formula names its operand. The kernel has it once (ops/operands.Let), but TVM's analyses write names
+# out: 16 in 16 are 256 to them, and four Tanh in one kernel kept TVM busy for 36 s.
+REPEATS = {
+    **dict.fromkeys(("LeakyRelu", "PRelu", "ThresholdedRelu", "HardSwish", "Softsign", "Sign", "Mod", "Max", "Min"), 3),
+    **dict.fromkeys(LONG, 16),
+}
+MOST_COPIES = 64  # Sigmoid and LeakyRelu are one kernel, Sigmoid and Tanh two
 MAX_FUSED_WINDOW = 9  # positions of a fused pool: each needs accumulators of its own
 
 
@@ -128,6 +135,8 @@ class _Fusion:
             return ()
         if group.anchor.op in ANCHORS and any(each.op in LONG for each in region):
             return ()
+        if _copies((*group.nodes, *region)) > MOST_COPIES:
+            return ()
         made = {group.last, *(each.output for each in region)}
         return region if all(self.joins(group, each, made) for each in region) else ()
 
@@ -144,7 +153,9 @@ class _Fusion:
         """True if `node`, the only reader, can be the epilogue's next."""
         if not self.fusable(group):
             return False
-        return self.joins(group, node, {group.last}) if node.op in ELEMENTWISE else self.tiles(group, node)
+        if node.op not in ELEMENTWISE:
+            return self.tiles(group, node)
+        return _copies((*group.nodes, node)) <= MOST_COPIES and self.joins(group, node, {group.last})
 
     def fusable(self, group: _Group) -> bool:
         """True if the kernel of `group` has an epilogue."""
@@ -214,6 +225,12 @@ class _Fusion:
             and all(tensor.shape in gates and tensor.dtype == "float32" for tensor in stored)
             and all(is_per_channel(constant, shape) for constant in given)
         )
+
+
+def _copies(nodes: Sequence[Node]) -> int:
+    """How often the first value stands in the last, written out."""
+    made = {node.output for node in nodes}
+    return math.prod(REPEATS.get(node.op, 1) * max(1, sum(name in made for name in node.inputs)) for node in nodes)
 
 
 def _operands(nodes: Iterable[Node]) -> list[str]:

@@ -99,7 +99,8 @@ def tanh(x: Expr) -> Expr:
     if dtype_of(x) != "float32":
         return tirx.tanh(x)
     let = Let()
-    x, square, size = let(x), let(x * x), tirx.abs(x)
+    x = let(x)
+    square, size = let(x * x), tirx.abs(x)
     near = x + x * (square * _polynomial(TANH, square))
     far = float32(1.0) - float32(2.0) / (exp(size + size) + float32(1.0))
     return let.within(Select(size < float32(TANH_NEAR), near, _signed(far, x < float32(0.0))))
@@ -225,7 +226,8 @@ def _turned(x: Expr, quarters: int) -> Expr:
     and Hanek, Radian reduction for trigonometric functions, 1983).
     """
     let = Let()
-    x, size = let(x), let(tirx.abs(x))
+    x = let(x)
+    size = let(tirx.abs(x))
     *larger, (_, shift, *digits) = TURNS
     row = [_float64(value) for value in (2.0**-shift, *digits)]
     for end, shift, *digits in reversed(larger):

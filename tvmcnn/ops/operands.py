@@ -3,10 +3,12 @@ layout."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr
 
@@ -114,10 +116,19 @@ class Let:
         return self.bound[-1][0]
 
     def within(self, body: Expr) -> Expr:
-        """`body` with all that it names."""
+        """`body` with all that it names; what is named once stands in its place."""
         for name, value in reversed(self.bound):
-            body = tirx.Let(name, value, body)
+            uses = list[Any]()
+            placed = tvm_ffi.structural_map(body, (tirx.Var, functools.partial(_placed, name, value, uses)))
+            body = placed if len(uses) == 1 else tirx.Let(name, value, body) if uses else body
         return body
+
+
+def _placed(name: Any, value: Expr, uses: list[Any], var: Any) -> Expr:
+    if not var.same_as(name):
+        return var
+    uses.append(var)
+    return value
 
 
 def unravel(index: Any, shape: Sequence[int]) -> tuple[Any, ...]:
