@@ -9,6 +9,7 @@ import onnx
 from onnx import inliner
 
 from tvmcnn.errors import ModelError
+from tvmcnn.importer.operators import DEFINED
 from tvmcnn.onnx_file import one_line
 from tvmcnn.onnx_file.repair import inner_graphs, node_lists
 
@@ -41,6 +42,32 @@ def inline_functions(proto: onnx.ModelProto, label: str) -> None:
         proto.CopyFrom(inliner.inline_local_functions(proto, convert_version=True))
     except Exception as error:
         raise ModelError(f"the functions of {label} cannot be put in their places: {one_line(error)}") from error
+
+
+def expand_defined(proto: onnx.ModelProto) -> None:
+    """Put ONNX's own definition in the place of each node that DEFINED has, where its operands' types lead to one.
+
+    y = RMSNormalization(x, scale)  -->  y = Mul(Div(x, Sqrt(Add(ReduceMean(Mul(x, x)), epsilon))), scale)
+    """
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    everything = (node for _, nodes in node_lists(proto) for node in nodes if not node.domain)
+    found = [node for node in everything if node.op_type in DEFINED and onnx.defs.has(node.op_type, opset)]
+    for node in found:  # onnx 1.23 drops the defaults of attributes here too
+        given = {attribute.name for attribute in node.attribute}
+        known = onnx.defs.get_schema(node.op_type, opset).attributes
+        defaults = (attribute.default_value for name, attribute in known.items() if name not in given)
+        node.attribute.extend(value for value in defaults if value.type)
+    read = {name for node in found for name in node.input} - {value.name for value in proto.graph.value_info}
+    proto.graph.value_info.extend(  # nor does it know the types of constants
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in proto.graph.initializer
+        if tensor.name in read
+    )
+    for op in sorted({node.op_type for node in found}):
+        try:
+            proto.CopyFrom(inliner.inline_selected_functions(proto, [("", op)], inline_schema_functions=True))
+        except Exception:  # onnx 1.23 asks for the type of an operand that is left out: the node is refused by name
+            continue
 
 
 def _give_defaults(proto: onnx.ModelProto) -> None:

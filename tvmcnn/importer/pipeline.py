@@ -14,7 +14,7 @@ from pathlib import Path
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
 from tvmcnn.importer.fold import fold
-from tvmcnn.importer.functions import drop_unread, inline_functions
+from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
 from tvmcnn.importer.microsoft import spell_microsoft
 from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
@@ -43,6 +43,7 @@ def import_opened(
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
     spell_microsoft(proto, label)
+    expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
     proto, weights, folded = fold(proto, label, original, weights)

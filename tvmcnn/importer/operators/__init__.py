@@ -44,6 +44,15 @@ FAMILIES = (
 )  # importing them fills OPERATORS
 
 
+# Operators that ONNX defines by others, all of which have kernels
+DEFINED = frozenset(
+    """
+    Attention BlackmanWindow CausalConvWithState CenterCropPad HammingWindow HannWindow MeanVarianceNormalization
+    RMSNormalization RotaryEmbedding SwiGLU
+    """.split()  # noqa: SIM905
+)
+
+
 @dataclass(frozen=True)
 class Schema:
     """A supported operator for `tvmcnn ops`: its ONNX name, inputs and attributes with their defaults, and what it
@@ -82,6 +91,9 @@ Resize. `tvmcnn ops --check MODEL` lists every node of a model that does not com
 An operand in brackets may be left out; an attribute is followed by its default. Tensors are float32, float64, integers
 of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, which compile says. Operands that decide
 shapes must be constant.
+
+Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
+{", ".join(sorted(DEFINED))}.
 
 | operator | operands and attributes | meaning |
 |---|---|---|"""
