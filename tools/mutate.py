@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -31,6 +31,7 @@ import mutation
 from mutation import PARTS, Record, Slip
 
 from tvmcnn.errors import ToolError
+from tvmcnn.files import write_file
 from tvmcnn.progress import bar
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,9 +127,14 @@ def judged(folder: Path, slip: Slip, record: Record | None, most: float) -> Resu
 
 
 def mutate(
-    root: Path, slips: Sequence[Slip], record: Record | None, jobs: int = 1, most: float = 300.0
+    root: Path,
+    slips: Sequence[Slip],
+    record: Record | None,
+    jobs: int = 1,
+    most: float = 300.0,
+    judged_one: Callable[[list[Result]], None] = lambda results: None,
 ) -> list[Result]:
-    """Judge slips, on as many copies at once as `jobs`."""
+    """Judge slips, on as many copies at once as `jobs`; `judged_one` gets the results so far after each."""
     place = tempfile.TemporaryDirectory(prefix="tvmcnn-mutate-")
     with place as name, ThreadPoolExecutor(jobs) as pool, bar() as progress:
         free: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -148,6 +154,7 @@ def mutate(
             results.append(future.result())
             survivors += results[-1].end in ("survived", "no test")
             progress(f"slips, {survivors} not caught", len(results), len(slips))
+            judged_one(results)
     return sorted(results, key=lambda each: each.slip)
 
 
@@ -182,11 +189,14 @@ def main() -> int:
     if record is None:
         print(f"{RECORD.name} is missing: whole test files run; --record makes it", file=sys.stderr)
     slips = mutation.drawn(ROOT, options.count, options.seed, options.part.split(","))
-    results = mutate(ROOT, slips, record, options.jobs, options.most)
-    print(told(results))
-    if options.json is not None:
-        rows = [dataclasses.asdict(each) for each in results]
-        options.json.write_text(json.dumps({"seed": options.seed, "results": rows}, indent=1) + "\n")
+
+    def keep(results: list[Result]) -> None:
+        """An hour's work is not lost with the last slip."""
+        if options.json is not None:
+            rows = [dataclasses.asdict(each) for each in sorted(results, key=lambda each: each.slip)]
+            write_file(options.json, json.dumps({"seed": options.seed, "results": rows}, indent=1) + "\n")
+
+    print(told(mutate(ROOT, slips, record, options.jobs, options.most, keep)))
     return 0
 
 

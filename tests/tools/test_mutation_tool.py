@@ -124,7 +124,10 @@ def test_slips_are_caught_or_shown(tree: Path, record: mutation.Record, monkeypa
 
     def judged(*wanted: tuple[str, str]) -> list[mutate.Result]:
         chosen = [next(s for s in every if s.function == name and s.operator.endswith(op)) for name, op in wanted]
-        results = {each.slip: each for each in mutate.mutate(tree, chosen, record, jobs=2)}
+        so_far = list[int]()
+        found = mutate.mutate(tree, chosen, record, 2, judged_one=lambda results: so_far.append(len(results)))
+        assert so_far == [*range(1, len(chosen) + 1)]
+        results = {each.slip: each for each in found}
         return [results[each] for each in chosen]
 
     results = judged(("clipped", "Gt_Lt"), ("clipped", "Gt_GtE"), ("unseen", "Add_Sub"))
