@@ -13,7 +13,8 @@ from test_planted_bugs import BUGS, padded_conv
 from tvm import tirx
 
 import tvmcnn
-from tvmcnn.check.bisect import RIGHT, SWITCHES, WRONG, bisect
+from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.check.bisect import RIGHT, SWITCHES, WRONG, bisect, unscheduled
 from tvmcnn.check.verify import verify_library
 from tvmcnn.cli import main
 from tvmcnn.codegen.cpu import kernels
@@ -131,3 +132,19 @@ def edges_to_the_bound() -> list[float]:
     from tvmcnn.check.verify import HISTOGRAM
 
     return [float(edge) for edge in HISTOGRAM if edge <= 1e-9]
+
+
+def test_only_what_fits_the_stack_runs_without_a_schedule(tmp_path: Path) -> None:
+    """Winograd's tiles do not in any, and a view has nothing to run."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 32, 24, 28), 64, (3, 3), pads=[1, 1, 1, 1]))
+    g.output(g.node("Relu", g.node("Flatten", x)))
+    compiled = tvmcnn.compile(g.model(), TARGET, tmp_path / "net.so", verify=False)
+    seen = set()
+    for step in compiled.program.steps:
+        choice = step.choice
+        kept = choice.is_view or not ALGORITHMS[choice.algorithm].on_stack
+        seen.add(kept)
+        assert (unscheduled(choice) is choice) == kept
+        assert kept or unscheduled(choice).rule == "fallback"
+    assert seen == {True, False}

@@ -279,6 +279,14 @@ def test_functions_with_attributes(opset: int) -> None:
     np.testing.assert_allclose(r, a * s, rtol=1e-6)
 
 
+def test_names_inside_a_function_are_none_of_a_weight() -> None:
+    """The inliner calls the t of the first call t__1, as a weight is called: it must have heard of that."""
+    body = [node("Neg", "a", "t"), node("Abs", "t", "r")]
+    function = helper.make_function("pkg", "size", ["a"], ["r"], body, [ONNX])
+    nodes = [node("size", "x", "s", domain="pkg"), node("Mul", "s t__1", "y")]
+    assert_as_onnxruntime(build(nodes, "y", {"t__1": X[:1]}, 17, None, (function,)))
+
+
 def test_functions_without_end_are_told() -> None:
     """One that calls itself, which ONNX forbids, and thirty of which each calls the next twice."""
     again = helper.make_function("pkg", "again", ["a"], ["r"], [node("again", "a", "r", domain="pkg")], [ONNX, PKG])

@@ -202,6 +202,8 @@ def test_unnamed_node_is_found_by_its_place() -> None:
     [
         ([node("Reshape", "x i", "y", "n")], {}, "its shape 'i' is computed at run time; only a constant"),
         ([node("Tile", "x r", "y", "n")], {}, "its repeats 'r' is computed at run time; only a constant"),
+        ([node("Resize", ["x", "", "", "i"], "y", "n")], {}, "its sizes 'i' is computed at run time; only a constant"),
+        ([node("Resize", ["x", "", "r"], "y", "n")], {}, "its scales 'r' is computed at run time; only a constant"),
         (
             [node("Dropout", "x p on", "y", "n")],
             {"p": weight(), "on": np.array(True)},

@@ -83,6 +83,30 @@ def test_what_does_not_fit_its_shape_stays_for_the_check() -> None:
     assert small == model
 
 
+def field(number: int, data: bytes) -> bytes:
+    """A field of protobuf that has a length."""
+    length = bytearray()
+    rest = len(data)
+    while rest > 0x7F:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([number << 3 | 2, *length, rest]) + data
+
+
+def test_dimensions_that_are_packed() -> None:
+    """As writers of other languages have them: 300 is 172, 2 and 70 is 70."""
+    model = dense()
+    weight, *others = (onnx.TensorProto.FromString(each.SerializeToString()) for each in model.graph.initializer)
+    wanted = numpy_helper.to_array(weight)
+    del weight.dims[:]
+    del model.graph.initializer[:]
+    tensors = [field(1, bytes([172, 2, 70])) + weight.SerializeToString(), *(t.SerializeToString() for t in others)]
+    graph = model.graph.SerializeToString() + b"".join(field(5, tensor) for tensor in tensors)
+    model.ClearField("graph")
+    _, weights = without_large_weights(memoryview(model.SerializeToString() + field(7, graph)))
+    np.testing.assert_array_equal(weights["c0"], wanted)
+
+
 @pytest.mark.parametrize("data", [b"\x3a", b"\x3a\xff", b"\x0b", b"\xff" * 12, b"\x00\x01"])
 def test_what_is_no_protobuf(data: bytes) -> None:
     with pytest.raises(MalformedError):

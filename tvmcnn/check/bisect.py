@@ -187,7 +187,7 @@ class _Trial:
             blocked=switch != "layout",
         )
         if switch == "schedule":
-            choices = tuple(map(_unscheduled, choices))
+            choices = tuple(map(unscheduled, choices))
         if switch == "bands":
             choices = tuple(map(_uncut, choices))
         return built(network, choices, target, folder)
@@ -208,7 +208,8 @@ def built(network: Network, choices: Sequence[Choice], target: Target, folder: P
     return folder / "trial.so"
 
 
-def _unscheduled(choice: Choice) -> Choice:
+def unscheduled(choice: Choice) -> Choice:
+    """The choice with its loops as written, where that has room on the stack."""
     if choice.is_view or not ALGORITHMS[choice.algorithm].on_stack:
         return choice
     return replace(choice, rule="fallback", tasks=1)
