@@ -280,7 +280,7 @@ def test_functions_with_attributes(opset: int) -> None:
 
 
 def test_names_inside_a_function_are_none_of_a_weight() -> None:
-    """The inliner calls the t of the first call t__1, as a weight is called: it must have heard of that."""
+    """The inliner calls the t of the first call t__1, as a weight is called; of weights it sees where they are read."""
     body = [node("Neg", "a", "t"), node("Abs", "t", "r")]
     function = helper.make_function("pkg", "size", ["a"], ["r"], body, [ONNX])
     nodes = [node("size", "x", "s", domain="pkg"), node("Mul", "s t__1", "y")]

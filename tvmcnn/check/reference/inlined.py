@@ -55,15 +55,13 @@ def own_functions(proto: onnx.ModelProto, label: str) -> dict[Key, onnx.Function
 def inlined_nodes(proto: onnx.ModelProto, functions: Iterable[onnx.FunctionProto], label: str) -> Nodes:
     """The model's nodes in order, those of its functions in place of the calls; none where the inliner declines.
 
-    It numbers the calls as it comes to them, so the nodes are in order before. It sees no more than the names of the
-    weights: it would copy their data many times.
+    It numbers the calls as it comes to them, so the nodes are in order before. It does not see the weights, whose data
+    it would copy many times: their names stand where they are read.
     """
     graph = proto.graph
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=functions)
     light.graph.MergeFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
     _sort(light.graph, label)
-    for tensor in graph.initializer:
-        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
     for convert in (True, False):  # functions of another opset; what cannot be converted is left where it is
         try:
             return list(onnx.inliner.inline_local_functions(light, convert).graph.node)
