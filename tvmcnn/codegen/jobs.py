@@ -19,6 +19,7 @@ EITHER = (
     "schedule",
     "network.py",
     "fuse/__init__.py",
+    "fuse/regions.py",
     "configs.py",
     "winograd.py",
 )  # the last's matrices are in it
