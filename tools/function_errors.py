@@ -1,6 +1,6 @@
 """The errors of the functions that tvmcnn computes by polynomials of its own, at every float32.
 
-    python tools/function_errors.py [Erf,Log,…] [--step 1] [--json FILE] [--markdown docs/function-errors.md]
+    python tools/function_errors.py [Erf,Log,…] [--step 1] [--json FILE]
 
 Each function is compiled as a network of one node and run on all numbers (`--step 64`: every 64th); the expected value
 is NumPy's or the C library's in float64. An error is told in ulp: the spacing of float32 at the expected value. NaN and

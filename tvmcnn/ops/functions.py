@@ -1,8 +1,8 @@
 """e^x, e^x − 1, ln x, ln (1 + x), tanh, erf, sin, cos and x^y as polynomials, which LLVM vectorises; libm's would be
 called for each element of a vector (16 calls of expf take 100 ns, this 4). Only of float32; float64 goes to libm.
 
-The polynomials are minimax fits of ours, made in float64, whose coefficients stand with the highest power first.
-`tools/function_errors.py` tries every float32: none is 2 ulp off.
+The polynomials are minimax fits of ours, made in float64, whose coefficients stand with the highest power first. Of the
+4 million floats of all sizes that `tools/function_errors.py --step 1009` tries, none is 2 ulp off.
 """
 
 from __future__ import annotations
