@@ -76,9 +76,9 @@ def by_kernel(found: Mapping[str, str]) -> dict[str, str]:
         seen: dict[str, int] = {}
         plain = HASHED.sub(lambda m: f"{m[1]}{seen.setdefault(m[0], len(seen))}", text)  # noqa: B023 (used at once)
         if kind == "asm":
-            plain = PLACE.sub("", plain)
+            plain = PLACE.sub("", plain.partition("\t.section\t.debug_")[0])
             starts = [*FUNCTION.finditer(plain)]
-            ends = [*(match.start() for match in starts[1:]), plain.find(".debug_", starts[-1].end()) if starts else 0]
+            ends = [*(match.start() for match in starts[1:]), len(plain)]
             parts |= {m[1]: plain[m.start() : end] for m, end in zip(starts, ends, strict=True)}
         else:
             parts[kind] = plain

@@ -10,7 +10,7 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer.operators.meaning import EXPORT
 from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.onnx_file import one_line
-from tvmcnn.onnx_file.repair import node_lists, title
+from tvmcnn.onnx_file.repair import node_lists, opset_of, title
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 
@@ -25,7 +25,7 @@ def remove_initializers_from_inputs(proto: onnx.ModelProto) -> None:
 
 def refuse_training(proto: onnx.ModelProto, label: str) -> None:
     """Refuse BatchNormalization as in training, which folding would take for inference, and by element."""
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    opset = opset_of(proto.opset_import)
     reasons = []
     for _, nodes in node_lists(proto):
         for node in nodes:
@@ -45,7 +45,7 @@ def refuse_training(proto: onnx.ModelProto, label: str) -> None:
 
 def convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     """Raise the default domain to OPSET in place."""
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    opset = opset_of(proto.opset_import)
     if not 7 <= opset <= onnx.defs.onnx_opset_version():
         newest = onnx.defs.onnx_opset_version()
         raise ModelError(f"{label} uses opset {opset or 'none'}; allowed are 7 to {newest}, the newest that onnx knows")

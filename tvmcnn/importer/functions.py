@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 from onnx import inliner
@@ -11,7 +11,7 @@ from onnx import inliner
 from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators import DEFINED
 from tvmcnn.onnx_file import one_line
-from tvmcnn.onnx_file.repair import inner_graphs, node_lists
+from tvmcnn.onnx_file.repair import inner_graphs, node_lists, opset_of
 
 NODE_LIMIT = 100_000  # 30,000 take six seconds; published CNNs have a thousand
 
@@ -49,14 +49,12 @@ def expand_defined(proto: onnx.ModelProto) -> None:
 
     y = RMSNormalization(x, scale)  -->  y = Mul(Div(x, Sqrt(Add(ReduceMean(Mul(x, x)), epsilon))), scale)
     """
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    opset = opset_of(proto.opset_import)
     everything = (node for _, nodes in node_lists(proto) for node in nodes if not node.domain)
     found = [node for node in everything if node.op_type in DEFINED and onnx.defs.has(node.op_type, opset)]
     for node in found:  # onnx 1.23 drops the defaults of attributes here too
-        given = {attribute.name for attribute in node.attribute}
-        known = onnx.defs.get_schema(node.op_type, opset).attributes
-        defaults = (attribute.default_value for name, attribute in known.items() if name not in given)
-        node.attribute.extend(value for value in defaults if value.type)
+        known = onnx.defs.get_schema(node.op_type, opset).attributes.values()
+        _complete(node, (each.default_value for each in known if each.default_value.type))
     read = {name for node in found for name in node.input} - {value.name for value in proto.graph.value_info}
     proto.graph.value_info.extend(  # nor does it know the types of constants
         onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -75,14 +73,17 @@ def _give_defaults(proto: onnx.ModelProto) -> None:
     defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions}
     for _, nodes in node_lists(proto):
         for node in nodes:
-            given = {attribute.name for attribute in node.attribute}
-            missing = defaults.get((node.domain, node.op_type, node.overload), ())
-            node.attribute.extend(attribute for attribute in missing if attribute.name not in given)
+            _complete(node, defaults.get((node.domain, node.op_type, node.overload), ()))
+
+
+def _complete(node: onnx.NodeProto, defaults: Iterable[onnx.AttributeProto]) -> None:
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(attribute for attribute in defaults if attribute.name not in given)
 
 
 def drop_unread(proto: onnx.ModelProto) -> list[str]:
     """Leave out optional outputs that nobody reads, such as BatchNormalization's statistics; returns their names."""
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    opset = opset_of(proto.opset_import)
     read = {value.name for value in proto.graph.output}
     for _, nodes in node_lists(proto):
         read.update(name for node in nodes for name in node.input)

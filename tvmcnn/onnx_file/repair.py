@@ -25,7 +25,7 @@ def tidy(proto: onnx.ModelProto, label: str) -> None:
     if not proto.graph.name:
         proto.graph.name = "graph"
     for owner, nodes in node_lists(proto):
-        opset = _opset(proto.opset_import if owner is None else owner.opset_import)
+        opset = opset_of(proto.opset_import if owner is None else owner.opset_import)
         if 18 <= opset < 21 and any(_is_group_norm(node) for node in nodes):
             _spell_group_norm(proto, nodes, label)
         _sort(nodes, label)
@@ -98,7 +98,8 @@ def _rename_domain(proto: onnx.ModelProto, label: str) -> None:
             owner.opset_import.extend([onnx.helper.make_opsetid("", versions.pop()), *kept])
 
 
-def _opset(imports: Sequence[onnx.OperatorSetIdProto]) -> int:
+def opset_of(imports: Sequence[onnx.OperatorSetIdProto]) -> int:
+    """The version of ONNX's operators that a model or function imports; 0 if it imports none."""
     return max((entry.version for entry in imports if entry.domain == ""), default=0)
 
 

@@ -22,8 +22,9 @@ def apply(nodes: Sequence[Node], value: Expr, given: Operands, where: Where) -> 
     let = Let()
     value, made = let(value), dict[str, Expr]()
     for node in nodes:
-        made = {name: value for name in node.inputs if not given.knows(name)} | made
-        operands = [given.read(name, where) if given.knows(name) else made[name] for name in node.inputs]
+        operands = [
+            given.read(name, where) if given.knows(name) else made.setdefault(name, value) for name in node.inputs
+        ]
         value = made[node.output] = let(FORMULAS[node.op](*operands, **node.attributes))
     return let.within(value)
 
