@@ -110,6 +110,7 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     order: Order = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
     unroll: Unroll = 4  # input channels in one loop body
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
+    overlap: Flag = False  # the last tile of a row or column is moved back over the one before, not cut short
     bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; row_bands.py decides, no record
 
 

@@ -74,8 +74,8 @@ def dense(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Tiles of columns, where they are apart, and tiles of rows."""
     config = choice.numbers(DenseConfig)
     rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
-    across = config.tiles_across(columns)
-    return (across, rows // config.rows) if across > 1 else (rows // config.rows,)
+    across, down = config.tiles_across(columns), math.ceil(rows / config.rows)
+    return (across, down) if across > 1 else (down,)
 
 
 def image_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:

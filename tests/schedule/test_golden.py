@@ -13,7 +13,7 @@ from builders import Graph
 
 import tvmcnn
 from tvmcnn.choose import records
-from tvmcnn.configs import StreamedConfig
+from tvmcnn.configs import DirectConfig, StreamedConfig
 
 Build = Callable[[Graph], str]
 
@@ -26,7 +26,7 @@ def direct(g: Graph) -> str:
     return g.node("Relu", g.conv(g.input(1, 17, 6, 11), 33, (3, 3), pads=[1, 1, 1, 1]))
 
 
-winograd = direct
+winograd = direct_overlap = direct
 
 
 def streamed(g: Graph) -> str:
@@ -93,6 +93,7 @@ def fallback(g: Graph) -> str:
 
 RULES = {
     "direct": "direct",
+    "direct_overlap": "direct",
     "winograd": "winograd",
     "streamed": "streamed",
     "pixels": "pixels",
@@ -112,15 +113,21 @@ RULES = {
 }
 
 
+GIVEN = {
+    "direct_overlap": DirectConfig(vectors=2, rows=4, columns=4, overlap=True),
+    "streamed": StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True),
+}
+
+
 @pytest.mark.parametrize("isa", ["x86-64-v3", "x86-64-v4"])
 @pytest.mark.parametrize("name", RULES)
 def test_rule(
     name: str, isa: str, golden: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the shipped records: a measured config is no change of the rule."""
-    config = StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True) if name == "streamed" else None
+    config = GIVEN.get(name)
     monkeypatch.setattr(records.Records, "find", lambda self, kernel, rule: config and (config, records.GIVEN))
-    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: config and "streamed")
+    monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: config and RULES[name])
     g = Graph()
     g.output(globals()[name](g))
     made = {"verify": False, "activations": False, "exact": name == "direct"}

@@ -93,8 +93,14 @@ def _pixels(kernel: Kernel, config: Any) -> str:
 
 
 def _dense(kernel: Kernel, config: Any) -> str:
-    maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
-    return _divides(config.rows, kernel.output.size // maps, "rows")
+    rows = kernel.output.size // kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
+    return "" if config.rows <= rows else f"a tile has {config.rows} rows, the product {rows}"
+
+
+def _direct(kernel: Kernel, config: Any) -> str:
+    height, width = kernel.output.shape[2:]
+    too_large = f"a tile of {config.rows} x {config.columns} is larger than the {height} x {width} pixels"
+    return too_large if config.rows > height or config.columns > width else ""
 
 
 def _gemm(kernel: Kernel, config: Any) -> str:
@@ -111,6 +117,7 @@ def _divides(part: int, whole: int, of: str) -> str:
 
 
 MISFITS: dict[str, Callable[[Kernel, Any], str]] = {
+    "direct": _direct,
     "winograd": _winograd,
     "streamed": _streamed,
     "pixels": _pixels,

@@ -18,6 +18,7 @@ from tvmcnn.network import Shape, Step
 from tvmcnn.ops import (
     conv,
     dense,
+    direct,
     elementwise,
     fill,
     gather,
@@ -34,6 +35,7 @@ from tvmcnn.ops import (
 )
 from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
 from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.tiles import Tiled, stored
 from tvmcnn.ops.unfused import hidden_tensors
 
 # Operators in plain layout: (node, the Tensor that it makes, *its operands) --> that tensor, a stage named "out"
@@ -56,12 +58,12 @@ def plain(step: Step, given: Operands) -> te.Tensor:
     return PLAIN[node.op](node, output, *(given.tensor(name) for name in node.inputs))
 
 
-EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor]] = {
-    "direct": conv.direct,
+EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
+    "direct": direct.direct,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
     "streamed": winograd.streamed,
-    "depthwise": conv.depthwise,
+    "depthwise": direct.depthwise,
     "columns": conv.columns,
     "pixels": conv.pixels,
     "grouped": conv.grouped,
@@ -96,7 +98,8 @@ def declare(step: Step) -> tirx.PrimFunc:
     """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
-    return _with_strides(te.create_prim_func([*given.parameters, output]), step)
+    func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
+    return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 
 
 def declare_open(step: Step) -> tirx.PrimFunc:

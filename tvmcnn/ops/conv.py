@@ -16,68 +16,10 @@ from tvm.ir import Expr
 
 from tvmcnn.configs import PixelsConfig
 from tvmcnn.fuse import deinterleaved, pool_first, pool_of, window_size
-from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Step, round_up
+from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.lanes import LANES, Row
-from tvmcnn.ops.operands import Operands, float32, inside, output_pixel, zero_padding
-
-
-def direct(step: Step, given: Operands) -> te.Tensor:
-    """Channels in the lanes. x: NCHW or NCHW{b}c with a halo that holds the pads; y: NCHW16c; weight: OIHW{b}i16o.
-
-    "conv" is (N, M/16, H', p, W', q, 16) with p x q the window of a fused pool (1 x 1 without one). A prologue makes
-    x first, as the stage "prologue" in x's layout; a plain x without a halo gets one, as the stage "padded".
-    """
-    choice = step.choice
-    node = choice.kernel.anchor
-    weight, (x, layout) = given.constants[node.inputs[1]], _image(step, given)
-    n, maps, height, width = choice.kernel.output.shape
-    p, q = window_size(choice.kernel)
-    blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
-    blocks_per_group = -(-(maps // node["group"]) // lanes)
-    blocks_read, terms = reduction(choice)
-    rb, rc = te.reduce_axis((0, blocks_read), "rb"), te.reduce_axis((0, terms), "rc")
-    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
-    cb, c = (rb, rc) if terms == block else (rc // block, rc % block)
-
-    def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
-        row, column = source_pixel(node, y * p + dy, rh, z * q + dz, rw)
-        channel = Channel((ob // blocks_per_group) * depth + cb if node["group"] > 1 else cb, c, block)
-        product = x[layout.index(Pixel(i, channel, row, column))] * weight[ob, cb, rh, rw, c, o]
-        return te.sum(product, axis=[rb, rh, rw, rc])
-
-    conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
-    return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
-
-
-def reduction(choice: Choice) -> tuple[int, int]:
-    """(blocks, channels in one) of the sum over the input's channels, or (1, channels) where half a block is padding.
-
-    24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
-    """
-    node, block = choice.kernel.anchor, choice.reads[0].block
-    channels = choice.kernel.inputs[0].shape[1] // node["group"]
-    blocks, rounded = -(-channels // block), round_up(channels, 4)
-    return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
-
-
-def depthwise(step: Step, given: Operands) -> te.Tensor:
-    """One filter a channel, channels in the lanes. x and y: NCHW16c, x with a halo; weight: (C/16, kH, kW, 16)."""
-    choice = step.choice
-    node, layout = choice.kernel.anchor, choice.reads[0]
-    x, weight = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
-    n, _, height, width = choice.kernel.output.shape
-    p, q = window_size(choice.kernel)
-    blocks, kh, kw, lanes = (int(extent) for extent in weight.shape)
-    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
-
-    def tap(i: Any, ob: Any, y: Any, dy: Any, z: Any, dz: Any, o: Any) -> Expr:
-        row, column = source_pixel(node, y * p + dy, rh, z * q + dz, rw)
-        pixel = Pixel(i, Channel(ob, o, lanes), row, column)
-        return te.sum(x[layout.index(pixel)] * weight[ob, rh, rw, o], axis=[rh, rw])
-
-    conv = te.compute((n, blocks, height, p, width, q, lanes), tap, name="conv")
-    return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz, px.channel.lane])
+from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 
 
 def columns(step: Step, given: Operands) -> te.Tensor:
@@ -164,32 +106,6 @@ def grouped(step: Step, given: Operands) -> te.Tensor:
     return finish(step, given, lambda px, dy, dz: conv[px.n, px.channel.block, px.h, dy, px.w, dz])
 
 
-def _image(step: Step, given: Operands) -> tuple[te.Tensor, Layout]:
-    """The image that the convolution reads: as it is stored, between zeros, or what the prologue makes of it."""
-    kernel, layout = step.choice.kernel, step.choice.reads[0]
-    name, shape = kernel.inputs[0].name, given.shapes[kernel.inputs[0].name]
-
-    def made(element: Callable[[Pixel], Expr], layout: Layout, stage: str) -> tuple[te.Tensor, Layout]:
-        return te.compute(layout.physical(shape), lambda *i: element(output_pixel(layout, *i)), name=stage), layout
-
-    if kernel.prologue:
-
-        def computed(pixel: Pixel) -> Expr:
-            value = apply(kernel.prologue, given.read(name, pixel), given, pixel)
-            # Past the last channel it may be NaN, 0 / 0 or a gate's neighbour, which a weight of 0 does not make 0.
-            return zero_padding(Layout(layout.block), shape, pixel, value)
-
-        return made(computed, layout, "prologue")
-    if layout.plain and any(kernel.anchor["pads"]):
-        padded = Layout(halo=kernel.anchor["pads"])
-
-        def bordered(pixel: Pixel) -> Expr:
-            return tirx.if_then_else(inside(padded, shape, pixel), given.read(name, pixel), float32(0.0))
-
-        return made(bordered, padded, "padded")
-    return given.inputs[name], layout
-
-
 def source_pixel(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
     """The input pixel under tap (i, j) of output pixel (y, z): h·s + i·d − p."""
     (sh, sw), (dh, dw), pads = node["strides"], node["dilations"], node["pads"]
@@ -198,23 +114,29 @@ def source_pixel(node: Node, y: Any, i: Any, z: Any, j: Any) -> tuple[Any, Any]:
 
 def finish(step: Step, given: Operands, conv: Callable[[Pixel, int, int], Expr]) -> te.Tensor:
     """Bias, epilogue and pool over `conv(pixel, dy, dz)`, stored as "out" in the layout that the kernel makes."""
-    kernel, layout = step.choice.kernel, step.choice.makes
-    before, after = pool_first(kernel)
-    pool = pool_of(kernel)
-    bias_last = pool is not None and pool.op == "MaxPool" and not before  # a constant of the channel: see pool_first
+    layout = step.choice.makes
 
     def element(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
-        bias = given.read(kernel.anchor.inputs[2], pixel) if len(kernel.anchor.inputs) > 2 else float32(0.0)
-        p, q = window_size(kernel)
-        window = [conv(pixel, dy, dz) for dy in range(p) for dz in range(q)]
-        if not bias_last:
-            window = [apply(before, value + bias, given, pixel) for value in window]
-        value = functools.reduce(tirx.max if pool is not None and pool.op == "MaxPool" else operator.add, window)
-        if bias_last:
-            value = value + bias
-        elif len(window) > 1 and pool is not None and pool.op == "AveragePool":
-            value = value / float32(len(window))
-        return zero_padding(layout, kernel.output.shape, pixel, apply(after, value, given, pixel))
+        return finished(step, given, pixel, functools.partial(conv, pixel))
 
-    return te.compute(layout.physical(kernel.output.shape), element, name="out")
+    return te.compute(layout.physical(step.choice.kernel.output.shape), element, name="out")
+
+
+def finished(step: Step, given: Operands, pixel: Pixel, conv: Callable[[int, int], Expr]) -> Expr:
+    """A pixel of the output: bias, epilogue and pool over `conv(dy, dx)`, the sums in the pool's window."""
+    kernel = step.choice.kernel
+    before, after = pool_first(kernel)
+    pool = pool_of(kernel)
+    bias_last = pool is not None and pool.op == "MaxPool" and not before  # a constant of the channel: see pool_first
+    bias = given.read(kernel.anchor.inputs[2], pixel) if len(kernel.anchor.inputs) > 2 else float32(0.0)
+    p, q = window_size(kernel)
+    window = [conv(dy, dx) for dy in range(p) for dx in range(q)]
+    if not bias_last:
+        window = [apply(before, value + bias, given, pixel) for value in window]
+    value = functools.reduce(tirx.max if pool is not None and pool.op == "MaxPool" else operator.add, window)
+    if bias_last:
+        value = value + bias
+    elif len(window) > 1 and pool is not None and pool.op == "AveragePool":
+        value = value / float32(len(window))
+    return zero_padding(step.choice.makes, kernel.output.shape, pixel, apply(after, value, given, pixel))

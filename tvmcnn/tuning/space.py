@@ -23,6 +23,7 @@ from tvmcnn.choose.cpu.defaults import (
     MAX_SCRATCH,
     dense_cost,
     direct_tiles,
+    divides,
     fits_registers,
     pixels_tiles,
     prefetches,
@@ -43,7 +44,7 @@ from tvmcnn.configs import (
     WinogradConfig,
 )
 from tvmcnn.fuse import is_depthwise, window_size
-from tvmcnn.network import Choice, Kernel, Network, divisors, round_up, row_shape
+from tvmcnn.network import Choice, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid
 
@@ -127,7 +128,7 @@ def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
         )
         at = vectors.index(config.vectors) if config.vectors in vectors else 0
         steps: dict[str, Sequence[Any]] = {"order": ORDERS, "rows": rows, "columns": columns}
-        steps |= {"vectors": vectors[max(0, at - 1) : at + 2]}
+        steps |= {"vectors": vectors[max(0, at - 1) : at + 2], "overlap": (False, True)}
         return steps | ({"unroll": UNROLLS, "prefetch": (False, True)} if deep else {})
     if isinstance(config, WinogradConfig | StreamedConfig):
         return {"unroll": UNROLLS, "prefetch": (False, True)}
@@ -149,7 +150,8 @@ def _fits(choice: Choice, config: Any, target: Target) -> bool:
         (p, q), (height, width) = window_size(choice.kernel), choice.kernel.output.shape[2:]
         fits = fits_registers(config.vectors, config.rows * config.columns * p * q, target)
         alike = _reads_alike(choice, dataclasses.replace(choice, config=config), target)
-        return fits and alike and config.rows <= height and config.columns <= width
+        whole = config.overlap and divides(choice.kernel, config.rows, config.columns)  # then it changes nothing
+        return fits and alike and not whole and config.rows <= height and config.columns <= width
     if isinstance(config, DenseConfig):
         return bool(config.width // target.lanes(choice.kernel.dtype) * config.rows * config.parts < target.registers)
     return True
@@ -206,14 +208,11 @@ def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     fetched = deep and block > 1 and prefetches(kernel, target)
     tiles = direct_tiles(kernel, kernel.output.shape[1], depth if deep else 0, target)
     rest = (tile for tile in tiles[MAX_TILES:] if tile[1] * tile[2] <= SMALL_TILE)
-    small = [] if deep else [tile for tile in rest if _divides(kernel, tile)]
+    small = [] if deep else [tile for tile in rest if divides(kernel, *tile[1:])]
     for tile in _alternating(tiles[:MAX_TILES], small[:MAX_TILES]):
         for order, unroll in variants:
-            yield DirectConfig(*tile, order, unroll, fetched)
-
-
-def _divides(kernel: Kernel, tile: tuple[int, int, int]) -> bool:
-    return kernel.output.shape[2] % tile[1] == kernel.output.shape[3] % tile[2] == 0
+            for overlap in (False,) if divides(kernel, *tile[1:]) else (True, False):
+                yield DirectConfig(*tile, order, unroll, fetched, overlap)
 
 
 def _alternating(one: Sequence[T], other: Sequence[T]) -> list[T]:
@@ -284,21 +283,24 @@ def _pixels(choice: Choice, network: Network, target: Target) -> Iterator[Pixels
 
 
 def _dense(choice: Choice, network: Network, target: Target) -> Iterator[DenseConfig]:
-    rows, lanes = choice.kernel.output.shape[0], target.lanes(choice.kernel.dtype)
+    lanes = target.lanes(choice.kernel.dtype)
     maps = choice.kernel.output.shape[1 if choice.kernel.anchor.op == "Conv" else -1]
+    rows = choice.kernel.output.size // maps
     weight = network.constants[choice.kernel.anchor.inputs[1]]
     if weight.nbytes > MAX_WEIGHT_BYTES:
         return
     inputs = math.prod(weight.shape[1:]) if choice.kernel.anchor.op == "Conv" else weight.shape[0]
     depth = math.prod(choice.reads[0].physical((1, *row_shape(choice.sources[0].shape, inputs))))
-    tiles = itertools.product(range(1, target.registers), divisors(rows), (1, 2, 4, 8), (1, 2, 4))
+    tiles = itertools.product(
+        range(1, target.registers), range(1, min(rows, target.registers) + 1), (1, 2, 4, 8), (1, 2, 4)
+    )
     found = [
         DenseConfig(vectors * lanes, tile, parts, unroll)
         for vectors, tile, parts, unroll in tiles
         if vectors * tile * parts < target.registers and depth % parts == 0
         if vectors * lanes < maps + 8 * lanes
     ]
-    yield from sorted(found, key=lambda config: dense_cost(config, maps, choice.kernel.dtype, target))
+    yield from sorted(found, key=lambda config: dense_cost(config, rows, maps, choice.kernel.dtype, target))
 
 
 Space: TypeAlias = Callable[[Choice, Network, Target], Iterator[Choice]]

@@ -34,15 +34,19 @@ MAX_COLUMNS = 512  # of a row of sums that stays in L1
 
 
 def direct_config(kernel: Kernel, maps: int, depth: int, target: Target) -> DirectConfig:
-    """The tile with the fewest loads an FMA among those that fit the registers and divide the image."""
-    _, _, height, width = kernel.output.shape
-    tiles = direct_tiles(kernel, maps, depth, target)
-    v, r, c = next((t for t in tiles if height % t[1] == width % t[2] == 0), (1, 1, 1))
+    """The tile that is estimated to be fastest."""
+    v, r, c = direct_tiles(kernel, maps, depth, target)[0]
     # The kernel's column outermost where LLVM may unroll the loop over channels: it would keep the broadcasts that
     # neighbouring pixels share in registers until accumulators spill (LeNet-5's second layer: 2.29 against 3.36 µs).
     unrolled = depth % 4 == 0 and depth > 0
     order, unroll = ("rb rh rw rc", 4) if unrolled else ("rw rb rh rc", 1)
-    return DirectConfig(v, r, c, order, unroll, unrolled and prefetches(kernel, target))
+    return DirectConfig(v, r, c, order, unroll, unrolled and prefetches(kernel, target), not divides(kernel, r, c))
+
+
+def divides(kernel: Kernel, rows: int, columns: int) -> bool:
+    """Whether tiles of rows x columns pixels are all whole."""
+    _, _, height, width = kernel.output.shape
+    return height % rows == width % columns == 0
 
 
 def prefetches(kernel: Kernel, target: Target) -> bool:
@@ -59,8 +63,8 @@ def weight_bytes(kernel: Kernel) -> int:
 def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
     """(vectors, rows, columns) of register tiles, those first that are estimated to be fastest.
 
-    They need not divide the output: a tile at its end is smaller. LLVM makes loops of their own for these where it can;
-    for rows and columns it does not always, which only a measurement tells.
+    They need not divide the output: the last of a row or column of tiles overlaps the one before; the last blocks of
+    maps are fewer.
     """
     window = math.prod(window_size(kernel))
     _, _, height, width = kernel.output.shape
@@ -80,10 +84,10 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
 
     def total(tile: tuple[int, int, int]) -> tuple[float, int]:
         v, r, c = tile
-        sizes = zip((per_block * blocks, height, width), tile, strict=True)
-        whole = [[(count // size, size), (1, count % size)] for count, size in sizes]
-        parts = itertools.product(*([pair for pair in pairs if all(pair)] for pairs in whole))
-        return sum(a * b * d * cycles(x, y * z * window) for (a, x), (b, y), (d, z) in parts), -v * r * c
+        whole, rest = divmod(per_block * blocks, v)
+        pixels = r * c * window
+        once = whole * cycles(v, pixels) + (cycles(rest, pixels) if rest else 0.0)
+        return -(-height // r) * -(-width // c) * once, -v * r * c
 
     tiles = itertools.product(vectors, _extents(height), _extents(width))
     fitting = (t for t in tiles if fits_registers(t[0], t[1] * t[2] * window, target) and t[1] <= MAX_ROWS)
@@ -251,25 +255,27 @@ def images_config(maps: int, count: int, window: int, depth: int, target: Target
 
 
 def dense_config(rows: int, depth: int, maps: int, dtype: str, target: Target) -> DenseConfig:
-    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile.
+    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile, and the rows that
+    the last two tiles share.
 
     One row needs no register for weights, which are memory operands of its FMAs. Fewer accumulators than FMAs
     are under way (latency 4, two a cycle) leave units idle: then the sum is split into parts.
     """
     budget = target.registers - (1 if rows == 1 else 4)
-    tiles = itertools.product(divisors(rows), range(1, budget + 1))
+    tiles = itertools.product(range(1, min(rows, budget) + 1), range(1, budget + 1))
     fitting = [DenseConfig(v * target.lanes(dtype), r) for r, v in tiles if v * r <= budget]
-    tile = min(fitting, key=lambda config: dense_cost(config, maps, dtype, target))
+    tile = min(fitting, key=lambda config: dense_cost(config, rows, maps, dtype, target))
     parts, accumulators = 1, tile.width // target.lanes(dtype) * tile.rows
     while accumulators * parts * 2 <= target.fma_units * target.fma_latency and depth % (parts * 2) == 0:
         parts *= 2
     return DenseConfig(tile.width, tile.rows, parts, 1)
 
 
-def dense_cost(config: DenseConfig, maps: int, dtype: str, target: Target) -> float:
+def dense_cost(config: DenseConfig, rows: int, maps: int, dtype: str, target: Target) -> float:
     """Relative cost of a useful FMA: its loads, and stalls where too few accumulators hide the latency."""
     v, r, chains = config.width // target.lanes(dtype), config.rows, target.fma_units * target.fma_latency
-    return round_up(maps, config.width) / maps * ((v + r) / (v * r) + max(0, chains - v * r * config.parts) / 16)
+    computed = round_up(maps, config.width) / maps * round_up(rows, r) / rows
+    return computed * ((v + r) / (v * r) + max(0, chains - v * r * config.parts) / 16)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

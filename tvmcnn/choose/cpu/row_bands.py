@@ -48,10 +48,10 @@ def banded(network: Network, choice: Choice, target: Target) -> Choice:
     images, _, height, _ = choice.kernel.output.shape
     # Where a smaller tile is at the end, LLVM cuts it from the loop over all rows, not from one over a band's: 512 to
     # 128 maps of 28 rows in tiles of 3 took 1078 µs in bands, 520 without.
-    if images > 1 or height % config.rows:
+    if images > 1 or (height % config.rows and not config.overlap):
         return choice
     most = min(MAX_BANDS, MAX_WEIGHT_READS * moved_bytes(choice) / weight_bytes(choice.kernel))
-    bands = max((each for each in divisors(height // config.rows) if each <= most), default=1)
+    bands = max((each for each in divisors(-(-height // config.rows)) if each <= most), default=1)
     choice = dataclasses.replace(choice, config=dataclasses.replace(config, bands=bands))
     return dataclasses.replace(choice, tasks=task_count(network, choice, target))
 

@@ -15,27 +15,18 @@ from tvmcnn.schedule.steps import extent, initialise, unroll, vectorize_inner
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     """Tile "out" by rows and by the packed width, compute "dense" inside the tile.
 
-    Blocks: "flat" (m, k), inlined, "dense" (m, tile, part, o | rk), "out" (m, o), an image's unit axes behind.
+    Blocks: "flat" (m, k), inlined, "dense" (t, m, tile, part, o | rk), "out" (t, m, o).
     """
     sums, out = sch.get_sblock("dense"), sch.get_sblock("out")
     sch.compute_inline(sch.get_sblock("flat"))
     sch.set_scope(sums, 0, "local")
 
     # Phase 1: one tile is `rows` rows by one packed width of columns.
-    rows, columns = sch.get_loops(out)[:2]
-    count = extent(sch, columns)
-    at = rows_o = rows
-    inner = []
-    if config.rows > 1:
-        rows_o, rows_i = sch.split(rows, [None, config.rows])
-        at, inner = rows_o, [rows_i]
-    if config.tiles_across(count) > 1:
-        at, columns = sch.split(columns, [None, config.width])
-        sch.reorder(at, rows_o, *inner, columns)  # weights outside: a tile of them stays in cache for all rows
-        at = rows_o
-    elif inner:
-        sch.reorder(rows_o, *inner, columns)
-    unroll(sch, inner)
+    at, row, columns = sch.get_loops(out)
+    if config.tiles_across(extent(sch, columns)) > 1:
+        across, columns = sch.split(columns, [None, config.width])
+        sch.reorder(across, at, row, columns)  # weights outside: a tile of them stays in cache for all rows
+    unroll(sch, [row])
     vectorize_inner(sch, columns, lanes)
 
     # Phase 2: the accumulators.

@@ -19,8 +19,8 @@ from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     """Tile "out", compute "conv" inside the tile, keep it in registers.
 
-    Blocks: "conv" (n, ob, y, dy, x, dx, o | reductions), "out" (n, ob, y, x, o), and "prologue" or "padded" where there
-    is one.
+    Blocks: "conv" (n, ob, ty, y, dy, tx, x, dx, o | reductions), "out" (n, ob, ty, y, tx, x, o), and "prologue" or
+    "padded" where there is one.
     """
     conv, out = sch.get_sblock("conv"), sch.get_sblock("out")
     prologue, padded = (
@@ -30,12 +30,14 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     sch.set_scope(conv, 0, "local")
 
     # Phase 1: tile the output. A tile is `vectors` vectors of channels by rows x columns of pixels.
-    n, ob, y, x, o = sch.get_loops(out)
+    n, ob, y_o, y_i, x_o, x_i, o = sch.get_loops(out)
+    if not config.overlap:  # the one tile has all pixels
+        sch.reorder(y_o, x_o, n, ob, y_i, x_i, o)
+        y_o, y_i = sch.split(y_i, [None, config.rows])
+        x_o, x_i = sch.split(x_i, [None, config.columns])
     per_block = extent(sch, o) // lanes
     ob_o, ob_i = sch.split(ob, [None, max(1, config.vectors // per_block)])
-    y_o, y_i = sch.split(y, [None, config.rows])
     band, y_o = sch.split(y_o, [config.bands, None])
-    x_o, x_i = sch.split(x, [None, config.columns])
     o_o, o_v, o_i = sch.split(o, [None, min(config.vectors, per_block), lanes])
     sch.reorder(n, band, ob_o, o_o, y_o, x_o, y_i, x_i, ob_i, o_v, o_i)
     unroll(sch, (y_i, x_i, ob_i, o_v))
@@ -44,7 +46,7 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     # Phase 2: the accumulators of one tile, inside the reduction.
     sch.compute_at(conv, x_o, preserve_unit_loops=True)
     names = _reductions(sch, conv)
-    cb, cy, dy, cx, dx, co, *reduced = sch.get_loops(conv)[-6 - len(names) :]
+    cb, _, cy, dy, _, cx, dx, co, *reduced = sch.get_loops(conv)[-8 - len(names) :]
     reductions = dict(zip(names, reduced, strict=True))
     co_v, co_i = sch.split(co, [None, lanes])
     order = [reductions[name] for name in config.order.split() if name in reductions]

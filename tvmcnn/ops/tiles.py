@@ -1,0 +1,69 @@
+"""Tiles of an axis whose extent they need not divide: the last is moved back until it ends with the axis.
+
+    for m in 197: y[m] = …    -->    for t in 25: for i in 8: y[min(8·t, 189) + i] = …
+
+Every tile is whole, so that there is no test in it, no second copy of its loop for what is left, and its accumulators
+are registers. What two tiles share is computed and stored twice, with the same bits. (A product of 197 rows by 768 and
+3072 columns: tiles of one row, the only divisor, read the weights 197 times.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import te, tirx
+from tvm.ir import Range, TensorRegion
+
+from tvmcnn.network import Shape
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of an axis, which has at least the elements of one."""
+
+    extent: int
+    tile: int
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return -(-self.extent // self.tile)
+
+    def element(self, t: Any, i: Any) -> Any:
+        """The element `i` of tile `t`."""
+        whole = self.extent % self.tile == 0
+        return (t * self.tile if whole else tirx.min(t * self.tile, self.extent - self.tile)) + i
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """An output declared tile by tile: its stage "out", the shape that it has in memory, and where there the element of
+    given indices lies."""
+
+    tensor: te.Tensor
+    shape: Shape
+    place: Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def stored(func: tirx.PrimFunc, output: Tiled) -> tirx.PrimFunc:
+    """The function of a tiled output, its last parameter, with that output as it lies in memory.
+
+    out[t, i, o] = …    -->    out[min(8·t, 189) + i, o] = …
+    """
+    old = func.params[-1]
+    new = tirx.decl_buffer(output.shape, old.dtype, old.name)
+
+    def store(node: tirx.BufferStore) -> tirx.BufferStore:
+        return tirx.BufferStore(new, node.value, output.place(node.indices)) if node.buffer.same_as(old) else node
+
+    def region(node: TensorRegion) -> TensorRegion:
+        if not node.source.same_as(old):
+            return node
+        point = output.place([each.min for each in node.region])
+        return tirx.BufferRegion(new, [Range.from_min_extent(index, 1) for index in point])
+
+    body = tvm_ffi.structural_map(func.body, ((tirx.BufferStore, store), (TensorRegion, region)), order="post")
+    return tirx.PrimFunc([*func.params[:-1], new], body, func.ret_type, func.attrs)
