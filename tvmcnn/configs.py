@@ -184,12 +184,18 @@ class DenseConfig(Config, tile=("width", "rows", "parts")):
     parts: Count = 1
     unroll: Unroll = 1
 
-    def tiles_across(self, columns: int) -> int:
-        """How many tiles across of so many columns are computed one after the other; 1 where a row of them is computed
-        as one, because its last tile is cut short. Then its sums are on the stack, if they have room there."""
-        tiles = -(-columns // self.width)
-        whole = columns % self.width == 0
-        return tiles if whole or 4 * self.rows * self.parts * tiles * self.width > STACK_LIMIT else 1
+    def first_columns(self, columns: int) -> list[int]:
+        """The first column of each tile of so many: the last tile overlaps the one before, a lone one may be larger."""
+        return [max(0, min(first, columns - self.width)) for first in range(0, columns, self.width)]
+
+
+@dataclass(frozen=True)
+class MatmulConfig(Config, tile=("width", "rows")):
+    """The register tile of a product of two computed matrices: rows by `width` columns, whole vectors of them."""
+
+    width: Count = 64
+    rows: Count = 1
+    packed: Flag = False  # the columns of a tile are copied side by side first, for all rows
 
 
 @dataclass(frozen=True)

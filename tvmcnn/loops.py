@@ -13,6 +13,7 @@ from tvmcnn.configs import (
     DenseConfig,
     DirectConfig,
     ImagesConfig,
+    MatmulConfig,
     PixelsConfig,
     SoftmaxConfig,
     StreamedConfig,
@@ -71,11 +72,17 @@ def images(choice: Choice, shape: Shape, lanes: int) -> Shape:
 
 
 def dense(choice: Choice, shape: Shape, lanes: int) -> Shape:
-    """Tiles of columns, where they are apart, and tiles of rows."""
+    """Tiles of columns, and tiles of rows."""
     config = choice.numbers(DenseConfig)
     rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
-    across, down = config.tiles_across(columns), math.ceil(rows / config.rows)
-    return (across, down) if across > 1 else (down,)
+    return (math.ceil(columns / config.width), math.ceil(rows / config.rows))
+
+
+def matmul(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Matrices, tiles of columns, and tiles of rows where no columns are packed for all of them."""
+    config = choice.numbers(MatmulConfig)
+    across, down = math.ceil(shape[-1] / config.width), math.ceil(shape[-2] / config.rows)
+    return (*shape[:-2], across) if config.packed else (*shape[:-2], across, down)
 
 
 def image_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -63,14 +63,14 @@ def as_it_is(choice: Choice, array: Array) -> Array:
 def dense(choice: Choice, weight: Array) -> Array:
     """(M, C, H, W) or (K, N) --> (⌈N/t⌉, K', t): t columns of a tile side by side, rows as the input lies in memory.
 
-    K' counts the input's padding too; the weights there are zero.
+    K' counts the input's padding too; the weights there are zero, as are those of the columns that no output has.
     """
-    source, layout, width = choice.sources[0], choice.reads[0], choice.numbers(DenseConfig).width
+    source, layout, config = choice.sources[0], choice.reads[0], choice.numbers(DenseConfig)
     rows = weight.reshape(weight.shape[0], -1) if choice.kernel.anchor.op == "Conv" else weight.T
     stored = layout.pack(rows.reshape(-1, *row_shape(source.shape, rows.shape[1]))).reshape(rows.shape[0], -1)
-    if spare := -stored.shape[0] % width:
-        stored = np.pad(stored, ((0, spare), (0, 0)))
-    return stored.reshape(-1, width, stored.shape[1]).transpose(0, 2, 1)
+    columns = choice.makes.physical(choice.kernel.output.shape)[1 if choice.kernel.anchor.op == "Conv" else -1]
+    stored = np.pad(stored, ((0, max(columns, config.width) - stored.shape[0]), (0, 0)))
+    return np.stack([stored[first : first + config.width].T for first in config.first_columns(columns)])
 
 
 def terms(choice: Choice, weight: Array) -> Array:

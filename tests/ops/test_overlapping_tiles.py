@@ -27,6 +27,9 @@ def test_tiles_cover_their_axis(extent: int, tile: int) -> None:
     ]
     assert sorted(set(elements)) == list(range(extent))
     assert len(elements) - extent < tile
+    for element in range(extent):
+        place = [int(simplify(index)) for index in tiles.place(tirx.const(element, "int32"))]
+        assert elements[place[0] * tile + place[1]] == element
 
 
 def three_by_three(g: Graph) -> str:
@@ -86,6 +89,21 @@ def matrix(g: Graph) -> str:
     return g.node("Relu", g.node("Gemm", g.input(13, 40), g.draw(40, 33), g.draw(33)))
 
 
+def computed(g: Graph) -> str:
+    """Both matrices are, with axes before them that broadcast."""
+    return g.node("MatMul", g.input(2, 1, 35, 18), g.input(3, 18, 37))
+
+
+def gram(g: Graph) -> str:
+    """A matrix with itself, turned."""
+    x = g.input(3, 35, 18)
+    return g.node("MatMul", x, g.node("Transpose", x, perm=[0, 2, 1]))
+
+
+def few_rows(g: Graph) -> str:
+    return g.node("MatMul", g.input(5, 9, 11), g.input(5, 11, 53))
+
+
 def stack(g: Graph) -> str:
     return g.node("MatMul", g.input(3, 7, 18), g.draw(18, 70))
 
@@ -106,7 +124,23 @@ def test_products(build: Callable[[Graph], str], isa: str, tmp_path: Path, monke
     assert [step.choice.config.rows for step in compiled.program.steps if step.choice.rule == "dense"] == [5]
 
 
-@pytest.mark.parametrize("build", [three_by_three, stack], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("isa", TARGETS)
+@pytest.mark.parametrize("build", [computed, few_rows], ids=lambda build: build.__name__)
+def test_computed_matrices(
+    build: Callable[[Graph], str], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their columns are packed where there are rows enough to share them."""
+    target = use_target(isa, monkeypatch)
+    g = Graph()
+    g.output(build(g))
+    (choice,) = [step.choice for step in check(g.model(), tmp_path, target).program.steps]
+    assert choice.algorithm == "matmul"
+    assert choice.config.packed == (build is computed) == (choice.scratch_bytes > 0)
+    rows, columns = choice.kernel.output.shape[-2:]
+    assert rows % choice.config.rows or columns % choice.config.width
+
+
+@pytest.mark.parametrize("build", [three_by_three, stack, gram], ids=lambda build: build.__name__)
 def test_threads_may_store_the_same(
     build: Callable[[Graph], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

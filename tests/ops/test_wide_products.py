@@ -11,30 +11,25 @@ from builders import draw, model_of, node
 
 import tvmcnn
 from tvmcnn.check.reference import reference
-from tvmcnn.configs import STACK_LIMIT, DenseConfig
+from tvmcnn.configs import DenseConfig
 
 pytestmark = pytest.mark.slow
 
-WIDTH = 65621  # no multiple of a vector, and one row of sums is more than STACK_LIMIT: AVX2's tiles are of few rows
+WIDTH = 65621  # no multiple of a vector; a row of sums has no room on the stack
 DEPTH = 6
 
 
 @pytest.mark.parametrize(
-    ("columns", "rows", "tiles"),
+    ("columns", "first"),
     [
-        (448, 4, 4),  # whole tiles
-        (449, 4, 1),  # 5 tiles, the last cut short: computed as one
-        (16384, 4, 147),  # 147 tiles of 112 by 4 rows: 263,424 bytes
-        (16240, 4, 145),  # whole again
-        (16241, 4, 1),  # 146 tiles: 261,632 bytes, which fit
-        (65600, 1, 586),
+        (336, [0, 112, 224]),
+        (337, [0, 112, 224, 225]),  # the last tile begins where it ends with the row
+        (112, [0]),
+        (40, [0]),  # a lone tile is wider than the row
     ],
 )
-def test_tiles_across(columns: int, rows: int, tiles: int) -> None:
-    config = DenseConfig(112, rows)
-    assert config.tiles_across(columns) == tiles
-    if columns % 112:
-        assert (4 * rows * (-(-columns // 112) * 112) > STACK_LIMIT) == (tiles > 1)
+def test_first_columns(columns: int, first: list[int]) -> None:
+    assert DenseConfig(112, 4).first_columns(columns) == first
 
 
 def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
@@ -64,7 +59,7 @@ def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
     net = tvmcnn.load(tmp_path / "wide.so", threads=2)
     products = [kernel for kernel in net.manifest["kernels"] if kernel["algorithm"] == "dense"]
     assert len(products) == 5
-    assert all(DenseConfig(**kernel["config"]).tiles_across(WIDTH) > 1 for kernel in products)
+    assert all(WIDTH % kernel["config"]["width"] for kernel in products)
     wanted = reference(model, feeds)
     for info, found in zip(net.outputs, net.run(None, feeds), strict=True):
         # A softmax divides by a sum of WIDTH terms, which 8 lanes or more have added up, each rounding by 2^-24.

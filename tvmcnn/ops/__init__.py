@@ -68,6 +68,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "pixels": conv.pixels,
     "grouped": conv.grouped,
     "dense": dense.dense,
+    "matmul": matmul.matmul_by_tiles,
     "gemm_conv": gemm.gemm_conv,
     "gemm_partial": gemm.gemm_partial,
     "gemm_sum": gemm.gemm_sum,

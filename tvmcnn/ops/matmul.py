@@ -8,14 +8,45 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Shape, Tensor
-from tvmcnn.ops.operands import dtype_of
+from tvmcnn.configs import MatmulConfig
+from tvmcnn.network import Node, Shape, Step, Tensor
+from tvmcnn.ops.operands import Operands, dtype_of
+from tvmcnn.ops.tiles import Tiled, Tiles
 
 
 def matmul(node: Node, output: Tensor, a: te.Tensor, b: te.Tensor) -> te.Tensor:
     """ONNX MatMul: y[…, i, j] = Σ_k a[…, i, k] · b[…, k, j]."""
     sums = _product(output.shape, a, b)
     return te.compute(output.shape, lambda *i: sums[i], name="out")
+
+
+def matmul_by_tiles(step: Step, given: Operands) -> Tiled:
+    """ONNX MatMul of float32 matrices, each of at least a tile's rows or columns.
+
+    "sum" is (…, N/t, M/r, r, t). "packed", (…, N/t, K, t), has the columns of a tile side by side.
+    """
+    choice = step.choice
+    config, shape = choice.numbers(MatmulConfig), choice.kernel.output.shape
+    a, b = (given.tensor(name) for name in choice.kernel.anchor.inputs)
+    depth, batch = int(a.shape[-1]), shape[:-2]
+    rows, columns = Tiles(shape[-2], config.rows), Tiles(shape[-1], config.width)
+
+    def column(*at: Any) -> Expr:
+        *i, tc, k, c = at
+        return b[(*_leading(b, tuple(i)), k, columns.element(tc, c))]
+
+    packed = te.compute((*batch, columns.count, depth, columns.tile), column, name="packed") if config.packed else None
+    rk = te.reduce_axis((0, depth), "rk")
+
+    def term(*at: Any) -> Expr:
+        *i, tc, tr, r, c = at
+        left = a[(*_leading(a, tuple(i)), rows.element(tr, r), rk)]
+        return te.sum(left * (column(*i, tc, rk, c) if packed is None else packed[(*i, tc, rk, c)]), axis=[rk])
+
+    by_tiles = (*batch, columns.count, rows.count, rows.tile, columns.tile)
+    sums = te.compute(by_tiles, term, name="sum")
+    out = te.compute(by_tiles, lambda *at: sums[at], name="out")
+    return Tiled(out, shape, lambda at: (*at[:-4], rows.element(at[-3], at[-2]), columns.element(at[-4], at[-1])))
 
 
 def gemm(node: Node, output: Tensor, a: te.Tensor, b: te.Tensor, c: te.Tensor | None = None) -> te.Tensor:

@@ -37,6 +37,11 @@ class Tiles:
         whole = self.extent % self.tile == 0
         return (t * self.tile if whole else tirx.min(t * self.tile, self.extent - self.tile)) + i
 
+    def place(self, element: Any) -> tuple[Any, Any]:
+        """A tile that has an element of the axis, and where in it."""
+        tile = element // self.tile
+        return tile, element - self.element(tile, 0)
+
 
 @dataclass(frozen=True)
 class Tiled:

@@ -17,6 +17,7 @@ from tvm.ir import Expr
 from tvmcnn.configs import WinogradConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
+from tvmcnn.ops.dense import column_tiles
 from tvmcnn.ops.formulas import FORMULAS
 from tvmcnn.ops.images import term
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
@@ -75,8 +76,8 @@ def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made
                 row = row * extent + index
         if images > 1:
             return te.sum(term(x, row // images, rk, row % images) * packed[rk, o], axis=[rk])
-        depth, width = int(packed.shape[1]), int(packed.shape[2])
-        return te.sum(x[unravel(row * depth + rk, extents(x))] * packed[o // width, rk, o % width], axis=[rk])
+        tile, column = column_tiles(step.choice).place(o)
+        return te.sum(x[unravel(row * int(packed.shape[1]) + rk, extents(x))] * packed[tile, rk, column], axis=[rk])
 
     return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
 

@@ -20,7 +20,7 @@ from tvmcnn.choose.cpu.defaults import (
     rows_config,
     winograd_config,
 )
-from tvmcnn.choose.cpu.product import ROW_LIMIT, dense
+from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.winograd_choice import as_streamed, as_winograd, winograd_data
 from tvmcnn.choose.fits import recorded
@@ -62,8 +62,8 @@ def _blocks_are_off(state: State, kernel: Kernel) -> bool:
 
 
 def _covers_its_input(state: State, kernel: Kernel) -> bool:
-    """One product with the whole image, whose rows are not too long."""
-    return covers(kernel) and _maps(state, kernel) <= ROW_LIMIT
+    """One product with the whole image."""
+    return covers(kernel)
 
 
 def _images_fill_lanes(state: State, kernel: Kernel) -> bool:

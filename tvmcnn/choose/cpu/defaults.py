@@ -12,6 +12,7 @@ from tvmcnn.configs import (
     DenseConfig,
     DirectConfig,
     ImagesConfig,
+    MatmulConfig,
     PixelsConfig,
     RowsConfig,
     StreamedConfig,
@@ -30,6 +31,8 @@ MAX_SCRATCH = 8 << 20
 ITEM = 4  # bytes of an element of Winograd's transforms, which are for float32 alone
 MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
 MOST_PIXELS = 32  # of a register tile: as many as registers
+FROM_L2 = 0.2  # cycles that a line from L2 costs beside FMAs
+PACKED_ROWS = 32  # of a product, from which on its columns are packed for all of them
 MAX_COLUMNS = 512  # of a row of sums that stays in L1
 
 
@@ -255,27 +258,45 @@ def images_config(maps: int, count: int, window: int, depth: int, target: Target
 
 
 def dense_config(rows: int, depth: int, maps: int, dtype: str, target: Target) -> DenseConfig:
-    """The tile with the fewest loads an FMA, counting the columns that only fill up the last tile, and the rows that
-    the last two tiles share.
-
-    One row needs no register for weights, which are memory operands of its FMAs. Fewer accumulators than FMAs
-    are under way (latency 4, two a cycle) leave units idle: then the sum is split into parts.
+    """The tile that is estimated to be fastest. Fewer accumulators than FMAs are under way (latency 4, two a cycle)
+    leave units idle: then the sum is split into parts.
     """
-    budget = target.registers - (1 if rows == 1 else 4)
-    tiles = itertools.product(range(1, min(rows, budget) + 1), range(1, budget + 1))
-    fitting = [DenseConfig(v * target.lanes(dtype), r) for r, v in tiles if v * r <= budget]
+    lanes = target.lanes(dtype)
+    tiles = itertools.product(range(1, min(rows, target.registers) + 1), range(1, target.registers))
+    # The weights of a lone row are memory operands of its FMAs.
+    fitting = [DenseConfig(v * lanes, r) for r, v in tiles if fits_registers(v, r, target, 1 if r == 1 else None)]
     tile = min(fitting, key=lambda config: dense_cost(config, rows, maps, dtype, target))
-    parts, accumulators = 1, tile.width // target.lanes(dtype) * tile.rows
+    parts, accumulators = 1, tile.width // lanes * tile.rows
     while accumulators * parts * 2 <= target.fma_units * target.fma_latency and depth % (parts * 2) == 0:
         parts *= 2
     return DenseConfig(tile.width, tile.rows, parts, 1)
 
 
 def dense_cost(config: DenseConfig, rows: int, maps: int, dtype: str, target: Target) -> float:
-    """Relative cost of a useful FMA: its loads, and stalls where too few accumulators hide the latency."""
+    """Estimated cycles of a useful FMA: all of a tile's, those of what tiles share or no output has counted, with the
+    weights' lines that come from L2, and stalls where too few accumulators hide the latency.
+
+    (57 x 384 x 1536 with AVX-512: tiles of 6 x 64 and 10 x 32 run at 244 GFLOP/s, one of 7 x 64, which fits no 32
+    registers, at 192.)
+    """
     v, r, chains = config.width // target.lanes(dtype), config.rows, target.fma_units * target.fma_latency
     computed = round_up(maps, config.width) / maps * round_up(rows, r) / rows
-    return computed * ((v + r) / (v * r) + max(0, chains - v * r * config.parts) / 16)
+    cycles = max(v * r / target.fma_units, (v + r) / target.loads) + FROM_L2 * v
+    return computed * (cycles / (v * r) + max(0, chains - v * r * config.parts) / 16)
+
+
+def matmul_config(kernel: Kernel, target: Target) -> MatmulConfig:
+    """The tile with the fewest loads an FMA, counting what tiles compute twice. Of at least a vector of columns.
+
+    Packed columns pay for themselves from a few tiles of rows on: 1024 x 64 x 1024 runs at 220 GFLOP/s, and at 45 where
+    each term's columns are 4 KB from the last one's and fall into one set of L1.
+    """
+    rows, columns = kernel.output.shape[-2:]
+    lanes = target.lanes(kernel.dtype)
+    tiles = itertools.product(range(1, min(rows, target.registers) + 1), range(1, columns // lanes + 1))
+    fitting = [DenseConfig(v * lanes, r) for r, v in tiles if fits_registers(v, r, target)]
+    best = min(fitting, key=lambda config: dense_cost(config, rows, columns, kernel.dtype, target))
+    return MatmulConfig(best.width, best.rows, packed=rows >= PACKED_ROWS)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from tvmcnn.choose.cpu.convolution import conv
-from tvmcnn.choose.cpu.defaults import BLOCK, rows_config
+from tvmcnn.choose.cpu.defaults import BLOCK, matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Network, Tensor
+from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
@@ -36,6 +36,16 @@ def _is_convolution(state: State, kernel: Kernel) -> bool:
 
 def _is_product(state: State, kernel: Kernel) -> bool:
     return is_anchor(state.network, kernel.anchor)
+
+
+def _multiplies(state: State, kernel: Kernel) -> bool:
+    """A product of float32 matrices of which none is a packed constant."""
+    node = kernel.anchor
+    if node.op != "MatMul" or len(kernel.output.shape) < 2 or not _all_float32(kernel):
+        return False
+    shapes = [state.network.tensors[name].shape for name in node.inputs if name in state.network.tensors]
+    enough = kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
+    return enough and len(shapes) == 2 and all(len(shape) > 1 for shape in shapes)
 
 
 def _is_elementwise(state: State, kernel: Kernel) -> bool:
@@ -130,6 +140,15 @@ def _softmax(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "softmax", read, PLAIN, "softmax", (config, "default"))
 
 
+def _matmul(state: State, kernel: Kernel) -> Choice:
+    config = matmul_config(kernel, state.target)
+    depth = state.network.tensors[kernel.anchor.inputs[0]].shape[-1]
+    scratch = round_up(depth * config.width * kernel.item_bytes, ALIGNMENT) if config.packed else 0
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    choice = choice_of(kernel, "matmul", read, PLAIN, "matmul", (config, "default"))
+    return dataclasses.replace(choice, scratch_bytes=scratch)
+
+
 def _resize(state: State, kernel: Kernel) -> Choice:
     layout = Layout(BLOCK)
     return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
@@ -220,6 +239,7 @@ Make: TypeAlias = Callable[[State, Kernel], Choice]
 KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_is_convolution, conv),
     (_is_product, dense),
+    (_multiplies, _matmul),
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_pools_floats, _pool),

@@ -9,8 +9,6 @@ from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, round_up
 
-ROW_LIMIT = 4096  # columns of a product whose rows cannot be padded: their accumulators may have to lie on the stack
-
 
 def dense(state: State, kernel: Kernel) -> Choice:
     """A matrix product reads its rows as they lie in memory, halo and all; only a stack of matrices must be plain."""
@@ -38,10 +36,9 @@ def dense(state: State, kernel: Kernel) -> Choice:
     depth = math.prod(layout.physical(source.shape)) // rows
     config, tier = state.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, state.target))
     read = [(source, layout), *(state.plain(tensor) for tensor in kernel.inputs[1:])]
-    # Rows of whole tiles cost nothing where only matrix products read them, and where a row has several tiles they keep
-    # the accumulators in registers. Not with a second tensor in the epilogue, whose rows have no halo to read.
+    # Rows of whole tiles cost nothing where only matrix products read them. Not with a second tensor in the epilogue,
+    # whose rows have no halo to read.
     inner = not state.is_output(kernel) and state.readers.get(kernel.output.name) == frozenset({"Gemm"})
-    tiled = maps > config.width and maps % config.width > 0
-    padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and (inner or tiled)
+    padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and inner
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return choice_of(kernel, "dense", read, writes, "dense", (config, tier))

@@ -17,6 +17,7 @@ from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.images import images
 from tvmcnn.schedule.x86.lanes import lanes
+from tvmcnn.schedule.x86.matmul import matmul
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
@@ -32,6 +33,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "columns": columns,
     "pixels": pixels,
     "dense": dense,
+    "matmul": matmul,
     "images": images,
     "pool": pool,
     "lanes": lanes,
