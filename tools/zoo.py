@@ -1,7 +1,7 @@
 """Today's networks, compiled unchanged: what agrees with onnxruntime, and the times beside it and OpenVINO.
 
     python tools/zoo.py [--only timm:convnext,torchvision:] [--exporters torchscript,dynamo] [--models DIR]
-                        [--results zoo.jsonl] [--again] [--seconds 5] [--markdown docs/zoo.md]
+                        [--results zoo.jsonl] [--again] [--threads 1,2] [--seconds 5] [--markdown docs/zoo.md]
     python tools/zoo.py FILE.onnx …                       any other file
 
 Each network is exported once, to `--models`, and measured in a process of its own, which may take a while or die. Its
@@ -47,7 +47,7 @@ def rows_in(path: Path) -> dict[str, Row]:
     return {row.network: row for row in (Row(**json.loads(line)) for line in lines if line.strip())}
 
 
-def row_of(entry: Entry | Path, models: Path, seconds: float) -> Row:
+def row_of(entry: Entry | Path, models: Path, seconds: float, threads: tuple[int, ...]) -> Row:
     """Export a network, if it is not there yet, and measure it, each in a process of its own."""
     name = str(entry)
     path = entry if isinstance(entry, Path) else models / entry.file
@@ -55,7 +55,7 @@ def row_of(entry: Entry | Path, models: Path, seconds: float) -> Row:
         models.mkdir(parents=True, exist_ok=True)
         if reason := _isolated("zoo_networks:written", entry, path):
             return Row(name, reason=f"PyTorch does not export it: {reason}")
-    found = _isolated("zoo_measure:measured", name, str(path), seconds)
+    found = _isolated("zoo_measure:measured", name, str(path), seconds, threads)
     return Row(name, reason=found) if isinstance(found, str) else Row(**found)
 
 
@@ -77,7 +77,8 @@ def line(row: Row) -> str:
     """One line of the log."""
     if row.reason:
         return f"{row.network}: FAILED: {row.reason}"
-    ratios = ", ".join(f"{row.ratio(t) or math.nan:.2f} on {t} thread{'s'[: t > 1]}" for t in THREADS)
+    found = {threads: ratio for threads in THREADS if (ratio := row.ratio(threads)) is not None}
+    ratios = ", ".join(f"{ratio:.2f} on {threads} thread{'s'[: threads > 1]}" for threads, ratio in found.items())
     seconds = f"compiled in {row.cold_seconds:.1f} s, again in {row.cached_seconds:.1f} s"
     return f"{row.network}: {ratios}, difference {_difference(row)}, {seconds}"
 
@@ -135,9 +136,11 @@ def main() -> int:
     parser.add_argument("--models", type=Path, default=Path("zoo"), metavar="DIR", help="exported files (%(default)s)")
     parser.add_argument("--results", type=Path, default=Path("zoo.jsonl"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--again", action="store_true", help="measure what --results has already")
+    parser.add_argument("--threads", default=",".join(map(str, THREADS)), metavar="N,…", help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each comparison (%(default)s)")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     options = parser.parse_args()
+    threads = tuple(map(int, options.threads.split(",")))
     exporters = tuple(options.exporters.split(","))
     if unknown := sorted(set(exporters) - set(EXPORTERS)):
         parser.error(f"there is no exporter '{unknown[0]}'; there are {', '.join(EXPORTERS)}")
@@ -153,7 +156,7 @@ def main() -> int:
             show(str(entry), done, len(chosen))
             row = found.get(str(entry))
             if row is None or options.again:
-                row = row_of(entry, options.models, options.seconds)
+                row = row_of(entry, options.models, options.seconds, threads)
                 with options.results.open("a") as file:
                     file.write(json.dumps(row.__dict__) + "\n")
                 console.print(line(row), markup=False)

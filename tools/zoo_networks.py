@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPSET = 17  # of TorchScript's exporter; dynamo's chooses its own
+OPSET = 18  # of TorchScript's exporter; dynamo's chooses its own
 EXPORTERS = ("torchscript", "dynamo")
 # The smallest network of each module of timm 1.0, by its number of parameters
 _TIMM = """

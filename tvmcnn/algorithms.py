@@ -98,6 +98,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "reorder": Algorithm({"memory": loops.all_but_two}, makes=Makes.COPY),
     "lanes": Algorithm({"lanes": loops.elements}),
     "softmax": Algorithm({"softmax": loops.softmax}),
+    "normalize": Algorithm({"normalize": loops.normalized_rows}, operand=packing.as_it_is),
     VIEW: Algorithm(makes=Makes.NOTHING),  # no code
     # ---- both
     "pool": Algorithm({"pool": loops.image_rows}, ("threads",), made=packing.divisors),

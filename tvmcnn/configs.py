@@ -216,6 +216,14 @@ class SoftmaxConfig(Config):
 
 
 @dataclass(frozen=True)
+class NormalizeConfig(Config):
+    """How many rows a normalisation has, and of how many parts with a scale of its own each."""
+
+    rows: Run = 1
+    parts: Run = 1
+
+
+@dataclass(frozen=True)
 class BlockConfig(Config):
     """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted."""
 

@@ -14,6 +14,7 @@ from tvmcnn.configs import (
     DirectConfig,
     ImagesConfig,
     MatmulConfig,
+    NormalizeConfig,
     PixelsConfig,
     SoftmaxConfig,
     StreamedConfig,
@@ -105,6 +106,11 @@ def softmax(choice: Choice, shape: Shape, lanes: int) -> Shape:
     config = choice.numbers(SoftmaxConfig)
     rows = (*shape[: config.axis], *shape[config.axis + 1 :])
     return rows if config.in_lanes else rows[:-1]
+
+
+def normalized_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """The rows of a normalisation."""
+    return (choice.numbers(NormalizeConfig).rows,)
 
 
 def all_but_two(choice: Choice, shape: Shape, lanes: int) -> Shape:

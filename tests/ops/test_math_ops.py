@@ -383,6 +383,14 @@ def test_layer_normalization(axis: int) -> None:
     close(inverse, 1 / np.sqrt(x.astype(np.float64).var(axes, keepdims=True) + 0.5), 64)
 
 
+def test_layer_normalization_of_a_long_row() -> None:
+    """On an offset that would cancel a mean of squares; no bias."""
+    x = drawn(2, 3, 1003) + np.float32(300)
+    scale = drawn(1003, seed=7)
+    wanted = normal(x, (2,), 1e-5) * scale
+    close(node("LayerNormalization", x, scale, axis=2), wanted, 4096, 30)
+
+
 def test_batch_normalization_with_statistics_at_run_time() -> None:
     x, scale, bias, mean = drawn(2, 5, 3, 17), drawn(5, seed=7), drawn(5, seed=8), drawn(5, seed=9)
     var = np.abs(drawn(5, seed=10))

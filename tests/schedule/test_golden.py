@@ -79,8 +79,17 @@ def softmax(g: Graph) -> str:
     return g.node("Softmax", g.node("Softmax", g.input(3, 5, 17), axis=2), axis=1)
 
 
+def matmul(g: Graph) -> str:
+    return g.node("MatMul", g.input(3, 33, 8), g.input(3, 8, 34))
+
+
+def normalize(g: Graph) -> str:
+    x = g.node("LayerNormalization", g.input(3, 5, 37), g.draw(37), g.draw(37))
+    return g.node("InstanceNormalization", x, g.draw(5), g.draw(5))
+
+
 def rows(g: Graph) -> str:
-    return g.node("MatMul", g.input(3, 6, 8), g.input(8, 34))
+    return g.node("MatMul", g.input(3, 6, 8), g.input(8, 7))
 
 
 def lanes(g: Graph) -> str:
@@ -107,6 +116,8 @@ RULES = {
     "pool": "pool",
     "memory": "memory",
     "softmax": "softmax",
+    "matmul": "matmul",
+    "normalize": "normalize",
     "rows": "rows",
     "lanes": "lanes",
     "fallback": "fallback",

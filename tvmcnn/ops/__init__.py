@@ -88,6 +88,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "depth_to_space": move.depth_to_space_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,
+    "normalize": norm.normalize,
     "softmax_along": norm.softmax_along,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,

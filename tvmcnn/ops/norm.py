@@ -6,18 +6,19 @@ A stage marked "at" belongs to each position of that many leading axes of the ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.configs import SoftmaxConfig
+from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.network import Node, Shape, Step, Tensor
 from tvmcnn.ops.formulas import of
 from tvmcnn.ops.functions import exp, log, power
 from tvmcnn.ops.lanes import LANES, Row, reduced
-from tvmcnn.ops.operands import Operands, extents, float32
+from tvmcnn.ops.operands import Operands, extents, float32, unravel
+from tvmcnn.ops.tiles import Tiled
 
 Indices = tuple[Any, ...]
 
@@ -125,6 +126,53 @@ class _Statistics:
     def _read(self, stage: te.Tensor, i: Indices) -> Expr:
         value = stage[i[: self.leading] or (0,)]
         return value / of(value, self.count)
+
+
+def normalize(step: Step, given: Operands) -> Tiled:
+    """InstanceNormalization, GroupNormalization and LayerNormalization of float32 rows that lie in one run of memory,
+    with the elements of a row in the lanes: see lanes.py.
+
+    A row is a number of parts, each with one scale and bias (a group its maps) or with one for each element. "out" is
+    (rows, parts, vector, lane).
+    """
+    node, shape, config = (
+        step.choice.kernel.anchor,
+        step.choice.kernel.output.shape,
+        step.choice.numbers(NormalizeConfig),
+    )
+    x, scale, *bias = (given.tensor(name) for name in node.inputs)
+    rows, parts, count = config.rows, config.parts, math.prod(shape) // config.rows
+    whole, part = Row(count), Row(count // parts)
+
+    def term(r: Any, element: Any) -> Expr:
+        return x[unravel(r * count + element, shape)]
+
+    total = reduced((rows,), whole, lambda i, v, o: term(i[0], whole.element(v, o)), te.sum, float32(0.0), "total")
+    mean = te.compute((rows,), lambda r: total[r] / float32(count), name="mean")
+
+    def square(i: Indices, v: Any, lane: Any) -> Expr:
+        apart = term(i[0], whole.element(v, lane)) - mean[i]
+        return apart * apart
+
+    squares = reduced((rows,), whole, square, te.sum, float32(0.0), "squares")
+    variance = te.compute((rows,), lambda r: squares[r] / float32(count) + float32(node["epsilon"]), name="variance")
+    inverse = te.compute((rows,), lambda r: float32(1.0) / tirx.sqrt(variance[r]), name="inverse")
+
+    def weight(tensor: te.Tensor, r: Any, p: Any, element: Any) -> Expr:
+        if node.op == "LayerNormalization":
+            return tensor[unravel(element, extents(tensor))]
+        return tensor[(r * parts + p) % shape[1]]
+
+    def element(r: Any, p: Any, v: Any, lane: Any) -> Expr:
+        e = part.element(v, lane)
+        value = (term(r, p * part.count + e) - mean[r]) * inverse[r] * weight(scale, r, p, e)
+        return value + weight(bias[0], r, p, e) if bias else value
+
+    def place(at: Sequence[Any]) -> Indices:
+        r, p, v, lane = at
+        return unravel(r * count + p * part.count + part.element(v, lane), shape)
+
+    return Tiled(te.compute((rows, parts, part.vectors, LANES), element, name="out"), shape, place)
 
 
 def instance_normalization(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, b: te.Tensor) -> te.Tensor:

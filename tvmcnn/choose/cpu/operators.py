@@ -12,13 +12,14 @@ from tvmcnn.choose.cpu.defaults import BLOCK, matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
-from tvmcnn.configs import SoftmaxConfig
+from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
+from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
+NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -54,6 +55,23 @@ def _is_elementwise(state: State, kernel: Kernel) -> bool:
 
 def _is_softmax(state: State, kernel: Kernel) -> bool:
     return kernel.anchor.op in ("Softmax", "LogSoftmax")
+
+
+def _normalizes(state: State, kernel: Kernel) -> bool:
+    """A normalisation of rows of at least a vector, or of parts of them, each in one run of memory."""
+    node, shape = kernel.anchor, kernel.output.shape
+    if node.op not in NORMALIZATIONS or not kernel.inputs or not _all_float32(kernel) or not kernel.output.size:
+        return False
+    if node.op != "LayerNormalization":
+        return math.prod(shape[2:]) >= BLOCK
+    row = math.prod(shape[node["axis"] :])
+    shapes = [_shape_of(state, name) for name in node.inputs[1:]]
+    return row >= BLOCK and all(math.prod(each) == row for each in shapes)  # one value for each element
+
+
+def _shape_of(state: State, name: str) -> Shape:
+    constants = state.network.constants
+    return constants[name].shape if name in constants else state.network.tensors[name].shape
 
 
 def _pools_floats(state: State, kernel: Kernel) -> bool:
@@ -149,6 +167,17 @@ def _matmul(state: State, kernel: Kernel) -> Choice:
     return dataclasses.replace(choice, scratch_bytes=scratch)
 
 
+def _normalize(state: State, kernel: Kernel) -> Choice:
+    node, shape = kernel.anchor, kernel.output.shape
+    if node.op == "LayerNormalization":
+        config = NormalizeConfig(math.prod(shape[: node["axis"]]))
+    else:
+        parts = shape[1] // node["num_groups"] if node.op == "GroupNormalization" else 1
+        config = NormalizeConfig(shape[0] * shape[1] // parts, parts)
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    return choice_of(kernel, "normalize", read, PLAIN, "normalize", (config, "default"))
+
+
 def _resize(state: State, kernel: Kernel) -> Choice:
     layout = Layout(BLOCK)
     return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
@@ -242,6 +271,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_multiplies, _matmul),
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
+    (_normalizes, _normalize),
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
     (_takes_blocks_apart, _depth_to_space),

@@ -19,6 +19,7 @@ from tvmcnn.schedule.x86.images import images
 from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.matmul import matmul
 from tvmcnn.schedule.x86.memory import memory
+from tvmcnn.schedule.x86.normalize import normalize
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.rows import rows
@@ -38,6 +39,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "pool": pool,
     "lanes": lanes,
     "softmax": softmax,
+    "normalize": normalize,
     "memory": memory,
     "rows": rows,
     "fallback": fallback,
