@@ -241,6 +241,17 @@ def test_batch_normalization_agrees_with_onnxruntime(rank: int, opset: int) -> N
     assert (np.abs(theirs.astype(np.float64) - ours) <= limit).all()
 
 
+def test_batch_normalization_in_training_takes_its_own_statistics() -> None:
+    """Those it is given do not matter."""
+    rng = np.random.default_rng(9)
+    x, scale, b, other = draw(rng, 2, 3, 5, 4) + 2, draw(rng, 3), draw(rng, 3), draw(rng, 3)
+    ours = evaluate("BatchNormalization", 15, [x, scale, b, other, other], training_mode=1, epsilon=0.5)
+    flat = np.moveaxis(x.astype(np.float64), 1, 0).reshape(3, -1)
+    normal = (flat - flat.mean(1, keepdims=True)) / np.sqrt(flat.var(1, keepdims=True) + 0.5)
+    wanted = np.moveaxis((normal * scale[:, None] + b[:, None]).reshape(3, 2, 5, 4), 0, 1)
+    np.testing.assert_allclose(ours, wanted, rtol=2**-23)  # the output is a float32
+
+
 @pytest.mark.parametrize(("channels", "size"), [(3, 3), (7, 5), (7, 1), (5, 3)])
 def test_lrn_agrees_with_onnxruntime(channels: int, size: int) -> None:
     """Over channels, with N = 2 != C.
@@ -513,7 +524,6 @@ def test_all_unsupported_nodes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("op", "opset", "more", "attributes", "words"),
     [
-        ("BatchNormalization", 15, [np.ones(3, np.float32)] * 4, {"training_mode": 1}, "training_mode"),
         ("BatchNormalization", 6, [np.ones(3, np.float32)] * 4, {}, "is_test"),
         ("Dropout", 13, [None, np.array(True)], {}, "training_mode"),
         ("Cast", 19, [], {"to": TensorProto.FLOAT8E4M3FN}, "type 17"),

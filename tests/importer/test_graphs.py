@@ -229,6 +229,29 @@ def test_training(opset: int, outputs: list[str], attributes: dict[str, int], re
     assert caught.value.reasons[0].startswith(f"node 'norm' (BatchNormalization): {reason}")
 
 
+@pytest.mark.parametrize("source", ["initializer", "Constant"])
+def test_weights_that_training_standardises(source: str, tmp_path: Path) -> None:
+    """PyTorch's batch_norm of a convolution's weights, as a ResNetV2 has it: constant, so that nothing is trained."""
+    kernel = drawn(1, 6, 27) + np.float32(0.5)
+    weights = {"k": kernel, "g": drawn(6, seed=2), "o": drawn(6, seed=3), "z": np.zeros(6, np.float32)}
+    weights["form"] = np.array([6, 3, 3, 3])
+    nodes = [
+        node("BatchNormalization", "k g o z z", ["n", "", ""], training_mode=1, epsilon=1e-3),
+        node("Reshape", "n form", "w"),
+        node("Conv", "x w", "y", pads=[1, 1, 1, 1]),
+    ]
+    if source == "Constant":
+        nodes.insert(0, node("Constant", [], "k", value=numpy_helper.from_array(weights.pop("k"))))
+    made = model(nodes, weights, opset=15)
+    verdict = tvmcnn.compile(made, output=tmp_path / "standard.so").verdict
+    assert verdict is not None and verdict.passed
+    x = drawn(*IMAGE)
+    normal = (kernel - kernel.mean(-1, keepdims=True)) / np.sqrt(kernel.var(-1, keepdims=True) + 1e-3)
+    standard = (normal * weights["g"][:, None] + weights["o"][:, None]).reshape(6, 3, 3, 3)
+    wanted = reference(model(nodes[-1:], {"w": standard.astype(np.float32)}, outputs="y"), {"x": x})["y"]
+    np.testing.assert_allclose(tvmcnn.load(tmp_path / "standard.so")(x), wanted, atol=1e-4)
+
+
 # ---- GroupNormalization of opset 18 ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
 from onnx import version_converter
@@ -23,9 +25,14 @@ def remove_initializers_from_inputs(proto: onnx.ModelProto) -> None:
     proto.ir_version = max(proto.ir_version, 10)
 
 
-def refuse_training(proto: onnx.ModelProto, label: str) -> None:
-    """Refuse BatchNormalization as in training, which folding would take for inference, and by element."""
+def refuse_training(proto: onnx.ModelProto, label: str, weights: Container[str]) -> None:
+    """Refuse BatchNormalization as in training, which folding would take for inference, and by element.
+
+    That of a constant is none: weights are standardised by it, as in a ResNetV2, once.
+    """
     opset = opset_of(proto.opset_import)
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    constant |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
     reasons = []
     for _, nodes in node_lists(proto):
         for node in nodes:
@@ -33,7 +40,8 @@ def refuse_training(proto: onnx.ModelProto, label: str) -> None:
                 continue
             flags = {attribute.name: attribute.i for attribute in node.attribute}
             statistics = [name for name in node.output[1:] if name] if opset < 14 else []
-            if flags.get("training_mode", 0):
+            once = node.input[0] in constant or node.input[0] in weights
+            if flags.get("training_mode", 0) and not once:
                 reasons.append(f"{title(node)}: its training_mode is 1, not 0 as for inference: {EXPORT}")
             elif statistics:
                 reasons.append(f"{title(node)}: its output '{statistics[0]}' is there in training only: {EXPORT}")

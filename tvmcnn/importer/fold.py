@@ -20,7 +20,12 @@ from tvmcnn.network import Array
 from tvmcnn.onnx_file import one_line
 from tvmcnn.onnx_file.large_weights import LARGE
 
-SEVERAL = ("Split", "TopK", "Unique")  # operators of several outputs that are computed where they are constant
+SEVERAL = (
+    "BatchNormalization",
+    "Split",
+    "TopK",
+    "Unique",
+)  # operators of several outputs that are computed where they are constant
 
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"

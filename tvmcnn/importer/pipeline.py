@@ -37,7 +37,7 @@ def import_opened(
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     inline_functions(proto, label)
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
-    refuse_training(proto, label)
+    refuse_training(proto, label, weights)
     bind_values(proto, label, values, weights)
     notes = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)

@@ -12,9 +12,13 @@ def batch_normalization(
     x: Array, scale: Array, b: Array, mean: Array, var: Array, *, epsilon: float = 1e-5, momentum: float = 0.9,
     training_mode: int = 0,
 ) -> Array:  # fmt: skip
-    """BatchNormalization: x (N, C, s...), the rest (C); y = (x - mean) / sqrt(var + epsilon) * scale + b by channel."""
+    """BatchNormalization: x (N, C, s...), the rest (C); y = (x - mean) / sqrt(var + epsilon) * scale + b by channel.
+
+    In training mode mean and var are those of x.
+    """
     if training_mode:
-        raise NotImplementedError("training_mode 1; only inference is evaluated")
+        axes = (0, *range(2, x.ndim))
+        mean, var = x.mean(axis=axes), x.var(axis=axes)
     if not scale.shape == b.shape == mean.shape == var.shape == (x.shape[1],):
         raise ValueError(f"scale {scale.shape}, b {b.shape}, mean {mean.shape}, var {var.shape} for input {x.shape}")
     shape = (-1, *[1] * (x.ndim - 2))

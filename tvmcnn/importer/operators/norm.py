@@ -7,7 +7,17 @@ from typing import cast
 import numpy as np
 
 from tvmcnn.errors import ModelError
-from tvmcnn.importer.operators.meaning import Meaning, Value, axis_of, derived, floats, named, operator
+from tvmcnn.importer.operators.meaning import (
+    EXPORT,
+    Meaning,
+    Unsupported,
+    Value,
+    axis_of,
+    derived,
+    floats,
+    named,
+    operator,
+)
 from tvmcnn.network import Array, Shape, dims
 
 
@@ -21,13 +31,15 @@ def batch_normalization(
     *,
     epsilon: float = 1e-5,
     momentum: float = 0.9,  # of training only
-    training_mode: int = 0,  # this and spatial: import has refused other values, before anything folds
-    spatial: int = 1,
+    training_mode: int = 0,
+    spatial: int = 1,  # import has refused other values, before anything folds
 ) -> Meaning:
     """ONNX BatchNormalization at inference: y = x·s + t, s = scale/√(var+ε), t = b − mean·s, one of each a channel.
 
     Constant statistics become s and t, in float64 until stored; others are normalised with as they arrive.
     """
+    if training_mode:  # of a constant that was too large to fold
+        raise Unsupported(f"training_mode is 1, not 0 as for inference: {EXPORT}")
     statistics = (scale, b, mean, var)
     floats(x, *statistics)
     channels = (x.shape[1],) if len(x.shape) > 1 else (1,)
