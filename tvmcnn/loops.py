@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from tvmcnn.configs import (
+    MANY_TILES,
     DenseConfig,
     DirectConfig,
     ImagesConfig,
@@ -29,12 +30,16 @@ def none(choice: Choice, shape: Shape, lanes: int) -> Shape:
 
 
 def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
-    """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles."""
+    """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles. Rows before maps where a
+    prologue serves many of those.
+    """
     config, (n, blocks, height) = choice.numbers(DirectConfig), shape[:3]
     vectors = shape[4] // lanes  # in a block
-    tiles = math.ceil(blocks / max(1, config.vectors // vectors))
-    rows = math.ceil(height / config.rows)
-    return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows // config.bands)
+    maps = config.tiles_of_maps(blocks, vectors)
+    rows = math.ceil(height / config.rows) // config.bands
+    if choice.kernel.prologue and math.prod(maps) >= MANY_TILES:
+        return (n, config.bands, rows)
+    return (n, config.bands, *maps, rows)
 
 
 def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:
