@@ -51,7 +51,6 @@ Flag = Annotated[bool, one_of(False, True)]
 Outputs = Annotated[int, one_of(2, 4)]  # rows and columns that a tile of Winograd's makes: those of winograd.py
 SUMS = 2048  # of one tile of a CPU, which has 512 in registers: many more would keep LLVM busy for hours
 LANES = 16  # sums in a vector, at most
-MANY_TILES = 4  # of maps, from which on a convolution with a prologue makes that once for all of them
 
 STACK_LIMIT = 256 << 10  # bytes of a kernel: a thread may have as little as 512 KB
 
@@ -112,11 +111,9 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     unroll: Unroll = 4  # input channels in one loop body
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
     overlap: Flag = False  # the last tile of a row or column is moved back over the one before, not cut short
-    bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; row_bands.py decides, no record
-
-    def tiles_of_maps(self, blocks: int, vectors: int) -> tuple[int, int]:
-        """Tiles of whole blocks of maps, and tiles of one block, where a block is so many vectors."""
-        return math.ceil(blocks / max(1, self.vectors // vectors)), vectors // min(self.vectors, vectors)
+    # What the choice decides, whatever a record says:
+    bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; see row_bands.py
+    rows_first: Flag = False  # all maps of a row of tiles before the next, for a prologue; see shared_prologue.py
 
 
 @dataclass(frozen=True)

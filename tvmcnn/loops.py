@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 from tvmcnn.configs import (
-    MANY_TILES,
     DenseConfig,
     DirectConfig,
     ImagesConfig,
@@ -30,16 +29,14 @@ def none(choice: Choice, shape: Shape, lanes: int) -> Shape:
 
 
 def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
-    """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles. Rows before maps where a
-    prologue serves many of those.
-    """
+    """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles; or rows before maps."""
     config, (n, blocks, height) = choice.numbers(DirectConfig), shape[:3]
     vectors = shape[4] // lanes  # in a block
-    maps = config.tiles_of_maps(blocks, vectors)
+    tiles = math.ceil(blocks / max(1, config.vectors // vectors))
     rows = math.ceil(height / config.rows) // config.bands
-    if choice.kernel.prologue and math.prod(maps) >= MANY_TILES:
+    if config.rows_first:
         return (n, config.bands, rows)
-    return (n, config.bands, *maps, rows)
+    return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows)
 
 
 def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -32,6 +32,7 @@ from tvmcnn.choose.cpu.defaults import (
     winograd_fits,
     winograd_scratch,
 )
+from tvmcnn.choose.cpu.shared_prologue import sharing_prologue
 from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.cpu.winograd_choice import as_direct, as_streamed, as_winograd, winograd_data, without_data
 from tvmcnn.configs import (
@@ -98,6 +99,7 @@ def made(network: Network, default: Choice, key: Key, target: Target) -> Choice:
 
 
 def _shared_out(network: Network, choice: Choice, target: Target) -> Choice:
+    choice = sharing_prologue(choice, target)
     return dataclasses.replace(choice, tasks=task_count(network, choice, target))
 
 

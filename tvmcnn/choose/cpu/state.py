@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tvmcnn.choose.cpu.defaults import BLOCK
+from tvmcnn.choose.cpu.shared_prologue import sharing_prologue
 from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
@@ -106,6 +107,7 @@ class State:
             elif (around := self.halos.get(kernel.output.name, NO_PADS)) != NO_PADS:
                 choice = dataclasses.replace(choice, writes=Layout(BLOCK, around))
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
-        choice = dataclasses.replace(choice, kernel=kernel, tasks=task_count(self.network, choice, self.target))
+        choice = sharing_prologue(dataclasses.replace(choice, kernel=kernel), self.target)
+        choice = dataclasses.replace(choice, tasks=task_count(self.network, choice, self.target))
         self.choices.append(choice)
         self.stored[kernel.output.name] = (kernel.output, choice.writes)

@@ -12,7 +12,7 @@ import math
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.configs import MANY_TILES, DirectConfig
+from tvmcnn.configs import DirectConfig
 from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 
 
@@ -35,12 +35,11 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         sch.reorder(y_o, x_o, n, ob, y_i, x_i, o)
         y_o, y_i = sch.split(y_i, [None, config.rows])
         x_o, x_i = sch.split(x_i, [None, config.columns])
-    per_block, blocks = extent(sch, o) // lanes, extent(sch, ob)
+    per_block = extent(sch, o) // lanes
     ob_o, ob_i = sch.split(ob, [None, max(1, config.vectors // per_block)])
     band, y_o = sch.split(y_o, [config.bands, None])
     o_o, o_v, o_i = sch.split(o, [None, min(config.vectors, per_block), lanes])
-    rows_first = prologue and math.prod(config.tiles_of_maps(blocks, per_block)) >= MANY_TILES
-    sch.reorder(n, band, *((y_o, ob_o, o_o) if rows_first else (ob_o, o_o, y_o)), x_o, y_i, x_i, ob_i, o_v, o_i)
+    sch.reorder(n, band, *((y_o, ob_o, o_o) if config.rows_first else (ob_o, o_o, y_o)), x_o, y_i, x_i, ob_i, o_v, o_i)
     unroll(sch, (y_i, x_i, ob_i, o_v))
     sch.vectorize(o_i)
 
@@ -71,8 +70,8 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         sch.annotate(sch.get_loops(block)[-1], "pragma_loop_partition_hint", True)
     for block in prologue:
         # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.
-        # Or, lest many tiles of maps do it again, once a row of tiles, for all maps.
-        sch.compute_at(block, y_o if rows_first else x_o, preserve_unit_loops=True)
+        # Or once a row of tiles, lest each tile of maps does it again.
+        sch.compute_at(block, y_o if config.rows_first else x_o, preserve_unit_loops=True)
         vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
 
 
