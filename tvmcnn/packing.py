@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, WinogradConfig
+from tvmcnn.fuse import groups_together
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -22,11 +23,22 @@ WARP_COLUMNS = 32  # of a matrix, which a warp of the rule gemv reads at once: o
 
 def direct(choice: Choice, weight: Array) -> Array:
     """(M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b, 16): OIHW{b}i16o, b the block of the input."""
+    weight = _in_whole_groups(choice, weight)
     maps, out, block = Layout(choice.writes.block), choice.writes.block, choice.reads[0].block
     lanes = maps.pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
     lanes = np.pad(lanes, ((0, -lanes.shape[0] % block), *((0, 0),) * 4))
     depth, blocks, kh, kw, _ = lanes.shape
     return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
+
+
+def _in_whole_groups(choice: Choice, weight: Array) -> Array:
+    """(M, C/g, kH, kW) --> (M, n·C/g, kH, kW): zeros for the channels of other groups, of which n are one."""
+    group, together = choice.kernel.anchor["group"], groups_together(choice.kernel)
+    maps, depth, kh, kw = weight.shape
+    wide = np.zeros((maps, together, depth, kh, kw), weight.dtype)
+    own = np.arange(maps) // (maps // group) % together  # which of those that are one a map belongs to
+    wide[np.arange(maps), own] = weight
+    return wide.reshape(maps, together * depth, kh, kw)
 
 
 def winograd(choice: Choice, weight: Array) -> Array:

@@ -75,6 +75,12 @@ CONVS: dict[str, list[tuple[tuple[int, int, int, int], int, tuple[int, int], dic
         ((1, 32, 5, 7), 64, (3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
         ((1, 48, 5, 6), 48, (1, 2), {"group": 3, "strides": [2, 1]}),
     ],
+    "groups that share blocks": [  # the last alone where their number is odd
+        ((1, 32, 5, 7), 64, (3, 2), {"group": 4, "pads": [1, 1, 1, 0]}),
+        ((2, 24, 6, 8), 24, (2, 3), {"group": 3, "strides": [1, 2]}),
+        ((1, 48, 4, 9), 16, (3, 3), {"group": 2, "dilations": [1, 2]}),
+        ((1, 40, 5, 6), 120, (1, 1), {"group": 5}),
+    ],
     "depthwise": [
         *[((1, c, 9, 12), c, (3, 2), {"group": c, "pads": [1, 1, 1, 0]}) for c in (7, 17, 33)],
         ((2, 16, 8, 11), 16, (3, 3), {"group": 16, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
@@ -109,6 +115,17 @@ def test_conv(family: str, target: str, tmp_path: Path) -> None:
     for place, (shape, maps, kernel, attributes) in enumerate(CONVS[family]):
         g.output(g.conv(g.input(*shape), maps, kernel, bias=place % 2 == 0, **attributes))
     check(g.model(), tmp_path, target)
+
+
+def test_two_groups_in_a_block(target: str, tmp_path: Path) -> None:
+    """In the lanes, with an epilogue, so that the open variant reads their filters; where 4 are in a block, plain."""
+    g = Graph()
+    x = g.conv(g.input(1, 3, 9, 11), 56, (1, 1))
+    for group in (7, 14):
+        g.output(g.node("Relu", g.node("Add", g.conv(x, 56, (3, 3), group=group, pads=[1, 1, 1, 1]), x)))
+    steps = check(g.model(), tmp_path, target).program.steps
+    grouped = [step.choice for step in steps if step.choice.kernel.anchor.attributes.get("group", 1) > 1]
+    assert [choice.algorithm for choice in grouped] == ["direct", "grouped"]
 
 
 @pytest.mark.parametrize("channels", [1, 19])

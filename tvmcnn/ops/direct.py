@@ -10,7 +10,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.fuse import window_size
+from tvmcnn.fuse import groups_together, window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step, round_up
 from tvmcnn.ops.conv import finished
 from tvmcnn.ops.elementwise import apply
@@ -30,14 +30,15 @@ def direct(step: Step, given: Operands) -> Tiled:
     weight, image = given.constants[node.inputs[1]], _image(step, given, tiles)
     n, maps = choice.kernel.output.shape[:2]
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
-    blocks_per_group = -(-(maps // node["group"]) // lanes)
+    group, together = node["group"], groups_together(choice.kernel)
+    blocks_per_group = -(-maps // group * together // lanes)
     blocks_read, terms = reduction(choice)
     rb, rc = te.reduce_axis((0, blocks_read), "rb"), te.reduce_axis((0, terms), "rc")
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
     cb, c = (rb, rc) if terms == block else (rc // block, rc % block)
 
     def tap(i: Any, ob: Any, ty: Any, y: Any, dy: Any, tx: Any, x: Any, dx: Any, o: Any) -> Expr:
-        channel = Channel((ob // blocks_per_group) * depth + cb if node["group"] > 1 else cb, c, block)
+        channel = Channel((ob // blocks_per_group) * depth + cb if group > together else cb, c, block)
         product = image(i, channel, (ty, y, dy, rh), (tx, x, dx, rw)) * weight[ob, cb, rh, rw, c, o]
         return te.sum(product, axis=[rb, rh, rw, rc])
 
@@ -50,8 +51,8 @@ def reduction(choice: Choice) -> tuple[int, int]:
 
     24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
     """
-    node, block = choice.kernel.anchor, choice.reads[0].block
-    channels = choice.kernel.inputs[0].shape[1] // node["group"]
+    kernel, block = choice.kernel, choice.reads[0].block
+    channels = kernel.inputs[0].shape[1] // kernel.anchor["group"] * groups_together(kernel)
     blocks, rounded = -(-channels // block), round_up(channels, 4)
     return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
 

@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.configs import WinogradConfig
-from tvmcnn.fuse import ELEMENTWISE, POOLS
+from tvmcnn.fuse import ELEMENTWISE, POOLS, groups_together
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
 from tvmcnn.ops.formulas import FORMULAS
@@ -112,8 +112,15 @@ def _weight(step: Step, packed: te.Tensor) -> Weight:
 
 
 def _tap_of_direct(step: Step, packed: te.Tensor) -> Weight:
-    lanes, block = int(packed.shape[-1]), int(packed.shape[-2])
-    return lambda o, c, i, j: packed[o // lanes, c // block, i, j, c % block, o % lanes]
+    lanes, block, kernel = int(packed.shape[-1]), int(packed.shape[-2]), step.choice.kernel
+    group = kernel.anchor["group"]
+    depth, maps, together = kernel.inputs[0].shape[1] // group, kernel.output.shape[1], groups_together(kernel)
+
+    def tap(o: Any, c: Any, i: Any, j: Any) -> Expr:
+        c = c + o // (maps // group) % together * depth
+        return packed[o // lanes, c // block, i, j, c % block, o % lanes]
+
+    return tap
 
 
 def _tap_of_streamed(step: Step, packed: te.Tensor) -> Weight:

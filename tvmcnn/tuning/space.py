@@ -18,7 +18,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
-    BLOCK,
     MAX_BLOCKS,
     MAX_SCRATCH,
     dense_cost,
@@ -44,7 +43,7 @@ from tvmcnn.configs import (
     StreamedConfig,
     WinogradConfig,
 )
-from tvmcnn.fuse import is_depthwise, window_size
+from tvmcnn.fuse import BLOCK, groups_together, is_depthwise, window_size
 from tvmcnn.network import Choice, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid
@@ -202,7 +201,7 @@ def _columns(choice: Choice, network: Network, target: Target) -> Iterator[Colum
 
 def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     kernel, block = choice.kernel, choice.reads[0].block
-    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"] * (groups_together(kernel) or 1)
     deep = not is_depthwise(choice.kernel) and depth > 1
     one = kernel.anchor["kernel_shape"] == (1, 1)
     variants = [("rb rh rw rc", u) for u in (4, 16)] if one else [("rb rh rw rc", 4), ("rh rw rb rc", 4)]

@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.choose.cpu.defaults import (
-    BLOCK,
     columns_config,
     direct_config,
     direct_tiles,
@@ -28,7 +27,7 @@ from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NEAREST
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size
+from tvmcnn.fuse import BLOCK, deinterleaved, groups_together, is_depthwise, pool_of, squashes, window_size
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
@@ -94,9 +93,8 @@ def _goes_by_winograd(state: State, kernel: Kernel) -> bool:
 
 
 def _groups_are_blocks(state: State, kernel: Kernel) -> bool:
-    """One group, or groups of whole blocks of channels and of maps."""
-    group, channels, maps = kernel.anchor["group"], kernel.inputs[0].shape[1], _maps(state, kernel)
-    return bool(group == 1 or (channels // group % BLOCK == 0 and maps // group % BLOCK == 0))
+    """One group, or groups that are whole blocks of channels and of maps, alone or two together."""
+    return groups_together(kernel) > 0
 
 
 def _pixels_fill_lanes(state: State, kernel: Kernel) -> bool:
@@ -159,7 +157,7 @@ def _by_direct(state: State, kernel: Kernel) -> Choice:
     image, maps = kernel.inputs[0], _maps(state, kernel)
     few = image.shape[1] < BLOCK and state.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
-    config = _tile(state, kernel, maps, min(image.shape[1] // kernel.anchor["group"], block))
+    config = _tile(state, kernel, maps, min(image.shape[1] // kernel.anchor["group"] * groups_together(kernel), block))
     padded = few and _alone(kernel) and state.stored[image.name][1].plain
     if padded and pads_itself(kernel, config[0], state.target):
         return choice_of(kernel, "direct", [state.plain(image)], Layout(BLOCK), "direct", config)

@@ -18,12 +18,11 @@ from tvmcnn.configs import (
     StreamedConfig,
     WinogradConfig,
 )
-from tvmcnn.fuse import multiply_accumulates, window_size
+from tvmcnn.fuse import BLOCK, groups_together, multiply_accumulates, window_size
 from tvmcnn.network import FLOAT32, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid
 
-BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 LINE_ELEMENTS = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
 # Bytes a thread. With all 49 tiles of 28 x 28 pixels of 512 maps at once, 5.5 MB, weights are read once: 6.1 ms, where
 # 7 tiles at a time take 10.4.
@@ -59,7 +58,7 @@ def prefetches(kernel: Kernel, target: Target) -> bool:
 
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of a convolution's weights: maps times the channels of one group times the window."""
-    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"]
+    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"] * (groups_together(kernel) or 1)
     return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * kernel.item_bytes)
 
 
@@ -72,12 +71,14 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     window = math.prod(window_size(kernel))
     _, _, height, width = kernel.output.shape
     per_block, blocks = BLOCK // target.lanes(kernel.dtype), -(-maps // BLOCK)
+    group, together = kernel.anchor["group"], groups_together(kernel) or 1
     vectors = [v for v in range(1, per_block) if per_block % v == 0]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads
         vectors += [per_block]
     else:
-        vectors += [per_block * b for b in range(1, min(blocks, MAX_BLOCKS) + 1)]
-    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // kernel.anchor["group"])
+        shared = -(-maps // group * together // BLOCK)  # blocks of maps that read the same channels
+        vectors += [per_block * b for b in range(1, min(shared, MAX_BLOCKS) + 1)]
+    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // group * together)
 
     def cycles(v: int, pixels: int) -> float:
         """Cycles of a term in one tile: FMA units, loads, the FMA latency, and weights that miss L1."""
