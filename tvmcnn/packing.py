@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tvmcnn.blocks import groups_together
 from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, WinogradConfig
-from tvmcnn.fuse import groups_together
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed

@@ -19,6 +19,7 @@ from helpers import record
 
 import tvmcnn
 from tvmcnn import configs
+from tvmcnn.blocks import BLOCK
 from tvmcnn.choose import cuda as gpu
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.kernel_key import kernel_words
@@ -26,7 +27,7 @@ from tvmcnn.choose.records import GIVEN, NONE, Records, parse
 from tvmcnn.codegen.cuda import kernel as cuda
 from tvmcnn.configs import CONFIGS, Config, DenseConfig, DirectConfig, GemmConfig, MmaConfig, WinogradConfig
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.fuse import BLOCK, fuse
+from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import Records
 from tvmcnn.errors import TvmcnnError
-from tvmcnn.fuse import BLOCK, window_size
+from tvmcnn.fuse import window_size
 from tvmcnn.network import Choice, Kernel, Network
 from tvmcnn.winograd import grid
 

@@ -15,14 +15,10 @@ from tvmcnn.version import __version__
 
 # What turns a step into object code, and what turns it into CUDA C++
 EITHER = (
-    "ops",
-    "schedule",
-    "network.py",
-    "fuse/__init__.py",
-    "fuse/regions.py",
-    "configs.py",
-    "winograd.py",
-)  # the last's matrices are in it
+    *("ops", "schedule"),
+    *("network.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
+    "winograd.py",  # its matrices
+)
 SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "kernels")))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tvmcnn.blocks import BLOCK
 from tvmcnn.fuse.regions import regions
 from tvmcnn.network import Array, Kernel, Network, Node, Shape
 
@@ -24,7 +25,6 @@ ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
 SQUASHING = ("Clip", "Erf", "HardSigmoid", "Min", "Sigmoid", "Softsign", "Tanh")  # into an interval
 MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
-BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MIN_PROLOGUE_CHANNELS = BLOCK  # with fewer the image is read plain, and its pixels one by one
 # Their answers jump: a kernel ends with one and stores it, so that a check sees on which side each element is.
 JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
@@ -278,20 +278,6 @@ def is_depthwise(kernel: Kernel) -> bool:
     if anchor.op != "Conv" or not kernel.inputs or len(kernel.inputs[0].shape) != len(kernel.output.shape):
         return False
     return bool(anchor["group"] == kernel.inputs[0].shape[1] == kernel.output.shape[1])
-
-
-def groups_together(kernel: Kernel) -> int:
-    """How many groups of a convolution are whole blocks of channels and of maps: 1 or 2, or 0 if not even two are.
-
-    Of two groups of 8, 24 or 40 the filters have zeros for the other's channels: half the products are wasted, and
-    channels lie in the lanes. (48 maps of 56 x 56 pixels in 2 groups: 78 GFLOP/s that count in plain layout, 106 so;
-    of 4 groups of 4 channels three quarters would be wasted, and it were no gain.)
-    """
-    group = int(kernel.anchor["group"])
-    if group == 1:
-        return 1
-    channels, maps = kernel.inputs[0].shape[1] // group, kernel.output.shape[1] // group
-    return next((n for n in (1, 2) if channels * n % BLOCK == maps * n % BLOCK == 0), 0)
 
 
 def pool_of(kernel: Kernel) -> Node | None:

@@ -9,8 +9,9 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.blocks import groups_together
 from tvmcnn.configs import DirectConfig
-from tvmcnn.fuse import groups_together, window_size
+from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step, round_up
 from tvmcnn.ops.conv import finished
 from tvmcnn.ops.elementwise import apply

@@ -14,8 +14,9 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.blocks import groups_together
 from tvmcnn.configs import WinogradConfig
-from tvmcnn.fuse import ELEMENTWISE, POOLS, groups_together
+from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
 from tvmcnn.ops.formulas import FORMULAS

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+from tvmcnn.blocks import BLOCK, groups_together
 from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
     MAX_BLOCKS,
@@ -43,7 +44,7 @@ from tvmcnn.configs import (
     StreamedConfig,
     WinogradConfig,
 )
-from tvmcnn.fuse import BLOCK, groups_together, is_depthwise, window_size
+from tvmcnn.fuse import is_depthwise, window_size
 from tvmcnn.network import Choice, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid

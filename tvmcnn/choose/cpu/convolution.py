@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.blocks import BLOCK, groups_together
 from tvmcnn.choose.cpu.defaults import (
     columns_config,
     direct_config,
@@ -27,7 +28,7 @@ from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NEAREST
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.fuse import BLOCK, deinterleaved, groups_together, is_depthwise, pool_of, squashes, window_size
+from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 
+from tvmcnn.blocks import BLOCK, groups_together
 from tvmcnn.configs import (
     ColumnsConfig,
     DenseConfig,
@@ -18,7 +19,7 @@ from tvmcnn.configs import (
     StreamedConfig,
     WinogradConfig,
 )
-from tvmcnn.fuse import BLOCK, groups_together, multiply_accumulates, window_size
+from tvmcnn.fuse import multiply_accumulates, window_size
 from tvmcnn.network import FLOAT32, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import KERNEL, grid

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
-from tvmcnn.fuse import BLOCK, ELEMENTWISE, POOLS, is_anchor, is_per_channel
+from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images

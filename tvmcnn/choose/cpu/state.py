@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.shared_prologue import sharing_prologue
 from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NEAREST, Records
 from tvmcnn.configs import StreamedConfig, WinogradConfig
-from tvmcnn.fuse import BLOCK
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor
 from tvmcnn.targets import Target
 

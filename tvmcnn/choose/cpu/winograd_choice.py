@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.defaults import streamed_scratch, winograd_scratch
 from tvmcnn.configs import Config, DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.fuse import BLOCK, window_size
+from tvmcnn.fuse import window_size
 from tvmcnn.network import PLAIN, Choice, Kernel, Layout, Node, Tensor, dims, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import grid, halo
