@@ -97,7 +97,7 @@ def lanes(g: Graph) -> str:
 
 
 def fallback(g: Graph) -> str:
-    return g.node("GlobalLpPool", g.conv(g.input(1, 6, 5, 7), 10, (2, 3), group=2))
+    return g.node("GlobalLpPool", g.conv(g.input(1, 8, 5, 7), 12, (2, 3), group=4))
 
 
 RULES = {

@@ -94,7 +94,12 @@ def _goes_by_winograd(state: State, kernel: Kernel) -> bool:
 
 
 def _groups_are_blocks(state: State, kernel: Kernel) -> bool:
-    """One group, or groups that are whole blocks of channels and of maps, alone or two together."""
+    """One group, or groups that are whole blocks of channels and of maps."""
+    return groups_together(kernel) == 1
+
+
+def _groups_share_blocks(state: State, kernel: Kernel) -> bool:
+    """So few groups are one that not too many products are wasted."""
     return groups_together(kernel) > 0
 
 
@@ -257,5 +262,6 @@ CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_goes_by_winograd, _by_winograd),
     (_groups_are_blocks, _by_direct),
     (_pixels_fill_lanes, _by_pixels),
+    (_groups_share_blocks, _by_direct),
     (_always, plain),
 )
