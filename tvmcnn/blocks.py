@@ -18,5 +18,6 @@ def groups_together(kernel: Kernel) -> int:
     """
     group = int(kernel.anchor["group"])
     channels, maps = kernel.inputs[0].shape[1] // group, kernel.output.shape[1] // group
-    whole = next((n for n in (1, 2) if channels * n % BLOCK == maps * n % BLOCK == 0), 0)
-    return whole or (group if group <= MOST_TOGETHER else 0)
+    if group <= MOST_TOGETHER and (group == 1 or channels % BLOCK or maps % BLOCK):
+        return group
+    return next((n for n in (1, 2) if channels * n % BLOCK == maps * n % BLOCK == 0), 0)
