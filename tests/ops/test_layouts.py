@@ -100,7 +100,7 @@ def test_pixels_in_the_lanes(target: str, tmp_path: Path) -> None:
         ((1, 6, 5, 7), 9, 3),
         ((2, 10, 3, 6), 4, 2),
         ((3, 9, 2, 8), 15, 3),
-        ((1, 6, 3, 5), 4, 2),
+        ((1, 8, 3, 5), 12, 4),
     ):
         x = g.input(*shape)
         y = g.conv(x, maps, (1, 1), group=group, bias=maps != 4)
