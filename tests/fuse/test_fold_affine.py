@@ -12,7 +12,6 @@ from helpers import check, feeds
 
 import tvmcnn
 from tvmcnn.check.reference import reference
-from tvmcnn.errors import VerifyError
 from tvmcnn.fuse import fold_affine
 
 
@@ -108,57 +107,3 @@ def test_planted_bug_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     g.output(g.node("BatchNormalization", g.node("Sub", per_channel(g), y), scale, shift, g.draw(5), variance))
     with pytest.raises(pytest.fail.Exception):
         check(g.model(), tmp_path)
-
-
-# ---- transposed convolutions ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("bias", "block"), [(True, 2), (False, 3)])
-def test_transposed_convolution_of_touching_windows(bias: bool, block: int, tmp_path: Path) -> None:
-    """A product and a move, which the verification compares with the reference's ConvTranspose."""
-    g = Graph()
-    x = g.conv(g.input(2, 6, 5, 7), 18, (1, 1))
-    operands = [x, g.draw(18, 10, block, block), *([g.draw(10)] if bias else [])]
-    g.output(g.node("Relu", g.node("ConvTranspose", *operands, strides=[block, block])))
-    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so")
-    assert [node.op for node in compiled.program.network.nodes] == ["Conv", "Conv", "DepthToSpace", "Relu"]
-    assert compiled.verdict is not None
-    assert compiled.verdict.passed
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"strides": [2, 3]},
-        {"strides": [3, 3]},
-        {"strides": [2, 2], "pads": [0, 1, 0, 0]},
-        {"strides": [2, 2], "output_padding": [1, 0]},
-        {"strides": [2, 2], "group": 2},
-    ],
-    ids=str,
-)
-def test_other_transposed_convolutions_stay(attributes: dict[str, Any], tmp_path: Path) -> None:
-    g = Graph()
-    g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7), g.draw(6, 4, 2, 2), **attributes))
-    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so")
-    assert [node.op for node in compiled.program.network.nodes] == ["ConvTranspose"]
-    assert compiled.verdict is not None
-    assert compiled.verdict.passed
-
-
-def test_a_wrong_order_of_the_pixels_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted bug: the taps of a window transposed."""
-    from tvmcnn.fuse import passes, split_transposed
-
-    def wrong(network: Any) -> Any:
-        found = split_transposed.split_transposed(network)
-        (name,) = [n for n in found.constants if n.endswith(".pixels.weight")]
-        pixels = found.constants[name].reshape(-1, 2, 2, 6).transpose(0, 2, 1, 3).reshape(found.constants[name].shape)
-        found.constants[name] = pixels  # type: ignore[index]
-        return found
-
-    monkeypatch.setattr(passes, "PASSES", (wrong, *passes.PASSES[1:]))
-    g = Graph()
-    g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7), g.draw(6, 4, 2, 2), strides=[2, 2]))
-    with pytest.raises(VerifyError):
-        tvmcnn.compile(g.model(), output=tmp_path / "x.so")

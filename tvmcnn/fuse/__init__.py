@@ -29,7 +29,8 @@ MIN_PROLOGUE_CHANNELS = BLOCK  # with fewer the image is read plain, and its pix
 # Their answers jump: a kernel ends with one and stores it, so that a check sees on which side each element is.
 JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
 # Polynomials with a dozen constants. Between a convolution's accumulators these find no registers: in the epilogue y ·
-# Sigmoid(y) took 0.86 ns an element and in a kernel of its own 0.6 (AVX2), EfficientNet-B0 16.0 against 14.6 ms.
+# Sigmoid(y) took 0.86 ns an element and in a kernel of its own 0.6 (AVX2), EfficientNet-B0 16.0 against 14.6 ms. Nor
+# before one: with GELU as a prologue FastViT-T8 took 21.3 ms, and 18.6 with it apart (AVX2; 8.87 and 8.44 by AVX-512).
 LONG = frozenset("Erf Exp Log Sigmoid Tanh Gelu Mish Softplus Elu Celu Selu Swish Pow Sin Cos".split())  # noqa: SIM905
 # About how often a formula names its operand. The kernel has it once (ops/operands.Let), but TVM's analyses write names
 # out: 16 in 16 are 256 to them, and four Tanh in one kernel kept TVM busy for 36 s.
@@ -211,7 +212,7 @@ class _Fusion:
         once = node["group"] == 1 and set(node["kernel_shape"]) == {1} and not any(node["pads"])
         if not once or shape[1] < MIN_PROLOGUE_CHANNELS or math.prod(shape[2:]) == 1:
             return False
-        if group.prologue or any(each.op not in ELEMENTWISE for each in group.nodes):
+        if group.prologue or any(each.op not in ELEMENTWISE or each.op in LONG for each in group.nodes):
             return False
         names = {name for name in _operands(group.nodes) if name in network.constants}
         given = [network.constants[name] for name in names]

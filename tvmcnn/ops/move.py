@@ -149,11 +149,22 @@ def repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tens
 
 
 def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
-    """ONNX DepthToSpace: y[n, c, h, i, w, j] = x[n, (i, j, c) or (c, i, j), h, w], by mode DCR or CRD."""
+    """ONNX DepthToSpace: y[n, c, h, i, w, j] = x[n, (i, j, c) or (c, i, j), h, w], by mode DCR or CRD.
+
+    "begin" is the first row and column of that which are kept: see fuse/split_transposed.py.
+    """
     b, (n, c, height, width) = node["blocksize"], output.shape
+    top, left = node.attributes.get("begin", (0, 0))
+    if top % b or left % b or height % b or width % b:
+
+        def pixel(n: Any, c_: Any, h: Any, w: Any) -> Expr:
+            h, w = h + top, w + left
+            return x[n, _channel(node, c, c_, h % b, w % b), h // b, w // b]
+
+        return moved(output.shape, pixel, 0)
 
     def element(n: Any, c_: Any, h: Any, i: Any, w: Any, j: Any) -> Expr:
-        return x[n, _channel(node, c, c_, i, j), h, w]
+        return x[n, _channel(node, c, c_, i, j), h + top // b, w + left // b]
 
     return moved((n, c, height // b, b, width // b, b), element, 0)
 
@@ -163,12 +174,13 @@ def depth_to_space_blocks(step: Step, given: Operands) -> te.Tensor:
     choice = step.choice
     node, layout, shape = choice.kernel.anchor, choice.makes, choice.kernel.output.shape
     b, blocks = node["blocksize"], shape[1] // layout.block
+    top, left = node.attributes.get("begin", (0, 0))
 
     def element(*indices: Any) -> Expr:
         to = output_pixel(layout, *indices)
-        block = (to.h % b * b + to.w % b) * blocks + to.channel.block
-        channel = Channel(block, to.channel.lane, layout.block)
-        return given.read(node.inputs[0], Pixel(to.n, channel, to.h // b, to.w // b))
+        h, w = to.h + top, to.w + left
+        channel = Channel((h % b * b + w % b) * blocks + to.channel.block, to.channel.lane, layout.block)
+        return given.read(node.inputs[0], Pixel(to.n, channel, h // b, w // b))
 
     return te.compute(layout.physical(shape), element, name="out")
 
