@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
+from tvmcnn.importer.einsum import spell_einsum
 from tvmcnn.importer.fold import fold
 from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
 from tvmcnn.importer.microsoft import spell_microsoft
@@ -43,6 +44,7 @@ def import_opened(
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
     spell_microsoft(proto, label)
+    spell_einsum(proto, label)
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)

@@ -45,9 +45,8 @@ def _multiplies(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "MatMul" or len(kernel.output.shape) < 2 or not _all_float32(kernel):
         return False
-    shapes = [state.network.tensors[name].shape for name in node.inputs if name in state.network.tensors]
     enough = kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
-    return enough and len(shapes) == 2 and all(len(shape) > 1 for shape in shapes)
+    return enough and all(len(_shape_of(state, name)) > 1 for name in node.inputs)
 
 
 def _is_elementwise(state: State, kernel: Kernel) -> bool:
@@ -161,7 +160,7 @@ def _softmax(state: State, kernel: Kernel) -> Choice:
 
 def _matmul(state: State, kernel: Kernel) -> Choice:
     config = matmul_config(kernel, state.target)
-    depth = state.network.tensors[kernel.anchor.inputs[0]].shape[-1]
+    depth = _shape_of(state, kernel.anchor.inputs[0])[-1]
     scratch = round_up(depth * config.width * kernel.item_bytes, ALIGNMENT) if config.packed else 0
     read = [state.plain(tensor) for tensor in kernel.inputs]
     choice = choice_of(kernel, "matmul", read, PLAIN, "matmul", (config, "default"))

@@ -91,6 +91,9 @@ An operand in brackets may be left out; an attribute is followed by its default.
 of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, which compile says. Operands that decide
 shapes must be constant.
 
+Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
+one operand.
+
 Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
 {", ".join(sorted(DEFINED))}.
 
