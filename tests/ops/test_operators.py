@@ -20,6 +20,7 @@ from helpers import GUARD, SPLIT, assert_within, check, error_bounds, feeds, use
 
 import tvmcnn
 from tvmcnn.check.reference import reference
+from tvmcnn.compiler import Compiled
 from tvmcnn.errors import UnsupportedError
 
 EDGES = (7, 8, 9, 15, 16, 17, 31, 33)  # around the vectors of 8 and 16 floats
@@ -123,9 +124,18 @@ def test_two_groups_in_a_block(target: str, tmp_path: Path) -> None:
     x = g.conv(g.input(1, 3, 9, 11), 56, (1, 1))
     for group in (7, 14):
         g.output(g.node("Relu", g.node("Add", g.conv(x, 56, (3, 3), group=group, pads=[1, 1, 1, 1]), x)))
-    steps = check(g.model(), tmp_path, target).program.steps
-    grouped = [step.choice for step in steps if step.choice.kernel.anchor.attributes.get("group", 1) > 1]
-    assert [choice.algorithm for choice in grouped] == ["direct", "grouped"]
+    compiled = check(g.model(), tmp_path, target)
+    assert grouped_algorithms(compiled) == ["direct", "grouped"]
+    said = "groups: 1 of 2 grouped convolutions compute two or three groups as one; NaN and inf spread from one to"
+    assert compiled.manifest["groups"].startswith(said)
+    exact = tvmcnn.compile(g.model(), target, tmp_path / "exact.so", exact=True, verify=False)
+    assert grouped_algorithms(exact) == ["grouped", "grouped"]
+    assert exact.manifest["groups"] == ""
+
+
+def grouped_algorithms(compiled: Compiled) -> list[str]:
+    choices = [step.choice for step in compiled.program.steps]
+    return [choice.algorithm for choice in choices if choice.kernel.anchor.attributes.get("group", 1) > 1]
 
 
 @pytest.mark.parametrize("channels", [1, 19])

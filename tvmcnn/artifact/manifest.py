@@ -9,7 +9,7 @@ from typing import Any
 from tvmcnn.algorithms import ALGORITHMS, FALLBACK, Makes
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.choose.kernel_key import kernel_words
-from tvmcnn.choose.summary import by_winograd
+from tvmcnn.choose.summary import by_winograd, groups_as_one
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import Network, Node, Program, Step, Tensor, dims, moved_bytes
@@ -66,6 +66,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "arena": [list(dataclasses.astuple(held)) for held in program.held],  # name, offset, bytes, first, last step
         "fallbacks": fallbacks(program),
         "winograd": by_winograd(step.choice for step in program.steps),  # empty where no convolution goes by it
+        "groups": groups_as_one(step.choice for step in program.steps),  # empty where none are
         "folded": dict(network.folded),
         "notes": list(network.notes),
         "kernels": [_kernel(network, step, functions) for step in program.steps],
@@ -179,8 +180,7 @@ def described(manifest: Manifest) -> Iterator[str]:
     yield f"weights {manifest['weights_bytes']:,} bytes; arena {manifest['arena_bytes']:,}, at least" + (
         f" {manifest['arena_lower_bound']:,}; {manifest['thread_bytes']:,} more a thread"
     )
-    if told := manifest.get("winograd"):
-        yield told
+    yield from filter(None, map(manifest.get, ("winograd", "groups")))
     yield f"versions: {', '.join(f'{name} {found}' for name, found in manifest['versions'].items())}"
     for name, digest in {**manifest["made_of"], "image": manifest["sha256"]}.items():
         yield f"SHA-256 of the {name:<8} {digest}"

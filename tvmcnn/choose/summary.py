@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.blocks import groups_together
 from tvmcnn.configs import MmaConfig
-from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Choice, Network, Program
 
 
@@ -52,4 +53,20 @@ def by_winograd(choices: Iterable[Choice]) -> str:
         f"Winograd: {len(found)} of {len(convolutions)} convolutions, with up to {growth:.3g} times the rounding"
         f" error of direct ones; NaN, inf and outliers spread inside a tile of {tile} x {tile} pixels"
         " (--exact has neither)"
+    )
+
+
+def groups_as_one(choices: Iterable[Choice]) -> str:
+    """Groups: 3 of 7 grouped convolutions compute some of their groups as one; NaN and inf …
+
+    Empty where none does. The filters have zeros for the other group's channels, and 0 times infinity is NaN.
+    """
+    grouped = [c for c in choices if c.kernel.anchor.op == "Conv" and c.kernel.anchor["group"] > 1]
+    blocked = [c for c in grouped if c.makes.block > 1 and not is_depthwise(c.kernel)]  # channels in the lanes
+    together = [choice for choice in blocked if groups_together(choice.kernel) > 1]
+    if not together:
+        return ""
+    return (
+        f"groups: {len(together)} of {len(grouped)} grouped convolutions compute two or three groups as one; NaN and"
+        " inf spread from one to the other (--exact keeps them apart)"
     )

@@ -99,8 +99,8 @@ def _groups_are_blocks(state: State, kernel: Kernel) -> bool:
 
 
 def _groups_share_blocks(state: State, kernel: Kernel) -> bool:
-    """So few groups are one that not too many products are wasted."""
-    return groups_together(kernel) > 0
+    """So few groups are one that not too many products are wasted; not where NaN must keep to its group."""
+    return groups_together(kernel) > 0 and not state.exact
 
 
 def _pixels_fill_lanes(state: State, kernel: Kernel) -> bool:
