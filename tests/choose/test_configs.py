@@ -195,7 +195,12 @@ def test_any_config_is_taken_or_refused(build: Callable[[Graph], str]) -> None:
         (odd_groups, "pixels", {"groups": 3, "maps": 3, "pixels": 21}, "3 does not divide the 4 maps of a group"),
         (odd_groups, "pixels", {"groups": 3, "pixels": 20}, "20 does not divide the 63 pixels"),
         (dense, "dense", {"rows": 11}, "a tile has 11 rows, the product 10"),
-        (strided, "direct", {"columns": 8}, "a tile of 1 x 8 is larger than the 7 x 5 pixels"),
+        (
+            strided,
+            "direct",
+            {"columns": 8, "overlap": True},
+            "a tile of 1 x 8 is larger than the 7 x 5 pixels, and overlaps none",
+        ),
         (dense, "gemm", {"split": 2}, "a matrix product is not split, nor by Winograd"),
         (dense, "gemm", {"winograd": 4}, "a matrix product is not split, nor by Winograd"),
         (

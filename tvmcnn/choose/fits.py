@@ -100,8 +100,9 @@ def _dense(kernel: Kernel, config: Any) -> str:
 
 def _direct(kernel: Kernel, config: Any) -> str:
     height, width = kernel.output.shape[2:]
-    too_large = f"a tile of {config.rows} x {config.columns} is larger than the {height} x {width} pixels"
-    return too_large if config.rows > height or config.columns > width else ""
+    if not config.overlap or (config.rows <= height and config.columns <= width):
+        return ""
+    return f"a tile of {config.rows} x {config.columns} is larger than the {height} x {width} pixels, and overlaps none"
 
 
 def _gemm(kernel: Kernel, config: Any) -> str:

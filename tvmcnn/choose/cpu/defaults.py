@@ -287,7 +287,7 @@ def dense_cost(config: DenseConfig, rows: int, maps: int, dtype: str, target: Ta
     return computed * (cycles / (v * r) + max(0, chains - v * r * config.parts) / 16)
 
 
-def matmul_config(kernel: Kernel, target: Target) -> MatmulConfig:
+def matmul_config(kernel: Kernel, depth: int, target: Target) -> MatmulConfig:
     """The tile with the fewest loads an FMA, counting what tiles compute twice. Of at least a vector of columns.
 
     Packed columns pay for themselves from a few tiles of rows on: 1024 x 64 x 1024 runs at 220 GFLOP/s, and at 45 where
@@ -298,7 +298,8 @@ def matmul_config(kernel: Kernel, target: Target) -> MatmulConfig:
     tiles = itertools.product(range(1, min(rows, target.registers) + 1), range(1, columns // lanes + 1))
     fitting = [DenseConfig(v * lanes, r) for r, v in tiles if fits_registers(v, r, target)]
     best = min(fitting, key=lambda config: dense_cost(config, rows, columns, kernel.dtype, target))
-    return MatmulConfig(best.width, best.rows, packed=rows >= PACKED_ROWS)
+    packed = rows >= PACKED_ROWS and depth * best.width * kernel.item_bytes <= MAX_SCRATCH
+    return MatmulConfig(best.width, best.rows, packed)
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

@@ -45,8 +45,9 @@ def _multiplies(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "MatMul" or len(kernel.output.shape) < 2 or not _all_float32(kernel):
         return False
-    enough = kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
-    return enough and all(len(_shape_of(state, name)) > 1 for name in node.inputs)
+    left, right = (_shape_of(state, name) for name in node.inputs)
+    matrices = len(left) > 1 and len(right) > 1 and left[-1] > 0
+    return matrices and kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
 
 
 def _is_elementwise(state: State, kernel: Kernel) -> bool:
@@ -159,8 +160,8 @@ def _softmax(state: State, kernel: Kernel) -> Choice:
 
 
 def _matmul(state: State, kernel: Kernel) -> Choice:
-    config = matmul_config(kernel, state.target)
     depth = _shape_of(state, kernel.anchor.inputs[0])[-1]
+    config = matmul_config(kernel, depth, state.target)
     scratch = round_up(depth * config.width * kernel.item_bytes, ALIGNMENT) if config.packed else 0
     read = [state.plain(tensor) for tensor in kernel.inputs]
     choice = choice_of(kernel, "matmul", read, PLAIN, "matmul", (config, "default"))
