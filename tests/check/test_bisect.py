@@ -63,7 +63,7 @@ def test_a_wrong_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return made
 
         def shorten(loop: tirx.For) -> tirx.For:
-            rows = str(loop.loop_var.name).startswith("ax8") and int(loop.extent) == 3
+            rows = str(loop.loop_var.name).startswith("ax10") and int(loop.extent) == 3
             return tirx.For(loop.loop_var, loop.min, 2, loop.kind, loop.body) if rows else loop
 
         return tvm_ffi.structural_map(made, (tirx.For, shorten))

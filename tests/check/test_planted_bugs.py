@@ -33,7 +33,21 @@ from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model, operators
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Channel, Choice, Network, Step
-from tvmcnn.ops import conv, dense, elementwise, formulas, lanes, move, norm, operands, pool, resize, shape
+from tvmcnn.ops import (
+    conv,
+    dense,
+    direct,
+    elementwise,
+    formulas,
+    lanes,
+    matmul,
+    move,
+    norm,
+    operands,
+    pool,
+    resize,
+    shape,
+)
 from tvmcnn.ops import winograd as expressions
 from tvmcnn.targets import TARGETS
 
@@ -163,6 +177,25 @@ def residual(g: Graph) -> str:
 
 def two_operands(g: Graph) -> str:
     y = g.node("Sub", g.input(3, 17), g.input(3, 17))
+    g.output(y)
+    return y
+
+
+def shared_blocks(g: Graph) -> str:
+    """Two groups that are computed as one."""
+    y = g.conv(g.input(1, 24, 9, 12), 40, (3, 2), group=2)
+    g.output(y)
+    return y
+
+
+def product(g: Graph) -> str:
+    y = g.node("MatMul", g.input(3, 35, 18), g.input(3, 18, 37))
+    g.output(y)
+    return y
+
+
+def normalized(g: Graph) -> str:
+    y = g.node("InstanceNormalization", g.node("Tanh", g.input(2, 3, 5, 7)), g.draw(3), g.draw(3))
     g.output(y)
     return y
 
@@ -407,14 +440,15 @@ BUGS = [
     Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
-    Bug("conv-flipped-pads-grouped", padded_conv(maps=20, group=2), flipped_pads),
+    Bug("conv-flipped-pads-grouped", padded_conv(channels=20, maps=24, group=4), flipped_pads),
     Bug("conv-swapped-taps-direct", padded_conv(), repacked("direct", swapped(3))),
     Bug("conv-swapped-maps-direct", padded_conv(), repacked("direct", swapped(0))),
     Bug("conv-swapped-channels-direct", padded_conv(), repacked("direct", swapped(1))),
     Bug("conv-swapped-taps-depthwise", padded_conv(maps=18, group=18), repacked("depthwise", swapped(2))),
-    Bug("conv-swapped-taps-grouped", padded_conv(maps=20, group=2), repacked("grouped", swapped(2))),
+    Bug("conv-swapped-taps-grouped", padded_conv(channels=20, maps=24, group=4), repacked("grouped", swapped(2))),
+    Bug("conv-swapped-taps-shared-blocks", shared_blocks, repacked("direct", swapped(3))),
     Bug("conv-swapped-taps-columns", columns_conv, repacked("columns", swapped(3))),
-    Bug("conv-short-sum-direct", fused("Conv", RELU), short_reduction(conv)),
+    Bug("conv-short-sum-direct", fused("Conv", RELU), short_reduction(direct)),
     Bug("conv-dropped-bias", fused("Conv", RELU), dropped_bias),
     Bug("conv-dropped-epilogue", fused("Conv", RELU, ("Tanh", {})), missing_finish),
     Bug("conv-filled-halo", padded_conv(), filled_halo),
@@ -427,6 +461,10 @@ BUGS = [
     Bug("dense-dropped-bias", fused("Gemm", RELU), dropped_bias),
     Bug("dense-swapped-rows", fused("Gemm", RELU, hidden=0), repacked("dense", swapped(0))),
     Bug("dense-short-sum", fused("Gemm", RELU), short_reduction(dense)),
+    Bug("matmul-short-sum", product, short_reduction(matmul)),
+    Bug("normalize-short-sum", normalized, short_reduction(lanes)),
+    Bug("normalize-counted-twice", normalized, counted_twice),
+    Bug("normalize-divisor", normalized, other_literals(norm)),
     Bug("dense-shifted-tile", fused("Gemm", RELU), shifted_tile),
     Bug("max-pool-window", blocked("MaxPool", **WINDOW), attribute("pool", kernel_shape=lambda k: (k[0] - 1, k[1]))),
     Bug("max-pool-plain", one("MaxPool", 2, 3, 7, 9, **WINDOW), attribute("pool", pads=lambda p: (0, *p[1:]))),

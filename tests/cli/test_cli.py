@@ -405,9 +405,9 @@ def test_compile_says_what_it_does(shell: Shell) -> None:
 def test_compile_counts_fallbacks(shell: Shell) -> None:
     graph = Graph()
     x = graph.conv(graph.input(1, 6, 9, 7), 4, (3, 2))
-    graph.output(graph.node("InstanceNormalization", x, graph.draw(4), graph.draw(4)))
-    onnx.save(graph.model(), shell.folder / "norm.onnx")
-    done = shell.succeeds("compile norm.onnx")
+    graph.output(graph.node("ReduceLogSumExp", x, axes=[3]))
+    onnx.save(graph.model(), shell.folder / "sum.onnx")
+    done = shell.succeeds("compile sum.onnx")
     rules = [rule for rule, _ in KERNEL.findall(done.out)]
     assert "fallback" in rules, "this test needs a kernel that no rule takes"
     assert f"{len(rules)} kernels, {rules.count('fallback')} of them by the fallback rule" in done.out

@@ -67,12 +67,12 @@ def object_code(job: Job) -> bytes:
         return Path(f"{folder}/k.o").read_bytes()
 """
 
-# At the end of `schedule`: tiles of two columns leave out the last row of the filter (its axis is ax8).
+# At the end of `schedule`: tiles of two columns leave out the last row of the filter (its axis is ax10).
 WRONG = """
     RULES[choice.rule](sch, choice.config, lanes)
     if choice.rule == "direct" and choice.algorithm == "direct" and choice.config.columns == 2:
         def shorten(loop: tirx.For) -> tirx.For:
-            rows = str(loop.loop_var.name).startswith("ax8") and int(loop.extent) == 3
+            rows = str(loop.loop_var.name).startswith("ax10") and int(loop.extent) == 3
             return tirx.For(loop.loop_var, loop.min, 2, loop.kind, loop.body) if rows else loop
         return tvm_ffi.structural_map(sch.mod["main"], (tirx.For, shorten))
 """
