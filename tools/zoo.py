@@ -32,9 +32,9 @@ LONGEST = 900.0  # seconds that a network may take to be exported or to be measu
 PAGE = """# Today's networks
 
 Made by `python tools/zoo.py --markdown docs/zoo.md`. One network of each family of timm, the smallest, and those of
-torchvision, exported from PyTorch with weights that its seed draws, and networks that wheels on PyPI carry; none of
-them is changed. A ratio is the time of the better of onnxruntime and OpenVINO to that of tvmcnn: above 1 tvmcnn is
-ahead. All three are timed in turn in one process, with bound inputs and outputs; a time is the median of the rounds.
+torchvision, exported from PyTorch with weights that its seed draws; none of them is changed. A ratio is the time of the
+better of onnxruntime and OpenVINO to that of tvmcnn: above 1 tvmcnn is ahead. All three are timed in turn in
+one process, with bound inputs and outputs; a time is the median of the rounds.
 Differences are to onnxruntime, relative to the largest output; where onnxruntime itself is further than 1e-4 from
 NumPy's float64, the one in brackets is to that. Compile times are without verification, with an empty cache and again.
 

@@ -1,11 +1,10 @@
-"""Today's networks as ONNX files: timm's families, torchvision's, and those that wheels on PyPI carry.
+"""Today's networks as ONNX files: timm's families and torchvision's, with weights that PyTorch draws from its seed.
 
-Weights are those that PyTorch draws from its seed; a wheel's are trained. Needs tvmcnn[zoo].
+Needs tvmcnn[zoo].
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +42,17 @@ IMAGE_SHAPE = (1, 3, 224, 224)
 class Entry:
     """A network: where it comes from, its name there, and what writes its file."""
 
-    source: str  # "timm", "torchvision", or a wheel's project
+    source: str  # "timm" or "torchvision"
     name: str
-    exporter: str  # one of EXPORTERS, or "" for a file of a wheel
+    exporter: str  # one of EXPORTERS
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.name}" + (f":{self.exporter}" if self.exporter else "")
+        return f"{self.source}:{self.name}:{self.exporter}"
 
     @property
     def file(self) -> str:
         """The name of its ONNX file."""
-        return f"{self.source}-{self.name.replace('/', '-')}-{self.exporter or 'wheel'}.onnx"
+        return f"{self.source}-{self.name}-{self.exporter}.onnx"
 
 
 def entries(exporters: tuple[str, ...]) -> Iterator[Entry]:
@@ -111,12 +110,6 @@ def _untrained(name: str) -> dict[str, Any]:
     if name in models.list_models(module=models.segmentation):
         return {"weights_backbone": None}
     return {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-
-
-def files_of(wheel: Path, folder: Path) -> list[Path]:
-    """The ONNX files of a wheel, unpacked into `folder`."""
-    with zipfile.ZipFile(wheel) as archive:
-        return [Path(archive.extract(name, folder)) for name in archive.namelist() if name.endswith(".onnx")]
 
 
 def written(entry: Entry, path: Path) -> str:

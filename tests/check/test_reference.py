@@ -242,7 +242,7 @@ def test_batch_normalization_agrees_with_onnxruntime(rank: int, opset: int) -> N
 
 
 def test_batch_normalization_in_training_takes_its_own_statistics() -> None:
-    """Those it is given do not matter."""
+    """The statistics that it is given do not matter."""
     rng = np.random.default_rng(9)
     x, scale, b, other = draw(rng, 2, 3, 5, 4) + 2, draw(rng, 3), draw(rng, 3), draw(rng, 3)
     ours = evaluate("BatchNormalization", 15, [x, scale, b, other, other], training_mode=1, epsilon=0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders import Graph
-from helpers import TARGETS, check, feeds, same_bits_in_any_memory, use_target
+from helpers import check, feeds, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose.cpu import tasks
@@ -28,12 +28,8 @@ def pooled(g: Graph) -> str:
     return g.node("AveragePool", scaled(g, 12, 33), kernel_shape=[2, 3], strides=[2, 3])
 
 
-@pytest.mark.parametrize("isa", TARGETS)
 @pytest.mark.parametrize("build", [scaled, strided, pooled], ids=lambda build: build.__name__)
-def test_agrees_with_numpy(
-    build: Callable[[Graph], str], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = use_target(isa, monkeypatch)
+def test_agrees_with_numpy(build: Callable[[Graph], str], target: str, tmp_path: Path) -> None:
     g = Graph()
     g.output(build(g))
     compiled = check(g.model(), tmp_path, target)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import Graph
-from helpers import TARGETS, check, feeds, same_bits_in_any_memory, use_target
+from helpers import check, feeds, same_bits_in_any_memory
 
 import tvmcnn
 from tvmcnn.choose import records
@@ -73,10 +73,10 @@ def forced(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: "direct")
 
 
-@pytest.mark.parametrize("isa", TARGETS)
 @pytest.mark.parametrize("build", CONVOLUTIONS, ids=lambda build: build.__name__)
-def test_convolutions(build: Callable[[Graph], str], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = use_target(isa, monkeypatch)
+def test_convolutions(
+    build: Callable[[Graph], str], target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forced(DirectConfig(vectors=1, rows=3, columns=4, unroll=1, overlap=True), monkeypatch)
     g = Graph()
     g.output(build(g))
@@ -113,10 +113,8 @@ def whole_image(g: Graph) -> str:
     return g.node("Sigmoid", g.conv(g.input(11, 24, 3, 2), 39, (3, 2)))
 
 
-@pytest.mark.parametrize("isa", TARGETS)
 @pytest.mark.parametrize("build", [matrix, stack, whole_image], ids=lambda build: build.__name__)
-def test_products(build: Callable[[Graph], str], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = use_target(isa, monkeypatch)
+def test_products(build: Callable[[Graph], str], target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced(DenseConfig(width=32, rows=5), monkeypatch)
     g = Graph()
     g.output(build(g))
@@ -124,13 +122,9 @@ def test_products(build: Callable[[Graph], str], isa: str, tmp_path: Path, monke
     assert [step.choice.config.rows for step in compiled.program.steps if step.choice.rule == "dense"] == [5]
 
 
-@pytest.mark.parametrize("isa", TARGETS)
 @pytest.mark.parametrize("build", [computed, few_rows], ids=lambda build: build.__name__)
-def test_computed_matrices(
-    build: Callable[[Graph], str], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their columns are packed where there are rows enough to share them."""
-    target = use_target(isa, monkeypatch)
+def test_computed_matrices(build: Callable[[Graph], str], target: str, tmp_path: Path) -> None:
+    """Columns are packed where there are rows enough to share them."""
     g = Graph()
     g.output(build(g))
     (choice,) = [step.choice for step in check(g.model(), tmp_path, target).program.steps]

@@ -69,7 +69,7 @@ def _splits(network: Network, node: Node) -> bool:
 
 
 def _pads(node: Node) -> tuple[int, ...]:
-    """Of the convolution: the whole reach of its windows, or at stride 1 what the transposed one leaves of it."""
+    """The convolution's pads: the whole reach of its windows, or at stride 1 what the transposed one leaves of it."""
     stride = node["strides"][0]
     reach = [size // stride - 1 for size in node["kernel_shape"]] * 2
     return tuple(r - (pad if stride == 1 else 0) for r, pad in zip(reach, node["pads"], strict=True))

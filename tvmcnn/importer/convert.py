@@ -32,7 +32,7 @@ def refuse_training(proto: onnx.ModelProto, label: str, weights: Container[str])
     """
     opset = opset_of(proto.opset_import)
     constant = {tensor.name for tensor in proto.graph.initializer}
-    constant |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
+    constant |= {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
     reasons = []
     for _, nodes in node_lists(proto):
         for node in nodes:
@@ -40,7 +40,7 @@ def refuse_training(proto: onnx.ModelProto, label: str, weights: Container[str])
                 continue
             flags = {attribute.name: attribute.i for attribute in node.attribute}
             statistics = [name for name in node.output[1:] if name] if opset < 14 else []
-            once = node.input[0] in constant or node.input[0] in weights
+            once = all(name in constant or name in weights for name in node.input[:1])
             if flags.get("training_mode", 0) and not once:
                 reasons.append(f"{title(node)}: its training_mode is 1, not 0 as for inference: {EXPORT}")
             elif statistics:

@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 
-from tvmcnn.errors import UnsupportedError
-from tvmcnn.onnx_file.repair import fresh, node_lists, tensor_names, title
-
-
-def spell_einsum(proto: onnx.ModelProto, label: str) -> None:
-    """Replace each Einsum, in place. The model is of opset 21 or later.
-
-    y = Einsum(a, b, equation="byhwc,hkc->byhwk")
-      -->
-    y = Transpose(MatMul(a as h b y w c, b as h 1 1 c k), to b y h w k)
-
-    Indices that both operands and the result have are axes before the matrices, as are all but the last of those that
-    only one operand has; those that only both operands have are summed as one. Of several operands two at a time are
-    multiplied, from the left.
-
-    Raises UnsupportedError for an ellipsis, for an index twice in one operand, and for an equation that has no meaning.
-    """
-    reasons: list[str] = []
-    taken = tensor_names(proto)
-    for _, nodes in node_lists(proto):
-        if not any(node.op_type == "Einsum" and not node.domain for node in nodes):
-            continue
-        spelled: list[onnx.NodeProto] = []
-        for node in nodes:
-            if node.op_type != "Einsum" or node.domain:
-                spelled.append(onnx.NodeProto.FromString(node.SerializeToString()))
-                continue
-            try:
-                spelled += _spelled(node, taken)
-            except ValueError as error:
-                reasons.append(f"{title(node)}: {error}")
-        del nodes[:]
-        nodes.extend(spelled)
-    if reasons:
-        raise UnsupportedError(label, reasons)
+from tvmcnn.importer.spelling import New, Spell, Spelled
 
 
 @dataclass(frozen=True)
@@ -60,12 +26,12 @@ class _Steps:
     """The nodes so far, whose tensors are named after the result."""
 
     node: onnx.NodeProto
-    taken: set[str]
+    new: New
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """A node; returns its tensor."""
-        name = fresh(f"{self.node.output[0]}.{op.lower()}", self.taken)
+        name = self.new(f"{self.node.output[0]}.{op.lower()}")
         self.nodes.append(onnx.helper.make_node(op, list(inputs), [name], name=self.node.name, **attributes))
         return name
 
@@ -92,10 +58,20 @@ class _Steps:
         return self.add("Unsqueeze", name, self.axes(axes)) if axes else name
 
 
-def _spelled(node: onnx.NodeProto, taken: set[str]) -> Iterator[onnx.NodeProto]:
+def _einsum(node: onnx.NodeProto, new: New) -> Spelled:
+    """y = Einsum(a, b, equation="byhwc,hkc->byhwk")
+      -->
+    y = Transpose(MatMul(a as h b y w c, b as h 1 1 c k), to b y h w k)
+
+    Indices that both operands and the result have are axes before the matrices, as are all but the last of those that
+    only one operand has; those that only both operands have are summed as one. Of several operands two at a time are
+    multiplied, from the left.
+
+    Raises ValueError for an ellipsis, for an index twice in one operand, and for an equation that has no meaning.
+    """
     equation = next((a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), "")
     terms, result = _read(equation, list(node.input))
-    steps = _Steps(node, taken)
+    steps = _Steps(node, new)
     first, *others = terms
     for place, other in enumerate(others):
         later = result + "".join(term.indices for term in others[place + 1 :])
@@ -155,3 +131,6 @@ def _matrix(steps: _Steps, term: _Term, batch: str, own: str, terms: str, at: in
     axes += [] if own else [outer]
     axes += [] if terms else [outer + 1]
     return steps.unsqueezed(name, axes)
+
+
+SPELLINGS: Mapping[tuple[str, str], Spell] = {("", "Einsum"): _einsum}

@@ -20,12 +20,8 @@ from tvmcnn.network import Array
 from tvmcnn.onnx_file import one_line
 from tvmcnn.onnx_file.large_weights import LARGE
 
-SEVERAL = (
-    "BatchNormalization",
-    "Split",
-    "TopK",
-    "Unique",
-)  # operators of several outputs that are computed where they are constant
+# Operators of several outputs that are computed where they are constant
+SEVERAL = ("BatchNormalization", "Split", "TopK", "Unique")
 
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"

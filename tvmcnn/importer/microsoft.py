@@ -1,49 +1,19 @@
-"""Microsoft: operators that onnxruntime writes into the files it has optimised become those of ONNX.
+"""Microsoft: how the operators that onnxruntime writes into the files it has optimised are spelled by those of ONNX.
 
 FusedConv(x, w, b, z, activation=Relu)  -->  Relu(Add(Conv(x, w, b), z))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 
 import onnx
 
-from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.onnx_file.repair import fresh, node_lists, tensor_names, title
+from tvmcnn.importer.spelling import New, Spell, Spelled
 
 DOMAIN = "com.microsoft"
 PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}  # of FusedConv's activations, as attributes
 PLAIN = ("Relu", "Tanh", "Sigmoid")
-
-Spelled = Iterator[onnx.NodeProto]
-New = Callable[[str], str]  # name --> a name like it that no tensor has
-
-
-def spell_microsoft(proto: onnx.ModelProto, label: str) -> None:
-    """Replace each node that SPELLINGS has, in place. The model is of opset 21 or later.
-
-    Raises UnsupportedError for attributes that are not those of onnxruntime's schema.
-    """
-    reasons: list[str] = []
-    taken = tensor_names(proto)
-    for _, nodes in node_lists(proto):
-        if not any(node.domain == DOMAIN and node.op_type in SPELLINGS for node in nodes):
-            continue
-        spelled: list[onnx.NodeProto] = []
-        for node in nodes:
-            spell = SPELLINGS.get(node.op_type) if node.domain == DOMAIN else None
-            if spell is not None and not (node.input and node.output and node.input[0] and node.output[0]):
-                raise ModelError(f"{label}: {title(node)} has no operand or no output")
-            try:
-                spelled += [node] if spell is None else spell(node, lambda name: fresh(name, taken))
-            except ValueError as error:
-                reasons.append(f"{title(node)}: {error}")
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in spelled]
-        del nodes[:]
-        nodes.extend(copies)
-    if reasons:
-        raise UnsupportedError(label, reasons)
 
 
 def _node(op: str, inputs: list[str], output: str, name: str = "") -> onnx.NodeProto:
@@ -110,8 +80,8 @@ def _quick_gelu(node: onnx.NodeProto, new: New) -> Spelled:
     yield _node("Mul", [x, gate], y, node.name)
 
 
-SPELLINGS: dict[str, Callable[[onnx.NodeProto, New], Spelled]] = {
-    "FusedConv": _fused_conv,
-    "Gelu": _gelu,
-    "QuickGelu": _quick_gelu,
+SPELLINGS: Mapping[tuple[str, str], Spell] = {
+    (DOMAIN, "FusedConv"): _fused_conv,
+    (DOMAIN, "Gelu"): _gelu,
+    (DOMAIN, "QuickGelu"): _quick_gelu,
 }

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from tvmcnn.importer import einsum, microsoft
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
-from tvmcnn.importer.einsum import spell_einsum
 from tvmcnn.importer.fold import fold
 from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
-from tvmcnn.importer.microsoft import spell_microsoft
 from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
+from tvmcnn.importer.spelling import spell
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.onnx_file import Opened
 
@@ -43,8 +43,7 @@ def import_opened(
     notes = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
-    spell_microsoft(proto, label)
-    spell_einsum(proto, label)
+    spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS})
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)

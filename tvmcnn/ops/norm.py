@@ -135,11 +135,8 @@ def normalize(step: Step, given: Operands) -> Tiled:
     A row is a number of parts, each with one scale and bias (a group its maps) or with one for each element. "out" is
     (rows, parts, vector, lane).
     """
-    node, shape, config = (
-        step.choice.kernel.anchor,
-        step.choice.kernel.output.shape,
-        step.choice.numbers(NormalizeConfig),
-    )
+    kernel, config = step.choice.kernel, step.choice.numbers(NormalizeConfig)
+    node, shape = kernel.anchor, kernel.output.shape
     x, scale, *bias = (given.tensor(name) for name in node.inputs)
     rows, parts, count = config.rows, config.parts, math.prod(shape) // config.rows
     whole, part = Row(count), Row(count // parts)

@@ -1,0 +1,41 @@
+"""Spelling: nodes of some operators become nodes of others that mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+import onnx
+
+from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.onnx_file.repair import fresh, node_lists, tensor_names, title
+
+Spelled: TypeAlias = Iterator[onnx.NodeProto]
+New: TypeAlias = Callable[[str], str]  # name --> a name like it that no tensor has
+Spell: TypeAlias = Callable[[onnx.NodeProto, New], Spelled]
+
+
+def spell(proto: onnx.ModelProto, label: str, spellings: Mapping[tuple[str, str], Spell]) -> None:
+    """Replace each node whose domain and operator `spellings` has, in place. The model is of opset 21 or later.
+
+    Raises UnsupportedError where one raises ValueError, and ModelError for a node without an operand or an output.
+    """
+    reasons: list[str] = []
+    taken = tensor_names(proto)
+    for _, nodes in node_lists(proto):
+        if not any((node.domain, node.op_type) in spellings for node in nodes):
+            continue
+        spelled: list[onnx.NodeProto] = []
+        for node in nodes:
+            make = spellings.get((node.domain, node.op_type))
+            if make is not None and not (node.input and node.output and node.input[0] and node.output[0]):
+                raise ModelError(f"{label}: {title(node)} has no operand or no output")
+            try:
+                spelled += [node] if make is None else make(node, lambda name: fresh(name, taken))
+            except ValueError as error:
+                reasons.append(f"{title(node)}: {error}")
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in spelled]
+        del nodes[:]
+        nodes.extend(copies)
+    if reasons:
+        raise UnsupportedError(label, reasons)
