@@ -27,7 +27,7 @@ import numpy as np
 from bench_models import Entry, closed, parse, parse_size
 from bench_tables import Layer, PeerTimes, Row, Table, Time, Times, cells, header_lines, heads, layer_lines, markdown
 from models import SIZE
-from peers import DEFAULT, PEERS, Peer, Task, difference, find
+from peers import DEFAULT, PEERS, Peer, Task, difference, find, loaded
 
 import tvmcnn
 from tvmcnn.errors import InputError, TvmcnnError
@@ -65,15 +65,8 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
         feeds = {info.name: random_array(info, seed) for seed, info in enumerate(net.inputs)}
         shapes = {info.name: info.shape for info in (*net.inputs, *net.outputs)}
         task = Task(closed(model, shapes, folder), feeds, net.outputs, options.threads, target)
-        peers, failed = {}, {}
-        for name in names:
-            progress(f"{entry}: loading it into {name}", 0, 0)
-            try:
-                peers[name] = PEERS[name].load(task)
-                peers[name].bound()
-            except Exception as error:  # whatever it is, the others still have their turn
-                peers.pop(name, None)
-                failed[name] = PeerTimes(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        peers, reasons = loaded(names, task, lambda name: progress(f"{entry}: loading it into {name}", 0, 0))
+        failed = {name: PeerTimes(reason=reason) for name, reason in reasons.items()}
 
     arrays = list(feeds.values())
     outputs = tuple(np.empty(info.shape, info.dtype) for info in net.outputs)

@@ -144,6 +144,23 @@ def find(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return versions, missing
 
 
+def loaded(
+    names: Sequence[str], task: Task, told: Callable[[str], object] = lambda name: None
+) -> tuple[dict[str, Peer], dict[str, str]]:
+    """The peers that run the task, and why the others do not; `told` hears of each before it is loaded."""
+    peers: dict[str, Peer] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        told(name)
+        try:
+            peers[name] = PEERS[name].load(task)
+            peers[name].bound()
+        except Exception as error:  # whatever it is, the others still have their turn
+            peers.pop(name, None)
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return peers, failed
+
+
 def difference(found: Sequence[Array], wanted: Sequence[Array]) -> float:
     """The largest max |difference| / max |output| of several outputs; infinite where one side is not finite."""
     worst = 0.0

@@ -21,7 +21,7 @@ import onnx
 from bench_models import closed
 from bench_peers import measure
 from check_networks import CACHE, one_sentence
-from peers import DEFAULT, PEERS, Peer, Task, difference
+from peers import DEFAULT, Peer, Task, difference, loaded
 
 import tvmcnn
 from tvmcnn.check.reference import reference
@@ -104,15 +104,7 @@ def _timed(row: Row, model: Path, library: Path, feeds: Mapping[str, Array], thr
     net = tvmcnn.load(library, threads=threads)
     assert isinstance(net, Runner), "one batch, one program"
     task = Task(model, feeds, net.outputs, threads, resolve("native"))
-    peers: dict[str, Peer] = {}
-    missing = dict(row.missing)
-    for name in DEFAULT:
-        try:
-            peers[name] = PEERS[name].load(task)
-            peers[name].bound()
-        except Exception as error:  # whatever it is, the others still have their turn
-            peers.pop(name, None)
-            missing[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    peers, missing = loaded(DEFAULT, task)
     if "onnxruntime" in peers:
         row = _compared(row, net, peers["onnxruntime"], model, feeds)
     arrays = list(feeds.values())
@@ -126,7 +118,7 @@ def _timed(row: Row, model: Path, library: Path, feeds: Mapping[str, Array], thr
         row,
         microseconds={**row.microseconds, str(threads): times},
         peak={**row.peak, str(threads): round(peak, 1)},
-        missing=missing,
+        missing={**row.missing, **missing},
     )
 
 

@@ -21,3 +21,8 @@ def groups_together(kernel: Kernel) -> int:
     if group <= MOST_TOGETHER and (group == 1 or channels % BLOCK or maps % BLOCK):
         return group
     return next((n for n in (1, 2) if channels * n % BLOCK == maps * n % BLOCK == 0), 0)
+
+
+def channels_together(kernel: Kernel) -> int:
+    """The channels over which a map's sum runs: those of its group, and of the groups that are convolved with it."""
+    return int(kernel.inputs[0].shape[1]) // int(kernel.anchor["group"]) * (groups_together(kernel) or 1)

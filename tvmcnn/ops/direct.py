@@ -9,7 +9,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.blocks import groups_together
+from tvmcnn.blocks import channels_together, groups_together
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step, round_up
@@ -52,8 +52,7 @@ def reduction(choice: Choice) -> tuple[int, int]:
 
     24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
     """
-    kernel, block = choice.kernel, choice.reads[0].block
-    channels = kernel.inputs[0].shape[1] // kernel.anchor["group"] * groups_together(kernel)
+    channels, block = channels_together(choice.kernel), choice.reads[0].block
     blocks, rounded = -(-channels // block), round_up(channels, 4)
     return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
 

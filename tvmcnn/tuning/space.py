@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.blocks import BLOCK, channels_together
 from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
     MAX_BLOCKS,
@@ -202,7 +202,7 @@ def _columns(choice: Choice, network: Network, target: Target) -> Iterator[Colum
 
 def _direct(choice: Choice, target: Target) -> Iterator[DirectConfig]:
     kernel, block = choice.kernel, choice.reads[0].block
-    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"] * (groups_together(kernel) or 1)
+    depth = channels_together(kernel)
     deep = not is_depthwise(choice.kernel) and depth > 1
     one = kernel.anchor["kernel_shape"] == (1, 1)
     variants = [("rb rh rw rc", u) for u in (4, 16)] if one else [("rb rh rw rc", 4), ("rh rw rb rc", 4)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from tvmcnn.algorithms import ALGORITHMS
-from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.blocks import BLOCK, channels_together, groups_together
 from tvmcnn.choose.cpu.defaults import (
     columns_config,
     direct_config,
@@ -163,7 +163,7 @@ def _by_direct(state: State, kernel: Kernel) -> Choice:
     image, maps = kernel.inputs[0], _maps(state, kernel)
     few = image.shape[1] < BLOCK and state.stored[image.name][1].block == 1
     block = 1 if few else BLOCK
-    config = _tile(state, kernel, maps, min(image.shape[1] // kernel.anchor["group"] * groups_together(kernel), block))
+    config = _tile(state, kernel, maps, min(channels_together(kernel), block))
     padded = few and _alone(kernel) and state.stored[image.name][1].plain
     if padded and pads_itself(kernel, config[0], state.target):
         return choice_of(kernel, "direct", [state.plain(image)], Layout(BLOCK), "direct", config)

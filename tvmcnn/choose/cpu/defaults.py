@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.blocks import BLOCK, channels_together, groups_together
 from tvmcnn.configs import (
     ColumnsConfig,
     DenseConfig,
@@ -59,8 +59,8 @@ def prefetches(kernel: Kernel, target: Target) -> bool:
 
 def weight_bytes(kernel: Kernel) -> int:
     """Bytes of a convolution's weights: maps times the channels of one group times the window."""
-    depth = kernel.inputs[0].shape[1] // kernel.anchor["group"] * (groups_together(kernel) or 1)
-    return int(kernel.output.shape[1] * depth * math.prod(kernel.anchor["kernel_shape"]) * kernel.item_bytes)
+    window = math.prod(kernel.anchor["kernel_shape"])
+    return int(kernel.output.shape[1] * channels_together(kernel) * window * kernel.item_bytes)
 
 
 def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[tuple[int, int, int]]:
@@ -79,7 +79,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     else:
         shared = -(-maps // group * together // BLOCK)  # blocks of maps that read the same channels
         vectors += [per_block * b for b in range(1, min(shared, MAX_BLOCKS) + 1)]
-    terms = math.prod(kernel.anchor["kernel_shape"]) * (kernel.inputs[0].shape[1] // group * together)
+    terms = math.prod(kernel.anchor["kernel_shape"]) * channels_together(kernel)
 
     def cycles(v: int, pixels: int) -> float:
         """Cycles of a term in one tile: FMA units, loads, the FMA latency, and weights that miss L1."""
