@@ -111,6 +111,29 @@ def test_a_sum_that_cancels_has_the_errors_of_its_terms() -> None:
     assert 1e-3 < error < bounds.errors["y"] < 100 * error
 
 
+@pytest.mark.parametrize("op", ["Sum", "Mean"])
+def test_what_cancels_in_one_operator_has_the_errors_of_its_terms(op: str) -> None:
+    """300000 + x − 300000 in float32, computed by one node, is no nearer to x than float32 is at 300000."""
+    constants = {"big": np.array([3e5], np.float32), "less": np.array([-3e5], np.float32)}
+    proto = model([node(op, "big x less", "y")], ("y", 1), constants=constants, x=(1, SHAPE))
+    _, bounds = found_bounds(proto, x := normal())
+    in_float32 = ((constants["big"] + x) + constants["less"]) / np.float32(3 if op == "Mean" else 1)
+    error = np.abs(in_float32.astype(np.float64) - bounds.values["y"]).max()
+    assert 1e-3 < error < bounds.errors["y"] < 100 * error
+
+
+def test_a_disturbance_that_leaves_a_function_s_domain_spoils_nothing_behind_it() -> None:
+    """cosh(0) is 1; a little less has no acosh, and one NaN would make a whole group NaN and its bound nothing."""
+    nodes = [node("Cosh", "x", "a"), node("Acosh", "a", "b"), node("LayerNormalization", "b scale", "y", axis=1)]
+    scale = np.ones((5, 37), np.float32)
+    _, bounds = found_bounds(model(nodes, ("y", 1), constants={"scale": scale}, x=(1, SHAPE)), x := normal() / 1000)
+    in_float32 = np.arccosh(np.cosh(x)).reshape(3, -1)
+    centred = in_float32 - in_float32.mean(axis=1, keepdims=True)
+    ours = (centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)).reshape(SHAPE)
+    error = np.abs(ours.astype(np.float64) - bounds.values["y"]).max()
+    assert 1e-3 < error < bounds.errors["y"] < 100 * error
+
+
 def test_what_cuts_keeps_the_error_of_what_it_cuts() -> None:
     """Clip to [0, 60] of sums that reach 600: the error is that of the sums, not one relative to 60."""
     nodes = [node("MatMul", "x w", "a"), node("Clip", "a low high", "y")]
@@ -309,6 +332,30 @@ def test_what_its_type_rounds_to_a_step_needs_no_excuse() -> None:
     verdict = judged(model(nodes, ("y", 1), x=(1, SHAPE)), x, spoil)
     assert verdict.passed, verdict
     assert verdict.excused == 0
+
+
+@pytest.mark.parametrize("op", ["GreaterOrEqual", "Equal", "Less"])
+def test_what_the_library_s_own_operands_decide_needs_no_excuse(op: str) -> None:
+    """(1 + x) − 1 is x, and beside it in float32: every element is a tie, which the library's own numbers decide."""
+    nodes = [node("Sum", "one x less", "t"), node(op, "t x", "y")]
+    constants = {"one": np.ones((1,), np.float32), "less": -np.ones((1,), np.float32)}
+    proto = model(nodes, ("y", TensorProto.BOOL), constants=constants, x=(1, SHAPE))
+    x = normal()
+    rounded = (constants["one"] + x) + constants["less"]
+    answers = {"GreaterOrEqual": rounded >= x, "Equal": rounded == x, "Less": rounded < x}
+
+    def spoil(found: dict[str, Array]) -> None:
+        found["t"], found["y"] = rounded, answers[op]
+
+    def other(found: dict[str, Array]) -> None:
+        found["t"], found["y"] = rounded, ~answers[op]
+
+    verdict = judged(proto, x, spoil)
+    assert verdict.passed, verdict
+    assert verdict.excused == 0
+    wrong = judged(proto, x, other).first_wrong
+    assert wrong is not None
+    assert "on the other side of a step" in str(wrong)
 
 
 def found_size() -> int:

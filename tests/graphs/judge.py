@@ -159,9 +159,9 @@ def _noisy(
             value = value.astype(np.float64)
             finite = np.abs(value[np.isfinite(value)])
             size = LONG * finite.max(initial=0) if node.op_type in TILED else 1.0 if node.op_type in SHIFTED else 0.0
-            if node.op_type == "Resize":  # a coordinate c of the image is off by c·2⁻²⁴, and so is what a pixel weighs
-                image = given[node.input[0]]
-                size = max(image.shape) / ROUNDINGS * np.abs(image[np.isfinite(image)]).max(initial=0)
+            if node.op_type == "Resize":  # a coordinate c of the image is off by c·2⁻²⁴, and by so much each pixel's
+                image = given[node.input[0]]  # weight, whose slope is 1; of a cubic's four the slopes add up to 3
+                size = 3 * max(image.shape) / ROUNDINGS * np.abs(image[np.isfinite(image)]).max(initial=0)
             value = off(value, unit) + unit * size * rng.uniform(-1, 1, value.shape)
         if types[name] == "float16":  # stored in it, or not: both are right
             value = off(value.astype(np.float64), 2.0**-11)

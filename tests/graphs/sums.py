@@ -38,13 +38,18 @@ def factor(d: Draft, shape: tuple[int, ...], dtype: str, depth: int) -> Held:
 
 @grows("MatMul", when=lambda held: held.rank >= 1 and filled(held))
 def mat_mul(d: Draft, op: str, x: Held) -> None:
-    """Multiply by a matrix, a stack of them, or another tensor of the pool."""
-    columns, kind = d.choice(COLUMNS), d.integer(0, 4)
+    """Multiply by a matrix, a stack of them, itself, or another tensor of the pool."""
+    columns, kind = d.choice(COLUMNS), d.integer(0, 5)
     found = d.pick(
         lambda held: held.rank >= 2 and held.dtype == x.dtype and held.shape[:-1] == (*x.shape[:-2], x.shape[-1])
     )
     if kind == 4 and found is not None and x.rank >= 2 and found.finite:
         d.node(op, [x, found])
+    elif kind == 5 and x.rank >= 2:  # as attention does, of rows or of columns
+        if x.rank == 4 and d.chance(1, 2):
+            x = d.node("Reshape", [x, d.whole((*x.shape[:2], -1))])[0]
+        y = d.node("Transpose", [x], perm=(*range(x.rank - 2), x.rank - 1, x.rank - 2))[0]
+        d.node(op, [x, y] if d.chance(1, 2) else [y, x])
     elif kind == 3 and x.rank >= 3:
         d.node(op, [x, factor(d, (*x.shape[:-2], x.shape[-1], columns), x.dtype, x.shape[-1])])
     elif kind == 2 and x.rank >= 2:  # from the left

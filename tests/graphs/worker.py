@@ -49,8 +49,9 @@ def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: b
     with tempfile.TemporaryDirectory(prefix="tvmcnn-graphs-") as folder, shared_out(split), any_config(tuned):
         began = time.perf_counter()
         try:
+            path = Path(folder) / "g.so"
             compiled = tvmcnn.compile(
-                proto, target, Path(folder) / "g.so", verify=False, activations=activations, jobs=1
+                proto, target, path, input_shapes=empty(inputs), verify=False, activations=activations, jobs=1
             )
         except (UnsupportedError, ModelError) as error:
             return report | {"end": "refused", "text": str(error)}
@@ -73,6 +74,11 @@ def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: b
         kind, text = wrong
         return report | failed(kind if refused else f"{kind}, unseen by verify", text)
     return report | failed(*refused) if refused else report
+
+
+def empty(inputs: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """The shapes that a user has to give: a 0 in a file stands for an open extent."""
+    return {name: array.shape for name, array in inputs.items() if array.size == 0}
 
 
 def failed(kind: str, text: str) -> Report:

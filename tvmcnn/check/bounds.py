@@ -118,12 +118,25 @@ class _Disturbance:
             value = self.network.constants[name].astype(np.float64).reshape(value.shape)
         elif deviation := self.deviations.get(name, 0.0):
             proportional = node is not None and node.op in PROPORTIONAL
-            size = np.abs(value) if proportional else max(largest(value), self._sum_size(node))
+            size = self._sizes(node, value) if proportional else max(largest(value), self._sum_size(node))
             value = value + deviation * size * self.rng.standard_normal(value.shape)
         if value.dtype.kind == "f":
+            # Acosh of what was 1 and is disturbed below it: one NaN would leave nothing of the normalization behind it.
+            value = np.where(np.isfinite(clean) & ~np.isfinite(value), clean, value)
             with np.errstate(invalid="ignore"):  # ∞ − ∞
                 self.moved[name] = max(self.moved.get(name, 0.0), largest(value - clean))
         return value
+
+    def _sizes(self, node: Node | None, value: Array) -> Array:
+        """The size of each element of a result that rounds in proportion to it.
+
+        A Sum or a Mean of several adds them one by one: (1 + x) − 1 rounds as 1 does, however small it is.
+        """
+        if node is None or node.op not in ("Sum", "Mean"):
+            return np.abs(value)
+        terms = [operand for place in range(len(node.inputs)) if (operand := self._operand(node, place)) is not None]
+        size = sum((np.abs(term.astype(np.float64)) for term in terms), start=np.zeros(()))
+        return np.maximum(np.abs(value), size / (len(node.inputs) if node.op == "Mean" else 1))
 
     def _sum_size(self, node: Node | None) -> float:
         """The size of a sum as its terms would have it, √K times their root mean square; 0 for no sum.
