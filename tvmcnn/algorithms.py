@@ -94,6 +94,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     # ---- CPUs: the rest of a network in blocks of channels, and rows of reductions
     "resize": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
     "depth_to_space": Algorithm({"memory": loops.all_but_two}),
+    "transpose": Algorithm({"memory": loops.all_but_two}),
     "concat": Algorithm({"memory": loops.image_maps}),
     "reorder": Algorithm({"memory": loops.all_but_two}, makes=Makes.COPY),
     "lanes": Algorithm({"lanes": loops.elements}),

@@ -33,6 +33,7 @@ Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # the `perm` of NCHW to NHWC, and back
 FLOAT32 = "float32"
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 VIEW = "view"  # the algorithm without code: the output lies in memory that other kernels wrote

@@ -32,7 +32,7 @@ from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model, operators
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.network import Channel, Choice, Network, Step
+from tvmcnn.network import Channel, Choice, Network, Pixel, Step
 from tvmcnn.ops import (
     conv,
     dense,
@@ -311,6 +311,38 @@ def swapped_pixels(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(move, "Channel", edited)
 
 
+def turned_image(wrong: int) -> Build:
+    """Blocks of channels to rows of them, and rows to blocks: the first or the second Transpose will be wrong."""
+
+    def build(g: Graph) -> str:
+        rows = g.node("Transpose", g.conv(g.input(1, 3, 5, 7), 48, (1, 1)), perm=[0, 2, 3, 1])
+        blocks = g.node("Transpose", g.node("Exp", rows), perm=[0, 3, 1, 2])
+        g.output(g.conv(blocks, 40, (3, 3)))
+        return (rows, blocks)[wrong]
+
+    return build
+
+
+def crossed_pixels(patch: pytest.MonkeyPatch) -> None:
+    """The first two pixels of a row change places where an image is written in blocks."""
+    real = shape.output_pixel
+
+    def edited(*given: Any) -> Pixel:
+        pixel = real(*given)
+        return pixel._replace(w=tirx.Select(pixel.w == 0, 1, tirx.Select(pixel.w == 1, 0, pixel.w)))
+
+    patch.setattr(shape, "output_pixel", edited)
+
+
+def shifted_channels(patch: pytest.MonkeyPatch) -> None:
+    """The second block of channels is read where the first is wanted, and the other way round."""
+
+    def edited(block: Any, lane: Any, size: int) -> Channel:
+        return Channel(tirx.Select(block == 0, 1, tirx.Select(block == 1, 0, block)), lane, size)
+
+    patch.setattr(shape, "Channel", edited)
+
+
 def dropped_bias(patch: pytest.MonkeyPatch) -> None:
     """The fused expression reads 0 where the bias is: the second constant, after the weight."""
     real = operands.Operands.read
@@ -438,6 +470,8 @@ BUGS = [
     Bug("conv-swapped-maps-images", images_in_lanes(0), repacked("conv_images", swapped(0))),
     Bug("gemm-swapped-maps-images", images_in_lanes(1), repacked("dense_images", swapped(1))),
     Bug("depth-to-space-swapped-pixels", depth_to_space, swapped_pixels),
+    Bug("transpose-crossed-pixels", turned_image(1), crossed_pixels),
+    Bug("transpose-shifted-channels", turned_image(0), shifted_channels),
     Bug("conv-flipped-pads", padded_conv(), flipped_pads),
     Bug("conv-flipped-pads-depthwise", padded_conv(maps=18, group=18), flipped_pads),
     Bug("conv-flipped-pads-grouped", padded_conv(channels=20, maps=24, group=4), flipped_pads),

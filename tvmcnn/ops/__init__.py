@@ -92,6 +92,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "softmax_along": norm.softmax_along,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
+    "transpose": shape.transpose_blocks,
 }
 EXPRESSIONS["whole"] = functools.partial(single_launch.whole, EXPRESSIONS)
 

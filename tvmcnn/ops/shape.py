@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,33 @@ def transpose(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 def reshape(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX Reshape, Flatten, Identity and the like where the copy cannot be avoided: the same elements in order."""
     return moved(extents(x), lambda *i: x[i], len(x.shape))
+
+
+def transpose_blocks(step: Step, given: Operands) -> te.Tensor:
+    """ONNX Transpose of an image between NCHW in blocks of channels and NHWC.
+
+    y[n, h, w, c] = x[n, c, h, w] with perm (0, 2, 3, 1), and y[n, c, h, w] = x[n, h, w, c] with (0, 3, 1, 2). The last
+    axis is a run of channels that are neighbours on both sides: 16, or of 24 channels 8.
+    """
+    choice = step.choice
+    name, shape, to = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.makes
+    block = max(to.block, choice.reads[0].block)
+    run = math.gcd(block, shape[1 if to.block > 1 else 3])
+
+    def to_blocks(*indices: Any) -> Expr:
+        pixel = output_pixel(to, *indices)
+        value = given.inputs[name][pixel.n, pixel.h, pixel.w, pixel.channel.flat]
+        first = pixel.channel._replace(lane=pixel.channel.lane // run * run)  # a run is inside or not as a whole
+        test = inside(to, shape, pixel._replace(channel=first))
+        return value if test is None else tirx.if_then_else(test, value, float32(0.0))
+
+    def to_rows(n: Any, h: Any, w: Any, runs: Any, lane: Any) -> Expr:
+        first = runs * run
+        return given.read(name, Pixel(n, Channel(first // block, first % block + lane, block), h, w))
+
+    if to.block > 1:
+        return te.compute(to.physical(shape), to_blocks, name="out", attrs={"vector": run})
+    return te.compute((*shape[:-1], shape[-1] // run, run), to_rows, name="out")
 
 
 def reorder(step: Step, given: Operands) -> te.Tensor:

@@ -62,10 +62,10 @@ def _front_to_back(
     blocked: bool = True,
 ) -> list[Choice]:
     """The choices from front to back, with `images` of them in the lanes of convolutions and matrix products."""
-    readers: dict[str, frozenset[str]] = {}
+    readers: dict[str, tuple[Kernel, ...]] = {}
     for kernel in kernels:
         for tensor in kernel.inputs:
-            readers[tensor.name] = readers.get(tensor.name, frozenset()) | {kernel.anchor.op}
+            readers[tensor.name] = (*readers.get(tensor.name, ()), kernel)
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
     state = State(network, target, records, exact, readers, stored, {}, {}, homes, images, blocked)

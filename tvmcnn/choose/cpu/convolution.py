@@ -44,6 +44,12 @@ def conv(state: State, kernel: Kernel) -> Choice:
     return next(make(state, kernel) for applies, make in CONVOLUTIONS if applies(state, kernel))
 
 
+def reads_blocks(state: State, kernel: Kernel) -> bool:
+    """True for a convolution that wants its image in blocks of channels, if it has so many."""
+    make = next(make for applies, make in CONVOLUTIONS if applies(state, kernel))
+    return make in (_by_depthwise, _by_winograd, _by_direct) and kernel.inputs[0].shape[1] >= BLOCK
+
+
 def plain(state: State, kernel: Kernel) -> Choice:
     """A convolution of any number of groups that reads and writes plain images, with a halo of its pads."""
     image, *residuals = kernel.inputs

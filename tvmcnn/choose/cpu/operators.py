@@ -12,6 +12,7 @@ from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
@@ -276,6 +277,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
     (_takes_blocks_apart, _depth_to_space),
+    (turns_image, turned_image),
     (_joins, _concat),
     (_always, _plain),
 )

@@ -38,7 +38,8 @@ def dense(state: State, kernel: Kernel) -> Choice:
     read = [(source, layout), *(state.plain(tensor) for tensor in kernel.inputs[1:])]
     # Rows of whole tiles cost nothing where only matrix products read them. Not with a second tensor in the epilogue,
     # whose rows have no halo to read.
-    inner = not state.is_output(kernel) and state.readers.get(kernel.output.name) == frozenset({"Gemm"})
+    readers = {reader.anchor.op for reader in state.readers.get(kernel.output.name, ())}
+    inner = not state.is_output(kernel) and readers == {"Gemm"}
     padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and inner
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
     return choice_of(kernel, "dense", read, writes, "dense", (config, tier))

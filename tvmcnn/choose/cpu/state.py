@@ -25,7 +25,7 @@ class State:
     target: Target
     records: Records
     exact: bool  # direct convolution only
-    readers: Mapping[str, frozenset[str]]  # by tensor name the anchors of the kernels that read it
+    readers: Mapping[str, tuple[Kernel, ...]]  # by tensor name
     stored: dict[str, tuple[Tensor, Layout]]
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
     winograd: Mapping[str, tuple[WinogradConfig | StreamedConfig, str] | None]  # by output; None: not faster

@@ -15,15 +15,17 @@ def memory(sch: Schedule, config: None, lanes: int) -> None:
 
     That is how many of its last axes are neighbours on both sides: they become one loop, of which LLVM makes a memcpy
     or vectors. Where there is no such axis, a border, a seam or a stride crosses the last one: it is cut at its tests.
+    "vector" says how many elements of the last axis are alike to every test, where that is fewer than a vector.
     """
     block = sch.get_sblock("out")
-    loops, run = sch.get_loops(block), sch.get(block).annotations.get("run")
+    loops, notes = sch.get_loops(block), sch.get(block).annotations
+    run = notes.get("run")
     if not loops:
         return  # a scalar
     if run is None:
-        vectorize_inner(sch, loops[-1], lanes)
-    elif "across" in sch.get(block).annotations:
-        _in_squares(sch, loops, int(sch.get(block).annotations["across"]))
+        vectorize_inner(sch, loops[-1], min(lanes, int(notes.get("vector", lanes))))
+    elif "across" in notes:
+        _in_squares(sch, loops, int(notes["across"]))
     elif int(run) > 1:
         sch.fuse(*loops[-int(run) :])
     elif int(run) == 0:
