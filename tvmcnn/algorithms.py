@@ -96,7 +96,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "depth_to_space": Algorithm({"memory": loops.all_but_two}),
     "transpose": Algorithm({"memory": loops.all_but_two}),
     "concat": Algorithm({"memory": loops.image_maps}),
-    "reorder": Algorithm({"memory": loops.all_but_two}, makes=Makes.COPY),
+    "reorder": Algorithm({"memory": loops.reordered}, makes=Makes.COPY),
     "lanes": Algorithm({"lanes": loops.elements}),
     "softmax": Algorithm({"softmax": loops.softmax}),
     "normalize": Algorithm({"normalize": loops.normalized_rows}, operand=packing.as_it_is),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tvmcnn.network import Kernel
+import math
+
+from tvmcnn.network import Kernel, Shape, divisors
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOST_TOGETHER = 3  # groups that fill no blocks
+STRIP = 16 << 10  # bytes of a block's rows that are read once for each of its channels: half of L1
 
 
 def groups_together(kernel: Kernel) -> int:
@@ -26,3 +29,12 @@ def groups_together(kernel: Kernel) -> int:
 def channels_together(kernel: Kernel) -> int:
     """The channels over which a map's sum runs: those of its group, and of the groups that are convolved with it."""
     return int(kernel.inputs[0].shape[1]) // int(kernel.anchor["group"]) * (groups_together(kernel) or 1)
+
+
+def strip(shape: Shape) -> tuple[int, int]:
+    """(channels, rows) of a float32 image N x C x H x W that are taken out of blocks at once; no rows where it may be
+    all, or is no image."""
+    if len(shape) != 4 or 0 in shape or shape[2] * shape[3] * BLOCK * 4 <= STRIP:
+        return 1, 0
+    strips = math.ceil(shape[2] / max(1, STRIP // (BLOCK * 4 * shape[3])))
+    return max(divisor for divisor in divisors(shape[1]) if divisor <= BLOCK), math.ceil(shape[2] / strips)

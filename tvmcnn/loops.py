@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from tvmcnn.blocks import strip
 from tvmcnn.configs import (
     DenseConfig,
     DirectConfig,
@@ -118,6 +119,13 @@ def normalized_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:
 def all_but_two(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """All axes but the last two, which are one run of memory."""
     return shape[:-2]
+
+
+def reordered(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """All axes but the last two; channels by those that a strip out of blocks has."""
+    channels, rows = strip(shape)
+    strips = choice.makes.plain and choice.reads[0].block > 1 and rows
+    return (shape[0], shape[1] // channels) if strips else shape[:-2]
 
 
 def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:

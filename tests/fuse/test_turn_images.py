@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import Graph
 
 import tvmcnn
 from tvmcnn.compiler import Compiled
+from tvmcnn.fuse.turn_images import REASON
 from tvmcnn.network import TO_FIRST, TO_LAST
 
 PIXELS = (5, 9)  # a width that fills no vectors, so that channels do
 
 
-def verified(g: Graph, folder: Path, target: str = "native", **options: Any) -> Compiled:
+def verified(g: Graph, folder: Path, target: str = "native") -> Compiled:
     """Compiled, and compared with the reference."""
-    compiled = tvmcnn.compile(g.model(), target, folder / "x.so", **options)
+    compiled = tvmcnn.compile(g.model(), target, folder / "x.so")
     assert compiled.verdict is not None
     assert compiled.verdict.passed
     return compiled
@@ -55,6 +55,7 @@ def test_nothing_else_is_copied(channels: int, pads: int, target: str, tmp_path:
     g.output(g.node("Exp", flattened(g, g.conv(image(g, tokens), 40, (1 + 2 * pads,) * 2, pads=[pads] * 4))))
     compiled = verified(g, tmp_path, target)
     assert copies(compiled) == ["transpose"] * 3
+    assert list(compiled.program.network.folded.values()) == [REASON] * 3
     assert {str(choice.writes)[:7] for choice in (step.choice for step in compiled.program.steps)} == {
         "NCHW16c",
         "plain",

@@ -10,6 +10,7 @@ from builders import Graph
 from helpers import check, feeds
 
 import tvmcnn
+from tvmcnn.blocks import strip
 from tvmcnn.compiler import Compiled
 
 
@@ -140,3 +141,17 @@ def test_depth_to_space_that_splits_blocks_is_plain(target: str, tmp_path: Path)
         x = g.node("Relu", g.conv(g.input(1, 3, 5, 7), maps, (1, 1)))
         g.output(g.node("DepthToSpace", x, blocksize=2, mode=mode))
     assert "depth_to_space" not in algorithms(check(g.model(), tmp_path, target))
+
+
+@pytest.mark.parametrize("channels", [32, 24, 17])
+def test_maps_leave_blocks_by_strips(channels: int, target: str, tmp_path: Path) -> None:
+    """More pixels than L1 has room for in blocks: strips of 6 rows, the last of them shorter."""
+    assert strip((2, channels, 23, 37))[1] == 6
+    g = Graph()
+    g.output(g.conv(g.input(2, 20, 23, 37), channels, (1, 1)))
+    compiled = check(g.model(), tmp_path, target)
+    last = compiled.program.steps[-1].choice
+    assert (last.algorithm, last.tasks > 1) == ("reorder", True)
+    x = feeds(g.model(), 3)["x0"]
+    one, other = (tvmcnn.load(compiled.path, target=target, threads=threads)(x) for threads in (1, 2))
+    np.testing.assert_array_equal(one, other)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from tvmcnn.network import TO_FIRST, TO_LAST, Network, Node, Shape, Tensor
 
+REASON = "flat only between an image and rows of tokens, which is turned as a whole"
+
 
 def turn_images(network: Network) -> Network:
     """The network with each Transpose between channels and flat pixels as one of the image.
@@ -37,10 +39,9 @@ def turn_images(network: Network) -> Network:
             nodes += _of_image(turned[node.output].inputs[0], node, tensors)
         elif node.output not in left_out:
             nodes.append(node)
-    used = {name for node in nodes for name in (node.output, *node.inputs)} | {tensor.name for tensor in network.inputs}
-    return dataclasses.replace(
-        network, nodes=tuple(nodes), tensors={name: tensor for name, tensor in tensors.items() if name in used | kept}
-    )
+    folded = {**network.folded, **dict.fromkeys(left_out, REASON)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded)
 
 
 def _turns(network: Network, node: Node) -> bool:

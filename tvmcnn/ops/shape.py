@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from tvmcnn.blocks import strip
 from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor, unmoved
 from tvmcnn.ops.move import moved
 from tvmcnn.ops.operands import Operands, extents, float32, inside, output_pixel
@@ -101,7 +102,9 @@ def reorder(step: Step, given: Operands) -> te.Tensor:
         test = inside(layout, shape, pixel)
         return value if test is None else tirx.if_then_else(test, value, float32(0.0))
 
-    return te.compute(layout.physical(shape), element, name="out")
+    channels, rows = strip(shape)
+    strips = {"channels": channels, "rows": rows} if layout.plain and choice.reads[0].block > 1 and rows else {}
+    return te.compute(layout.physical(shape), element, name="out", attrs=strips)
 
 
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {"Concat": concat, "Transpose": transpose, "Reshape": reshape}

