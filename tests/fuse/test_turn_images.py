@@ -78,10 +78,25 @@ def test_channel_last_images(target: str, tmp_path: Path) -> None:
     assert all(layout.block == 16 for layout in added.reads)
 
 
+@pytest.mark.parametrize("perm", [(0, 1, 3, 2), (0, 3, 1, 2)], ids=str)
+def test_heads(perm: tuple[int, ...], target: str, tmp_path: Path) -> None:
+    """Three heads of 16 channels, one after the other or pixel by pixel, on their way out of an image and back."""
+    g = Graph()
+    x = g.conv(g.input(2, 3, *PIXELS), 48, (1, 1))
+    heads = g.node("Transpose", g.node("Reshape", x, g.constant([2, 3, 16, 45])), perm=perm)
+    back = g.node("Transpose", g.node("Exp", heads), perm=[perm.index(axis) for axis in range(4)])
+    g.output(g.conv(g.node("Reshape", back, g.constant([2, 48, *PIXELS])), 40, (3, 3), pads=[1] * 4))
+    compiled = verified(g, tmp_path, target)
+    perms = [node["perm"] for node in compiled.program.network.nodes if node.op == "Transpose"]
+    between = [(0, 2, 1, 3)] * 2 if perm == (0, 1, 3, 2) else []
+    assert perms == [TO_LAST, *between, TO_FIRST]
+    assert copies(compiled).count("transpose") == 2
+
+
 def test_an_activation_before_the_convolution(tmp_path: Path) -> None:
     g = Graph()
     y = g.node("HardSwish", image(g, flattened(g, convolved(g, 32))))
-    g.output(g.conv(y, 40, (3, 3)))
+    g.output(g.conv(y, 40, (3, 3), pads=[1] * 4))
     compiled = verified(g, tmp_path)
     assert copies(compiled)[:2] == ["transpose", "transpose"]
 
@@ -112,6 +127,8 @@ def test_an_output_is_not_copied_again(tmp_path: Path) -> None:
     [
         ((2, 32, 45), (1, 0, 2)),
         ((2, 32, 45), (2, 0, 1)),
+        ((2, 2, 16, 45), (0, 2, 3, 1)),  # the heads last
+        ((2, 2, 16, 45), (0, 2, 1, 3)),  # the pixels last
         ((2, 160, 9), (0, 2, 1)),  # channels and rows in one
         ((2, 8, 180), (0, 2, 1)),
     ],

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from tvmcnn.network import TO_FIRST, TO_LAST, Network, Node, Shape, Tensor
 
 REASON = "flat only between an image and rows of tokens, which is turned as a whole"
+MOVES = ("Reshape", "Transpose")
 
 
 def turn_images(network: Network) -> Network:
@@ -23,56 +24,97 @@ def turn_images(network: Network) -> Network:
       -->
     x' (N, H, W, C) = Reshape(x); y = Transpose(x', perm=(0, 3, 1, 2))
 
+    The channels may be several axes, heads and their channels, of which the last stays last among the tokens; tokens of
+    one head after the other are then a second Transpose, of whole rows.
+
     A Reshape costs nothing, and a Transpose of an image reads or writes blocks of channels, sixteen at a time. With H·W
     as one axis there are no blocks: the image would be copied out of them first and turned one element at a time. An
     output stays as it is, since a Reshape into the caller's memory is a copy.
     """
-    makers, tensors = network.makers, dict(network.tensors)
     readers = Counter(name for node in network.nodes for name in {*node.inputs})
     kept = {tensor.name for tensor in network.outputs}
-    pairs = {node.output: makers[node.inputs[0]] for node in network.nodes if _turns(network, node)}
-    turned = {name: first for name, first in pairs.items() if name not in kept}
-    left_out = {first.output for first in turned.values() if readers[first.output] == 1} - kept
+    pairs = {node.output: pair for node in network.nodes if (pair := _pair(network, node)) and node.output not in kept}
+    left_out = {pair.first.output for pair in pairs.values() if readers[pair.first.output] == 1} - kept
+    tensors = {name: tensor for name, tensor in network.tensors.items() if name not in left_out}
     nodes: list[Node] = []
     for node in network.nodes:
-        if node.output in turned:
-            nodes += _of_image(turned[node.output].inputs[0], node, tensors)
+        if node.output in pairs:
+            nodes += pairs[node.output].turned(tensors)
         elif node.output not in left_out:
             nodes.append(node)
     folded = {**network.folded, **dict.fromkeys(left_out, REASON)}
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded)
 
 
-def _turns(network: Network, node: Node) -> bool:
-    """True for the second of a Reshape and a Transpose that together turn an image into rows, or rows into one."""
-    first = network.makers.get(node.inputs[0]) if node.inputs else None
-    if first is None or {node.op, first.op} != {"Reshape", "Transpose"} or first.inputs[0] not in network.tensors:
-        return False
-    flat, transpose = network.tensors[node.inputs[0]].shape, node if node.op == "Transpose" else first
-    image = network.tensors[first.inputs[0] if transpose is node else node.output].shape
-    if transpose["perm"] != (0, 2, 1) or len(image) != 4 or not math.prod(image):
-        return False
-    return flat == (*image[:2], math.prod(image[2:]))
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A Reshape and a Transpose, in either order, that turn an image into tokens, or tokens into an image."""
+
+    first: Node
+    last: Node
+    image: Shape  # N x C x H x W
+    channels: Shape  # C as the axes that the Reshape makes of it, or makes C of
+    perm: tuple[int, ...]  # makes the tokens of N x H·W x channels, or that of the tokens
+
+    def turned(self, tensors: dict[str, Tensor]) -> Iterator[Node]:
+        """The nodes that stand for both; what lies between them is added to `tensors`."""
+        source, name = self.first.inputs[0], self.last.output
+        n, _, height, width = self.image
+        rows, heads = (n, height, width, self.image[1]), (n, height * width, *self.channels)
+        steps: list[tuple[str, Shape, tuple[int, ...]]]
+        if self.last.op == "Transpose":
+            steps = [
+                ("Transpose", rows, TO_LAST),
+                ("Reshape", heads, ()),
+                ("Transpose", tensors[name].shape, self.perm),
+            ]
+        else:
+            steps = [("Transpose", heads, self.perm), ("Reshape", rows, ()), ("Transpose", self.image, TO_FIRST)]
+        steps = [step for step in steps if step[2] != tuple(range(len(self.perm)))]
+        for op, shape, perm in steps[:-1]:
+            between = Tensor(_fresh(tensors, f"{name}.rows"), shape, tensors[name].dtype)
+            tensors[between.name] = between
+            yield Node(op, self.last.name, (source,), between.name, {"perm": perm} if perm else {})
+            source = between.name
+        op, _, perm = steps[-1]
+        yield Node(op, self.last.name, (source,), name, {"perm": perm} if perm else {})
 
 
-def _of_image(source: str, node: Node, tensors: dict[str, Tensor]) -> Iterator[Node]:
-    """The Transpose of an image and the Reshape of its rows that make the output of `node` from `source`."""
-    output = tensors[node.output]
+def _pair(network: Network, node: Node) -> _Pair | None:
+    """The pair whose second is `node`, if it is one."""
+    first = network.makers.get(node.inputs[0]) if node.op in MOVES else None
+    if first is None or {node.op, first.op} != {*MOVES} or first.inputs[0] not in network.tensors:
+        return None
+    source, flat, made = (network.tensors[name].shape for name in (first.inputs[0], node.inputs[0], node.output))
+    image, perm = (source, node["perm"]) if node.op == "Transpose" else (made, first["perm"])
+    if len(image) != 4 or not math.prod(image) or len(flat) < 3:
+        return None
+    channels = flat[1:-1]
+    if (flat[0], math.prod(channels), flat[-1]) != (image[0], image[1], math.prod(image[2:])):
+        return None
+    last = len(flat) - 1  # the axis of the pixels in N x channels x pixels
+    order = (0, last, *range(1, last))
     if node.op == "Transpose":
-        rows = _rows(tensors[source].shape, output, tensors)
-        yield Node("Transpose", node.name, (source,), rows.name, {"perm": TO_LAST})
-        yield Node("Reshape", node.name, (rows.name,), output.name)
+        if perm[-1] != last - 1:
+            return None
+        moved = tuple(order.index(axis) for axis in perm)
     else:
-        rows = _rows(output.shape, output, tensors)
-        yield Node("Reshape", node.name, (source,), rows.name)
-        yield Node("Transpose", node.name, (rows.name,), output.name, {"perm": TO_FIRST})
+        if perm[last - 1] != last:
+            return None
+        moved = tuple(perm[axis] for axis in order)
+    whole = moved == tuple(range(len(moved)))
+    return _Pair(first, node, image, channels, moved) if whole or _is_in_blocks(network, node, first) else None
 
 
-def _rows(image: Shape, output: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """A new tensor N x H x W x C."""
-    name = f"{output.name}.rows"
+def _is_in_blocks(network: Network, node: Node, first: Node) -> bool:
+    """True where a convolution makes or reads the image: a second Transpose pays where the first is one of blocks."""
+    if node.op == "Transpose":
+        maker = network.makers.get(first.inputs[0])
+        return maker is not None and maker.op == "Conv"
+    return any(other.op == "Conv" and other.inputs[0] == node.output for other in network.nodes)
+
+
+def _fresh(tensors: dict[str, Tensor], name: str) -> str:
     while name in tensors:
         name += "'"
-    tensors[name] = Tensor(name, tuple(image[axis] for axis in TO_LAST), output.dtype)
-    return tensors[name]
+    return name
