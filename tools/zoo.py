@@ -1,12 +1,12 @@
 """Today's networks, compiled unchanged: what agrees with onnxruntime, and the times beside it and OpenVINO.
 
-    python tools/zoo.py [--only timm:convnext,torchvision:] [--exporters torchscript,dynamo] [--models DIR]
+    python tools/zoo.py [--only timm:convnext,torchvision:,pypi:] [--exporters torchscript,dynamo] [--models DIR]
                         [--results zoo.jsonl] [--again] [--threads 1,2] [--seconds 5] [--markdown docs/zoo.md]
     python tools/zoo.py FILE.onnx …                       any other file
 
-Each network is exported once, to `--models`, and measured in a process of its own, which may take a while or die. Its
-row goes into `--results` at once: a run that is broken off goes on where it was, `--again` measures what is there
-already. Exit status 1 if a network is refused or differs. Needs tvmcnn[zoo].
+Each network is exported or fetched once, to `--models`, and measured in a process of its own, which may take a while or
+die. Its row goes into `--results` at once: a run that is broken off goes on where it was, `--again` measures what is
+there already. Exit status 1 if a network is refused or differs. Needs tvmcnn[zoo].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import zoo_networks
 from rich.console import Console
 from zoo_measure import THREADS, Row
 from zoo_networks import EXPORTERS, Entry
+from zoo_wheels import WHEELS, Wheel, fetched
 
 import tvmcnn
 from tvmcnn.files import write_file
@@ -32,9 +33,10 @@ LONGEST = 900.0  # seconds that a network may take to be exported or to be measu
 PAGE = """# Today's networks
 
 Made by `python tools/zoo.py --markdown docs/zoo.md`. One network of each family of timm, the smallest, and those of
-torchvision, exported from PyTorch with weights that its seed draws; none of them is changed. A ratio is the time of the
-better of onnxruntime and OpenVINO to that of tvmcnn: above 1 tvmcnn is ahead. All three are timed in turn in
-one process, with bound inputs and outputs; a time is the median of the rounds.
+torchvision, exported from PyTorch with weights that its seed draws, and the trained ones that wheels on PyPI carry,
+with inputs as large as their applications give; none of them is changed. A ratio is the time of the better of
+onnxruntime and OpenVINO to that of tvmcnn: above 1 tvmcnn is ahead. All three are timed in turn in one process, with
+bound inputs and outputs; a time is the median of the rounds.
 Differences are to onnxruntime, relative to the largest output; where onnxruntime itself is further than 1e-4 from
 NumPy's float64, the one in brackets is to that. Compile times are without verification, with an empty cache and again.
 
@@ -47,15 +49,17 @@ def rows_in(path: Path) -> dict[str, Row]:
     return {row.network: row for row in (Row(**json.loads(line)) for line in lines if line.strip())}
 
 
-def row_of(entry: Entry | Path, models: Path, seconds: float, threads: tuple[int, ...]) -> Row:
-    """Export a network, if it is not there yet, and measure it, each in a process of its own."""
+def row_of(entry: Entry | Wheel | Path, models: Path, seconds: float, threads: tuple[int, ...]) -> Row:
+    """Export or fetch a network, if it is not there yet, and measure it, each in a process of its own."""
     name = str(entry)
     path = entry if isinstance(entry, Path) else models / entry.file
-    if isinstance(entry, Entry) and not path.is_file():
-        models.mkdir(parents=True, exist_ok=True)
-        if reason := _isolated("zoo_networks:written", entry, path):
-            return Row(name, reason=f"PyTorch does not export it: {reason}")
-    found = _isolated("zoo_measure:measured", name, str(path), seconds, threads)
+    models.mkdir(parents=True, exist_ok=True)
+    if isinstance(entry, Entry) and not path.is_file() and (reason := _isolated("zoo_networks:written", entry, path)):
+        return Row(name, reason=f"PyTorch does not export it: {reason}")
+    if isinstance(entry, Wheel) and not path.is_file() and (reason := fetched(entry, path)):
+        return Row(name, reason=reason)
+    bound = (entry.shapes, entry.values) if isinstance(entry, Wheel) else ({}, {})
+    found = _isolated("zoo_measure:measured", name, str(path), seconds, threads, *bound)
     return Row(name, reason=found) if isinstance(found, str) else Row(**found)
 
 
@@ -144,7 +148,7 @@ def main() -> int:
     exporters = tuple(options.exporters.split(","))
     if unknown := sorted(set(exporters) - set(EXPORTERS)):
         parser.error(f"there is no exporter '{unknown[0]}'; there are {', '.join(EXPORTERS)}")
-    chosen: list[Entry | Path] = [*options.files] or list(zoo_networks.entries(exporters))
+    chosen: list[Entry | Wheel | Path] = [*options.files] or [*zoo_networks.entries(exporters), *WHEELS]
     parts = options.only.split(",") if options.only else [""]
     chosen = [entry for entry in chosen if any(part in str(entry) for part in parts)]
     if not chosen:

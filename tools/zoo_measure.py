@@ -25,8 +25,10 @@ from peers import DEFAULT, Peer, Task, difference, loaded
 
 import tvmcnn
 from tvmcnn.check.reference import reference
+from tvmcnn.files import write_file
+from tvmcnn.importer.shapes import bind_values
 from tvmcnn.machine import cpu_name
-from tvmcnn.network import Array
+from tvmcnn.network import Array, Shape
 from tvmcnn.run.runner import Runner, random_array
 from tvmcnn.targets import resolve
 
@@ -62,24 +64,57 @@ class Row:
         return min(times.values()) / ours if ours and times else None
 
 
-def measured(name: str, path: str, seconds: float, threads: tuple[int, ...] = THREADS) -> dict[str, Any]:
-    """The row of a network's file as a dictionary; a failure is a row with its reason."""
+def measured(
+    name: str,
+    path: str,
+    seconds: float,
+    threads: tuple[int, ...] = THREADS,
+    shapes: Mapping[str, Shape] | None = None,
+    values: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The row of a network's file as a dictionary; a failure is a row with its reason.
+
+    `shapes` and `values` are those of inputs that the file leaves open.
+    """
     row = Row(name, cpu_name())
     try:
         row = dataclasses.replace(row, nodes=len(onnx.load(path, load_external_data=False).graph.node))
         with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
-            row = _found(row, Path(path), Path(folder), seconds, threads)
+            given = _Given(
+                Path(path), shapes or {}, {name: np.asarray(value) for name, value in (values or {}).items()}
+            )
+            row = _found(row, given, Path(folder), seconds, threads)
     except Exception as error:  # whatever it is, it is this network's row
         row = dataclasses.replace(row, reason=one_sentence(error))
     return dataclasses.asdict(row)
 
 
-def _found(row: Row, path: Path, folder: Path, seconds: float, threads: tuple[int, ...]) -> Row:
+@dataclass(frozen=True)
+class _Given:
+    """A network's file, and what is bound of its inputs."""
+
+    path: Path
+    shapes: Mapping[str, Shape]
+    values: Mapping[str, Array]
+
+    def bound(self, folder: Path) -> Path:
+        """The file with its values as constants, as peers take it."""
+        if not self.values:
+            return self.path
+        proto = onnx.load(self.path)
+        bind_values(proto, str(self.path), self.values, ())
+        write_file(folder / "bound.onnx", proto.SerializeToString())
+        return folder / "bound.onnx"
+
+
+def _found(row: Row, given: _Given, folder: Path, seconds: float, threads: tuple[int, ...]) -> Row:
     library, spent = folder / "network.so", []
     with tempfile.TemporaryDirectory(dir=folder) as cache, mock.patch.dict(os.environ, {CACHE: cache}):
         for _ in range(2):
             start = time.perf_counter()
-            tvmcnn.compile(path, output=library, verify=False)
+            tvmcnn.compile(
+                given.path, output=library, input_shapes=given.shapes, input_values=given.values or None, verify=False
+            )
             spent.append(time.perf_counter() - start)
     net = tvmcnn.load(library)
     assert isinstance(net, Runner), "one batch, one program"
@@ -93,7 +128,7 @@ def _found(row: Row, path: Path, folder: Path, seconds: float, threads: tuple[in
     )
     feeds = {info.name: random_array(info, seed) for seed, info in enumerate(net.inputs)}
     shapes = {info.name: info.shape for info in (*net.inputs, *net.outputs)}
-    model = closed(path, shapes, folder)
+    model = closed(given.bound(folder), shapes, folder)
     for count in threads:
         row = _timed(row, model, library, feeds, count, seconds)
     return row
