@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,32 @@ def test_a_wrong_digit_is_found(op: str, name: str, tmp_path: Path, monkeypatch:
     digits[len(digits) // 2] *= 1 + 2.0**-9
     monkeypatch.setattr(functions, name, tuple(digits))
     assert error(op, tmp_path).ulp > 2
+
+
+def gelu_errors(folder: Path) -> tuple[float, float]:
+    """The largest error of Gelu relative to |x|, in units of 2^−24, and that of x > −1 in ulp."""
+    bits = np.arange(0x00800000, 0x7F800000, STEP, dtype=np.uint32)
+    x = np.concatenate([bits.view(np.float32), -bits.view(np.float32)])
+    g = Graph(opset=20)
+    given = g.input(x.size)
+    g.output(g.node("Gelu", given))
+    tvmcnn.compile(g.model(), output=folder / "x.so", verify=False)
+    found = tvmcnn.load(folder / "x.so")(x).astype(np.float64)
+    wide = x.astype(np.float64)
+    wanted = wide * np.vectorize(math.erfc)(-wide / math.sqrt(2)) / 2
+    off = np.abs(found - wanted)
+    ulp = off / np.maximum(np.spacing(np.abs(wanted).astype(np.float32)), 2.0**-149)
+    return float((off / np.abs(wide)).max() * 2**24), float(ulp[wide > -1].max())
+
+
+def test_gelu_is_as_near_as_its_docstring_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relative, ulp = gelu_errors(tmp_path)
+    assert 1 < relative < 2.5
+    assert 1 < ulp < 5
+    digits = list(functions.GELU)
+    digits[len(digits) // 2] *= 1 + 2.0**-9
+    monkeypatch.setattr(functions, "GELU", tuple(digits))
+    assert gelu_errors(tmp_path)[0] > 20
 
 
 def test_errors_are_told() -> None:

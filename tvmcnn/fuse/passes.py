@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
 from tvmcnn.fuse.turn_images import turn_images
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
+    spelled_gelu,  # a GELU of five operators  -->  a Gelu
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )

@@ -66,12 +66,12 @@ def mish(x: Expr) -> Expr:
 
 
 def gelu(x: Expr, approximate: str) -> Expr:
-    """x·Φ(x), Φ the normal distribution, or its approximation by tanh."""
-    if approximate == "none":
-        inner = erf(x * of(x, math.sqrt(0.5)))
-    else:
-        inner = tanh(of(x, math.sqrt(2 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
-    return of(x, 0.5) * x * (of(x, 1) + inner)
+    """x·Φ(x), Φ the normal distribution, or its approximation by tanh: ½·(1 + tanh u) is 1 / (1 + e^−2u)."""
+    if approximate == "tanh":
+        return x * sigmoid(of(x, math.sqrt(8 / math.pi)) * (x + of(x, 0.044715) * x * x * x))
+    if dtype_of(x) == "float32":
+        return functions.gelu(x)
+    return of(x, 0.5) * x * (of(x, 1) + erf(x * of(x, math.sqrt(0.5))))
 
 
 def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:

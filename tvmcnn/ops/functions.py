@@ -35,6 +35,12 @@ TANH_NEAR = 0.625
 ERF = (-0.000636421435, 0.00506047159, -0.0268089697, 0.112829052, -0.376125932, 0.128379166)
 ERF_NEAR = 0.85
 ERFC = (-0.000203674877, 0.00311785121, -0.0225190781, 0.104526013, 0.636518836, 1.12806106, 0.00010451555)
+# (erfc(z/√2)^¼ − 1) / z for 0 ≤ z ≤ 5.5, the end of Φ in float32: 1 − Φ within 0.1 · 2^−24
+GELU = (
+    8.09018275e-08, -1.48479796e-06, 7.20443404e-06, 2.37749155e-05, -0.00025733377,
+    -0.000194271692, 0.00463804835, 0.00547518441, -0.0596849136, -0.199471012,
+)  # fmt: skip
+GELU_END = 5.5
 # (ln (1 + f) − f + f²/2) / f³ for √½ − 1 ≤ f ≤ √2 − 1: 0.1 ulp
 LOG = (-0.076363951, 0.127621979, -0.131596133, 0.142015815, -0.166234091, 0.200012416, -0.250008196, 0.333333313)
 # log2 (1 + f) / f there, in float64: within 1.6e-11, for x^y multiplies it by up to 128
@@ -117,6 +123,21 @@ def erf(x: Expr) -> Expr:
     n, r = _by_ln2(let, _polynomial([-c for c in ERFC], let(tirx.min(float32(4.0), size))))
     far = float32(1.0) - (_power_minus_1(r) + float32(1.0)) * _power_of_two(n)
     return let.within(Select(size < float32(ERF_NEAR), near, _signed(far, x < float32(0.0))))
+
+
+def gelu(x: Expr) -> Expr:
+    """x·Φ(x) = x·(1 − h) of a positive x and x·h of others, h = ½·g(|x|)⁴ with g a polynomial.
+
+    1 + erf(x/√2) takes twice as many instructions. The error is within 2.5 · 2^−24 · |x|, and 5 ulp for x > −1: below,
+    where the sum cancels, that has no more.
+    """
+    let = Let()
+    x = let(x)
+    size = let(tirx.abs(x))
+    root = let(size * _polynomial(GELU, size) + float32(1.0))
+    square = let(root * root)
+    outside = let(Select(size < float32(GELU_END), square * square, float32(0.0)))
+    return let.within(x * Select(x > float32(0.0), float32(1.0) - float32(0.5) * outside, float32(0.5) * outside))
 
 
 def _by_ln2(let: Let, x: Expr) -> tuple[Expr, Expr]:
