@@ -302,6 +302,13 @@ class WholeConfig(Config):
     images: Count = 1
 
 
+@dataclass(frozen=True)
+class InOrderConfig(Config):
+    """Columns of a tile, side by side."""
+
+    width: Count = 64
+
+
 CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
     "winograd": WinogradConfig,

@@ -19,6 +19,7 @@ from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functi
 from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
 from tvmcnn.importer.spelling import spell
+from tvmcnn.importer.top_k import gather_values
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.onnx_file import Opened
 
@@ -50,6 +51,7 @@ def import_opened(
     proto, weights, folded = fold(proto, label, original, weights)
     folded |= dict.fromkeys(unread, UNREAD)
     proto = infer_shapes(proto, label)
+    gather_values(proto)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
     return build_network(Opened(proto, weights), label, c_identifier(stem), folded, tuple(notes))
 

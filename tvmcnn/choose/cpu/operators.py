@@ -12,8 +12,8 @@ from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
-from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of
+from tvmcnn.configs import InOrderConfig, NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
@@ -21,6 +21,7 @@ BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
 NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
+WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -92,6 +93,10 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
     return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
+
+
+def _goes_in_order(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in IN_ORDER
 
 
 def _joins(state: State, kernel: Kernel) -> bool:
@@ -177,6 +182,16 @@ def _normalize(state: State, kernel: Kernel) -> Choice:
         config = NormalizeConfig(shape[0] * shape[1] // parts, parts)
     read = [state.plain(tensor) for tensor in kernel.inputs]
     return choice_of(kernel, "normalize", read, PLAIN, "normalize", (config, "default"))
+
+
+def _in_order(state: State, kernel: Kernel) -> Choice:
+    """Tiles of a few vectors; of one where there would be too few to share."""
+    first, last = kernel.anchor["along"]
+    outer, inner = math.prod(kernel.output.shape[:first]), math.prod(kernel.output.shape[last:])
+    width = WIDE_TILE if outer * inner >= TILES * WIDE_TILE else BLOCK
+    config = InOrderConfig(1 if kernel.anchor.op == "TopK" else width)
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    return choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
 
 
 def _resize(state: State, kernel: Kernel) -> Choice:
@@ -277,5 +292,6 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_resizes_blocks, _resize),
     (_takes_blocks_apart, _depth_to_space),
     (_joins, _concat),
+    (_goes_in_order, _in_order),
     (_always, _plain),
 )

@@ -14,7 +14,20 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
+from tvmcnn.importer.operators import (
+    dense,
+    elementwise,
+    fill,
+    gather,
+    move,
+    norm,
+    order,
+    reduce,
+    resize,
+    scatter,
+    shape,
+    windows,
+)
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = [
@@ -40,6 +53,8 @@ FAMILIES = (
     shape,
     move,
     gather,
+    scatter,
+    order,
     fill,
 )  # importing them fills OPERATORS
 
