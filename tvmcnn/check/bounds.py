@@ -34,7 +34,7 @@ EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
     ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
-    Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool
+    Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
@@ -215,7 +215,7 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod((shapes[1][0], *shapes[1][2:])) // attributes["group"]
     elif op in ("Gemm", "MatMul"):
         terms = shapes[0][0 if attributes.get("transA") else -1]
-    elif op in ("AveragePool", "LpPool"):
+    elif op in ("AveragePool", "LpPool", "Col2Im"):
         terms = math.prod(attributes["kernel_shape"])
     elif op in ("GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"):
         terms = math.prod(shapes[0][1:]) // attributes.get("num_groups", shapes[0][1])

@@ -29,7 +29,10 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {  # that never decrease
     "Sign": np.sign,
 }
 STEPS = frozenset(
-    {*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices", "ThresholdedRelu"}
+    {
+        *(*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices"),
+        *("Shrink", "ThresholdedRelu"),
+    }
 )
 
 
@@ -41,9 +44,9 @@ def is_step(node: Node) -> bool:
 def same_side(node: Node, divisor: Array | None, value: Array, clean: Array) -> Array:
     """What a step answers to a disturbed operand, on the side where `clean` is, its answer to the operand as it is.
 
-    ThresholdedRelu and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
+    ThresholdedRelu, Shrink and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
     """
-    if node.op == "ThresholdedRelu":
+    if node.op in ("Shrink", "ThresholdedRelu"):
         return np.where((value == 0) == (clean == 0), value, clean)
     if node.op == "Mod" and divisor is not None and clean.dtype.kind == "f":
         turn = np.abs(divisor)
@@ -80,6 +83,10 @@ def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], e
         if node.op == "ThresholdedRelu":
             near = np.abs(x - node["alpha"]) <= error
             return np.asarray(near & ((found == 0) | (np.abs(found - x) <= error)))
+        if node.op == "Shrink":
+            moved = x - np.copysign(node["bias"], x)
+            near = np.abs(np.abs(x) - node["lambd"]) <= error
+            return np.asarray(near & ((found == 0) | (np.abs(found - moved) <= error)))
         if node.op == "Mod":
             return _beside_multiple(x, operands[1], errors, found)
     return np.zeros(found.shape, bool)

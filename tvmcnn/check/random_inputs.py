@@ -122,7 +122,7 @@ def _indexed(network: Network, node: Node) -> tuple[int, ...]:
     """The extents that the indices of a Gather or a scatter point into."""
     shape = _shape(network, node.inputs[0])
     if node.op == "MaxUnpool":
-        return (math.prod(network.tensors[node.output].shape),)
+        return (math.prod(node["pooled"]),)
     if "along" in node.attributes:
         first, last = node["along"]
         return shape[first:last]

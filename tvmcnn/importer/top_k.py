@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import onnx
 
-from tvmcnn.onnx_file.repair import fresh, tensor_names
-
 
 def gather_values(proto: onnx.ModelProto) -> None:
     """Leave each TopK its indices alone, in place.
 
     values, indices = TopK(x, k)    -->    , indices = TopK(x, k); values = GatherElements(x, indices)
     """
-    nodes, taken = proto.graph.node, tensor_names(proto)
+    nodes = proto.graph.node
     read = {name for node in nodes for name in node.input} | {value.name for value in proto.graph.output}
     made: list[onnx.NodeProto] = []
     for node in nodes:
         made.append(onnx.NodeProto.FromString(node.SerializeToString()))
-        if node.op_type != "TopK" or node.domain or not node.output:
+        if node.op_type != "TopK" or node.domain:
             continue
-        values, indices = node.output[0], node.output[1] if len(node.output) > 1 else ""
-        indices = indices or fresh(f"{values}.indices", taken)
-        made[-1].ClearField("output")
-        made[-1].output.extend(["", indices])
+        values, indices = node.output
+        made[-1].output[0] = ""
         if values in read:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
             made.append(onnx.helper.make_node("GatherElements", [node.input[0], indices], [values], axis=axis))

@@ -87,11 +87,31 @@ def scatter_nd(tile: Tile) -> None:
 
 
 def max_unpool(tile: Tile) -> None:
-    """ONNX MaxUnpool: 0, then y[indices[i]] = x[i]; an index counts the elements of all of y, the last axis fastest."""
+    """ONNX MaxUnpool: 0, then y[indices[i]] = x[i]; indices count in the "pooled" part of y, the last axis fastest."""
     x, indices = tile.operands
+    pooled = tile.node["pooled"]
     tile.fill(lambda place: literal(0, tile.dtype))
+    place = local("int32")
     with emit.serial(0, math.prod(tile.shapes[1])) as i:
-        tile.store(position(indices[i], math.prod(tile.shape)), x[i])
+        emit.buffer_store(place, position(indices[i], math.prod(pooled)), [0])
+        tile.store(_flattened(unravel(place[0], pooled), tile.shape), x[i])
+
+
+def col2im(tile: Tile) -> None:
+    """ONNX Col2Im: 0, then y[n, c, s·l + d·k − p] += x[n, c·K + k, l] for each tap k and each column l."""
+    node, (x,), image = tile.node, tile.operands, tile.shape[2:]
+    rank = len(image)
+    kernel, counts = node["kernel_shape"], node["counts"]
+    tile.fill(lambda place: literal(0, tile.dtype))
+    with emit.grid(*kernel, *counts) as loops:
+        taps, columns = loops[:rank], loops[rank:]
+        numbers = zip(taps, columns, node["strides"], node["dilations"], node["pads"], strict=False)
+        pixel = [column * s + tap * d - p for tap, column, s, d, p in numbers]
+        inside = [test for i, extent in zip(pixel, image, strict=True) for test in (i >= 0, i < extent)]
+        with when(*inside):
+            source = _flattened((tile.outer, *taps, *columns), (1, *kernel, *counts))
+            place = _flattened((tile.outer, *pixel), (1, *image))
+            tile.store(place, tile.out[place] + x[source])
 
 
 def _flattened(indices: Sequence[Any], shape: Shape) -> Any:
@@ -144,6 +164,7 @@ STEPS: Mapping[str, Steps] = {
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
     "MaxUnpool": max_unpool,
+    "Col2Im": col2im,
 }
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "ScatterBox": scatter_box,

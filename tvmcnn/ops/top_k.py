@@ -74,7 +74,9 @@ class _Heap:
     def behind(self, i: Expr, j: Expr) -> Expr:
         """Whether the element at index i comes after the one at index j: of equal ones the later does."""
         a, b = self.value(i), self.value(j)
-        return tirx.any(self.ahead(b, a), tirx.all(tirx.Not(self.ahead(a, b)), i > j))
+        equal = a.equal(b)  # not "neither is ahead": TVM takes "not a > b" for a <= b, which NaN is not
+        equal = tirx.any(equal, tirx.all(tirx.isnan(a), tirx.isnan(b))) if is_float(a) else equal
+        return tirx.any(self.ahead(b, a), tirx.all(equal, i > j))
 
     def sift(self, start: Any, size: Any) -> None:
         """Let the index at `start` sink below all that come behind it, among the first `size`."""

@@ -26,6 +26,7 @@ from tvmcnn.importer.operators import (
     resize,
     scatter,
     shape,
+    unpool,
     windows,
 )
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
@@ -45,6 +46,7 @@ __all__ = [
 
 FAMILIES = (
     windows,
+    unpool,
     dense,
     elementwise,
     norm,
@@ -107,7 +109,7 @@ of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, 
 shapes must be constant.
 
 Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
-one operand.
+one operand. So are Hardmax, as ArgMax and OneHot, and LpNormalization, as a reduction and a division.
 
 Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
 {", ".join(sorted(DEFINED))}.

@@ -47,7 +47,7 @@ def scatter_elements(data: Value, indices: Value, updates: Value, *, axis: int =
 
 @named("ScatterND")
 def scatter_nd(data: Value, indices: Value, updates: Value, *, reduction: str = "none") -> Meaning:
-    """ONNX ScatterND: y = data, then y[t] = a slice of `updates` for each index tuple t in the last axis of `indices`."""
+    """ONNX ScatterND: y = data, then y[t] = a slice of `updates` for each tuple t in the last axis of `indices`."""
     shape = data.shape
     depth = indices.shape[-1] if indices.shape else 0
     _check(data, updates, reduction)
