@@ -178,6 +178,16 @@ def test_depth_and_space(mode: str) -> None:
     agree("SpaceToDepth", drawn(2, 3, 6, 9), blocksize=3)
 
 
+def test_center_crop_pad() -> None:
+    """Odd and even differences, cropped along one axis and padded along another; some axes alone."""
+    x = drawn(9, 4, 7, 6)
+    for shape in ((6, 7, 7, 9), (4, 4, 2, 1), (12, 11, 10, 6)):
+        agree("CenterCropPad", x, ints(*shape), known=(1,))
+    for axes in ([0, 2], [-1, 1]):
+        agree("CenterCropPad", x, ints(6, 9), known=(1,), axes=axes)
+    agree("CenterCropPad", drawn(9, 4, dtype="int32"), ints(6, 7))
+
+
 def test_split_and_dropout() -> None:
     agree("Split", drawn(2, 7, 3), ints(1, 4, 2), outputs=3, axis=1)
     agree("Split", drawn(2, 7, 3), outputs=3, axis=1, num_outputs=3)
