@@ -304,9 +304,10 @@ class WholeConfig(Config):
 
 @dataclass(frozen=True)
 class InOrderConfig(Config):
-    """Columns of a tile, side by side."""
+    """Columns of a tile, side by side; and parts of a column, each of which passes over what is for others."""
 
-    width: Count = 64
+    width: Run = 64
+    parts: Count = 1
 
 
 CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have

@@ -132,6 +132,6 @@ def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:
 
 
 def in_order(choice: Choice, shape: Shape, lanes: int) -> Shape:
-    """The axes before those along which steps are in order, and tiles of the axes behind them."""
-    first, last = choice.kernel.anchor["along"]
-    return (math.prod(shape[:first]), math.ceil(math.prod(shape[last:]) / choice.numbers(InOrderConfig).width))
+    """The axes before those along which steps are in order, parts of these, and tiles of the axes behind them."""
+    config, (first, last) = choice.numbers(InOrderConfig), choice.kernel.anchor["along"]
+    return (math.prod(shape[:first]), config.parts, math.ceil(math.prod(shape[last:]) / config.width))

@@ -428,7 +428,7 @@ def test_log_softmax(columns: int, axis: int) -> None:
 @pytest.mark.parametrize(
     ("op", "wrong", "test"),
     [
-        ("Mish", lambda x: formulas.mish(x) * formulas.of(x, 1 + 2.0**-19), lambda: test_activation(*ACTIVATIONS[11])),
+        ("Mish", lambda x: formulas.mish(x) * formulas.of(x, 1 + 2.0**-19), lambda: test_activation(*ACTIVATIONS[12])),
         ("Max", lambda a, *rest: formulas.FORMULAS["Min"](a, *rest), lambda: test_binary_floats("float32")),
         ("Div", lambda a, b: a * b, lambda: test_integers("int32")),
     ],

@@ -3,11 +3,11 @@
 A tensor expression gives each place of its output one value and never reads it again; these read what they have
 written. So each is a function of loops, around a block named "out":
 
-    for o in outer, t in tiles of the inner axes: out: the steps of these columns, in order
+    for o in outer, p in parts of the extent, t in tiles of the inner axes: out: the steps of these columns, in order
 
 The output is seen as (outer, extent, inner). The node's "along" says which axes are the extent: from its first to
 before its second. Columns (o, ·, i) do not depend on each other; a tile has some of them side by side, so that the
-innermost loops run along memory.
+innermost loops run along memory. A scatter may be in parts, each of which writes its own elements of the columns.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Tile:
     out: Buffer
     shape: Shape  # of the output
     outer: Any  # the index of the tile's row
+    begin: Any  # its first element of each column
+    length: Any  # how many of them it has
     start: Any  # its first column
     columns: Any  # how many it has
     width: int  # how many it has at most
@@ -60,6 +62,11 @@ class Tile:
         """Columns of a row: the distance between two elements of one."""
         return math.prod(self.shape[self.node["along"][1] :])
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has all elements of its columns."""
+        return isinstance(self.length, int) and self.length == self.extent
+
     def column(self, c: Any) -> Any:
         """Where column `c` of the tile is among those of its row."""
         return self.start + c
@@ -75,24 +82,25 @@ class Tile:
     def fill(self, value: Callable[[Any], Expr]) -> None:
         """Fill the tile by the value at each flat place."""
         if self.width == self.inner:  # one run of memory
-            with emit.serial(0, self.extent * self.inner) as k:
-                place = self.outer * (self.extent * self.inner) + k
+            with emit.serial(0, self.length * self.inner) as k:
+                place = (self.outer * self.extent + self.begin) * self.inner + k
                 self.store(place, value(place))
             return
-        with emit.grid(self.extent, self.columns) as (k, c):
-            self.store(self.at(k, c), value(self.at(k, c)))
+        with emit.grid(self.length, self.columns) as (k, c):
+            place = self.at(self.begin + k, c)
+            self.store(place, value(place))
 
 
 Steps = Callable[[Tile], None]  # adds the loops of a tile to the function that is being built
 
 
 def in_order(steps: Mapping[str, Steps], step: Step, given: Operands) -> tirx.PrimFunc:
-    """The function of an operator of `steps`; without an InOrderConfig, as on GPUs, a tile is one column."""
+    """The function of an operator of `steps`; without an InOrderConfig, as on GPUs, a tile is one whole column."""
     node, output, config = step.choice.kernel.anchor, step.choice.kernel.output, step.choice.config
     first, last = node["along"]
-    outer, inner = math.prod(output.shape[:first]), math.prod(output.shape[last:])
-    width = min(inner, config.width) if isinstance(config, InOrderConfig) else 1
-    tiles = -(-inner // width)
+    outer, extent, inner = (math.prod(output.shape[a:b]) for a, b in ((0, first), (first, last), (last, None)))
+    width, parts = (min(inner, config.width), config.parts) if isinstance(config, InOrderConfig) else (1, 1)
+    tiles, part = -(-inner // width), -(-extent // parts)
     with IRBuilder() as builder:
         with emit.prim_func(s_tir=True):
             emit.func_name("main")
@@ -101,13 +109,19 @@ def in_order(steps: Mapping[str, Steps], step: Step, given: Operands) -> tirx.Pr
             out = _flat("out", output.shape, output.dtype)
             operands = [given.tensor(name) for name in node.inputs]
             seen, shapes = [buffers[x.op.name] for x in operands], [extents(x) for x in operands]
-            with emit.grid(outer, tiles) as (row, tile), emit.sblock("out"):
-                o, t = emit.axis.spatial(outer, row), emit.axis.spatial(tiles, tile)
+            with emit.grid(outer, parts, tiles) as loops, emit.sblock("out"):
+                o, p, t = (emit.axis.spatial(*pair) for pair in zip((outer, parts, tiles), loops, strict=True))
                 emit.reads(*(buffer[0 : buffer.shape[0]] for buffer in buffers.values()))
                 emit.writes(out[0 : out.shape[0]])
-                columns = width if inner % width == 0 else tirx.min(width, inner - t * width)
-                steps[node.op](Tile(node, seen, shapes, out, output.shape, o, t * width, columns, width))
+                length, columns = _cut(extent, part, p), _cut(inner, width, t)
+                whole = (node, seen, shapes, out, output.shape)
+                steps[node.op](Tile(*whole, o, p * part, length, t * width, columns, width))
         return builder.get()
+
+
+def _cut(extent: int, size: int, index: Any) -> Any:
+    """How long a part of `size` is, of which the last may be shorter, and those behind it have nothing."""
+    return size if extent % size == 0 else tirx.max(0, tirx.min(size, extent - index * size))
 
 
 def _flat(name: str, shape: Shape, dtype: str) -> Buffer:

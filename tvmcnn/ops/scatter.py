@@ -82,7 +82,8 @@ def scatter_nd(tile: Tile) -> None:
     with emit.serial(0, math.prod(tile.shapes[1][:-1])) as m:
         found = [position(indices[m * depth + d], tile.shape[d]) for d in range(depth)]
         emit.buffer_store(place, _flattened(found, tile.shape), [0])
-        with emit.serial(0, tile.columns) as c:
+        ours = () if tile.whole else (place[0] >= tile.begin, place[0] < tile.begin + tile.length)
+        with when(*ours), emit.serial(0, tile.columns) as c:
             _update(tile, tile.at(place[0], c), updates[m * tile.inner + tile.column(c)])
 
 

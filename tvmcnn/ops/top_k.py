@@ -18,19 +18,40 @@ from tvm.script.ir_builder import tirx as emit
 from tvmcnn.ops.formulas import is_float
 from tvmcnn.ops.in_order import Steps, Tile, local, when
 
+RUN = 16  # elements that are compared with the one to go at once
+
 
 def top_k(tile: Tile) -> None:
     """The output Indices of ONNX TopK, in order; of equal elements the first. NaN is greater than all numbers."""
     count, length = tile.extent, tile.shapes[0][tile.node["along"][0]]
     with emit.serial(0, tile.columns) as c:
         heap = _Heap(tile, c, length, local("int32"), local("int32"), local("int32"))
+        first = local(str(tile.operands[0].dtype))  # the element that is the next to go
         with emit.serial(0, count) as k:
             heap.put(k, k)
         with emit.serial(0, count // 2) as k:
             heap.sift(count // 2 - 1 - k, count)
-        with emit.serial(count, length) as i, when(heap.ahead(heap.value(i), heap.value(heap.index(0)))):
-            heap.put(0, i)
-            heap.sift(0, count)
+
+        def offer(i: Any) -> None:
+            with when(heap.ahead(heap.value(i), first[0])):
+                heap.put(0, i)
+                heap.sift(0, count)
+                emit.buffer_store(first, heap.value(heap.index(0)), [0])
+
+        emit.buffer_store(first, heap.value(heap.index(0)), [0])
+        runs, odd = divmod(length - count, RUN) if tile.inner == 1 else (0, length - count)
+        with emit.serial(0, odd) as i:
+            offer(count + i)
+        with emit.serial(0, runs) as run:
+            start = count + odd + run * RUN
+            better = local("int32")
+            emit.buffer_store(better, 0, [0])
+            with emit.serial(0, RUN) as lane:
+                emit.buffer_store(
+                    better, better[0] | heap.ahead(heap.value(start + lane), first[0]).astype("int32"), [0]
+                )
+            with when(better[0] > 0), emit.serial(0, RUN) as lane:
+                offer(start + lane)
         with emit.serial(0, count - 1) as k:
             last = count - 1 - k
             heap.swap(last)

@@ -22,6 +22,8 @@ BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
 NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
 WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
+WHOLE_ROW = 1 << 20  # columns at most
+SCANNED = 8  # elements of a part, at least, for each index that it passes over
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -185,11 +187,19 @@ def _normalize(state: State, kernel: Kernel) -> Choice:
 
 
 def _in_order(state: State, kernel: Kernel) -> Choice:
-    """Tiles of a few vectors; of one where there would be too few to share."""
-    first, last = kernel.anchor["along"]
-    outer, inner = math.prod(kernel.output.shape[:first]), math.prod(kernel.output.shape[last:])
-    width = WIDE_TILE if outer * inner >= TILES * WIDE_TILE else BLOCK
-    config = InOrderConfig(1 if kernel.anchor.op == "TopK" else width)
+    """Tiles of a few vectors; of one where there would be too few to share. A heap has one column. A ScatterND is cut
+    into parts of its data, which is copied in runs, as many as may each read all indices.
+    """
+    node, shape = kernel.anchor, kernel.output.shape
+    first, last = node["along"]
+    outer, inner = math.prod(shape[:first]), math.prod(shape[last:])
+    config = InOrderConfig(WIDE_TILE if outer * inner >= TILES * WIDE_TILE else BLOCK)
+    if node.op == "TopK":
+        config = InOrderConfig(1)
+    if node.op == "ScatterND":
+        indices = math.prod(_shape_of(state, node.inputs[1]))
+        parts = min(TILES, math.prod(shape[:last]), kernel.output.size // (SCANNED * max(1, indices)))
+        config = InOrderConfig(min(max(1, inner), WHOLE_ROW), max(1, parts))
     read = [state.plain(tensor) for tensor in kernel.inputs]
     return choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
 
