@@ -73,11 +73,13 @@ def col2im(
     stride, dilation = (_each(w, g, 1, rank, 1) for w, g in (("strides", strides), ("dilations", dilations)))
     padding = _each("pads", pads, 0, 2 * rank, 0)
     sizes = zip(image, block, stride, padding[:rank], padding[rank:], dilation, strict=True)
-    counts = [window_extent(f"axis {a}", *numbers, False) for a, numbers in enumerate(sizes)]
+    counts = [window_extent(f"axis {a}", n, k, s, b, e, d, False) for a, (n, k, s, b, e, d) in enumerate(sizes)]
     size, columns = math.prod(block), math.prod(counts)
     if len(input.shape) != 3 or input.shape[1] % size or input.shape[2] != columns:
         wanted = f"N x {size}·C x {columns}"
-        raise ModelError(f"the input is {dims(input.shape)}; blocks of {dims(block)} of {dims(image)} make {wanted}")
+        raise ModelError(
+            f"the input is {dims(input.shape)}; blocks of {dims(tuple(block))} of {dims(tuple(image))} make {wanted}"
+        )
     shape = (input.shape[0], input.shape[1] // size, *image)
     attributes = {
         "along": (2, 2 + rank),
