@@ -11,6 +11,7 @@ from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators.meaning import (
     DTYPES,
     Meaning,
+    Meanings,
     Value,
     alike,
     axes_of,
@@ -153,7 +154,7 @@ def pad(
 
 
 @operator
-def center_crop_pad(input_data: Value, shape: Value, *, axes: Sequence[int] | None = None) -> Meaning:
+def center_crop_pad(input_data: Value, shape: Value, *, axes: Sequence[int] | None = None) -> Meanings:
     """ONNX CenterCropPad: crop, or pad by 0, to a constant shape; of an odd difference the end has one more."""
     rank, wanted = len(input_data.shape), integers("shape", shape)
     chosen = list(range(rank)) if axes is None else axes_of(axes, rank)
