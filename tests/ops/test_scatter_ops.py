@@ -65,6 +65,16 @@ def test_scatter_nd(reduction: str) -> None:
             scattered("ScatterND", dtype, tuples(*lead, depth=depth), shape, reduction=reduction)
 
 
+@pytest.mark.parametrize("rows", [15, 18, 33, 37])
+def test_parts(rows: int, tmp_path: Path) -> None:
+    """Data in parts of some rows, the last of which have fewer or none: no part writes behind the data."""
+    data, indices = drawn(rows, 48), ints(rows - 1, 0, -1)[:, None]
+    for reduction in ("none", "add"):
+        agree("ScatterND", data, indices, drawn(3, 48, seed=1), terms=4, reduction=reduction)
+        proto = model("ScatterND", [data, indices, drawn(3, 48)], 1, 20, reduction=reduction)
+        tvmcnn.compile(proto, output=tmp_path / "parts.so")  # which runs it between guards
+
+
 @pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
 def test_nan(op: str) -> None:
     """Not a number, there already or among the updates, in whichever comes first."""

@@ -113,15 +113,15 @@ def in_order(steps: Mapping[str, Steps], step: Step, given: Operands) -> tirx.Pr
                 o, p, t = (emit.axis.spatial(*pair) for pair in zip((outer, parts, tiles), loops, strict=True))
                 emit.reads(*(buffer[0 : buffer.shape[0]] for buffer in buffers.values()))
                 emit.writes(out[0 : out.shape[0]])
-                length, columns = _cut(extent, part, p), _cut(inner, width, t)
+                length, columns = _cut(extent, part, parts, p), _cut(inner, width, tiles, t)
                 whole = (node, seen, shapes, out, output.shape)
                 steps[node.op](Tile(*whole, o, p * part, length, t * width, columns, width))
         return builder.get()
 
 
-def _cut(extent: int, size: int, index: Any) -> Any:
-    """How long a part of `size` is, of which the last may be shorter, and those behind it have nothing."""
-    return size if extent % size == 0 else tirx.max(0, tirx.min(size, extent - index * size))
+def _cut(extent: int, size: int, count: int, index: Any) -> Any:
+    """How long one of `count` parts is: `size`, less at the end, and nothing behind it."""
+    return size if count * size == extent else tirx.max(0, tirx.min(size, extent - index * size))
 
 
 def _flat(name: str, shape: Shape, dtype: str) -> Buffer:

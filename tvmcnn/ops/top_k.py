@@ -42,16 +42,16 @@ def top_k(tile: Tile) -> None:
         runs, odd = divmod(length - count, RUN) if tile.inner == 1 else (0, length - count)
         with emit.serial(0, odd) as i:
             offer(count + i)
-        with emit.serial(0, runs) as run:
-            start = count + odd + run * RUN
-            better = local("int32")
-            emit.buffer_store(better, 0, [0])
-            with emit.serial(0, RUN) as lane:
-                emit.buffer_store(
-                    better, better[0] | heap.ahead(heap.value(start + lane), first[0]).astype("int32"), [0]
-                )
-            with when(better[0] > 0), emit.serial(0, RUN) as lane:
-                offer(start + lane)
+        if runs:
+            with emit.serial(0, runs) as run:
+                start = count + odd + run * RUN
+                better = local("int32")
+                emit.buffer_store(better, 0, [0])
+                with emit.serial(0, RUN) as lane:
+                    ahead = heap.ahead(heap.value(start + lane), first[0])
+                    emit.buffer_store(better, better[0] | ahead.astype("int32"), [0])
+                with when(better[0] > 0), emit.serial(0, RUN) as lane:
+                    offer(start + lane)
         with emit.serial(0, count - 1) as k:
             last = count - 1 - k
             heap.swap(last)
