@@ -108,7 +108,7 @@ def eye_like(d: Draft, op: str, x: Held) -> None:
         d.node("Add", [x, made])
 
 
-@grows("Col2Im", when=lambda held: held.rank == 3 and filled(held))
+@grows("Col2Im", when=lambda held: held.rank == 3 and filled(held) and held.dtype != "bool")
 def col2im(d: Draft, op: str, x: Held) -> None:
     """Blocks of two rows, or one, whose columns run along an image of one row of them."""
     _, depth, columns = x.shape
