@@ -302,6 +302,14 @@ class WholeConfig(Config):
     images: Count = 1
 
 
+@dataclass(frozen=True)
+class InOrderConfig(Config):
+    """Columns of a tile, side by side; and parts of a column, each of which passes over what is for others."""
+
+    width: Run = 64
+    parts: Count = 1
+
+
 CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
     "winograd": WinogradConfig,

@@ -14,6 +14,7 @@ from tvmcnn.configs import (
     DenseConfig,
     DirectConfig,
     ImagesConfig,
+    InOrderConfig,
     MatmulConfig,
     NormalizeConfig,
     PixelsConfig,
@@ -136,3 +137,9 @@ def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:
     if unmoved(perm):
         return shape[: -unmoved(perm)]
     return tuple(extent for axis, extent in zip(perm[:-1], shape[:-1], strict=True) if axis != len(perm) - 1)
+
+
+def in_order(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """The axes before those along which steps are in order, parts of these, and tiles of the axes behind them."""
+    config, (first, last) = choice.numbers(InOrderConfig), choice.kernel.anchor["along"]
+    return (math.prod(shape[:first]), config.parts, math.ceil(math.prod(shape[last:]) / config.width))

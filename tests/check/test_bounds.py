@@ -201,6 +201,13 @@ CASES: list[tuple[Node, list[Any], Any, Any, Any]] = [  # operands, expected, fo
         [True, False, False],
     ),
     (
+        step("Shrink", lambd=1.0, bias=0.5),
+        [[1.0001, -1.0001, -1.0001, 3.0]],
+        [0.5001, -0.5001, -0.5001, 2.5],
+        [0, 0, 0.5, 0],
+        [True, True, False, False],
+    ),
+    (
         step("Mod", fmod=False),
         [[5.9999, 5.9999, 5.0], [3.0, 3.0, 3.0]],
         [2.9999, 2.9999, 2],

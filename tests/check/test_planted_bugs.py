@@ -16,9 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from builders import Graph
 from helpers import short_reduction
+from onnx import helper
 from tvm import te, tirx
 
 import tvmcnn
@@ -138,6 +140,26 @@ def blocked(op: str, **attributes: Any) -> Build:
         return y
 
     return build
+
+
+def scattered(op: str, indices: Any, updates: tuple[int, ...], **attributes: Any) -> Build:
+    """A scatter behind a Tanh, by constant indices."""
+
+    def build(g: Graph) -> str:
+        x = g.node("Tanh", g.input(5, 17))
+        y = g.node(op, x, g.constant(np.array(indices)), g.draw(*updates), **attributes)
+        g.output(y)
+        return y
+
+    return build
+
+
+def best(g: Graph) -> str:
+    """The wrong tensor is that of the indices, which are computed before the values."""
+    x = g.node("Tanh", g.input(5, 17))
+    g.nodes.append(helper.make_node("TopK", [x, g.constant(np.array([4]))], ["values", "places"], name="top"))
+    g.output("values", g.node("Cast", "places", to=onnx.TensorProto.FLOAT))
+    return "places"
 
 
 def large_softmax(g: Graph) -> str:
@@ -518,6 +540,18 @@ BUGS = [
     Bug("transpose-inverted", turned, attribute("plain", perm=inverted)),
     Bug("concat-order-plain", joined(17), other_order),
     Bug("concat-order-blocked", joined(16), other_order),
+    Bug("cum-sum-exclusive", one("CumSum", 3, 17, constants=(1,)), attribute("in_order", exclusive=lambda e: not e)),
+    Bug(
+        "scatter-without-sums",
+        scattered("ScatterElements", [[2], [2], [0], [1], [2]], (5, 1), axis=1, reduction="add"),
+        attribute("in_order", reduction=lambda word: "none"),
+    ),
+    Bug("top-k-least", best, attribute("in_order", largest=lambda largest: not largest)),
+    Bug(
+        "scatter-box-shifted",
+        scattered("ScatterND", [[1], [2]], (2, 17)),
+        attribute("plain", begins=lambda begins: (begins[0] + 1, *begins[1:])),
+    ),
     Bug("pad-value", one("Pad", 3, 7, constants=(np.array([1, 0, 2, 1]),)), attribute("plain", value=lambda v: v + 1)),
 ]
 

@@ -23,7 +23,6 @@ from tvmcnn.errors import UnsupportedError
 REFUSED = {
     "random: no two runs agree": "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
     "onnx.reference passes over clip, activations and sequence_lens": "GRU LSTM RNN",
-    "onnx.reference and onnxruntime differ where output_shape is given": "MaxUnpool",
     "onnxruntime has none to compare with": "SwiGLU",
     "its state has a type that no input need tell": "LinearAttention",
     "never compared: no node case, or none that onnxruntime runs": "MaxRoiPool ImageDecoder",

@@ -254,6 +254,21 @@ def test_rules_at_awkward_sizes(build: Build, tmp_path: Path, golden: Callable[[
     golden(compiled.code["tir"]())
 
 
+def test_steps_in_order(tmp_path: Path) -> None:
+    """A scatter that adds, one whose indices are constant, a running sum and a heap: a thread has a column of each."""
+    g = Graph(opset=18)
+    x = g.node("Tanh", g.input(3, 5, 17))
+    places = g.constant(g.rng.integers(-5, 5, (3, 9, 17)))
+    y = g.node("ScatterElements", x, places, g.draw(3, 9, 17), axis=1, reduction="add")
+    y = g.node("ScatterND", y, g.constant(np.array([[1, 2], [0, 4]])), g.draw(2, 17), reduction="max")
+    y = g.node("ScatterND", y, g.constant(np.array([[2], [0]])), g.draw(2, 5, 17))
+    y = g.node("CumSum", y, g.constant(2), reverse=1)
+    g.nodes.append(onnx.helper.make_node("TopK", [y, g.constant([3])], ["values", "places"], name="top", axis=1))
+    g.output("values")
+    compiled = check(g.model(), tmp_path)
+    assert [step.choice.algorithm for step in compiled.program.steps].count("in_order") == 4
+
+
 # ---- networks -------------------------------------------------------------------------------------------------------
 
 

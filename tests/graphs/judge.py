@@ -31,17 +31,21 @@ EXACT = frozenset(
     GreaterOrEqual And Or Xor Not Where Cast CastLike Sign Floor Ceil Round IsNaN IsInf Identity Dropout
     BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot Concat Constant ConstantOfShape DepthToSpace SpaceToDepth Expand
     Flatten Gather GatherElements GatherND OneHot Pad Reshape ReverseSequence Shape Size Slice Split Squeeze Unsqueeze
-    Tile Transpose Trilu Range
+    Tile Transpose Trilu Range TopK Hardmax CenterCropPad EyeLike MaxUnpool
     """.split()  # noqa: SIM905
 )
 STEPS = frozenset(  # whose answers jump at a tie
     """
     ArgMax ArgMin Equal Less LessOrEqual Greater GreaterOrEqual Cast CastLike Sign Floor Ceil Round Mod ThresholdedRelu
+    TopK Hardmax Shrink
     """.split()  # noqa: SIM905
 )
 # Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.
 TILED = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization", "LayerNormalization"]
+    """
+    Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization ScatterElements ScatterND
+    CumSum Col2Im
+    """.split()  # noqa: SIM905
 )
 SHIFTED = frozenset(
     """

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from hypothesis import strategies as st
 
-from graphs import elementwise, moves, sums, windows  # noqa: F401 (which register their operators)
+from graphs import elementwise, moves, orders, sums, windows  # noqa: F401 (which register their operators)
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS

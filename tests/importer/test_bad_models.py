@@ -172,7 +172,7 @@ def test_constant_longer_than_its_shape(size: int) -> None:
 def test_unsupported_operators_are_all_listed_at_once() -> None:
     nodes = [
         node("Conv", "x w", "c", "first"),
-        node("Hardmax", "c", "l", "norm"),
+        node("RandomUniformLike", "c", "l", "norm"),
         node("Relu", "l", "r", "middle"),
         node("RandomNormalLike", "r", "q", "noise"),
         node("Unique", "q", "u", "up"),
@@ -184,7 +184,7 @@ def test_unsupported_operators_are_all_listed_at_once() -> None:
     with pytest.raises(UnsupportedError) as caught:
         import_model(model(nodes, constants))
     assert caught.value.reasons == (
-        "node 'norm' (Hardmax): operator Hardmax is not supported",
+        "node 'norm' (RandomUniformLike): operator RandomUniformLike is not supported",
         "node 'noise' (RandomNormalLike): operator RandomNormalLike is not supported",
         "node 'up' (Unique): operator Unique is not supported",
     )
@@ -193,8 +193,8 @@ def test_unsupported_operators_are_all_listed_at_once() -> None:
 
 
 def test_unnamed_node_is_found_by_its_place() -> None:
-    unnamed = node("Hardmax", "x", "y")
-    refused(model([unnamed]), "node '#0' (Hardmax)", kind=UnsupportedError)
+    unnamed = node("RandomUniformLike", "x", "y")
+    refused(model([unnamed]), "node '#0' (RandomUniformLike)", kind=UnsupportedError)
 
 
 @pytest.mark.parametrize(
@@ -715,7 +715,7 @@ def test_full_disk_for_the_compilers_own_files(tmp_path: Path, monkeypatch: pyte
 
 
 def test_bad_model_leaves_nothing(tmp_path: Path) -> None:
-    bad = model([node("Hardmax", "x", "y", "n")])
+    bad = model([node("RandomUniformLike", "x", "y", "n")])
     with pytest.raises(UnsupportedError):
         tvmcnn.compile(bad, output=tmp_path / "net.so")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from builders import model_of, node
 
@@ -23,7 +22,6 @@ CASES: list[tuple[str, int, Shapes, dict[str, Any], dict[str, Any], tuple[int, .
     ("Attention", 23, (*HEADS, (5, 7)), {}, {"softcap": 2.0}, (2, 3, 5, 11)),
     ("Attention", 23, JOINED, {}, {"q_num_heads": 3, "kv_num_heads": 3}, (2, 5, 33)),
     ("Attention", 24, ((2, 6, 5, 8), *HEADS[1:]), {}, {}, (2, 6, 5, 11)),  # two heads of queries share one of keys
-    ("CenterCropPad", 18, ((9, 4, 5),), {"shape": np.array([6, 7], np.int64)}, {"axes": [0, 2]}, (6, 4, 7)),
     ("MeanVarianceNormalization", 9, ((2, 3, 5, 7),), {}, {}, (2, 3, 5, 7)),
     ("MeanVarianceNormalization", 13, ((2, 3, 5, 7),), {}, {"axes": [1, 3]}, (2, 3, 5, 7)),
     ("RMSNormalization", 23, ((2, 3, 5), (5,)), {}, {}, (2, 3, 5)),

@@ -80,6 +80,7 @@ ACTIVATIONS: list[tuple[str, dict[str, Any], Callable[[Array], Array], float]] =
     ("Relu", {}, lambda x: np.maximum(x, 0), 0),
     ("LeakyRelu", {"alpha": 0.25}, lambda x: np.where(x >= 0, x, 0.25 * x), 0),
     ("ThresholdedRelu", {"alpha": 0.75}, lambda x: np.where(x > 0.75, x, 0), 0),
+    ("Shrink", {"lambd": 0.75, "bias": 0.25}, lambda x: np.sign(x) * (np.abs(x) > 0.75) * (np.abs(x) - 0.25), 0),
     ("Elu", {"alpha": 1.5}, lambda x: elu(x, 1.5), 1),
     ("Celu", {"alpha": 0.5}, lambda x: np.maximum(x, 0) + np.minimum(0, 0.5 * np.expm1(x / 0.5)), 1),
     ("Selu", {"alpha": 1.5, "gamma": 1.25}, lambda x: 1.25 * elu(x, 1.5), 1),
@@ -124,7 +125,7 @@ def test_activation(op: str, attributes: dict[str, Any], function: Callable[[Arr
     x = values(3, 5, 17)
     if op in ("HardSwish", "Mish", "Gelu"):
         x[np.isneginf(x)] = -30  # −∞ · 0
-    if op == "ThresholdedRelu":
+    if op in ("Shrink", "ThresholdedRelu"):
         x[np.isnan(x)] = 3  # NaN > alpha is false
     found = node(op, x, **attributes)
     close(found, function(x.astype(np.float64)), 16, max(floor, 1e-37))
@@ -132,7 +133,7 @@ def test_activation(op: str, attributes: dict[str, Any], function: Callable[[Arr
         assert np.array_equal(np.signbit(found), np.signbit(-x))
 
 
-@pytest.mark.parametrize(("op", "attributes", "function", "floor"), ACTIVATIONS[:14], ids=IDS[:14])
+@pytest.mark.parametrize(("op", "attributes", "function", "floor"), ACTIVATIONS[:15], ids=IDS[:15])
 def test_epilogue(
     op: str, attributes: dict[str, Any], function: Callable[[Array], Array], floor: float, tmp_path: Path
 ) -> None:
@@ -427,7 +428,7 @@ def test_log_softmax(columns: int, axis: int) -> None:
 @pytest.mark.parametrize(
     ("op", "wrong", "test"),
     [
-        ("Mish", lambda x: formulas.mish(x) * formulas.of(x, 1 + 2.0**-19), lambda: test_activation(*ACTIVATIONS[11])),
+        ("Mish", lambda x: formulas.mish(x) * formulas.of(x, 1 + 2.0**-19), lambda: test_activation(*ACTIVATIONS[12])),
         ("Max", lambda a, *rest: formulas.FORMULAS["Min"](a, *rest), lambda: test_binary_floats("float32")),
         ("Div", lambda a, b: a * b, lambda: test_integers("int32")),
     ],

@@ -12,74 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from builders import draw, model_of, node
-from onnx import helper
+from agreement import Array, agree, drawn, ints, model
 
 import tvmcnn
-from tvmcnn.check.reference import reference
 from tvmcnn.network import Node, Tensor
 from tvmcnn.ops import PLAIN
-
-Array = np.ndarray[Any, Any]
-U = 2.0**-24
-UNIT = {np.dtype(np.float32): U, np.dtype(np.float64): 2.0**-53}
-
-
-def drawn(*shape: int, dtype: str = "float32", seed: int = 0) -> Array:
-    """Normal numbers, one in sixteen thirty times as large; integers of a few digits."""
-    rng = np.random.default_rng([seed, *shape])
-    if dtype == "bool":
-        return rng.random(shape) < 0.5
-    if not dtype.startswith("float"):
-        return rng.integers(0 if dtype.startswith("u") else -99, 99, shape).astype(dtype)
-    return draw(rng, *shape, outliers=1 / 16, dtype=dtype)
-
-
-def ints(*values: int) -> Array:
-    return np.array(values, np.int64)
-
-
-def model(op: str, arrays: list[Array | None], outputs: int, opset: int, **attributes: Any) -> onnx.ModelProto:
-    """One node, every operand an input of the graph."""
-    names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
-    made = [f"y{i}" for i in range(outputs)]
-    given = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
-    results = dict.fromkeys(made, (None,))
-    nodes = [node(op, names, made, **attributes)]
-    inferred = onnx.shape_inference.infer_shapes(model_of(nodes, given, results, opset=opset, name="one"))
-    for value, dtype in zip(inferred.graph.output, _dtypes(op, arrays, outputs), strict=True):
-        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return inferred
-
-
-def _dtypes(op: str, arrays: list[Array | None], outputs: int) -> list[Any]:
-    first = arrays[0].dtype if arrays[0] is not None else np.float32
-    if op == "MaxPool":
-        return [first, np.int64][:outputs]
-    if op == "OneHot":
-        return [arrays[2].dtype]  # type: ignore[union-attr]
-    return [first, np.bool_] if op == "Dropout" else [first] * outputs
-
-
-def agree(op: str, *arrays: Array | None, outputs: int = 1, opset: int = 20, terms: int = 0, **attributes: Any) -> None:
-    """The compiled node against the reference. A sum of `terms` products may be off by γ·Σ|a·b|, which the same node
-    gives on absolute values.
-    """
-    proto = model(op, list(arrays), outputs, opset, **attributes)
-    given = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
-    found = tvmcnn.backend.run_model(proto, list(given.values()))
-    wanted = reference(proto, given)
-    sizes = reference(proto, {name: np.abs(array) for name, array in given.items()}) if terms else {}
-    for ours, (name, theirs) in zip(found, wanted.items(), strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
-        if not terms or theirs.dtype.kind != "f":
-            np.testing.assert_array_equal(ours, theirs, err_msg=name)
-            continue
-        bound = (terms + 16) * UNIT[theirs.dtype] * np.abs(sizes[name].astype(np.float64)) + 1e-300
-        assert np.all(np.abs(ours.astype(np.float64) - theirs) <= bound), name
-
 
 # ---- windows --------------------------------------------------------------------------------------------------------
 
@@ -238,6 +176,16 @@ def test_depth_and_space(mode: str) -> None:
     agree("DepthToSpace", drawn(2, 12, 5, 3), blocksize=2, mode=mode)
     agree("DepthToSpace", drawn(1, 18, 4, 5), blocksize=3, mode=mode)
     agree("SpaceToDepth", drawn(2, 3, 6, 9), blocksize=3)
+
+
+def test_center_crop_pad() -> None:
+    """Odd and even differences, cropped along one axis and padded along another; some axes alone."""
+    x = drawn(9, 4, 7, 6)
+    for shape in ((6, 7, 7, 9), (4, 4, 2, 1), (12, 11, 10, 6)):
+        agree("CenterCropPad", x, ints(*shape), known=(1,))
+    for axes in ([0, 2], [-1, 1]):
+        agree("CenterCropPad", x, ints(6, 9), known=(1,), axes=axes)
+    agree("CenterCropPad", drawn(9, 4, dtype="int32"), ints(6, 7))
 
 
 def test_split_and_dropout() -> None:

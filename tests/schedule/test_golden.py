@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import Graph
+from onnx import helper
 
 import tvmcnn
 from tvmcnn.choose import records
@@ -96,6 +98,13 @@ def lanes(g: Graph) -> str:
     return g.node("ReduceMean", g.input(3, 5, 17), axes=[1, 2])
 
 
+def in_order(g: Graph) -> str:
+    x = g.node("CumSum", g.node("Tanh", g.input(3, 5, 17)), g.constant(np.array(1)), exclusive=1)
+    x = g.node("ScatterND", x, g.constant(np.array([[1, 2], [0, -1]])), g.draw(2, 17), reduction="add")
+    g.nodes.append(helper.make_node("TopK", [x, g.constant(np.array([4]))], ["values", "places"]))
+    return "values"
+
+
 def fallback(g: Graph) -> str:
     return g.node("GlobalLpPool", g.conv(g.input(1, 8, 5, 7), 12, (2, 3), group=4))
 
@@ -120,6 +129,7 @@ RULES = {
     "normalize": "normalize",
     "rows": "rows",
     "lanes": "lanes",
+    "in_order": "in_order",
     "fallback": "fallback",
 }
 

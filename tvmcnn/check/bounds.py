@@ -34,14 +34,15 @@ EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
     ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
-    Floor Ceil Round Sign Cast
+    Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
 PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
 
 OTHER_ROUNDINGS = 8  # of an element besides those of its sum: a bias, e^x of libm, a division
-SUMS, MEANS, PRODUCTS = ("ReduceSum",), ("ReduceMean", "GlobalAveragePool"), ("Conv", "Gemm", "MatMul")
+CHOICES = ("none", "max", "min")  # reductions of a scatter that compute nothing either
+SUMS, MEANS, PRODUCTS = ("ReduceSum", "CumSum"), ("ReduceMean", "GlobalAveragePool"), ("Conv", "Gemm", "MatMul")
 
 Follow = Callable[[str, Array], Array]
 """Shown each tensor that the oracle makes, floats in float64, it answers with the one that later nodes read."""
@@ -167,7 +168,8 @@ def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping
     for node in network.nodes:
         dtype = network.tensors[node.output].dtype
         square = sum(carried.get(name, 0.0) for name in node.inputs)
-        if node.op not in EXACT and dtype in UNITS and not is_step(node):
+        exact = node.op in EXACT or node.attributes.get("reduction") in CHOICES
+        if not exact and dtype in UNITS and not is_step(node):
             terms = _terms(network, node.op, node.inputs, node.attributes)
             square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
         if node.output in visible:
@@ -213,7 +215,7 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod((shapes[1][0], *shapes[1][2:])) // attributes["group"]
     elif op in ("Gemm", "MatMul"):
         terms = shapes[0][0 if attributes.get("transA") else -1]
-    elif op in ("AveragePool", "LpPool"):
+    elif op in ("AveragePool", "LpPool", "Col2Im"):
         terms = math.prod(attributes["kernel_shape"])
     elif op in ("GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"):
         terms = math.prod(shapes[0][1:]) // attributes.get("num_groups", shapes[0][1])
@@ -221,6 +223,10 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod(shapes[0][attributes["axis"] :])
     elif op.startswith("Reduce"):
         terms = math.prod(shapes[0][axis] for axis in attributes["axes"])
+    elif op == "ScatterND":
+        terms = 1 + math.prod(shapes[1][:-1])
+    elif op in ("CumSum", "ScatterElements"):
+        terms = 1 + shapes[-1][attributes["along"][0]]
     elif op in ("Softmax", "LogSoftmax"):
         terms = shapes[0][attributes["axis"]]
     else:

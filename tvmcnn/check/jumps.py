@@ -29,7 +29,10 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {  # that never decrease
     "Sign": np.sign,
 }
 STEPS = frozenset(
-    {*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "MaxPoolIndices", "ThresholdedRelu"}
+    {
+        *(*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices"),
+        *("Shrink", "ThresholdedRelu"),
+    }
 )
 
 
@@ -41,9 +44,9 @@ def is_step(node: Node) -> bool:
 def same_side(node: Node, divisor: Array | None, value: Array, clean: Array) -> Array:
     """What a step answers to a disturbed operand, on the side where `clean` is, its answer to the operand as it is.
 
-    ThresholdedRelu and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
+    ThresholdedRelu, Shrink and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
     """
-    if node.op == "ThresholdedRelu":
+    if node.op in ("Shrink", "ThresholdedRelu"):
         return np.where((value == 0) == (clean == 0), value, clean)
     if node.op == "Mod" and divisor is not None and clean.dtype.kind == "f":
         turn = np.abs(divisor)
@@ -73,11 +76,17 @@ def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], e
             return np.asarray(np.abs(x) + error >= np.finfo(np.float32).max)
         if node.op in ("ArgMax", "ArgMin"):
             return _as_large(node, x, error, expected, found)
+        if node.op == "TopK":
+            return _in_order(node, x, error, expected, found)
         if node.op == "MaxPoolIndices":
             return _in_window(node, x, error, expected, found)
         if node.op == "ThresholdedRelu":
             near = np.abs(x - node["alpha"]) <= error
             return np.asarray(near & ((found == 0) | (np.abs(found - x) <= error)))
+        if node.op == "Shrink":
+            moved = x - np.copysign(node["bias"], x)
+            near = np.abs(np.abs(x) - node["lambd"]) <= error
+            return np.asarray(near & ((found == 0) | (np.abs(found - moved) <= error)))
         if node.op == "Mod":
             return _beside_multiple(x, operands[1], errors, found)
     return np.zeros(found.shape, bool)
@@ -118,6 +127,17 @@ def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array)
         return taken if kept else np.squeeze(taken, axis)
 
     return np.asarray(inside & (np.abs(at(found) - at(expected)) <= 2 * error))
+
+
+def _in_order(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
+    """Where an index of a TopK names an element as large as the right one, within both errors, and is there once."""
+    axis = node["along"][0]
+    length = x.shape[axis]
+    inside = (found >= 0) & (found < length)
+    sizes, wanted = (np.take_along_axis(x, np.clip(index, 0, length - 1), axis) for index in (found, expected))
+    ordered = np.moveaxis(np.sort(found, axis), axis, 0)
+    once = np.all(ordered[1:] != ordered[:-1], axis=0)
+    return np.asarray(inside & np.expand_dims(once, axis) & (np.abs(sizes - wanted) <= 2 * error))
 
 
 def _in_window(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:

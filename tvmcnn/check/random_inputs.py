@@ -21,8 +21,11 @@ OUTLIER = 10.0
 PASSING: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("Reshape", "Transpose", "Slice", "Expand", "Tile", "Cast", "Gather", "GatherElements"), (0,)),
     **dict.fromkeys(("GatherND", "ReverseSequence", "Trilu", "MaxPool", "ReduceMax", "ReduceMin", "Pad"), (0,)),
-    **{"Where": (1, 2), "Concat": tuple(range(1 << 10))},
+    **dict.fromkeys(("ScatterElements", "ScatterND"), (0, 2)),
+    **dict.fromkeys(("ScatterBox", "ScatterPlaces"), (0, 1)),
+    **{"MaxUnpool": (0,), "Where": (1, 2), "Concat": tuple(range(1 << 10))},
 }
+INDEXED = ("Gather", "ScatterElements", "ScatterND", "MaxUnpool")  # beginnings of operators whose second operand points
 NEGATIVE: Range = (-math.inf, 0)
 POSITIVE: Range = (0, math.inf)
 USUAL = 9  # the size of integers of which only one end is fixed
@@ -87,7 +90,7 @@ def _accepted_by(
     """What one reader accepts as its operand `position`."""
     if position in PASSING.get(node.op, ()):
         return _accepted(network, readers, node.output, known)
-    if position == 1 and node.op.startswith("Gather"):
+    if position == 1 and node.op.startswith(INDEXED):
         extent = min(_indexed(network, node), default=1)
         return (-extent, extent - 1)
     if node.op == "Clip" and position:  # bounds that cross leave nothing but a constant
@@ -116,8 +119,13 @@ def _accepted_by(
 
 
 def _indexed(network: Network, node: Node) -> tuple[int, ...]:
-    """The extents that a Gather's indices point into."""
+    """The extents that the indices of a Gather or a scatter point into."""
     shape = _shape(network, node.inputs[0])
+    if node.op == "MaxUnpool":
+        return (math.prod(node["pooled"]),)
+    if "along" in node.attributes:
+        first, last = node["along"]
+        return shape[first:last]
     if node.op == "GatherND":
         first = node["batch_dims"]
         return shape[first : first + _shape(network, node.inputs[1])[-1]]

@@ -16,8 +16,8 @@ from tvmcnn.network import Array, Kernel, Network, Node, Shape
 ELEMENTWISE = frozenset(
     """
     Add Sub Mul Div Mod Pow Sum Mean Max Min Relu Clip LeakyRelu PRelu ThresholdedRelu Elu Celu Selu Sigmoid HardSigmoid
-    HardSwish Swish Softplus Softsign Mish Gelu Erf Exp Log Sqrt Reciprocal Abs Neg Sign Floor Ceil Round Sin Cos Tan
-    Asin Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Less LessOrEqual Greater GreaterOrEqual Equal And Or Xor Not
+    Shrink HardSwish Swish Softplus Softsign Mish Gelu Erf Exp Log Sqrt Reciprocal Abs Neg Sign Floor Ceil Round Sin Cos
+    Tan Asin Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Less LessOrEqual Greater GreaterOrEqual Equal And Or Xor Not
     BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift IsNaN IsInf Where Cast BatchNormalization
     """.split()  # noqa: SIM905 (sixty quoted words read worse)
 )
@@ -27,7 +27,7 @@ SQUASHING = ("Clip", "Erf", "HardSigmoid", "Min", "Sigmoid", "Softsign", "Tanh")
 MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = BLOCK  # with fewer the image is read plain, and its pixels one by one
 # Their answers jump: a kernel ends with one and stores it, so that a check sees on which side each element is.
-JUMPING = ("Ceil", "Floor", "Mod", "Round", "Sign", "ThresholdedRelu")
+JUMPING = ("Ceil", "Floor", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu")
 # Polynomials with a dozen constants. Between a convolution's accumulators these find no registers: in the epilogue y ·
 # Sigmoid(y) took 0.86 ns an element and in a kernel of its own 0.6 (AVX2), EfficientNet-B0 16.0 against 14.6 ms. Nor
 # before one: with GELU as a prologue FastViT-T8 took 21.3 ms, and 18.6 with it apart (AVX2; 8.87 and 8.44 by AVX-512).
@@ -35,7 +35,9 @@ LONG = frozenset("Erf Exp Log Sigmoid Tanh Gelu Mish Softplus Elu Celu Selu Swis
 # About how often a formula names its operand. The kernel has it once (ops/operands.Let), but TVM's analyses write names
 # out: 16 in 16 are 256 to them, and four Tanh in one kernel kept TVM busy for 36 s.
 REPEATS = {
-    **dict.fromkeys(("LeakyRelu", "PRelu", "ThresholdedRelu", "HardSwish", "Softsign", "Sign", "Mod", "Max", "Min"), 3),
+    **dict.fromkeys(
+        ("LeakyRelu", "PRelu", "ThresholdedRelu", "HardSwish", "Softsign", "Sign", "Mod", "Max", "Min", "Shrink"), 3
+    ),
     **dict.fromkeys(LONG, 16),
 }
 MOST_COPIES = 64  # Sigmoid and LeakyRelu are one kernel, Sigmoid and Tanh two

@@ -12,7 +12,7 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer.operators.meaning import EXPORT
 from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.onnx_file import one_line
-from tvmcnn.onnx_file.repair import node_lists, opset_of, title
+from tvmcnn.onnx_file.repair import fresh, node_lists, opset_of, tensor_names, title
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 
@@ -59,6 +59,8 @@ def convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
         raise ModelError(f"{label} uses opset {opset or 'none'}; allowed are 7 to {newest}, the newest that onnx knows")
     if opset >= OPSET:
         return []
+    if opset < 13:
+        _flatten_hardmax(proto)
     try:
         converted = version_converter.convert_version(proto, OPSET)
     except Exception as error:
@@ -68,6 +70,32 @@ def convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     if opset < 11:
         _keep_upsampling(proto, label)
     return [f"opset {opset} converted to {OPSET}"]
+
+
+def _flatten_hardmax(proto: onnx.ModelProto) -> None:
+    """Give each Hardmax before opset 13 a matrix, for it took all axes from `axis` on as one: the converter leaves that
+    out.
+
+    y = Hardmax(x, axis=1)    -->    y = Reshape(Hardmax(Flatten(x, axis=1), axis=1), Shape(x))
+    """
+    taken = tensor_names(proto)
+    for _, nodes in node_lists(proto):
+        made: list[onnx.NodeProto] = []
+        for node in nodes:
+            if node.op_type != "Hardmax" or node.domain:
+                made.append(onnx.NodeProto.FromString(node.SerializeToString()))
+                continue
+            x, y = node.input[0], node.output[0]
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            rows, greatest, shape = (fresh(f"{y}.{word}", taken) for word in ("rows", "greatest", "shape"))
+            made += [
+                onnx.helper.make_node("Flatten", [x], [rows], axis=axis),
+                onnx.helper.make_node("Hardmax", [rows], [greatest], node.name, axis=1),
+                onnx.helper.make_node("Shape", [x], [shape]),
+                onnx.helper.make_node("Reshape", [greatest, shape], [y]),
+            ]
+        del nodes[:]
+        nodes.extend(made)
 
 
 def _keep_upsampling(proto: onnx.ModelProto, label: str) -> None:

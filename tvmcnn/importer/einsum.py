@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
-from tvmcnn.importer.spelling import New, Spell, Spelled
+from tvmcnn.importer.spelling import New, Spell, Spelled, Steps
 
 
 @dataclass(frozen=True)
@@ -21,23 +19,8 @@ class _Term:
     indices: str
 
 
-@dataclass
-class _Steps:
-    """The nodes so far, whose tensors are named after the result."""
-
-    node: onnx.NodeProto
-    new: New
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-
-    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node; returns its tensor."""
-        name = self.new(f"{self.node.output[0]}.{op.lower()}")
-        self.nodes.append(onnx.helper.make_node(op, list(inputs), [name], name=self.node.name, **attributes))
-        return name
-
-    def axes(self, values: Sequence[int]) -> str:
-        """A constant of int64."""
-        return self.add("Constant", value=onnx.numpy_helper.from_array(np.array(values, np.int64)))
+class _Steps(Steps):
+    """Moves and sums of terms."""
 
     def ordered(self, term: _Term, indices: str) -> _Term:
         """The tensor with its axes in another order."""
@@ -50,12 +33,12 @@ class _Steps:
         gone = [axis for axis, index in enumerate(term.indices) if index not in kept]
         if not gone:
             return term
-        name = self.add("ReduceSum", term.name, self.axes(gone), keepdims=0)
+        name = self.add("ReduceSum", term.name, self.constant(gone), keepdims=0)
         return _Term(name, "".join(index for index in term.indices if index in kept))
 
     def unsqueezed(self, name: str, axes: Sequence[int]) -> str:
         """The tensor with axes of extent 1 at places of the result."""
-        return self.add("Unsqueeze", name, self.axes(axes)) if axes else name
+        return self.add("Unsqueeze", name, self.constant(axes)) if axes else name
 
 
 def _einsum(node: onnx.NodeProto, new: New) -> Spelled:
@@ -117,7 +100,7 @@ def _product(steps: _Steps, a: _Term, b: _Term, later: str) -> _Term:
     turned = [*range(len(outer)), len(outer) + 1, len(outer)]
     name = steps.add("MatMul", left, steps.add("Transpose", right, perm=turned))
     ones = [len(outer) + place for place, own in enumerate((rows, columns)) if not own]
-    name = steps.add("Squeeze", name, steps.axes(ones)) if ones else name
+    name = steps.add("Squeeze", name, steps.constant(ones)) if ones else name
     return _Term(name, outer + rows[-1:] + columns[-1:])
 
 
@@ -125,7 +108,7 @@ def _matrix(steps: _Steps, term: _Term, batch: str, own: str, terms: str, at: in
     """The operand as batch, its own indices with `ones` axes of extent 1 at the place `at`, and one axis of terms."""
     name = steps.ordered(term, batch + own + terms).name
     if len(terms) > 1:
-        name = steps.add("Reshape", name, steps.axes([0] * len(batch + own) + [-1]))
+        name = steps.add("Reshape", name, steps.constant([0] * len(batch + own) + [-1]))
     axes = [at + one for one in range(ones)]
     outer = len(batch) + max(0, len(own) - 1) + ones
     axes += [] if own else [outer]

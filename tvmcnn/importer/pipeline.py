@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.importer import einsum, microsoft
+from tvmcnn.importer import along, einsum, microsoft
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
 from tvmcnn.importer.fold import fold
@@ -19,6 +19,7 @@ from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functi
 from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
 from tvmcnn.importer.spelling import spell
+from tvmcnn.importer.top_k import gather_values
 from tvmcnn.network import Array, Network, Shape
 from tvmcnn.onnx_file import Opened
 
@@ -43,13 +44,14 @@ def import_opened(
     notes = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
-    spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS})
+    spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS, **along.SPELLINGS})
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
     proto, weights, folded = fold(proto, label, original, weights)
     folded |= dict.fromkeys(unread, UNREAD)
     proto = infer_shapes(proto, label)
+    gather_values(proto)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
     return build_network(Opened(proto, weights), label, c_identifier(stem), folded, tuple(notes))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.onnx_file.repair import fresh, node_lists, tensor_names, title
 
-Spelled: TypeAlias = Iterator[onnx.NodeProto]
+Spelled: TypeAlias = Iterable[onnx.NodeProto]
 New: TypeAlias = Callable[[str], str]  # name --> a name like it that no tensor has
 Spell: TypeAlias = Callable[[onnx.NodeProto, New], Spelled]
 
@@ -39,3 +41,22 @@ def spell(proto: onnx.ModelProto, label: str, spellings: Mapping[tuple[str, str]
         nodes.extend(copies)
     if reasons:
         raise UnsupportedError(label, reasons)
+
+
+@dataclass
+class Steps:
+    """The nodes that one is spelled by so far, whose tensors are named after its result."""
+
+    node: onnx.NodeProto
+    new: New
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+
+    def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """A node; returns its tensor, a new one if it is not named."""
+        name = output or self.new(f"{self.node.output[0]}.{op.lower()}")
+        self.nodes.append(onnx.helper.make_node(op, list(inputs), [name], name=self.node.name, **attributes))
+        return name
+
+    def constant(self, values: Any, dtype: type[np.generic] = np.int64) -> str:
+        """A constant."""
+        return self.add("Constant", value=onnx.numpy_helper.from_array(np.array(values, dtype)))

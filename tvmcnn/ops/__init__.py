@@ -23,13 +23,16 @@ from tvmcnn.ops import (
     fill,
     gather,
     images,
+    in_order,
     matmul,
     move,
     norm,
     pool,
     reduce,
     resize,
+    scatter,
     shape,
+    top_k,
     windows,
     winograd,
 )
@@ -43,6 +46,7 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **shape.EXPRESSIONS,
     **move.EXPRESSIONS,
     **gather.EXPRESSIONS,
+    **scatter.EXPRESSIONS,
     **fill.EXPRESSIONS,
     **matmul.EXPRESSIONS,
     **windows.EXPRESSIONS,
@@ -58,7 +62,9 @@ def plain(step: Step, given: Operands) -> te.Tensor:
     return PLAIN[node.op](node, output, *(given.tensor(name) for name in node.inputs))
 
 
-EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
+STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS}  # operators whose kernels are loops in order
+
+EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | tirx.PrimFunc]] = {
     "direct": direct.direct,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
@@ -93,6 +99,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
     "transpose": shape.transpose_blocks,
+    "in_order": functools.partial(in_order.in_order, STEPS),
 }
 EXPRESSIONS["whole"] = functools.partial(single_launch.whole, EXPRESSIONS)
 
@@ -101,6 +108,8 @@ def declare(step: Step) -> tirx.PrimFunc:
     """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
+    if isinstance(output, tirx.PrimFunc):
+        return output
     func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
     return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 

@@ -37,6 +37,16 @@ def range_(node: Node, output: Tensor) -> te.Tensor:
     return moved(output.shape, lambda i: start + i.astype(output.dtype) * delta, 0)
 
 
+def eye_like(node: Node, output: Tensor) -> te.Tensor:
+    """ONNX EyeLike: 1 where j − i = k, else 0."""
+    one, zero, k = literal(1, output.dtype), literal(0, output.dtype), tirx.const(node["k"], "int64")
+
+    def element(i: Any, j: Any) -> Expr:
+        return tirx.Select((j.astype("int64") - i.astype("int64")).equal(k), one, zero)
+
+    return moved(output.shape, element, 0)
+
+
 def trilu(node: Node, output: Tensor, x: te.Tensor, *k: te.Tensor) -> te.Tensor:
     """ONNX Trilu: x[…, i, j] where j − i ≥ k (upper) or j − i ≤ k, else 0."""
     zero = literal(0, x.dtype)
@@ -54,5 +64,6 @@ EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "ConstantOfShape": constant_of_shape,
     "Shape": shape,
     "Range": range_,
+    "EyeLike": eye_like,
     "Trilu": trilu,
 }

@@ -204,6 +204,14 @@ def cast(x: Expr, to: str) -> Expr:
     return x.astype(to)
 
 
+def shrink(x: Expr, bias: float, lambd: float) -> Expr:
+    """x ± bias, towards 0, where |x| > lambd, else 0."""
+    if not is_float(x):
+        return cast(shrink(x.astype("float64"), bias, lambd), dtype_of(x))
+    above = Select(x > of(x, lambd), x - of(x, bias), of(x, 0))
+    return Select(x < of(x, -lambd), x + of(x, bias), above)
+
+
 def sums(*given: Expr) -> Expr:
     """The sum from left to right."""
     return functools.reduce(lambda a, b: a + b, given)
@@ -225,6 +233,7 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "LeakyRelu": lambda x, alpha: Select(x >= of(x, 0), x, of(x, alpha) * x),
     "PRelu": lambda x, slope: Select(x >= of(x, 0), x, slope * x),
     "ThresholdedRelu": lambda x, alpha: Select(x > of(x, alpha), x, of(x, 0)),
+    "Shrink": shrink,
     "Elu": elu,
     "Celu": lambda x, alpha: elu(x, alpha, width=alpha),
     "Selu": elu,

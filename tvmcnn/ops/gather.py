@@ -10,12 +10,13 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Tensor
 from tvmcnn.ops.move import moved
+from tvmcnn.ops.operands import dtype_of
 
 
 def position(index: Expr, extent: Any) -> Expr:
     """The place that `index` names along an axis of `extent`, inside it whatever the index is."""
-    size = tirx.const(int(extent), index.dtype)
-    zero, last = tirx.const(0, index.dtype), tirx.const(int(extent) - 1, index.dtype)
+    dtype = dtype_of(index)
+    size, zero, last = (tirx.const(value, dtype) for value in (int(extent), 0, int(extent) - 1))
     counted = tirx.Select(index < zero, index + size, index)
     return tirx.max(tirx.min(counted, last), zero).astype("int32")
 

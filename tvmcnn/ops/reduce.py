@@ -132,7 +132,12 @@ def log_sum_exp(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """
     dtype = output.dtype if output.dtype.startswith("float") else "float64"
     axes, again = Axes(node, output, x), Axes(node, output, x, "rs")
-    top = te.compute(output.shape, lambda *i: axes.combine(maximum, axes.read(i).astype(dtype)), name="maximum")
+    top = te.compute(
+        output.shape,
+        lambda *i: axes.combine(maximum, axes.read(i).astype(dtype)),
+        name="maximum",
+        attrs={"at": len(output.shape)},  # not within the other reduction, once for each of its terms
+    )
 
     def shift(indices: tuple[Any, ...]) -> Expr:
         return tirx.Select(tirx.isfinite(top[indices]), top[indices], literal(0, dtype))
@@ -152,7 +157,8 @@ def arg(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     greatest = node.op == "ArgMax"
     axes, again = Axes(node, output, x), Axes(node, output, x, "rs")
     reducer = maximum if greatest else minimum
-    best = te.compute(output.shape, lambda *i: axes.combine(reducer, axes.read(i)), name="best")
+    at = {"at": len(output.shape)}  # not within the other reduction, once for each of its terms
+    best = te.compute(output.shape, lambda *i: axes.combine(reducer, axes.read(i)), name="best", attrs=at)
 
     def place(*indices: Any) -> Expr:
         value, index = again.read(indices), again.reduced[0].var

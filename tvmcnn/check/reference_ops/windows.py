@@ -230,3 +230,29 @@ def global_average_pool(x: Array) -> Array:
 def global_max_pool(x: Array) -> Array:
     """GlobalMaxPool: x (N, C, s...) -> (N, C, 1...), the maximum over the spatial axes."""
     return np.asarray(x.max(axis=tuple(range(2, x.ndim)), keepdims=True))
+
+
+@op("MaxUnpool", 9)
+def max_unpool(
+    x: Array,
+    indices: Array,
+    output_shape: Array | None = None,
+    *,
+    kernel_shape: Ints,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """MaxUnpool: x at flat places of the zeros that a MaxPool with these attributes would have made it from.
+
+    They stand first along each axis of output_shape, as in ONNX's case; onnxruntime counts the places in that.
+    """
+    rank = len(kernel_shape)
+    steps, edges = strides or [1] * rank, pads or [0] * 2 * rank
+    inner = [
+        (count - 1) * steps[axis] + kernel_shape[axis] - edges[axis] - edges[axis + rank]
+        for axis, count in enumerate(x.shape[2:])
+    ]
+    made = np.zeros((*x.shape[:2], *inner), x.dtype)
+    made.reshape(-1)[indices.reshape(-1)] = x.reshape(-1)
+    wanted = made.shape if output_shape is None else tuple(int(extent) for extent in output_shape)
+    return np.pad(made, [(0, large - small) for large, small in zip(wanted, made.shape, strict=True)])

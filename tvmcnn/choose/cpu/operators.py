@@ -13,8 +13,8 @@ from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
-from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of
+from tvmcnn.configs import InOrderConfig, NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
@@ -22,6 +22,9 @@ BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
 NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
+WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
+WHOLE_ROW = 1 << 20  # columns at most
+SCANNED = 8  # elements of a part, at least, for each index that it passes over
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -93,6 +96,10 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
     return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
+
+
+def _goes_in_order(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in IN_ORDER
 
 
 def _joins(state: State, kernel: Kernel) -> bool:
@@ -178,6 +185,24 @@ def _normalize(state: State, kernel: Kernel) -> Choice:
         config = NormalizeConfig(shape[0] * shape[1] // parts, parts)
     read = [state.plain(tensor) for tensor in kernel.inputs]
     return choice_of(kernel, "normalize", read, PLAIN, "normalize", (config, "default"))
+
+
+def _in_order(state: State, kernel: Kernel) -> Choice:
+    """Tiles of a few vectors; of one where there would be too few to share. A heap has one column. A ScatterND is cut
+    into parts of its data, which is copied in runs, as many as may each read all indices.
+    """
+    node, shape = kernel.anchor, kernel.output.shape
+    first, last = node["along"]
+    outer, inner = math.prod(shape[:first]), math.prod(shape[last:])
+    config = InOrderConfig(WIDE_TILE if outer * inner >= TILES * WIDE_TILE else BLOCK)
+    if node.op == "TopK":
+        config = InOrderConfig(1)
+    if node.op == "ScatterND":
+        indices = math.prod(_shape_of(state, node.inputs[1]))
+        parts = min(TILES, math.prod(shape[:last]), kernel.output.size // (SCANNED * max(1, indices)))
+        config = InOrderConfig(min(max(1, inner), WHOLE_ROW), max(1, parts))
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    return choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
 
 
 def _resize(state: State, kernel: Kernel) -> Choice:
@@ -279,5 +304,6 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_takes_blocks_apart, _depth_to_space),
     (turns_image, turned_image),
     (_joins, _concat),
+    (_goes_in_order, _in_order),
     (_always, _plain),
 )

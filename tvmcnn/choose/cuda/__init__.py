@@ -14,7 +14,7 @@ from tvmcnn.choose.cuda.parts import in_parts
 from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of, covers
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of, covers
 from tvmcnn.configs import Config, GemmConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
@@ -115,6 +115,10 @@ def _pools_floats(network: Network, kernel: Kernel) -> bool:
     return floats and len(kernel.output.shape) == 4 and kernel.anchor.op in (*POOLS, "LpPool", *GLOBAL_POOLS)
 
 
+def _goes_in_order(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in IN_ORDER
+
+
 def _always(network: Network, kernel: Kernel) -> bool:
     return True
 
@@ -149,6 +153,10 @@ def _pool(network: Network, kernel: Kernel) -> Way:
     return "global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig()
 
 
+def _in_order(network: Network, kernel: Kernel) -> Way:
+    return "in_order", "threads", ThreadsConfig()
+
+
 def _plain(network: Network, kernel: Kernel) -> Way:
     """Any operator, rank and dtype."""
     if _reduces_rows(kernel):
@@ -163,6 +171,7 @@ KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kerne
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_pools_floats, _pool),
+    (_goes_in_order, _in_order),
     (_always, _plain),
 )
 

@@ -14,7 +14,21 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
+from tvmcnn.importer.operators import (
+    dense,
+    elementwise,
+    fill,
+    gather,
+    move,
+    norm,
+    order,
+    reduce,
+    resize,
+    scatter,
+    shape,
+    unpool,
+    windows,
+)
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = [
@@ -32,6 +46,7 @@ __all__ = [
 
 FAMILIES = (
     windows,
+    unpool,
     dense,
     elementwise,
     norm,
@@ -40,6 +55,8 @@ FAMILIES = (
     shape,
     move,
     gather,
+    scatter,
+    order,
     fill,
 )  # importing them fills OPERATORS
 
@@ -47,7 +64,7 @@ FAMILIES = (
 # Operators that ONNX defines by others, all of which have kernels
 DEFINED = frozenset(
     """
-    Attention CausalConvWithState CenterCropPad MeanVarianceNormalization RMSNormalization RotaryEmbedding SwiGLU
+    Attention CausalConvWithState MeanVarianceNormalization RMSNormalization RotaryEmbedding SwiGLU
     """.split()  # noqa: SIM905
 )
 
@@ -92,7 +109,7 @@ of 8 to 64 bits or bool, as far as ONNX allows; float16 is computed in float32, 
 shapes must be constant.
 
 Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
-one operand.
+one operand. So are Hardmax, as ArgMax and OneHot, and LpNormalization, as a reduction and a division.
 
 Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
 {", ".join(sorted(DEFINED))}.

@@ -9,6 +9,7 @@ import numpy as np
 
 from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators.meaning import (
+    CODES,
     DTYPES,
     FLOATS,
     INTEGERS,
@@ -130,6 +131,13 @@ def thresholded_relu(x: Value, *, alpha: float = 1.0) -> Meaning:
 
 
 @operator
+def shrink(x: Value, *, bias: float = 0.0, lambd: float = 0.5) -> Meaning:
+    """ONNX Shrink: y = x + bias where x < -lambd, x - bias where x > lambd, else 0; integers go through float64."""
+    typed(NUMBERS, x)
+    return Meaning("Shrink", (x,), x.shape, {"bias": bias, "lambd": lambd})
+
+
+@operator
 def hard_sigmoid(x: Value, *, alpha: float = 0.2, beta: float = 0.5) -> Meaning:
     """ONNX HardSigmoid: y = max(0, min(1, alpha · x + beta))."""
     return _activation("HardSigmoid", x, alpha=alpha, beta=beta)
@@ -225,11 +233,6 @@ def where(condition: Value, x: Value, y: Value) -> Meaning:
 
 
 # ---- dtypes ---------------------------------------------------------------------------------------------------------
-
-CODES = {  # onnx.TensorProto.DataType
-    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
-    **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
-}
 
 
 @operator

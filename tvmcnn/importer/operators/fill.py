@@ -9,6 +9,7 @@ import numpy as np
 
 from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators.meaning import (
+    CODES,
     DTYPES,
     NUMBERS,
     Meaning,
@@ -112,3 +113,15 @@ def trilu(input: Value, k: Value | None = None, *, upper: int = 1) -> Meaning:  
     if k is not None and math.prod(k.shape) != 1:
         raise ModelError(f"k is {dims(k.shape)}; it must be one value")
     return Meaning("Trilu", (input,) if k is None else (input, k), input.shape, {"upper": bool(upper)})
+
+
+@operator
+def eye_like(input: Value, *, dtype: int | None = None, k: int = 0) -> Meaning:  # noqa: A002 (ONNX's name)
+    """ONNX EyeLike: 1 on the k-th diagonal of a matrix like the input, else 0."""
+    if dtype is not None and dtype not in CODES:
+        raise Unsupported(f"its attribute dtype is type {dtype} of ONNX; supported are float16, {', '.join(DTYPES)}")
+    if len(input.shape) != 2:
+        raise ModelError(f"its input is {dims(input.shape)}; it must have two axes")
+    made = input.dtype if dtype is None else CODES[dtype]
+    typed(DTYPES, input)
+    return Meaning("EyeLike", (), input.shape, {"k": k}, "float32" if made == "float16" else made)

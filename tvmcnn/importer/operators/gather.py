@@ -14,7 +14,7 @@ from tvmcnn.importer.operators.move import part
 from tvmcnn.network import dims
 
 
-def _checked(x: Value, indices: Value, extents: list[int]) -> None:
+def check_indices(x: Value, indices: Value, extents: list[int]) -> None:
     """Refuse constant indices outside [−extent, extent − 1], and any into an axis without elements.
 
     `extents` has one entry, or one for each component of an index, which are the last axis of `indices`.
@@ -24,7 +24,9 @@ def _checked(x: Value, indices: Value, extents: list[int]) -> None:
     if not math.prod(indices.shape):
         return
     if 0 in extents:
-        raise ModelError(f"'{indices.name}' is {dims(indices.shape)}, but {dims(x.shape)} has nothing to gather from")
+        raise ModelError(
+            f"'{indices.name}' is {dims(indices.shape)}, but {dims(x.shape)} has no element that an index could name"
+        )
     if indices.data is None:
         return
     columns = indices.data.reshape(-1, len(extents))
@@ -40,7 +42,7 @@ def gather(data: Value, indices: Value, *, axis: int = 0) -> Meaning:
     """ONNX Gather: the slices of `data` along one axis that the indices name; their axes take its place."""
     axis = axis_of(axis, len(data.shape))
     extent = data.shape[axis]
-    _checked(data, indices, [extent])
+    check_indices(data, indices, [extent])
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if indices.data is not None and indices.data.size == 1:
         starts, sizes = [0] * len(data.shape), list(data.shape)
@@ -53,7 +55,7 @@ def gather(data: Value, indices: Value, *, axis: int = 0) -> Meaning:
 def gather_elements(data: Value, indices: Value, *, axis: int = 0) -> Meaning:
     """ONNX GatherElements: y[i] = x[i with its coordinate along one axis replaced by indices[i]]."""
     axis = axis_of(axis, len(data.shape))
-    _checked(data, indices, [data.shape[axis]])
+    check_indices(data, indices, [data.shape[axis]])
     if len(indices.shape) != len(data.shape) or any(
         a != axis and wanted > extent for a, (wanted, extent) in enumerate(zip(indices.shape, data.shape, strict=True))
     ):
@@ -70,7 +72,7 @@ def gather_nd(data: Value, indices: Value, *, batch_dims: int = 0) -> Meaning:
     depth = indices.shape[-1]
     if not 1 <= depth <= len(data.shape) - batch_dims:
         raise ModelError(f"index tuples of {depth} into the {len(data.shape) - batch_dims} axes of {dims(data.shape)}")
-    _checked(data, indices, list(data.shape[batch_dims : batch_dims + depth]))
+    check_indices(data, indices, list(data.shape[batch_dims : batch_dims + depth]))
     shape = (*indices.shape[:-1], *data.shape[batch_dims + depth :])
     return Meaning("GatherND", (data, indices), shape, {"batch_dims": batch_dims})
 

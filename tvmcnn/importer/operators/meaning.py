@@ -15,6 +15,10 @@ FLOATS = ("float32", "float64")  # float16 is computed in float32: no operator s
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NUMBERS = (*FLOATS, *INTEGERS)
 DTYPES = (*NUMBERS, "bool")
+CODES = {  # onnx.TensorProto.DataType
+    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
+    **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
+}
 EXPORT = "export the model in eval mode"  # what to do about an operator that trains
 
 

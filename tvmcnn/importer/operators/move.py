@@ -8,7 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvmcnn.errors import ModelError
-from tvmcnn.importer.operators.meaning import DTYPES, Meaning, Value, alike, axes_of, axis_of, integers, operator, typed
+from tvmcnn.importer.operators.meaning import (
+    DTYPES,
+    Meaning,
+    Meanings,
+    Value,
+    alike,
+    axes_of,
+    axis_of,
+    derived,
+    integers,
+    operator,
+    typed,
+)
 from tvmcnn.importer.operators.shape import view
 from tvmcnn.network import Shape, dims
 
@@ -139,6 +151,21 @@ def pad(
     if constant_value.data is None:
         return Meaning("Pad", (x, constant_value), shape, attributes)
     return Meaning("Pad", (x,), shape, {**attributes, "value": constant_value.data.reshape(()).item()})
+
+
+@operator
+def center_crop_pad(input_data: Value, shape: Value, *, axes: Sequence[int] | None = None) -> Meanings:
+    """ONNX CenterCropPad: crop, or pad by 0, to a constant shape; of an odd difference the end has one more."""
+    rank, wanted = len(input_data.shape), integers("shape", shape)
+    chosen = list(range(rank)) if axes is None else axes_of(axes, rank)
+    if len(wanted) != len(chosen) or min(wanted, default=0) < 0:
+        raise ModelError(f"shape {wanted} for {len(chosen)} axes; there must be one extent for each, at least 0")
+    pads = [0] * 2 * rank
+    for axis, extent in zip(chosen, wanted, strict=True):
+        more = extent - input_data.shape[axis]
+        pads[axis] = more // 2 if more > 0 else -(-more // 2)
+        pads[axis + rank] = more - pads[axis]
+    return pad(input_data, derived("pads", np.array(pads), "int64"))
 
 
 @operator

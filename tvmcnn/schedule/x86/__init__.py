@@ -16,6 +16,7 @@ from tvmcnn.schedule.x86.dense import dense
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.images import images
+from tvmcnn.schedule.x86.in_order import in_order
 from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.matmul import matmul
 from tvmcnn.schedule.x86.memory import memory
@@ -42,6 +43,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "normalize": normalize,
     "memory": memory,
     "rows": rows,
+    "in_order": in_order,
     "fallback": fallback,
 }
 
