@@ -89,6 +89,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"dense": loops.dense}, weight=packing.dense, operand=packing.by_column, packed_by=("width",)
     ),
     "matmul": Algorithm({"matmul": loops.matmul}, operand=packing.as_it_is),
+    "recurrent": Algorithm({"recurrent": loops.recurrent}, weight=packing.recurrent, operand=packing.as_it_is),
     "conv_images": Algorithm({"images": loops.conv_images}, weight=packing.taps),
     "dense_images": Algorithm({"images": loops.dense_images}, weight=packing.terms),
     # ---- CPUs: the rest of a network in blocks of channels, and rows of reductions

@@ -27,6 +27,7 @@ from tvmcnn.ops import (
     move,
     norm,
     pool,
+    recurrent,
     reduce,
     resize,
     shape,
@@ -35,6 +36,7 @@ from tvmcnn.ops import (
 )
 from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
 from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.recurrent import Recurrence
 from tvmcnn.ops.tiles import Tiled, stored
 from tvmcnn.ops.unfused import hidden_tensors
 
@@ -58,7 +60,7 @@ def plain(step: Step, given: Operands) -> te.Tensor:
     return PLAIN[node.op](node, output, *(given.tensor(name) for name in node.inputs))
 
 
-EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
+EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence]] = {
     "direct": direct.direct,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
@@ -90,6 +92,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "softmax": norm.softmax,
     "normalize": norm.normalize,
     "softmax_along": norm.softmax_along,
+    "recurrent": recurrent.recurrent,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
 }
@@ -97,9 +100,14 @@ EXPRESSIONS["whole"] = functools.partial(single_launch.whole, EXPRESSIONS)
 
 
 def declare(step: Step) -> tirx.PrimFunc:
-    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
+    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers.
+
+    One of an LSTM, GRU or RNN is a single step over time, around which codegen/over_time.py puts the loop.
+    """
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
+    if isinstance(output, Recurrence):
+        return output.function(given.parameters)
     func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
     return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 

@@ -1,11 +1,12 @@
 """What each ONNX operator means to tvmcnn: one function a name, whose signature is the ONNX schema.
 
 A function takes the node's inputs as Values (None where optional and left out) and its attributes as keywords with
-ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`. It returns a Meaning: the
-operator, the operands that matter at run time, attributes with nothing left implicit, and the output's shape and dtype;
-for a node with several outputs a tuple of them, for each output is computed by itself. It raises Unsupported for what
-tvmcnn does not do, Undecided (one of these) for an operand that must be constant and is not, and ModelError for what
-contradicts itself. To add an operator, add its function here, then its tensor expression in ops/.
+ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`, one that must know which it
+has as `wanted_`. It returns a Meaning: the operator, the operands that matter at run time, attributes with nothing left
+implicit, and the output's shape and dtype; for a node with several outputs a tuple of them, for each output is computed
+by itself. It raises Unsupported for what tvmcnn does not do, Undecided (one of these) for an operand that must be
+constant and is not, and ModelError for what contradicts itself. To add an operator, add its function here, then its
+tensor expression in ops/.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
+from tvmcnn.importer.operators import (
+    dense,
+    elementwise,
+    fill,
+    gather,
+    move,
+    norm,
+    recurrent,
+    reduce,
+    resize,
+    shape,
+    windows,
+)
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = [
@@ -35,6 +48,7 @@ FAMILIES = (
     dense,
     elementwise,
     norm,
+    recurrent,
     reduce,
     resize,
     shape,
