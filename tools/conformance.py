@@ -42,7 +42,7 @@ OPERATORS = """
     HardSwish Mish Gelu Softplus Tanh Clip Erf Exp Log Sqrt Pow Abs Neg Floor Ceil Add Sub Mul Div Sum Min Max Mean Gemm
     MatMul Softmax LogSoftmax ArgMax ArgMin ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 Concat Split Slice Pad
     Transpose Reshape Flatten Squeeze Unsqueeze Gather Expand Tile Where Equal Less LessOrEqual Greater GreaterOrEqual
-    Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape
+    Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape LSTM GRU RNN
 """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 
 # Counted cases that do not pass, each with its reason.

@@ -41,6 +41,7 @@ EXACT = frozenset(
 PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
 
 OTHER_ROUNDINGS = 8  # of an element besides those of its sum: a bias, e^x of libm, a division
+RECURRENT = ("GRU", "LSTM", "RNN")
 SUMS, MEANS, PRODUCTS = ("ReduceSum",), ("ReduceMean", "GlobalAveragePool"), ("Conv", "Gemm", "MatMul")
 
 Follow = Callable[[str, Array], Array]
@@ -217,6 +218,8 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod(attributes["kernel_shape"])
     elif op in ("GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"):
         terms = math.prod(shapes[0][1:]) // attributes.get("num_groups", shapes[0][1])
+    elif op in RECURRENT:  # at each step those of a product, which the states hand on to the next
+        terms = shapes[1][1] * attributes["times"]
     elif op.startswith("LayerNormalization"):
         terms = math.prod(shapes[0][attributes["axis"] :])
     elif op.startswith("Reduce"):

@@ -95,6 +95,9 @@ def _accepted_by(
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
         return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
+    arriving = node.attributes.get("arriving", ())
+    if "sequence_lens" in arriving and position == 2 + arriving.index("sequence_lens"):
+        return (1, node["times"])
     if position == 1 and integers and node.op in ("Div", "Mod"):
         return DIVISORS
     if position == 1 and node.op == "Pow" and integers:

@@ -318,8 +318,8 @@ def recurrent_config(kernel: Kernel, target: Target) -> RecurrentConfig:
     fitting = [(w, r) for w, r in tiles if fits_registers(-(-w // lanes) * gates, r, target)] or tiles[:1]
 
     def cost(tile: tuple[int, int]) -> float:
-        dense = DenseConfig(tile[0] * gates, tile[1])
-        return dense_cost(dense, batch, hidden * gates, kernel.dtype, target)
+        width, rows = max(tile[0], lanes), tile[1]
+        return dense_cost(DenseConfig(width * gates, rows), batch, hidden * gates, kernel.dtype, target)
 
     return RecurrentConfig(*min(fitting, key=cost))
 
