@@ -89,7 +89,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"dense": loops.dense}, weight=packing.dense, operand=packing.by_column, packed_by=("width",)
     ),
     "matmul": Algorithm({"matmul": loops.matmul}, operand=packing.as_it_is),
-    "recurrent": Algorithm({"recurrent": loops.recurrent}, weight=packing.recurrent, operand=packing.as_it_is),
     "conv_images": Algorithm({"images": loops.conv_images}, weight=packing.taps),
     "dense_images": Algorithm({"images": loops.dense_images}, weight=packing.terms),
     # ---- CPUs: the rest of a network in blocks of channels, and rows of reductions
@@ -105,6 +104,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "pool": Algorithm({"pool": loops.image_rows}, ("threads",), made=packing.divisors),
     "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads")),
     "elementwise": Algorithm({"memory": loops.all_but_two}, ("threads",), operand=packing.aligned),
+    "recurrent": Algorithm(
+        {"recurrent": loops.recurrent}, ("recurrent",), weight=packing.recurrent, operand=packing.as_it_is
+    ),
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),

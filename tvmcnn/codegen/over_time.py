@@ -36,7 +36,8 @@ def over_time(func: tirx.PrimFunc) -> tirx.PrimFunc:
     starts = _stages(body)
     for state in following:
         body = stored_elsewhere(body, state, starts[state.name.replace("next", "start")], lambda at: at)
-    return tirx.PrimFunc([*operands, output], _looped(body, time, times), func.ret_type)
+    result = tirx.PrimFunc([*operands, output], _looped(body, time, times), func.ret_type, func.attrs)
+    return result.without_attr(TIMES).without_attr(OUTPUTS).without_attr(STATES)
 
 
 def _in_one(body: tirx.Stmt, parts: Sequence[Any]) -> tuple[tirx.Stmt, Any]:
@@ -55,11 +56,11 @@ def _row(first: int, at: Sequence[Any]) -> Sequence[Any]:
 
 
 def _stages(body: tirx.Stmt) -> dict[str, Any]:
-    """The buffers that the function itself has, by name."""
+    """The buffer that each block writes, by the block's name."""
     found: dict[str, Any] = {}
 
     def note(block: SBlock) -> SBlock:
-        found.update({buffer.name: buffer for buffer in block.alloc_buffers})
+        found.update({str(block.name_hint): region.source for region in block.writes})
         return block
 
     tvm_ffi.structural_map(body, (SBlock, note))
