@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import Graph
 
@@ -88,6 +89,12 @@ def normalize(g: Graph) -> str:
     return g.node("InstanceNormalization", x, g.draw(5), g.draw(5))
 
 
+def recurrent(g: Graph) -> str:
+    x = g.node("LSTM", g.input(7, 3, 6), g.draw(1, 4 * 40, 6), g.draw(1, 4 * 40, 40), hidden_size=40)
+    x = g.node("Squeeze", x, g.constant(np.array([1])))
+    return g.node("GRU", x, g.draw(1, 3 * 10, 40), g.draw(1, 3 * 10, 10), hidden_size=10)
+
+
 def rows(g: Graph) -> str:
     return g.node("MatMul", g.input(3, 6, 8), g.input(8, 7))
 
@@ -118,6 +125,7 @@ RULES = {
     "softmax": "softmax",
     "matmul": "matmul",
     "normalize": "normalize",
+    "recurrent": "recurrent",
     "rows": "rows",
     "lanes": "lanes",
     "fallback": "fallback",

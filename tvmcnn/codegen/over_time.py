@@ -24,6 +24,8 @@ from tvm.s_tir import SBlock
 from tvmcnn.ops.recurrent import OUTPUTS, STATES, TIMES
 from tvmcnn.ops.tiles import stored_elsewhere
 
+BECOMES = {"next_h": "start_h", "next_c": "start_c"}  # by name the state of a step, and what the next one begins with
+
 
 def over_time(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """The function of all steps of a step (t, operands…, parts of the output…, next states…); any other as it is."""
@@ -33,9 +35,7 @@ def over_time(func: tirx.PrimFunc) -> tirx.PrimFunc:
     time, *params = func.params
     operands, parts, following = params[:-outputs - states], params[-outputs - states : -states], params[-states:]
     body, output = _in_one(func.body, parts)
-    starts = _stages(body)
-    for state in following:
-        body = stored_elsewhere(body, state, starts[state.name.replace("next", "start")], lambda at: at)
+    body = _following(body, following)
     result = tirx.PrimFunc([*operands, output], _looped(body, time, times), func.ret_type, func.attrs)
     return result.without_attr(TIMES).without_attr(OUTPUTS).without_attr(STATES)
 
@@ -53,6 +53,14 @@ def _in_one(body: tirx.Stmt, parts: Sequence[Any]) -> tuple[tirx.Stmt, Any]:
 def _row(first: int, at: Sequence[Any]) -> Sequence[Any]:
     """Where an element lies: Y comes first, and has the time as an axis already."""
     return at if len(at) == 4 else [first, *at]
+
+
+def _following(body: tirx.Stmt, states: Sequence[Any]) -> tirx.Stmt:
+    """The next states where the step reads those before it."""
+    starts = _stages(body)
+    for state in states:
+        body = stored_elsewhere(body, state, starts[BECOMES[state.name]], lambda at: at)
+    return body
 
 
 def _stages(body: tirx.Stmt) -> dict[str, Any]:
