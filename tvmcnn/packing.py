@@ -91,7 +91,7 @@ def terms(choice: Choice, weight: Array) -> Array:
 
 
 def recurrent(choice: Choice, weight: Array) -> Array:
-    """(D, H, G·H) --> (D, ⌈H/w⌉, H, G, w): the w columns of a tile side by side, those of all gates one after another."""
+    """(D, H, G·H) --> (D, ⌈H/w⌉, H, G, w): the w columns of a tile side by side, gate after gate."""
     directions, hidden, columns = weight.shape
     width = choice.numbers(RecurrentConfig).width
     gates = weight.reshape(directions, hidden, columns // hidden, hidden)

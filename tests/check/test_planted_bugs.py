@@ -510,7 +510,11 @@ BUGS = [
     Bug("rnn-short-sum", layer("RNN"), short_reduction(recurrent)),
     Bug("rnn-other-direction", layer("RNN"), attribute("recurrent", direction=lambda d: "forward")),
     Bug("gru-swapped-gates", layer("GRU"), other_gate(0, 1)),
-    Bug("gru-reset-before", layer("GRU", linear_before_reset=1), attribute("recurrent", linear_before_reset=lambda b: False)),
+    Bug(
+        "gru-reset-before",
+        layer("GRU", linear_before_reset=1),
+        attribute("recurrent", linear_before_reset=lambda b: False),
+    ),
     Bug("lstm-swapped-gates", layer("LSTM"), other_gate(1, 2)),
     Bug("lstm-swapped-columns", layer("LSTM"), repacked("recurrent", swapped(2))),
     Bug("lstm-swapped-states", layer("LSTM"), swapped_states),

@@ -41,7 +41,9 @@ STEPS = frozenset(  # whose answers jump at a tie
 )
 # Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.
 TILED = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization", "LayerNormalization"]
+    """
+    Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization LSTM GRU RNN
+    """.split()  # noqa: SIM905
 )
 SHIFTED = frozenset(
     """

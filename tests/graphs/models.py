@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from hypothesis import strategies as st
 
-from graphs import elementwise, moves, sums, windows  # noqa: F401 (which register their operators)
+from graphs import elementwise, moves, recurrent, sums, windows  # noqa: F401 (which register their operators)
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
@@ -33,7 +33,7 @@ PLAIN = words("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs 
 LAYERS = words(
     """
     Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax ConvTranspose LpPool
-    GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth
+    GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth LSTM GRU RNN
     """
 )
 

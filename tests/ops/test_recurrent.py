@@ -27,7 +27,13 @@ ULPS = {"float16": 2.0**-10, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
 def operands(
-    op: str, hidden: int = 11, directions: int = 1, *more: str, layout: int = 0, batch: int = BATCH, dtype: str = "float32"
+    op: str,
+    hidden: int = 11,
+    directions: int = 1,
+    *more: str,
+    layout: int = 0,
+    batch: int = BATCH,
+    dtype: str = "float32",
 ) -> dict[str, Array]:
     """What a layer reads: x, w, r and b, and those that `more` names; R keeps the states as large as they are."""
     rng, gates = np.random.default_rng([hidden, directions]), GATES[op]

@@ -33,7 +33,7 @@ def over_time(func: tirx.PrimFunc) -> tirx.PrimFunc:
         return func
     times, outputs, states = (int(func.attrs[name]) for name in (TIMES, OUTPUTS, STATES))
     time, *params = func.params
-    operands, parts, following = params[:-outputs - states], params[-outputs - states : -states], params[-states:]
+    operands, parts, following = params[: -outputs - states], params[-outputs - states : -states], params[-states:]
     body, output = _in_one(func.body, parts)
     body = _following(body, following)
     result = tirx.PrimFunc([*operands, output], _looped(body, time, times), func.ret_type, func.attrs)
@@ -93,7 +93,9 @@ def _looped(body: tirx.Stmt, time: Any, times: int) -> tirx.Stmt:
 
     result = tvm_ffi.structural_map(body, (tirx.SeqStmt, around), order="post")
     if looped != 1:
-        raise RuntimeError(f"a step has {looped} places for the loop over time, not one: its schedule lacks a compute_at")
+        raise RuntimeError(
+            f"a step has {looped} places for the loop over time, not one: its schedule lacks a compute_at"
+        )
     return result
 
 

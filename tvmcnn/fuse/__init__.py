@@ -343,16 +343,14 @@ def multiply_accumulates(network: Network, kernel: Kernel) -> int:
 
 
 def _products(network: Network, node: Node) -> int:
-    if node.op in RECURRENT:
-        times, batch, _ = network.tensors[node.inputs[0]].shape
-        weight = network.constants if node.inputs[1] in network.constants else network.tensors
-        return int(times * batch * math.prod(weight[node.inputs[1]].shape))
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT):
         return 0
     x, weight = (
         network.constants[name].shape if name in network.constants else network.tensors[name].shape
         for name in node.inputs[:2]
     )
+    if node.op in RECURRENT:
+        return math.prod(x[:2]) * math.prod(weight)  # times, batch
     output = network.tensors[node.output].size
     if node.op == "Conv":
         return output * math.prod(weight[1:])

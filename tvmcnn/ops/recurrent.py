@@ -28,7 +28,8 @@ from tvmcnn.ops.tiles import Tiled, Tiles, stored
 
 TIMES, OUTPUTS, STATES = "tvmcnn.times", "tvmcnn.outputs", "tvmcnn.states"  # attributes of a step's function
 H, C = 0, 1  # the states
-Indices = tuple[Any, ...]  # direction, tile of rows, tile of columns, row and column in them
+STATE_AXES, PACKED_AXES = 4, 5
+Indices = Sequence[Any]  # direction, tile of rows, tile of columns, row and column in them
 Activation = Callable[[Expr], Expr]
 
 # Those that are no operators, or not as one: ONNX's page of LSTM has ≥ where that of ThresholdedRelu has >
@@ -177,7 +178,7 @@ def _next(layer: _Layer, out: te.Tensor) -> list[Tiled]:
     return [copy(state) for state in range(int(out.shape[4]))]
 
 
-# ---- the operators: the stage "out", (D, B/r, H/w, r, s, w), has the states that a step makes, h and of an LSTM c --------
+# ---- the operators: "out", (D, B/r, H/w, r, s, w), has the states that a step makes, h and of an LSTM c too ----------
 
 
 def _rnn(layer: _Layer, h: te.Tensor) -> te.Tensor:
@@ -188,7 +189,7 @@ def _rnn(layer: _Layer, h: te.Tensor) -> te.Tensor:
         value = layer.activation(0, _gate(layer, at, 0) + _at(sums, at, 0), at[0])
         return layer.lasts(at, value, _before(layer, h, at))
 
-    return _one_state(layer, element)
+    return _out(layer, element)
 
 
 def _gru(layer: _Layer, h: te.Tensor) -> te.Tensor:
@@ -201,14 +202,12 @@ def _gru(layer: _Layer, h: te.Tensor) -> te.Tensor:
     if layer.node["linear_before_reset"]:
 
         def inner(at: Indices) -> Expr:
-            product = _at(sums, at, 2) + _bias(layer, at, 2, (1,))
+            product = _biased(layer, _at(sums, at, 2), at, 2, (1,))
             return _gate(layer, at, 2, (0,)) + reset_gate(sums, 1, at) * product
 
     else:
         reset_sums = _sums(layer, "reset_sum", h, (1,))
-        reset = te.compute(
-            layer.shape, lambda *at: reset_gate(reset_sums, 0, at) * _before(layer, h, at), name="reset"
-        )
+        reset = te.compute(layer.shape, lambda *at: reset_gate(reset_sums, 0, at) * _before(layer, h, at), name="reset")
         candidate = _sums(layer, "candidate", reset, (2,))
 
         def inner(at: Indices) -> Expr:
@@ -220,7 +219,7 @@ def _gru(layer: _Layer, h: te.Tensor) -> te.Tensor:
         new = layer.activation(1, inner(at), at[0])
         return layer.lasts(at, let.within((literal(1, layer.dtype) - z) * new + z * before), before)
 
-    return _one_state(layer, element)
+    return _out(layer, element)
 
 
 def _lstm(layer: _Layer, h: te.Tensor, c: te.Tensor) -> te.Tensor:
@@ -246,13 +245,7 @@ def _lstm(layer: _Layer, h: te.Tensor, c: te.Tensor) -> te.Tensor:
         value = gate(at, 1, cells[at]) * layer.activation(2, cells[at], at[0], clipped=False)
         return layer.lasts(at, value, _before(layer, h, at))
 
-    d, tb, tj, i, j = layer.shape
-
-    def state(d: Any, tb: Any, tj: Any, i: Any, s: Any, j: Any) -> Expr:
-        at = (d, tb, tj, i, j)
-        return tirx.Select(s == H, element(at), cells[at])
-
-    return te.compute((d, tb, tj, i, 2, j), state, name="out")
+    return _out(layer, element, lambda at: cells[at])
 
 
 STEPS: dict[str, Callable[..., te.Tensor]] = {"RNN": _rnn, "GRU": _gru, "LSTM": _lstm}
@@ -261,30 +254,34 @@ STEPS: dict[str, Callable[..., te.Tensor]] = {"RNN": _rnn, "GRU": _gru, "LSTM": 
 # ---- their parts ----------------------------------------------------------------------------------------------------
 
 
-def _sums(layer: _Layer, name: str, source: te.Tensor, gates: tuple[int, ...]) -> te.Tensor:
-    """Σ_k source[k] · R[k, g, j] for some gates: (D, B/r, H/w, r, gates, w). The source is a state, or is by tiles."""
-    weight = layer.operands["recurrent_weight"]
+def _out(layer: _Layer, *states: Callable[[Indices], Expr]) -> te.Tensor:
+    """The stage "out" of the state h, or of h and c."""
     d, tb, tj, i, j = layer.shape
-    terms = (layer.hidden,) if len(source.shape) == 4 else (layer.columns.count, layer.columns.tile)
-    rk = [te.reduce_axis((0, extent), f"rk{axis}") for axis, extent in enumerate(terms)]
+
+    def element(d: Any, tb: Any, tj: Any, i: Any, s: Any, j: Any) -> Expr:
+        h, *others = (state((d, tb, tj, i, j)) for state in states)
+        return tirx.Select(s == H, h, others[0]) if others else h
+
+    return te.compute((d, tb, tj, i, len(states), j), element, name="out")
+
+
+def _sums(layer: _Layer, name: str, source: te.Tensor, gates: tuple[int, ...]) -> te.Tensor:
+    """Σ_k source[k] · R[k, g, j] for neighbouring gates: (D, B/r, H/w, r, gates, w). The source is a state, (D, B/r, r,
+    H), or lies by tiles.
+    """
+    weight, by_tiles = layer.operands["recurrent_weight"], len(source.shape) > STATE_AXES
+    rk = te.reduce_axis((0, layer.hidden), "rk")
 
     def term(d: Any, tb: Any, tj: Any, i: Any, g: Any, j: Any) -> Expr:
-        gate = g + gates[0]  # they are neighbours
-        if len(rk) == 1:
-            k, value = rk[0], source[d, tb, i, rk[0]]
-        else:
-            k, value = rk[0] * layer.columns.tile + rk[1], source[d, tb, rk[0], i, rk[1]]
-        if len(weight.shape) == 5:
-            return te.sum(value * weight[d, tj, k, gate, j], axis=rk)
-        return te.sum(value * weight[d, k, gate * layer.hidden + layer.columns.element(tj, j)], axis=rk)
+        gate = g + gates[0]
+        tk, k = layer.columns.place(rk)
+        value = source[d, tb, tk, i, k] if by_tiles else source[d, tb, i, rk]
+        if len(weight.shape) == PACKED_AXES:
+            return te.sum(value * weight[d, tj, rk, gate, j], axis=[rk])
+        return te.sum(value * weight[d, rk, gate * layer.hidden + layer.columns.element(tj, j)], axis=[rk])
 
-    return te.compute((d, tb, tj, i, len(gates), j), term, name=name)
-
-
-def _one_state(layer: _Layer, element: Callable[[Indices], Expr]) -> te.Tensor:
-    """The stage "out" of h alone."""
     d, tb, tj, i, j = layer.shape
-    return te.compute((d, tb, tj, i, 1, j), lambda d, tb, tj, i, s, j: element((d, tb, tj, i, j)), name="out")
+    return te.compute((d, tb, tj, i, len(gates), j), term, name=name)
 
 
 def _at(sums: te.Tensor, at: Indices, place: int) -> Expr:
@@ -293,21 +290,21 @@ def _at(sums: te.Tensor, at: Indices, place: int) -> Expr:
 
 
 def _gate(layer: _Layer, at: Indices, gate: int, biases: tuple[int, ...] = (0, 1)) -> Expr:
-    """What the input adds to a gate at this time, with the biases that the product with the input has not."""
+    """What the input adds to a gate at this time, with those of its biases that the product with the input has not."""
     gates = layer.operands["gates"]
     count = int(gates.shape[2]) // layer.directions
     value = gates[layer.now(at[0]), layer.row(at), at[0] * count + gate * layer.hidden + layer.column(at)]
-    return value + _bias(layer, at, gate, biases) if "b" in layer.operands else value
+    return _biased(layer, value, at, gate, biases)
 
 
-def _bias(layer: _Layer, at: Indices, gate: int, which: tuple[int, ...]) -> Expr:
-    """The sum of some of a gate's biases, 0 that of W and 1 that of R."""
+def _biased(layer: _Layer, value: Expr, at: Indices, gate: int, biases: tuple[int, ...]) -> Expr:
+    """A value and some of a gate's biases, 0 that of W and 1 that of R."""
     b = layer.operands.get("b")
     if b is None:
-        return literal(0, layer.dtype)
-    half = int(b.shape[1]) // 2
-    first, *rest = (b[at[0], each * half + gate * layer.hidden + layer.column(at)] for each in which)
-    return first + rest[0] if rest else first
+        return value
+    for each in biases:
+        value = value + b[at[0], each * (int(b.shape[1]) // 2) + gate * layer.hidden + layer.column(at)]
+    return value
 
 
 def _before(layer: _Layer, state: te.Tensor, at: Indices) -> Expr:

@@ -6,8 +6,8 @@ T is the number of steps, N the batch, I the input's size, D the number of direc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-
 
 import numpy as np
 
@@ -28,14 +28,14 @@ PLAIN: dict[str, Function] = {
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Softplus": lambda x: np.logaddexp(0, x),
 }
-WITH_ALPHA: dict[str, tuple[float, Callable[[Array, float], Array]]] = {
+WITH_ALPHA: dict[str, tuple[float, Callable[..., Array]]] = {
     "LeakyRelu": (0.01, lambda x, a: np.where(x >= 0, x, a * x)),
     "ThresholdedRelu": (1.0, lambda x, a: np.where(x >= a, x, 0)),
     "Elu": (1.0, lambda x, a: np.where(x >= 0, x, a * np.expm1(np.minimum(x, 0)))),
 }
-WITH_BOTH: dict[str, tuple[tuple[float, float] | None, Callable[[Array, float, float], Array]]] = {
-    "Affine": (None, lambda x, a, b: a * x + b),
-    "ScaledTanh": (None, lambda x, a, b: a * np.tanh(b * x)),
+WITH_BOTH: dict[str, tuple[tuple[float | None, float | None], Callable[..., Array]]] = {
+    "Affine": ((None, None), lambda x, a, b: a * x + b),
+    "ScaledTanh": ((None, None), lambda x, a, b: a * np.tanh(b * x)),
     "HardSigmoid": ((0.2, 0.5), lambda x, a, b: np.clip(a * x + b, 0, 1)),
 }
 
@@ -50,15 +50,14 @@ def _function(name: str, alphas: Iterator[float], betas: Iterator[float]) -> Fun
     if name in PLAIN:
         return PLAIN[name]
     if name in WITH_ALPHA:
-        usual, one = WITH_ALPHA[name]
-        a = next(alphas, usual)
-        return lambda x: one(x, a)
+        alpha, one = WITH_ALPHA[name]
+        return functools.partial(one, a=next(alphas, alpha))
     if name in WITH_BOTH:
         both, two = WITH_BOTH[name]
-        a, b = next(alphas, both and both[0]), next(betas, both and both[1])
-        if a is None or b is None:
+        first, second = (next(each, usual) for each, usual in zip((alphas, betas), both, strict=True))
+        if first is None or second is None:
             raise ValueError(f"activation {name} without alpha or beta")
-        return lambda x: two(x, a, b)
+        return functools.partial(two, a=first, b=second)
     raise ValueError(f"activation {name}")
 
 

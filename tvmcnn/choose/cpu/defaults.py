@@ -304,18 +304,13 @@ def matmul_config(kernel: Kernel, depth: int, target: Target) -> MatmulConfig:
 
 
 def recurrent_config(kernel: Kernel, target: Target) -> RecurrentConfig:
-    """The tile with the fewest cycles an FMA, whose columns of all gates that share a sum fit the registers.
-
-    A GRU that resets the state before the product sums over whole tiles of it: they divide the state.
-    """
+    """The tile with the fewest cycles an FMA, whose columns of all gates that share a sum fit the registers."""
     node, (_, _, batch, hidden) = kernel.anchor, kernel.output.shape
-    lanes, resets_before = target.lanes(kernel.dtype), node.op == "GRU" and not node["linear_before_reset"]
-    gates = {"RNN": 1, "GRU": 1 if resets_before else 3, "LSTM": 4}[node.op]
+    lanes = target.lanes(kernel.dtype)
+    gates = {"RNN": 1, "GRU": 3 if node["linear_before_reset"] else 1, "LSTM": 4}[node.op]
     widths = [count * lanes for count in range(1, hidden // lanes + 1)] or [hidden]
-    if resets_before:
-        widths = [width for width in widths if hidden % width == 0] or [hidden]
     tiles = list(itertools.product(widths, range(1, min(batch, MAX_ROWS) + 1)))
-    fitting = [(w, r) for w, r in tiles if fits_registers(-(-w // lanes) * gates, r, target)] or tiles[:1]
+    fitting = [(w, r) for w, r in tiles if fits_registers(-(-w // lanes) * gates, r, target)]
 
     def cost(tile: tuple[int, int]) -> float:
         width, rows = max(tile[0], lanes), tile[1]

@@ -174,11 +174,10 @@ def _matmul(state: State, kernel: Kernel) -> Choice:
 
 
 def _recurrent(state: State, kernel: Kernel) -> Choice:
-    _, _, batch, hidden = kernel.output.shape
     config = recurrent_config(kernel, state.target)
     read = [state.plain(tensor) for tensor in kernel.inputs]
     choice = choice_of(kernel, "recurrent", read, PLAIN, "recurrent", (config, "default"))
-    columns = round_up(hidden, config.width) * config.rows
+    columns = round_up(kernel.output.shape[-1], config.width) * config.rows
     stages = RECURRENT_STAGES * round_up(columns * kernel.item_bytes, ALIGNMENT)
     return dataclasses.replace(choice, scratch_bytes=stages)
 

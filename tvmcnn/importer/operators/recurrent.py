@@ -2,8 +2,8 @@
 
     y, y_h = LSTM(x, w, r, b)
       -->
-    gates = Gemm(x, w', b')              (T, B, D·4·H): all gates of both directions, what the hidden state adds left out
-    states = LSTM(gates, r')             (T + 1, D, B, H): Y, and the rows of Y_h and Y_c behind it
+    gates = Gemm(x, w', b')        (T, B, D·4·H): all gates of both directions, without what the state adds to them
+    states = LSTM(gates, r')       (T + 1, D, B, H): Y, and behind it the rows of Y_h and Y_c that are wanted
     y, y_h = Slice(states), Slice(states)
 
 T is the number of times, B the batch, I the input's size, D the number of directions and H the hidden size.

@@ -10,7 +10,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.configs import RecurrentConfig
 from tvmcnn.network import round_up
-from tvmcnn.schedule.steps import Block, Loop, reduction_axes, unroll
+from tvmcnn.schedule.steps import Block, Loop
 
 WARP, THREADS = 32, 1024  # of a block at most
 STATES = ("start_h", "start_c")
@@ -69,8 +69,7 @@ def _sums(sch: Schedule, block: Block, thread: Loop) -> None:
     """The sums of one column's gates, which do not wait for each other."""
     sch.set_scope(block, 0, "local")
     sch.compute_at(block, thread, preserve_unit_loops=True)
-    count = len(reduction_axes(sch, block))
-    row, gate, column, *terms = sch.get_loops(block)[-3 - count :]
-    sch.reorder(*terms, row, gate, column)
-    unroll(sch, (gate,))
-    sch.decompose_reduction(block, terms[0])
+    row, gate, column, terms = sch.get_loops(block)[-4:]
+    sch.reorder(terms, row, gate, column)
+    sch.unroll(gate)
+    sch.decompose_reduction(block, terms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import RecurrentConfig
-from tvmcnn.schedule.steps import Block, Loop, extent, initialise, reduction_axes, unroll
+from tvmcnn.schedule.steps import Block, Loop, extent, initialise, unroll
 
 STORED = ("y", "y_h", "y_c", "next_h", "next_c")  # in the order that they are computed
 
@@ -65,10 +65,9 @@ def _sums(sch: Schedule, block: Block, tile: Loop, lanes: int) -> None:
     """The accumulators of one tile."""
     sch.set_scope(block, 0, "local")
     sch.compute_at(block, tile, preserve_unit_loops=True)
-    count = len(reduction_axes(sch, block))
-    row, gate, column, *terms = sch.get_loops(block)[-3 - count :]
+    row, gate, column, terms = sch.get_loops(block)[-4:]
     vector, lane = _vectors(sch, column, lanes)
-    sch.reorder(*terms, row, gate, vector, lane)
+    sch.reorder(terms, row, gate, vector, lane)
     unroll(sch, (row, gate, vector))
     sch.vectorize(lane)
-    initialise(sch, block, terms[0], tile=3)
+    initialise(sch, block, terms, tile=3)
