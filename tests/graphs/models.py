@@ -245,7 +245,26 @@ def squeezed(d: Draft) -> None:
         conv(d, x, d.choice((16, 24)), 1)
 
 
+def sequences(d: Draft) -> None:
+    """A layer over time, of a sequence or of the columns of an image, and perhaps another."""
+    if d.chance(1, 2):
+        x = layer(d, picture(d), d.choice((16, 5, 17)))
+        columns = d.node("Reshape", [x, d.whole((x.shape[0], -1, x.shape[3]))])[0]
+        x = d.node("Transpose", [columns], perm=[2, 0, 1])[0]
+    else:
+        dtype = d.choice(FLOATS) if d.chance(1, 4) else "float32"
+        x = d.input(d.numbers((d.integer(1, 6), d.extent(), d.extent()), dtype))
+    for _ in range(d.choice((1, 1, 2))):
+        op = d.choice(("LSTM", "GRU", "RNN"))
+        if not GROWERS[op].fits(d, x):
+            raise Skip("no layer fits")
+        before = len(d.nodes)
+        GROWERS[op].grow(d, op, x)
+        y = next(held for held in d.pool if held.name == d.nodes[before].output[0])
+        x = d.node("Reshape", [y, d.whole((*y.shape[:2], -1))])[0]
+
+
 THEMES: tuple[Callable[[Draft], None], ...] = (
-    *(anything, blocks, branches, tiny, winograd, squeezed),
+    *(anything, blocks, branches, tiny, winograd, squeezed, sequences),
     *(anything, blocks, anything, blocks, anything, anything),
 )

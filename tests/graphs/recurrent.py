@@ -12,7 +12,7 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 BOUNDED = ("Tanh", "Sigmoid", "Softsign", "HardSigmoid")  # by which no state grows from step to step
 
 
-@grows("LSTM", "GRU", "RNN", when=lambda held: held.rank == 3 and filled(held) and held.size <= 1500)
+@grows("LSTM", "GRU", "RNN", when=lambda held: held.rank == 3 and filled(held) and held.size <= 4000)
 def layer(d: Draft, op: str, x: Held) -> None:
     """With some of the optional operands, each constant or an input, and some of the attributes."""
     hidden, depth, layout = d.choice(HIDDEN), x.shape[2], int(d.since(op) >= 14 and d.chance(1, 5))

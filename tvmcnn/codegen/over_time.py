@@ -88,8 +88,7 @@ def _looped(body: tirx.Stmt, time: Any, times: int) -> tirx.Stmt:
         looped += 1
         rest = sequence[first:]
         inner = rest[0] if len(rest) == 1 else tirx.SeqStmt(list(rest))
-        loop = tirx.For(time, 0, times, tirx.ForKind.SERIAL, inner)
-        return tirx.SeqStmt([*sequence[:first], loop])
+        return tirx.SeqStmt([*sequence[:first], tirx.For(time, 0, times, tirx.ForKind.SERIAL, inner)])
 
     result = tvm_ffi.structural_map(body, (tirx.SeqStmt, around), order="post")
     if looped != 1:

@@ -233,11 +233,11 @@ def _lstm(layer: _Layer, h: te.Tensor, c: te.Tensor) -> te.Tensor:
         return layer.activation(0, value, at[0])
 
     def cell(*at: Any) -> Expr:
-        let, before = Let(), _before(layer, c, at)
-        i = let(gate(at, 0, before))
-        f = literal(1, layer.dtype) - i if layer.node["input_forget"] else gate(at, 2, before)
+        before, i = _before(layer, c, at), gate(at, 0, _before(layer, c, at))
         new = layer.activation(1, _gate(layer, at, 3) + _at(sums, at, 3), at[0])
-        return layer.lasts(at, let.within(f * before + i * new), before)
+        if layer.node["input_forget"]:  # f is 1 − i, which stands once: TVM 0.27 loses the name of one that stands twice
+            return layer.lasts(at, before + i * (new - before), before)
+        return layer.lasts(at, gate(at, 2, before) * before + i * new, before)
 
     cells = te.compute(layer.shape, cell, name="cell")
 
