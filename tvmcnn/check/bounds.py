@@ -24,6 +24,7 @@ import numpy as np
 
 from tvmcnn.check.jumps import is_step, same_side
 from tvmcnn.check.renamed import renamed, under_known_names
+from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import Array, Network, Node, Shape
 
 UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
@@ -41,7 +42,6 @@ EXACT = frozenset(
 PROPORTIONAL = frozenset("Add Sub Mul Div Pow Sqrt Reciprocal Exp Sum Mean LeakyRelu PRelu Sigmoid".split())  # noqa: SIM905
 
 OTHER_ROUNDINGS = 8  # of an element besides those of its sum: a bias, e^x of libm, a division
-RECURRENT = ("GRU", "LSTM", "RNN")
 SUMS, MEANS, PRODUCTS = ("ReduceSum",), ("ReduceMean", "GlobalAveragePool"), ("Conv", "Gemm", "MatMul")
 
 Follow = Callable[[str, Array], Array]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import Array, Network, Node, Tensor
 from tvmcnn.run.runner import ArrayInfo, random_array
 
@@ -43,7 +44,20 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         if tame and tensor.dtype != "bool" and np.dtype(tensor.dtype).kind in "iu":
             accepted = (0, 2 - tame)
         found[tensor.name] = drawn(tensor, seed + place, accepted)
+        if _hands_on(readers, tensor.name):
+            found[tensor.name] = (found[tensor.name] / math.sqrt(tensor.shape[-1])).astype(tensor.dtype)
     return found
+
+
+def _hands_on(readers: Mapping[str, list[Node]], name: str) -> bool:
+    """True for the matrix by which an LSTM, GRU or RNN hands its state on: with numbers so large that states grow from
+    step to step, rounding errors would too, and no bound knew."""
+    for node in readers.get(name, ()):
+        if node.op in RECURRENT and node.inputs[1] == name:
+            return True
+        if node.op in ("Transpose", "Reshape", "Cast") and _hands_on(readers, node.output):
+            return True
+    return False
 
 
 def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
