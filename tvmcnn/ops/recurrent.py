@@ -235,9 +235,8 @@ def _lstm(layer: _Layer, h: te.Tensor, c: te.Tensor) -> te.Tensor:
     def cell(*at: Any) -> Expr:
         before, i = _before(layer, c, at), gate(at, 0, _before(layer, c, at))
         new = layer.activation(1, _gate(layer, at, 3) + _at(sums, at, 3), at[0])
-        if layer.node[
-            "input_forget"
-        ]:  # f is 1 − i, which stands once: TVM 0.27 loses the name of one that stands twice
+        if layer.node["input_forget"]:
+            # f is 1 − i. Written with i once: of a name that stands twice here TVM 0.27 may lose sight.
             return layer.lasts(at, before + i * (new - before), before)
         return layer.lasts(at, gate(at, 2, before) * before + i * new, before)
 

@@ -108,6 +108,9 @@ shapes must be constant.
 Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
 one operand.
 
+LSTM, GRU and RNN have all activations that ONNX names. What ONNX leaves open is as in onnxruntime: `clip` bounds what
+the gates' activations are given, and the last states of a sequence of no steps are zero.
+
 Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
 {", ".join(sorted(DEFINED))}.
 
