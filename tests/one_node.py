@@ -54,7 +54,7 @@ ROUNDED_CASES = dict.fromkeys(  # expected values written with 4 digits
         "test_roialign_aligned_true",
     ),
     1e-4,
-)
+) | {"test_gru_seq_length": 1e-7}  # a difference of what saturates, in float32
 OTHER_READING = {
     # length_resized is the size of the output, as the operator page says and onnxruntime reads it; ONNX's expected
     # values were made with 0.6 * 4 = 2.4 for 2, and with 0.8 * 4 = 3.2 for 3

@@ -43,7 +43,8 @@ OPERATORS = """
     MatMul Softmax LogSoftmax ArgMax ArgMin ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 Concat Split Slice Pad
     Transpose Reshape Flatten Squeeze Unsqueeze Gather Expand Tile Where Equal Less LessOrEqual Greater GreaterOrEqual
     Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape ScatterND
-    ScatterElements Scatter TopK CumSum Hardmax LpNormalization Shrink MaxUnpool Col2Im CenterCropPad EyeLike
+    ScatterElements Scatter TopK CumSum Hardmax LpNormalization Shrink MaxUnpool Col2Im CenterCropPad EyeLike LSTM
+    GRU RNN
 """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 
 # Counted cases that do not pass, each with its reason.

@@ -105,6 +105,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "pool": Algorithm({"pool": loops.image_rows}, ("threads",), made=packing.divisors),
     "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads")),
     "elementwise": Algorithm({"memory": loops.all_but_two}, ("threads",), operand=packing.aligned),
+    "recurrent": Algorithm(
+        {"recurrent": loops.recurrent}, ("recurrent",), weight=packing.recurrent, operand=packing.as_it_is
+    ),
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),

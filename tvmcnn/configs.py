@@ -226,6 +226,14 @@ class NormalizeConfig(Config):
 
 
 @dataclass(frozen=True)
+class RecurrentConfig(Config):
+    """The tile of a step of an LSTM, GRU or RNN: rows of the batch by `width` columns of the hidden state."""
+
+    width: Run = 16
+    rows: Count = 1
+
+
+@dataclass(frozen=True)
 class BlockConfig(Config):
     """The tile of a block of GPU threads: maps by pixels, those of a pool's window counted."""
 

@@ -18,6 +18,7 @@ from tvmcnn.configs import (
     MatmulConfig,
     NormalizeConfig,
     PixelsConfig,
+    RecurrentConfig,
     SoftmaxConfig,
     StreamedConfig,
     WinogradConfig,
@@ -88,6 +89,11 @@ def matmul(choice: Choice, shape: Shape, lanes: int) -> Shape:
     config = choice.numbers(MatmulConfig)
     across, down = math.ceil(shape[-1] / config.width), math.ceil(shape[-2] / config.rows)
     return (*shape[:-2], across) if config.packed else (*shape[:-2], across, down)
+
+
+def recurrent(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Directions, and tiles of rows of the batch."""
+    return (shape[-3], math.ceil(shape[-2] / choice.numbers(RecurrentConfig).rows))
 
 
 def image_rows(choice: Choice, shape: Shape, lanes: int) -> Shape:

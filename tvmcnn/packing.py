@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tvmcnn.blocks import groups_together
-from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, WinogradConfig
+from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -88,6 +88,15 @@ def dense(choice: Choice, weight: Array) -> Array:
 def terms(choice: Choice, weight: Array) -> Array:
     """(M, C, H, W) or (K, N) --> (K, N): the broadcast scalars of one term side by side."""
     return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight
+
+
+def recurrent(choice: Choice, weight: Array) -> Array:
+    """(D, H, G·H) --> (D, ⌈H/w⌉, H, G, w): the w columns of a tile side by side, gate after gate."""
+    directions, hidden, columns = weight.shape
+    width = choice.numbers(RecurrentConfig).width
+    gates = weight.reshape(directions, hidden, columns // hidden, hidden)
+    firsts = (min(first, hidden - width) for first in range(0, hidden, width))
+    return np.stack([gates[..., first : first + width] for first in firsts], axis=1)
 
 
 def gemm(choice: Choice, weight: Array) -> Array:

@@ -215,8 +215,8 @@ CASES: list[tuple[Node, list[Any], Any, Any, Any]] = [  # operands, expected, fo
         [True, False, False],
     ),
     (step("IsInf"), [[float(np.finfo(np.float32).max), 1.0]], [False, False], [True, True], [True, False]),
-    (step("ArgMax", axis=1), [[[1.0, 1.0001, 0.5], [1.0, 2.0, 0.5]]], [[1], [1]], [[0], [0]], [[True], [False]]),
-    (step("ArgMax", axis=0), [[[1.0, 2.0], [1.0001, 1.0]]], [1, 0], [0, 5], [True, False]),
+    (step("ArgMax", axes=(1,)), [[[1.0, 1.0001, 0.5], [1.0, 2.0, 0.5]]], [[1], [1]], [[0], [0]], [[True], [False]]),
+    (step("ArgMax", axes=(0,)), [[[1.0, 2.0], [1.0001, 1.0]]], [1, 0], [0, 5], [True, False]),
 ]
 
 

@@ -28,6 +28,7 @@ from tvmcnn import layout, ops, packing
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import load_records
+from tvmcnn.codegen import over_time
 from tvmcnn.codegen.cpu import call
 from tvmcnn.errors import VerifyError
 from tvmcnn.fuse import fuse
@@ -47,6 +48,7 @@ from tvmcnn.ops import (
     norm,
     operands,
     pool,
+    recurrent,
     resize,
     shape,
 )
@@ -220,6 +222,21 @@ def normalized(g: Graph) -> str:
     y = g.node("InstanceNormalization", g.node("Tanh", g.input(2, 3, 5, 7)), g.draw(3), g.draw(3))
     g.output(y)
     return y
+
+
+def layer(op: str, **attributes: Any) -> Build:
+    """A layer of 37 columns behind a Tanh, in both directions; its sequences have different lengths."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+
+    def build(g: Graph) -> str:
+        x = g.node("Tanh", g.input(5, 3, 6))
+        r = g.constant(g.rng.standard_normal((2, gates * 37, 37)) / 6)
+        operands = (x, g.draw(2, gates * 37, 6), r, g.draw(2, 2 * gates * 37))
+        y = g.node(op, *operands, direction="bidirectional", hidden_size=37, **attributes)
+        g.output(y)
+        return y
+
+    return build
 
 
 # ---- edits ----------------------------------------------------------------------------------------------------------
@@ -481,6 +498,20 @@ def missing_finish(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conv, "apply", lambda nodes, *rest: elementwise.apply(nodes[:-1], *rest))
 
 
+def swapped_states(patch: pytest.MonkeyPatch) -> None:
+    """The hidden state of a step is the next one's cell."""
+    first, second = over_time.BECOMES
+    patch.setattr(over_time, "BECOMES", {first: over_time.BECOMES[second], second: over_time.BECOMES[first]})
+
+
+def other_gate(first: int, second: int) -> Plant:
+    """Two gates change places where the step reads what the input gives them."""
+    real, other = recurrent._gate, {first: second, second: first}
+    return lambda patch: patch.setattr(
+        recurrent, "_gate", lambda layer, at, gate, *rest: real(layer, at, other.get(gate, gate), *rest)
+    )
+
+
 RELU = ("Relu", {})
 MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("MaxPool", "AveragePool"))
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
@@ -532,6 +563,17 @@ BUGS = [
     Bug("softmax-no-maximum", large_softmax, no_maximum),
     Bug("softmax-short-sum", one("Softmax", 3, 17, axis=1), short_reduction(lanes)),
     Bug("softmax-short-sum-across", one("Softmax", 3, 17, axis=0), short_reduction(norm)),
+    Bug("rnn-short-sum", layer("RNN"), short_reduction(recurrent)),
+    Bug("rnn-other-direction", layer("RNN"), attribute("recurrent", direction=lambda d: "forward")),
+    Bug("gru-swapped-gates", layer("GRU"), other_gate(0, 1)),
+    Bug(
+        "gru-reset-before",
+        layer("GRU", linear_before_reset=1),
+        attribute("recurrent", linear_before_reset=lambda b: False),
+    ),
+    Bug("lstm-swapped-gates", layer("LSTM"), other_gate(1, 2)),
+    Bug("lstm-swapped-columns", layer("LSTM"), repacked("recurrent", swapped(2))),
+    Bug("lstm-swapped-states", layer("LSTM"), swapped_states),
     Bug("sub-operands-swapped", two_operands, formula("Sub", lambda a, b: b - a)),
     Bug("sigmoid-sign", one("Sigmoid", 3, 17), formula("Sigmoid", lambda x: 1 / (1 + tirx.exp(x)))),
     Bug(

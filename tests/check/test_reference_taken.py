@@ -22,7 +22,6 @@ from tvmcnn.errors import UnsupportedError
 # Operators of ONNX that the oracle has no meaning for, each with its reason.
 REFUSED = {
     "random: no two runs agree": "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
-    "onnx.reference passes over clip, activations and sequence_lens": "GRU LSTM RNN",
     "onnxruntime has none to compare with": "SwiGLU",
     "its state has a type that no input need tell": "LinearAttention",
     "never compared: no node case, or none that onnxruntime runs": "MaxRoiPool ImageDecoder",

@@ -37,8 +37,11 @@ def test_every_rule_has_an_algorithm() -> None:
 
 
 def test_every_packed_weight_can_be_read_back() -> None:
-    """An algorithm that packs a weight has the inverse, by which open variants read it; GPUs have no open variants."""
-    packed = {name for name, how in ALGORITHMS.items() if how.cpu and how.weight is not None}
+    """An algorithm that packs a weight has the inverse, by which open variants read it; GPUs have no open variants.
+
+    Nor has "recurrent", with which nothing fuses.
+    """
+    packed = {name for name, how in ALGORITHMS.items() if how.cpu and how.weight is not None} - {"recurrent"}
     assert packed == {*unfused.TAPS, "dense", "dense_images"}
 
 

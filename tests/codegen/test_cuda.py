@@ -234,12 +234,22 @@ def broadcast(g: Graph) -> str:
     return g.node("Mul", g.input(2, 5, 7, 6), g.node("Sigmoid", g.input(5, 1, 6)))
 
 
+def lstm(g: Graph) -> str:
+    weights = (g.draw(2, 4 * 37, 6), g.draw(2, 4 * 37, 37), g.draw(2, 8 * 37))
+    return g.node("LSTM", g.input(5, 3, 6), *weights, direction="bidirectional", hidden_size=37)
+
+
+def gru(g: Graph) -> str:
+    return g.node("GRU", g.input(5, 3, 6), g.draw(1, 3 * 37, 6), g.draw(1, 3 * 37, 37), hidden_size=37)
+
+
 RULES: dict[Build, str] = {
     **dict.fromkeys((conv, dilated, prologue, max_pool, average_pool, grouped, rows, stack), "gemm"),
     **dict.fromkeys((row, few_rows, covering), "gemv"),
     **dict.fromkeys((softmax, global_average, reduction), "rows"),
     **dict.fromkeys((depthwise, narrow_groups, softmax_of_maps, global_max, reduced_columns, pool), "threads"),
     **dict.fromkeys((turned, broadcast), "threads"),
+    **dict.fromkeys((lstm, gru), "gemm recurrent"),
     **dict.fromkeys((resized, normalised), "fallback"),
     **dict.fromkeys((joined, pointwise, split, split_pool, split_prologue), "gemm threads"),
 }

@@ -44,7 +44,7 @@ STEPS = frozenset(  # whose answers jump at a tie
 TILED = frozenset(
     """
     Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization ScatterElements ScatterND
-    CumSum Col2Im
+    CumSum Col2Im LSTM GRU RNN
     """.split()  # noqa: SIM905
 )
 SHIFTED = frozenset(

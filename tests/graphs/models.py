@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from hypothesis import strategies as st
 
-from graphs import elementwise, moves, orders, sums, windows  # noqa: F401 (which register their operators)
+from graphs import elementwise, moves, orders, recurrent, sums, windows  # noqa: F401 (which register their operators)
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
@@ -33,7 +33,7 @@ PLAIN = words("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs 
 LAYERS = words(
     """
     Conv MaxPool AveragePool GlobalAveragePool BatchNormalization Relu Gemm MatMul Softmax ConvTranspose LpPool
-    GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth
+    GroupNormalization InstanceNormalization LayerNormalization LRN GlobalMaxPool GlobalLpPool SpaceToDepth LSTM GRU RNN
     """
 )
 
@@ -245,7 +245,26 @@ def squeezed(d: Draft) -> None:
         conv(d, x, d.choice((16, 24)), 1)
 
 
+def sequences(d: Draft) -> None:
+    """A layer over time, of a sequence or of the columns of an image, and perhaps another."""
+    if d.chance(1, 2):
+        x = layer(d, picture(d), d.choice((16, 5, 17)))
+        columns = d.node("Reshape", [x, d.whole((x.shape[0], -1, x.shape[3]))])[0]
+        x = d.node("Transpose", [columns], perm=[2, 0, 1])[0]
+    else:
+        dtype = d.choice(FLOATS) if d.chance(1, 4) else "float32"
+        x = d.input(d.numbers((d.integer(1, 6), d.extent(), d.extent()), dtype))
+    for _ in range(d.choice((1, 1, 2))):
+        op = d.choice(("LSTM", "GRU", "RNN"))
+        if not GROWERS[op].fits(d, x):
+            raise Skip("no layer fits")
+        before = len(d.nodes)
+        GROWERS[op].grow(d, op, x)
+        y = next(held for held in d.pool if held.name == d.nodes[before].output[0])
+        x = d.node("Reshape", [y, d.whole((*y.shape[:2], -1))])[0]
+
+
 THEMES: tuple[Callable[[Draft], None], ...] = (
-    *(anything, blocks, branches, tiny, winograd, squeezed),
+    *(anything, blocks, branches, tiny, winograd, squeezed, sequences),
     *(anything, blocks, anything, blocks, anything, anything),
 )

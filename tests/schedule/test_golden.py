@@ -90,6 +90,12 @@ def normalize(g: Graph) -> str:
     return g.node("InstanceNormalization", x, g.draw(5), g.draw(5))
 
 
+def recurrent(g: Graph) -> str:
+    x = g.node("LSTM", g.input(7, 3, 6), g.draw(1, 4 * 40, 6), g.draw(1, 4 * 40, 40), hidden_size=40)
+    x = g.node("Squeeze", x, g.constant(np.array([1])))
+    return g.node("GRU", x, g.draw(1, 3 * 10, 40), g.draw(1, 3 * 10, 10), hidden_size=10)
+
+
 def rows(g: Graph) -> str:
     return g.node("MatMul", g.input(3, 6, 8), g.input(8, 7))
 
@@ -127,6 +133,7 @@ RULES = {
     "softmax": "softmax",
     "matmul": "matmul",
     "normalize": "normalize",
+    "recurrent": "recurrent",
     "rows": "rows",
     "lanes": "lanes",
     "in_order": "in_order",

@@ -24,6 +24,7 @@ import numpy as np
 
 from tvmcnn.check.jumps import is_step, same_side
 from tvmcnn.check.renamed import renamed, under_known_names
+from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import Array, Network, Node, Shape
 
 UNITS = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
@@ -219,6 +220,8 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod(attributes["kernel_shape"])
     elif op in ("GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"):
         terms = math.prod(shapes[0][1:]) // attributes.get("num_groups", shapes[0][1])
+    elif op in RECURRENT:  # at each step those of a product, which the states hand on to the next
+        terms = shapes[1][1] * attributes["times"]
     elif op.startswith("LayerNormalization"):
         terms = math.prod(shapes[0][attributes["axis"] :])
     elif op.startswith("Reduce"):

@@ -117,7 +117,7 @@ def _wrapped(values: Array, dtype: np.dtype[Any]) -> Array:
 
 def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:
     """Where an index names an element that is as large (as small) as the right one, within both errors."""
-    axis, kept = node["axis"], found.ndim == x.ndim
+    (axis,), kept = node["axes"], found.ndim == x.ndim
     inside = (found >= 0) & (found < x.shape[axis])
 
     def at(index: Array) -> Array:

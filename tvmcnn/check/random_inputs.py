@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import Array, Network, Node, Tensor
 from tvmcnn.run.runner import ArrayInfo, random_array
 
@@ -46,7 +47,20 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         if tame and tensor.dtype != "bool" and np.dtype(tensor.dtype).kind in "iu":
             accepted = (0, 2 - tame)
         found[tensor.name] = drawn(tensor, seed + place, accepted)
+        if _hands_on(readers, tensor.name):
+            found[tensor.name] = (found[tensor.name] / math.sqrt(tensor.shape[-1])).astype(tensor.dtype)
     return found
+
+
+def _hands_on(readers: Mapping[str, list[Node]], name: str) -> bool:
+    """True for the matrix by which an LSTM, GRU or RNN hands its state on: with numbers so large that states grow from
+    step to step, rounding errors would too, and no bound knew."""
+    for node in readers.get(name, ()):
+        if node.op in RECURRENT and node.inputs[1] == name:
+            return True
+        if node.op in ("Transpose", "Reshape", "Cast") and _hands_on(readers, node.output):
+            return True
+    return False
 
 
 def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
@@ -98,6 +112,9 @@ def _accepted_by(
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
         return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
+    arriving = node.attributes.get("arriving", ())
+    if "sequence_lens" in arriving and position == 2 + arriving.index("sequence_lens"):
+        return (1, node["times"])
     if position == 1 and integers and node.op in ("Div", "Mod"):
         return DIVISORS
     if position == 1 and node.op == "Pow" and integers:

@@ -18,6 +18,7 @@ EITHER = (
     *("ops", "schedule"),
     *("network.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
     "winograd.py",  # its matrices
+    "codegen/over_time.py",
 )
 SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "kernels")))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")

@@ -23,6 +23,7 @@ ELEMENTWISE = frozenset(
 )
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
+RECURRENT = ("GRU", "LSTM", "RNN")  # whose node has the products with R alone
 SQUASHING = ("Clip", "Erf", "HardSigmoid", "Min", "Sigmoid", "Softsign", "Tanh")  # into an interval
 MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = BLOCK  # with fewer the image is read plain, and its pixels one by one
@@ -339,17 +340,19 @@ def squashes(kernel: Kernel) -> bool:
 
 
 def multiply_accumulates(network: Network, kernel: Kernel) -> int:
-    """Multiply-accumulates of a kernel's convolutions and matrix products; 0 for the rest."""
+    """Multiply-accumulates of a kernel's convolutions, matrix products and recurrences; 0 for the rest."""
     return sum(_products(network, node) for node in kernel.nodes)
 
 
 def _products(network: Network, node: Node) -> int:
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT):
         return 0
     x, weight = (
         network.constants[name].shape if name in network.constants else network.tensors[name].shape
         for name in node.inputs[:2]
     )
+    if node.op in RECURRENT:
+        return math.prod(x[:2]) * math.prod(weight)  # times, batch
     output = network.tensors[node.output].size
     if node.op == "Conv":
         return output * math.prod(weight[1:])

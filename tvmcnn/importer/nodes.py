@@ -42,11 +42,19 @@ class _Build:
             return Value(name, self.tensors[name].shape, self.tensors[name].dtype)
         raise ModelError(f"{self.label}: {title} reads '{name}', which no input, initializer or earlier node gives")
 
-    def add(self, node: onnx.NodeProto, output: str, meaning: Meaning) -> None:
-        """The Node that makes `output`, and the constants that its operator derived."""
+    def add(self, node: onnx.NodeProto, output: str, meaning: Meaning, made: dict[int, str]) -> None:
+        """The Node that makes `output`, with the constants that its operator derived and the nodes that make operands.
+
+        `made` has the tensors of these nodes by the identity of their meanings, which several outputs may share.
+        """
         names = []
         for operand in meaning.inputs:
-            if operand.data is not None and self.constants.get(operand.name) is not operand.data:
+            if operand.maker is not None:
+                if id(operand.maker) not in made:
+                    made[id(operand.maker)] = self.unused(f"{output}.{operand.name}")
+                    self.add(node, made[id(operand.maker)], operand.maker, made)
+                names.append(made[id(operand.maker)])
+            elif operand.data is not None and self.constants.get(operand.name) is not operand.data:
                 names.append(self.keep(f"{output}.{operand.name}", operand.data))
             else:
                 names.append(operand.name)
@@ -59,6 +67,14 @@ class _Build:
     def widen(self, tensor: Tensor) -> None:
         """Let all who read a float16 tensor read its float32 copy."""
         self.widened[tensor.name] = self.cast(tensor, f"{tensor.name}.float32", "float32").name
+
+    def unused(self, key: str) -> str:
+        """A name like `key` that nothing of the graph has."""
+        graph = self.proto.graph
+        taken = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
+        while key in taken or key in self.tensors or key in self.constants:
+            key += "'"
+        return key
 
     def keep(self, key: str, data: Array) -> str:
         """A derived constant under a name that no weight of the file's own happens to have."""
@@ -138,6 +154,8 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     signature = inspect.signature(function)
     if "outputs_" in signature.parameters:
         attributes["outputs_"] = len(node.output)
+    if "wanted_" in signature.parameters:
+        attributes["wanted_"] = tuple(map(bool, node.output))
     try:
         signature.bind(*operands, **attributes)
     except TypeError as error:
@@ -149,9 +167,10 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     meanings = found if isinstance(found, tuple) else (found,)
     if spare := [name for name in node.output[len(meanings) :] if name]:
         raise Unsupported(f"its output '{spare[0]}' is not supported; only the first {len(meanings)} of the node are")
+    made: dict[int, str] = {}
     for output, meaning in zip(node.output, meanings, strict=False):
         if output:
-            build.add(node, output, meaning)
+            build.add(node, output, meaning, made)
 
 
 def _declare_unknown(build: _Build, node: onnx.NodeProto) -> None:
@@ -220,6 +239,8 @@ def _attribute(attribute: onnx.AttributeProto) -> object:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return onnx.numpy_helper.to_array(value)
+    if isinstance(value, list) and value and isinstance(value[0], bytes):
+        return [word.decode(errors="replace") for word in value]
     return value.decode(errors="replace") if isinstance(value, bytes) else value  # whatever it is, no word of ONNX's
 
 

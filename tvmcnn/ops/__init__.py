@@ -28,6 +28,7 @@ from tvmcnn.ops import (
     move,
     norm,
     pool,
+    recurrent,
     reduce,
     resize,
     scatter,
@@ -38,6 +39,7 @@ from tvmcnn.ops import (
 )
 from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
 from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.recurrent import Recurrence
 from tvmcnn.ops.tiles import Tiled, stored
 from tvmcnn.ops.unfused import hidden_tensors
 
@@ -64,7 +66,7 @@ def plain(step: Step, given: Operands) -> te.Tensor:
 
 STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS}  # operators whose kernels are loops in order
 
-EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | tirx.PrimFunc]] = {
+EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence | tirx.PrimFunc]] = {
     "direct": direct.direct,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
@@ -96,6 +98,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | tirx.PrimF
     "softmax": norm.softmax,
     "normalize": norm.normalize,
     "softmax_along": norm.softmax_along,
+    "recurrent": recurrent.recurrent,
     "concat": shape.concat_blocks,
     "reorder": shape.reorder,
     "transpose": shape.transpose_blocks,
@@ -105,11 +108,16 @@ EXPRESSIONS["whole"] = functools.partial(single_launch.whole, EXPRESSIONS)
 
 
 def declare(step: Step) -> tirx.PrimFunc:
-    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers."""
+    """The PrimFunc of a step: parameters are its inputs, its packed constants and its output, all buffers.
+
+    One of an LSTM, GRU or RNN is a single step over time, around which codegen/over_time.py puts the loop.
+    """
     given = Operands.of(step)
     output = EXPRESSIONS[step.choice.algorithm](step, given)
     if isinstance(output, tirx.PrimFunc):
         return output
+    if isinstance(output, Recurrence):
+        return output.function(given.parameters)
     func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
     return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 

@@ -53,22 +53,29 @@ class Tiled:
     place: Callable[[Sequence[Any]], Sequence[Any]]
 
 
-def stored(func: tirx.PrimFunc, output: Tiled) -> tirx.PrimFunc:
-    """The function of a tiled output, its last parameter, with that output as it lies in memory.
+def stored(func: tirx.PrimFunc, *outputs: Tiled) -> tirx.PrimFunc:
+    """The function of tiled outputs, its last parameters, with those outputs as they lie in memory.
 
     out[t, i, o] = …    -->    out[min(8·t, 189) + i, o] = …
     """
-    old = func.params[-1]
-    new = tirx.decl_buffer(output.shape, old.dtype, old.name)
+    params, body = [*func.params], func.body
+    for position, output in enumerate(outputs, len(params) - len(outputs)):
+        old = params[position]
+        params[position] = tirx.decl_buffer(output.shape, old.dtype, old.name)
+        body = stored_elsewhere(body, old, params[position], output.place)
+    return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
+
+
+def stored_elsewhere(body: tirx.Stmt, old: Any, new: Any, place: Callable[[Sequence[Any]], Sequence[Any]]) -> tirx.Stmt:
+    """The statement with every element that it stores in the buffer `old` at its place in the buffer `new`."""
 
     def store(node: tirx.BufferStore) -> tirx.BufferStore:
-        return tirx.BufferStore(new, node.value, output.place(node.indices)) if node.buffer.same_as(old) else node
+        return tirx.BufferStore(new, node.value, list(place(node.indices))) if node.buffer.same_as(old) else node
 
     def region(node: TensorRegion) -> TensorRegion:
         if not node.source.same_as(old):
             return node
-        point = output.place([each.min for each in node.region])
+        point = place([each.min for each in node.region])
         return tirx.BufferRegion(new, [Range.from_min_extent(index, 1) for index in point])
 
-    body = tvm_ffi.structural_map(func.body, ((tirx.BufferStore, store), (TensorRegion, region)), order="post")
-    return tirx.PrimFunc([*func.params[:-1], new], body, func.ret_type, func.attrs)
+    return tvm_ffi.structural_map(body, ((tirx.BufferStore, store), (TensorRegion, region)), order="post")

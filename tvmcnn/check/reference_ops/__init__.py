@@ -24,6 +24,7 @@ from tvmcnn.check.reference_ops import (
     move,
     norm,
     quantize,
+    recurrent,
     reduce,
     resize,
     windows,
@@ -33,5 +34,6 @@ from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float
 __all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
 FAMILIES = (
-    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, reduce, resize, windows,
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, recurrent, reduce,
+    resize, windows,
 )  # fmt: skip

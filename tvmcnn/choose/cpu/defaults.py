@@ -15,6 +15,7 @@ from tvmcnn.configs import (
     ImagesConfig,
     MatmulConfig,
     PixelsConfig,
+    RecurrentConfig,
     RowsConfig,
     StreamedConfig,
     WinogradConfig,
@@ -300,6 +301,22 @@ def matmul_config(kernel: Kernel, depth: int, target: Target) -> MatmulConfig:
     best = min(fitting, key=lambda config: dense_cost(config, rows, columns, kernel.dtype, target))
     packed = rows >= PACKED_ROWS and depth * best.width * kernel.item_bytes <= MAX_SCRATCH
     return MatmulConfig(best.width, best.rows, packed)
+
+
+def recurrent_config(kernel: Kernel, target: Target) -> RecurrentConfig:
+    """The tile with the fewest cycles an FMA, whose columns of all gates that share a sum fit the registers."""
+    node, (_, _, batch, hidden) = kernel.anchor, kernel.output.shape
+    lanes = target.lanes(kernel.dtype)
+    gates = {"RNN": 1, "GRU": 3 if node["linear_before_reset"] else 1, "LSTM": 4}[node.op]
+    widths = [count * lanes for count in range(1, hidden // lanes + 1)] or [hidden]
+    tiles = list(itertools.product(widths, range(1, min(batch, MAX_ROWS) + 1)))
+    fitting = [(w, r) for w, r in tiles if fits_registers(-(-w // lanes) * gates, r, target)]
+
+    def cost(tile: tuple[int, int]) -> float:
+        width, rows = max(tile[0], lanes), tile[1]
+        return dense_cost(DenseConfig(width * gates, rows), batch, hidden * gates, kernel.dtype, target)
+
+    return RecurrentConfig(*min(fitting, key=cost))
 
 
 def rows_config(network: Network, kernel: Kernel) -> RowsConfig:

@@ -9,13 +9,13 @@ from typing import TypeAlias
 
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
-from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
+from tvmcnn.choose.cpu.defaults import matmul_config, recurrent_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
 from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of
 from tvmcnn.configs import InOrderConfig, NormalizeConfig, SoftmaxConfig
-from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
+from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
@@ -25,6 +25,7 @@ NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormaliza
 WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
 WHOLE_ROW = 1 << 20  # columns at most
 SCANNED = 8  # elements of a part, at least, for each index that it passes over
+RECURRENT_STAGES = 4  # of a step, that are as large as the state: two states before it, and two after it
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -52,6 +53,10 @@ def _multiplies(state: State, kernel: Kernel) -> bool:
     left, right = (_shape_of(state, name) for name in node.inputs)
     matrices = len(left) > 1 and len(right) > 1 and left[-1] > 0
     return matrices and kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
+
+
+def _runs_over_time(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in RECURRENT
 
 
 def _is_elementwise(state: State, kernel: Kernel) -> bool:
@@ -176,6 +181,15 @@ def _matmul(state: State, kernel: Kernel) -> Choice:
     return dataclasses.replace(choice, scratch_bytes=scratch)
 
 
+def _recurrent(state: State, kernel: Kernel) -> Choice:
+    config = recurrent_config(kernel, state.target)
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    choice = choice_of(kernel, "recurrent", read, PLAIN, "recurrent", (config, "default"))
+    columns = round_up(kernel.output.shape[-1], config.width) * config.rows
+    stages = RECURRENT_STAGES * round_up(columns * kernel.item_bytes, ALIGNMENT)
+    return dataclasses.replace(choice, scratch_bytes=stages)
+
+
 def _normalize(state: State, kernel: Kernel) -> Choice:
     node, shape = kernel.anchor, kernel.output.shape
     if node.op == "LayerNormalization":
@@ -296,6 +310,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_is_convolution, conv),
     (_is_product, dense),
     (_multiplies, _matmul),
+    (_runs_over_time, _recurrent),
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_normalizes, _normalize),

@@ -15,8 +15,8 @@ from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of, covers
-from tvmcnn.configs import Config, GemmConfig, ThreadsConfig
-from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
+from tvmcnn.configs import Config, GemmConfig, RecurrentConfig, ThreadsConfig
+from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
 
 GEMV_ROWS = 8  # rows of a matrix product, each of which reads the other matrix on its own
@@ -102,6 +102,10 @@ def _is_product(network: Network, kernel: Kernel) -> bool:
     return is_anchor(network, kernel.anchor)
 
 
+def _runs_over_time(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in RECURRENT
+
+
 def _is_elementwise(network: Network, kernel: Kernel) -> bool:
     return kernel.anchor.op in ELEMENTWISE
 
@@ -137,6 +141,10 @@ def _product(network: Network, kernel: Kernel) -> Way:
     return ("gemv", "gemv", None) if few else ("gemm_dense", "gemm", None)
 
 
+def _recurrent(network: Network, kernel: Kernel) -> Way:
+    return "recurrent", "recurrent", RecurrentConfig(kernel.output.shape[-1])
+
+
 def _elementwise(network: Network, kernel: Kernel) -> Way:
     return "elementwise", "threads", ThreadsConfig()
 
@@ -168,6 +176,7 @@ def _plain(network: Network, kernel: Kernel) -> Way:
 KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kernel], Way]], ...] = (
     (_is_convolution, _convolution),  # the first that applies
     (_is_product, _product),
+    (_runs_over_time, _recurrent),
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_pools_floats, _pool),

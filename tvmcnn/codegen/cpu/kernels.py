@@ -10,6 +10,7 @@ from tvm import tirx
 
 from tvmcnn.codegen.cpu.llvm import compile_kernels
 from tvmcnn.codegen.jobs import Job
+from tvmcnn.codegen.over_time import over_time
 from tvmcnn.network import FLOAT32, Step
 from tvmcnn.ops import declare, declare_open
 from tvmcnn.schedule.x86 import schedule
@@ -20,7 +21,7 @@ def scheduled(step: Step, machine: Target, *, opened: bool = False) -> tirx.Prim
     """The PrimFunc of a step after its rule; unfused it has the fallback's schedule and stores every tensor."""
     lanes = machine.lanes(FLOAT32)  # in which all rules count: vectors of other types are left to LLVM
     if not opened:
-        return schedule(declare(step), step.choice, lanes)
+        return over_time(schedule(declare(step), step.choice, lanes))
     plain = dataclasses.replace(step.choice, rule="fallback", config=None, tasks=1)
     return schedule(declare_open(step), plain, lanes)
 

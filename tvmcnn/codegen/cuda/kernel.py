@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.choose.cuda.defaults import SHARED_BYTES
 from tvmcnn.codegen.cuda.chain import Device
+from tvmcnn.codegen.over_time import over_time
 from tvmcnn.configs import GemmConfig, GemvConfig, MmaConfig, PlanesConfig
 from tvmcnn.network import Step
 from tvmcnn.ops import declare
@@ -36,7 +37,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     choice = step.choice
     sch = Schedule(declare(step))
     RULES[choice.rule](sch, choice.config)
-    func = sch.mod["main"]
+    func = over_time(sch.mod["main"])
     return guarded(func) if isinstance(choice.config, TILE_CONFIGS) else func
 
 

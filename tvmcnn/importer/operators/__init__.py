@@ -1,11 +1,12 @@
 """What each ONNX operator means to tvmcnn: one function a name, whose signature is the ONNX schema.
 
 A function takes the node's inputs as Values (None where optional and left out) and its attributes as keywords with
-ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`. It returns a Meaning: the
-operator, the operands that matter at run time, attributes with nothing left implicit, and the output's shape and dtype;
-for a node with several outputs a tuple of them, for each output is computed by itself. It raises Unsupported for what
-tvmcnn does not do, Undecided (one of these) for an operand that must be constant and is not, and ModelError for what
-contradicts itself. To add an operator, add its function here, then its tensor expression in ops/.
+ONNX's defaults; one that must know how many outputs the node has takes that as `outputs_`, one that must know which it
+has as `wanted_`. It returns a Meaning: the operator, the operands that matter at run time, attributes with nothing left
+implicit, and the output's shape and dtype; for a node with several outputs a tuple of them, for each output is computed
+by itself. It raises Unsupported for what tvmcnn does not do, Undecided (one of these) for an operand that must be
+constant and is not, and ModelError for what contradicts itself. To add an operator, add its function here, then its
+tensor expression in ops/.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tvmcnn.importer.operators import (
     move,
     norm,
     order,
+    recurrent,
     reduce,
     resize,
     scatter,
@@ -50,6 +52,7 @@ FAMILIES = (
     dense,
     elementwise,
     norm,
+    recurrent,
     reduce,
     resize,
     shape,
@@ -110,6 +113,9 @@ shapes must be constant.
 
 Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
 one operand. So are Hardmax, as ArgMax and OneHot, and LpNormalization, as a reduction and a division.
+
+LSTM, GRU and RNN have all activations that ONNX names. What ONNX leaves open is as in onnxruntime: `clip` bounds what
+the gates' activations are given, and the last states of a sequence of no steps are zero.
 
 Computed by ONNX's own definition of them in these operators, where no operand before the last is left out:
 {", ".join(sorted(DEFINED))}.

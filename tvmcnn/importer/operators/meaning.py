@@ -36,12 +36,13 @@ class Undecided(Unsupported):
 
 @dataclass(frozen=True)
 class Value:
-    """An operand: its name, shape and dtype, and its data if it is constant."""
+    """An operand: its name, shape and dtype, its data if it is constant, and its meaning if a node of ours makes it."""
 
     name: str
     shape: Shape
     dtype: str
     data: Array | None = None
+    maker: Meaning | None = None
 
 
 @dataclass(frozen=True)

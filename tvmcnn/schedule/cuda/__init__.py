@@ -11,6 +11,7 @@ from tvmcnn.schedule.cuda.gemm import gemm
 from tvmcnn.schedule.cuda.gemv import gemv
 from tvmcnn.schedule.cuda.mma import mma
 from tvmcnn.schedule.cuda.planes import planes
+from tvmcnn.schedule.cuda.recurrent import recurrent
 from tvmcnn.schedule.cuda.rows import rows
 from tvmcnn.schedule.cuda.single_launch import whole
 from tvmcnn.schedule.cuda.threads import threads
@@ -20,6 +21,7 @@ RULES: dict[str, Callable[[Schedule, Any], None]] = {
     "mma": mma,
     "gemv": gemv,
     "planes": planes,
+    "recurrent": recurrent,
     "rows": rows,
     "threads": threads,
     "fallback": threads,

@@ -23,6 +23,7 @@ from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.normalize import normalize
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
+from tvmcnn.schedule.x86.recurrent import recurrent
 from tvmcnn.schedule.x86.rows import rows
 from tvmcnn.schedule.x86.softmax import softmax
 from tvmcnn.schedule.x86.winograd import streamed, winograd, winograd_data
@@ -41,6 +42,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "lanes": lanes,
     "softmax": softmax,
     "normalize": normalize,
+    "recurrent": recurrent,
     "memory": memory,
     "rows": rows,
     "in_order": in_order,
