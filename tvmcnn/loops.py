@@ -120,6 +120,11 @@ def all_but_two(choice: Choice, shape: Shape, lanes: int) -> Shape:
     return shape[:-2]
 
 
+def sampled(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, maps or blocks of them, and all axes of positions but the last."""
+    return shape[:-1] if choice.makes.block == 1 else shape[:3]
+
+
 def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """The axes of a Transpose that are neither of a run that is copied whole, nor of the tile that is turned."""
     if choice.kernel.anchor.op != "Transpose":

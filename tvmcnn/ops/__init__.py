@@ -28,7 +28,9 @@ from tvmcnn.ops import (
     norm,
     pool,
     reduce,
+    regions,
     resize,
+    sample,
     shape,
     windows,
     winograd,
@@ -48,6 +50,7 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **windows.EXPRESSIONS,
     **reduce.EXPRESSIONS,
     **resize.EXPRESSIONS,
+    **sample.EXPRESSIONS,
     **norm.EXPRESSIONS,
 }
 
@@ -85,6 +88,8 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "elementwise": elementwise.elementwise,
     "plain": plain,
     "resize": resize.resize_blocks,
+    "grid_sample": sample.grid_sample_blocks,
+    "regions": regions.regions,
     "depth_to_space": move.depth_to_space_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,

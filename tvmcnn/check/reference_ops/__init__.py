@@ -25,7 +25,9 @@ from tvmcnn.check.reference_ops import (
     norm,
     quantize,
     reduce,
+    regions,
     resize,
+    sample,
     windows,
 )
 from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float, known_dtype, lookup
@@ -33,5 +35,6 @@ from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float
 __all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
 FAMILIES = (
-    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, reduce, resize, windows,
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, reduce, regions, resize,
+    sample, windows,
 )  # fmt: skip

@@ -12,8 +12,8 @@ from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
-from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, REGIONS, SAMPLES, choice_of
+from tvmcnn.configs import NormalizeConfig, RowsConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
@@ -84,6 +84,14 @@ def _resizes_blocks(state: State, kernel: Kernel) -> bool:
     return (
         kernel.anchor.op == "Resize" and _keeps_float32(kernel) and _in_blocks(state, kernel) and _resizes_maps(kernel)
     )
+
+
+def _samples(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in SAMPLES
+
+
+def _pools_regions(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in REGIONS
 
 
 def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
@@ -184,6 +192,27 @@ def _resize(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
 
 
+def _grid_sample(state: State, kernel: Kernel) -> Choice:
+    """In blocks of channels, which share their places, where there are enough of them."""
+    read, layout = _in_blocks_or_plain(state, kernel)
+    return choice_of(kernel, "grid_sample", read, layout, "memory")
+
+
+def _regions(state: State, kernel: Kernel) -> Choice:
+    read, layout = _in_blocks_or_plain(state, kernel)
+    columns = layout.physical(kernel.output.shape)[-1]
+    return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
+
+
+def _in_blocks_or_plain(state: State, kernel: Kernel) -> tuple[list[tuple[Tensor, Layout]], Layout]:
+    """The operands of what reads an image where others say, and its layout; the others are plain."""
+    image = kernel.inputs[0]
+    blocks = image.name == kernel.anchor.inputs[0] and len(image.shape) == 4 and _keeps_float32(kernel)
+    layout = Layout(BLOCK) if blocks and image.shape[1] >= BLOCK else PLAIN
+    first = state.image(image, layout) if layout.block > 1 else state.plain(image)
+    return [first, *(state.plain(tensor) for tensor in kernel.inputs[1:])], layout
+
+
 def _depth_to_space(state: State, kernel: Kernel) -> Choice:
     layout = Layout(BLOCK)
     return choice_of(kernel, "depth_to_space", [state.image(kernel.inputs[0], layout)], layout, "memory")
@@ -275,6 +304,8 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_normalizes, _normalize),
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
+    (_samples, _grid_sample),
+    (_pools_regions, _regions),
     (_takes_blocks_apart, _depth_to_space),
     (_joins, _concat),
     (_always, _plain),

@@ -14,7 +14,7 @@ from tvmcnn.choose.cuda.parts import in_parts
 from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of, covers
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, REGIONS, SAMPLES, choice_of, covers
 from tvmcnn.configs import Config, GemmConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
@@ -115,6 +115,10 @@ def _pools_floats(network: Network, kernel: Kernel) -> bool:
     return floats and len(kernel.output.shape) == 4 and kernel.anchor.op in (*POOLS, "LpPool", *GLOBAL_POOLS)
 
 
+def _pools_regions(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in REGIONS
+
+
 def _always(network: Network, kernel: Kernel) -> bool:
     return True
 
@@ -149,11 +153,15 @@ def _pool(network: Network, kernel: Kernel) -> Way:
     return "global_pool", "rows" if terms >= WARP else "threads", ThreadsConfig()
 
 
+def _regions(network: Network, kernel: Kernel) -> Way:
+    return "regions", "threads", ThreadsConfig()
+
+
 def _plain(network: Network, kernel: Kernel) -> Way:
     """Any operator, rank and dtype."""
     if _reduces_rows(kernel):
         return "plain", "rows", ThreadsConfig()
-    known = kernel.anchor.op in MOVES or kernel.anchor.op in LANES
+    known = kernel.anchor.op in (*MOVES, *LANES, *SAMPLES)
     return "plain", "threads" if known else "fallback", ThreadsConfig()
 
 
@@ -163,6 +171,7 @@ KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kerne
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_pools_floats, _pool),
+    (_pools_regions, _regions),
     (_always, _plain),
 )
 

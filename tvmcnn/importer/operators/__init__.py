@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, resize, shape, windows
+from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, regions, resize, sample, shape, windows
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = [
@@ -36,7 +36,9 @@ FAMILIES = (
     elementwise,
     norm,
     reduce,
+    regions,
     resize,
+    sample,
     shape,
     move,
     gather,

@@ -1,0 +1,83 @@
+"""Sampling between pixels: GridSample."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvmcnn.check.reference_ops.registry import Array, op
+
+
+def _mirrored(place: Array, low: float, high: float) -> Array:
+    """Each place reflected by the ends of an axis until it lies between them."""
+    span = high - low
+    if span == 0:
+        return np.full(place.shape, low)
+    with np.errstate(invalid="ignore"):
+        turns, rest = np.divmod(place - low, span)
+        odd = np.mod(turns, 2) == 1
+    return np.where(odd, high - rest, low + rest)
+
+
+def _weights(place: Array, pixel: Array, mode: str) -> Array:
+    """What the pixels at whole places weigh: all, a triangle, or Keys' cubic of coefficient -0.75, by the distance."""
+    d = np.abs(place - pixel)
+    if mode == "nearest":
+        return np.ones(place.shape)
+    if mode == "linear":
+        return np.asarray(np.maximum(0, 1 - d))
+    a = -0.75
+    inner = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    outer = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+
+
+@op("GridSample", 16)
+def grid_sample(
+    x: Array, grid: Array, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
+) -> Array:
+    """GridSample: x (N, C, s...), grid (N, o..., r) -> (N, C, o...), r the number of spatial axes.
+
+    A coordinate of -1 is the first pixel's centre (align_corners) or its outer edge, 1 the last one's; the last axis
+    comes first. A place past that centre or edge is reflected (reflection); nearest rounds before that, halves to even. A
+    pixel past the image is 0 (zeros), or the nearest (border) or reflected one. What is not a number lies before all
+    pixels. For a cubic at the border onnx.reference moves the place itself; onnxruntime and PyTorch do as here.
+    """
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    if mode not in ("nearest", "linear", "cubic") or padding_mode not in ("zeros", "border", "reflection"):
+        raise ValueError(f"mode {mode!r} and padding_mode {padding_mode!r}")
+    sizes, rank = x.shape[2:], x.ndim - 2
+    if grid.ndim != x.ndim or grid.shape[-1] != rank or grid.shape[0] != x.shape[0]:
+        raise ValueError(f"input of shape {x.shape} and grid of shape {grid.shape}")
+    places, borders = [], []
+    for axis, size in enumerate(sizes):
+        g = grid[..., rank - 1 - axis].reshape(x.shape[0], -1)  # float32 computes in float32, and decides ties so
+        place = (g + 1) / 2 * (size - 1) if align_corners else ((g + 1) * size - 1) / 2
+        low, high = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
+        if mode == "nearest":
+            place = np.rint(place)
+        beyond = ~((place >= low) & (place <= high))
+        if padding_mode == "reflection":
+            place = np.where(beyond, _mirrored(place, low, high), place)
+            place = np.where(np.isnan(place), low, place)
+        else:
+            place = np.where(np.isnan(place), -9, np.clip(place, -9, size + 9))
+        places.append(place)
+        borders.append((low, high))
+    reach = {"nearest": (0, 1), "linear": (0, 2), "cubic": (-1, 3)}[mode]
+    dtype = x.dtype if mode == "nearest" else np.float64
+    y = np.zeros((*x.shape[:2], int(np.prod(grid.shape[1:-1]))), dtype)
+    for image in range(x.shape[0]):
+        for offsets in np.ndindex(*[reach[1] - reach[0]] * rank):
+            weight, inside, found = np.ones(y.shape[2]), np.ones(y.shape[2], bool), []
+            for axis, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+                place = places[axis][image]
+                pixel = np.floor(place) + offset + reach[0]
+                weight = weight * _weights(place.astype(np.float64), pixel, mode)
+                if padding_mode == "reflection":
+                    pixel = np.floor(_mirrored(pixel, *borders[axis]))
+                elif padding_mode == "zeros":
+                    inside &= (pixel >= 0) & (pixel < size)
+                found.append(np.clip(pixel, 0, size - 1).astype(np.int64))
+            value = np.where(inside, x[image][(slice(None), *found)], 0)
+            y[image] += value if mode == "nearest" else value * weight
+    return y.reshape(*x.shape[:2], *grid.shape[1:-1])
