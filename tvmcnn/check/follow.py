@@ -74,7 +74,7 @@ class Follower:
             return value
         errors = [self._error(operand) for operand in node.inputs]
         given = [operand for operand in operands if operand is not None]
-        excused = other & admissible(node, given, errors, value, found)
+        excused = other & admissible(node, given, errors, value, found, self._error(name))
         counted = excused
         for answer in (of_stored(node, given, [self._dtype(operand) for operand in node.inputs]), self._answer(node)):
             counted = counted if answer is None else counted & (answer != found)

@@ -43,7 +43,28 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         if tame and tensor.dtype != "bool" and np.dtype(tensor.dtype).kind in "iu":
             accepted = (0, 2 - tame)
         found[tensor.name] = drawn(tensor, seed + place, accepted)
+        if reader := _region_reader(readers, tensor.name):
+            found[tensor.name] = _regions(network, reader, tensor, seed + place)
     return found
+
+
+def _region_reader(readers: Mapping[str, list[Node]], name: str) -> Node | None:
+    """The operator that takes a tensor, or its copy in another type, as regions of interest."""
+    for node in readers.get(name, ()):
+        if node.op in ("RoiAlign", "MaxRoiPool") and node.inputs[1] == name:
+            return node
+        if node.op == "Cast" and (found := _region_reader(readers, node.output)):
+            return found
+    return None
+
+
+def _regions(network: Network, node: Node, tensor: Tensor, seed: int) -> Array:
+    """Regions (x1, y1, x2, y2), an image before them for MaxRoiPool: most of them around a part of the image."""
+    images, _, height, width = _shape(network, node.inputs[0])
+    rng, count = np.random.default_rng(seed + 2000), tensor.shape[0]
+    corners = np.sort(rng.uniform(-0.2, 1.2, (count, 2, 2)), axis=1) * (width, height) / (node["spatial_scale"] or 1)
+    image = rng.integers(0, max(images, 1), (count, tensor.shape[1] - 4))
+    return np.concatenate([image, corners.reshape(count, 4)], axis=1).astype(tensor.dtype)
 
 
 def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
@@ -95,6 +116,8 @@ def _accepted_by(
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
         return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
+    if position == 2 and node.op == "RoiAlign":
+        return (0, _shape(network, node.inputs[0])[0] - 1)
     if position == 1 and integers and node.op in ("Div", "Mod"):
         return DIVISORS
     if position == 1 and node.op == "Pow" and integers:

@@ -19,7 +19,7 @@ EITHER = (
     *("network.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
     "winograd.py",  # its matrices
 )
-SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "kernels")))
+SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "shorten", "kernels")))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 
 

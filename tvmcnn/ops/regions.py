@@ -85,9 +85,13 @@ class _Side:
         before = (self.number(-1) - self._corner(region, self.first) - b.astype(self.rois.dtype) * size) * n
         return tirx.max(tirx.floor(before / tirx.max(size, self.number(1e-6))) - self.number(1), self.number(0))
 
-    def counts(self, region: Any, b: Any, i: Any) -> Expr:
-        """The test that the bin has a sample i after those that are skipped."""
-        return self.skipped(region, b) + i.astype(self.rois.dtype) < self.count(region)
+    def samples(self, regions: int, name: str) -> te.Tensor:
+        """How many samples of each bin come after those that are skipped, `most` at most, (regions, bins)."""
+
+        def left(region: Any, b: Any) -> Expr:
+            return limited(self.count(region) - self.skipped(region, b), 0, self.most).astype("int32")
+
+        return te.compute((regions, self.bins), left, name=name)
 
     def place(self, region: Any, b: Any, i: Any) -> Expr:
         """Where that sample lies."""
@@ -117,13 +121,16 @@ class _Side:
 
 def _aligned(
     node: Node, shape: Shape, sizes: Sequence[int], rois: te.Tensor, image: Callable[[Any], Expr]
-) -> tuple[Callable[..., Expr], Callable[..., Expr], Any]:
-    """RoiAlign's term of a reduction, what becomes of the result, and the axes of the reduction."""
+) -> tuple[Callable[..., Expr], Callable[..., Expr]]:
+    """RoiAlign's reduction, (region, row, column, read) --> the mean's sum or the maximum, and what is made of it,
+    (region, row, column, that) --> the output."""
     rows = _Side(node, rois, 1, sizes[0], shape[2])
     columns = _Side(node, rois, 0, sizes[1], shape[3])
     ry, rx = te.reduce_axis((0, rows.most), "ry"), te.reduce_axis((0, columns.most), "rx")
     zero = literal(0, str(rois.dtype))
     mean = node["mode"] == "avg"
+    if not rows.fixed:
+        down, across = rows.samples(shape[0], "down"), columns.samples(shape[0], "across")
 
     def term(region: Any, h: Any, w: Any, read: Read) -> Expr:
         y, x = rows.place(region, h, ry), columns.place(region, w, rx)
@@ -137,7 +144,7 @@ def _aligned(
             value = tirx.max(tirx.max(products[0], products[1]), tirx.max(products[2], products[3]))
         value = tirx.if_then_else(tirx.all(*rows.inside(y), *columns.inside(x)), value, zero)
         if not rows.fixed:
-            counted = tirx.all(rows.counts(region, h, ry), columns.counts(region, w, rx))
+            counted = tirx.all(ry < down[region, h], rx < across[region, w])
             value = tirx.if_then_else(counted, value, zero if mean else lowest(str(rois.dtype)))
         return te.sum(value, axis=[ry, rx]) if mean else maximum(value, axis=[ry, rx])
 
@@ -151,7 +158,7 @@ def _aligned(
         none = tirx.any(rows.count(region) < literal(1, str(rois.dtype)), columns.count(region) < literal(1, str(rois.dtype)))
         return tirx.Select(none, zero, found)
 
-    return term, result, image
+    return term, result
 
 
 # ---- MaxRoiPool -----------------------------------------------------------------------------------------------------
@@ -182,24 +189,32 @@ def _bounds(node: Node, rois: te.Tensor, region: Any, b: Any, column: int, exten
 
 def _greatest(
     node: Node, shape: Shape, sizes: Sequence[int], rois: te.Tensor, image: Callable[[Any], Expr]
-) -> tuple[Callable[..., Expr], Callable[..., Expr], Any]:
+) -> tuple[Callable[..., Expr], Callable[..., Expr]]:
+    """The same of MaxRoiPool."""
     ry, rx = te.reduce_axis((0, sizes[0]), "ry"), te.reduce_axis((0, sizes[1]), "rx")
 
     def bounds(region: Any, h: Any, w: Any) -> list[tuple[Expr, Expr]]:
         places = zip((h, w), (2, 1), sizes, shape[2:], strict=True)
         return [_bounds(node, rois, region, b, column, extent, bins) for b, column, extent, bins in places]
 
+    def count(axis: int, region: Any, b: Any) -> Expr:
+        first, after = bounds(region, b, b)[axis]
+        return tirx.max(after - first, 0)
+
+    down = te.compute((shape[0], shape[2]), lambda region, h: count(0, region, h), name="down")
+    across = te.compute((shape[0], shape[3]), lambda region, w: count(1, region, w), name="across")
+
     def term(region: Any, h: Any, w: Any, read: Read) -> Expr:
-        (top, bottom), (left, right) = bounds(region, h, w)
-        i, j = top + ry, left + rx
-        value = read(image(region), tirx.min(i, sizes[0] - 1), tirx.min(j, sizes[1] - 1))
-        return maximum(tirx.if_then_else(tirx.all(i < bottom, j < right), value, lowest(str(rois.dtype))), axis=[ry, rx])
+        (top, _), (left, _) = bounds(region, h, w)
+        value = read(image(region), tirx.min(top + ry, sizes[0] - 1), tirx.min(left + rx, sizes[1] - 1))
+        counted = tirx.all(ry < down[region, h], rx < across[region, w])
+        return maximum(tirx.if_then_else(counted, value, lowest(str(rois.dtype))), axis=[ry, rx])
 
     def result(region: Any, h: Any, w: Any, found: Expr) -> Expr:
-        (top, bottom), (left, right) = bounds(region, h, w)
-        return tirx.Select(tirx.any(top >= bottom, left >= right), literal(0, str(rois.dtype)), found)
+        none = tirx.any(down[region, h].equal(0), across[region, w].equal(0))
+        return tirx.Select(none, literal(0, str(rois.dtype)), found)
 
-    return term, result, image
+    return term, result
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------
@@ -216,7 +231,7 @@ def regions(step: Step, given: Operands) -> te.Tensor:
         index = given.tensor(node.inputs[2])[region] if node.op == "RoiAlign" else rois[region, 0].astype("int32")
         return _clamped(index, images)
 
-    term, result, _ = (_aligned if node.op == "RoiAlign" else _greatest)(node, shape, sizes, rois, image)
+    term, result = (_aligned if node.op == "RoiAlign" else _greatest)(node, shape, sizes, rois, image)
 
     def pooled(*i: Any) -> Expr:
         pixel = output_pixel(layout, *i)

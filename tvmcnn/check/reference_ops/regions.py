@@ -28,6 +28,11 @@ def _pixels(places: Array, extent: int) -> Array:
     return np.asarray(np.maximum(0, 1 - np.abs(near - np.arange(extent))) * counts[..., None])
 
 
+def _check_images(images: Array, count: int) -> None:
+    if images.size and not (0 <= images.min() and images.max() < count):
+        raise ValueError(f"regions of images {images.min()} to {images.max()}, of which there are {count}")
+
+
 @op("RoiAlign", 10)
 def roi_align_10(
     x: Array, rois: Array, batch_indices: Array, *, mode: str = "avg", output_height: int = 1, output_width: int = 1,
@@ -54,6 +59,7 @@ def roi_align(
     """
     if mode not in ("avg", "max") or coordinate_transformation_mode not in ("half_pixel", "output_half_pixel"):
         raise ValueError(f"mode {mode!r} and coordinate_transformation_mode {coordinate_transformation_mode!r}")
+    _check_images(batch_indices, len(x))
     half = coordinate_transformation_mode == "half_pixel"
     number = rois.dtype.type
     y = np.zeros((len(rois), x.shape[1], output_height, output_width))
@@ -87,6 +93,7 @@ def max_roi_pool(x: Array, rois: Array, *, pooled_shape: Ints, spatial_scale: fl
     Corners are rounded, halves away from 0, and count. Of n pixels in k bins, bin b has those from floor(b n / k) to
     before ceil((b + 1) n / k), as far as they are in the image; 0 where none is.
     """
+    _check_images(rois[:, 0], len(x))
     number = rois.dtype.type
     y = np.zeros((len(rois), x.shape[1], *pooled_shape))
     for region, (image, *corners) in enumerate(rois):

@@ -200,7 +200,9 @@ def _grid_sample(state: State, kernel: Kernel) -> Choice:
 
 def _regions(state: State, kernel: Kernel) -> Choice:
     read, layout = _in_blocks_or_plain(state, kernel)
-    columns = layout.physical(kernel.output.shape)[-1]
+    fixed = kernel.anchor.attributes.get("sampling_ratio", 0) > 0
+    # Bins of sizes of their own, in plain layout: one at a time, so that each reduction ends with its bin
+    columns = layout.physical(kernel.output.shape)[-1] if layout.block > 1 or fixed else 1
     return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
 
 
