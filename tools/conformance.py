@@ -43,6 +43,7 @@ OPERATORS = """
     MatMul Softmax LogSoftmax ArgMax ArgMin ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 Concat Split Slice Pad
     Transpose Reshape Flatten Squeeze Unsqueeze Gather Expand Tile Where Equal Less LessOrEqual Greater GreaterOrEqual
     Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape
+    GridSample RoiAlign MaxRoiPool DeformConv HannWindow HammingWindow BlackmanWindow MelWeightMatrix DFT STFT
 """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 
 # Counted cases that do not pass, each with its reason.

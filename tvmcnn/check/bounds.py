@@ -166,6 +166,9 @@ class _Disturbance:
         read at computed places is off by as much of the image as a place is of a pixel.
         """
         x, weight = (self._operand(node, place) if node is not None else None for place in (0, 1))
+        source = self.network.makers.get(node.inputs[0]) if node is not None and node.op == "Conv" else None
+        if x is None and source is not None and source.op == "DeformColumns":
+            x = self._operand(source, 0)  # of which samples are no larger
         if node is not None and x is not None and weight is not None and node.op in PLACES:
             return largest(x) * _pixels(node, x.shape, weight)
         if node is None or x is None or node.op not in (*SUMS, *MEANS, *PRODUCTS):
@@ -259,6 +262,8 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = math.prod(shapes[0][axis] for axis in attributes["axes"])
     elif op == "GridSample":
         terms = {"nearest": 1, "linear": 2, "cubic": 4}[attributes["mode"]] ** (len(shapes[0]) - 2)
+    elif op == "DeformColumns":  # of a place, and of the sum there
+        terms = 2 ** (len(shapes[0]) - 2) + max(shapes[0][2:]) ** 2
     elif op == "RoiAlign":
         terms = 4 * max(1, attributes["sampling_ratio"]) ** 2
     elif op in ("Softmax", "LogSoftmax"):

@@ -13,7 +13,7 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
 )
-SAMPLES = ("GridSample",)  # one stage each, which reads where a grid says
+SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a grid says
 REGIONS = ("RoiAlign", "MaxRoiPool")  # reductions over the parts of an image that an operand names
 LANES = (  # reductions that have an expression with the terms in the lanes
     *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),

@@ -89,6 +89,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled]] = {
     "plain": plain,
     "resize": resize.resize_blocks,
     "grid_sample": sample.grid_sample_blocks,
+    "deform_columns": sample.deform_columns_blocks,
     "regions": regions.regions,
     "depth_to_space": move.depth_to_space_blocks,
     "lanes": reduce.in_lanes,

@@ -8,6 +8,7 @@ Let names weights alone; LLVM computes what is written more than once a single t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Pixel, Step, Tensor
-from tvmcnn.ops.operands import Let, Operands, dtype_of, extents, literal, output_pixel, zero_padding
+from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
+from tvmcnn.ops.operands import Let, Operands, dtype_of, extents, literal, output_pixel, unravel, zero_padding
 
 CUBIC = -0.75  # Keys' coefficient, which ONNX's GridSample has no attribute for
 
@@ -164,4 +165,73 @@ def grid_sample_blocks(step: Step, given: Operands) -> te.Tensor:
     return te.compute(layout.physical(output.shape), element, name="out")
 
 
-EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {"GridSample": grid_sample}
+# ---- DeformConv -----------------------------------------------------------------------------------------------------
+
+
+def _deformed(
+    node: Node,
+    sizes: Sequence[int],
+    channels: int,
+    offset: te.Tensor,
+    mask: te.Tensor | None,
+    n: Any,
+    column: Any,
+    at: Sequence[Any],
+    read: Callable[..., Expr],
+) -> Expr:
+    """The sample of column (g·K + k)·C/G + c for position `at` of the output: of tap k, channel g·C/G + c.
+
+    It lies at o·s + k·d − p + offset along each axis; `read` takes the channel and the indices.
+    """
+    let, window, dtype = Let(), node["kernel_shape"], str(offset.dtype)
+    depth, taps = channels // node["group"], math.prod(window)
+    channel = column // (taps * depth) * depth + column % depth
+    tap = column // depth % taps
+    place = channel // (channels // node["offset_group"]) * taps + tap
+    moved: list[list[Tap]] = []
+    numbers = zip(sizes, at, unravel(tap, window), node["strides"], node["dilations"], node["pads"], strict=False)
+    for axis, (extent, o, k, s, d, p) in enumerate(numbers):
+        c = limited((o * s + k * d - p).astype(dtype) + offset[(n, place * len(sizes) + axis, *at)], -2, extent + 1)
+        first = tirx.floor(c)
+        t, start = let(c - first), first.astype("int32")
+        weights = [literal(1, dtype) - t, t]
+        clamped = [tirx.max(0, tirx.min(start + k, extent - 1)) for k in (0, 1)]
+        moved.append([Tap(i, let(w), i.equal(start + k)) for k, (i, w) in enumerate(zip(clamped, weights, strict=True))])
+    value = mixed(moved, lambda *where: read(channel, *where), literal(0, dtype))
+    return let.within(value if mask is None else value * mask[(n, place, *at)])
+
+
+def deform_columns(node: Node, output: Tensor, x: te.Tensor, offset: te.Tensor, *mask: te.Tensor) -> te.Tensor:
+    """What the windows of ONNX DeformConv read: (N, G·k·C/G, …), see fuse/sample_deformed.py."""
+    _, channels, *sizes = extents(x)
+
+    def element(n: Any, column: Any, *at: Any) -> Expr:
+        return _deformed(
+            node, sizes, channels, offset, (*mask, None)[0], n, column, at, lambda c, *where: x[(n, c, *where)]
+        )
+
+    return te.compute(output.shape, element, name="out")
+
+
+def deform_columns_blocks(step: Step, given: Operands) -> te.Tensor:
+    """The same in blocks of channels, each of one tap and one group of offsets; or in plain layout."""
+    node, output, layout = step.choice.kernel.anchor, step.choice.kernel.output, step.choice.makes
+    name, (offset, *mask) = node.inputs[0], (given.tensor(each) for each in node.inputs[1:])
+    if layout.block == 1:
+        return deform_columns(node, output, given.tensor(name), offset, *mask)
+    _, channels, *sizes = given.shapes[name]
+
+    def element(*indices: Any) -> Expr:
+        pixel = output_pixel(layout, *indices)
+
+        def read(first: Expr, row: Expr, column: Expr) -> Expr:
+            channel = Channel(first // layout.block, pixel.channel.lane, layout.block)
+            return given.read(name, Pixel(pixel.n, channel, row, column))
+
+        first = pixel.channel.block * layout.block
+        return _deformed(node, sizes, channels, offset, (*mask, None)[0], pixel.n, first, (pixel.h, pixel.w), read)
+
+    return te.compute(layout.physical(output.shape), element, name="out")
+
+
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {"GridSample": grid_sample, "DeformColumns": deform_columns}

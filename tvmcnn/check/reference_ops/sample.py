@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from tvmcnn.check.reference_ops.registry import Array, op
+from tvmcnn.check.reference_ops.registry import Array, Ints, op
 
 
 def _mirrored(place: Array, low: float, high: float) -> Array:
@@ -81,3 +83,48 @@ def grid_sample(
             value = np.where(inside, x[image][(slice(None), *found)], 0)
             y[image] += value if mode == "nearest" else value * weight
     return y.reshape(*x.shape[:2], *grid.shape[1:-1])
+
+
+@op("DeformConv", 19)
+def deform_conv(
+    x: Array, w: Array, offset: Array, b: Array | None = None, mask: Array | None = None, *,
+    dilations: Ints | None = None, group: int = 1, kernel_shape: Ints | None = None, offset_group: int = 1,
+    pads: Ints | None = None, strides: Ints | None = None,
+) -> Array:  # fmt: skip
+    """DeformConv: x (N, C, s...), w (M, C/group, k...), offset (N, offset_group k r, o...), b (M), mask (N,
+    offset_group k, o...) -> (N, M, o...).
+
+    Tap k of output o reads x at o stride + k dilation - pad + offset, linearly between pixels, of which those outside
+    are 0. The offsets of a tap are one for each spatial axis, in order.
+    """
+    kernel, rank = w.shape[2:], x.ndim - 2
+    strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+    if kernel_shape is not None and tuple(kernel_shape) != kernel:
+        raise ValueError(f"kernel_shape {kernel_shape} with a weight of shape {w.shape}")
+    sizes = offset.shape[2:]
+    moves = offset.reshape(len(x), offset_group, -1, rank, *sizes)
+    weights = np.ones(moves.shape[:3] + sizes) if mask is None else mask.reshape(moves.shape[:3] + sizes)
+    y = np.zeros((len(x), w.shape[0], *sizes))
+    each, maps = x.shape[1] // group, w.shape[0] // group
+    for image, (tap, position) in itertools.product(range(len(x)), enumerate(np.ndindex(*kernel))):
+        for channel in range(x.shape[1]):
+            og = channel // (x.shape[1] // offset_group)
+            value = np.zeros(sizes)
+            places = [
+                np.arange(n).reshape(-1, *[1] * (rank - 1 - axis)) * strides[axis]
+                + position[axis] * dilations[axis] - pads[axis] + moves[image, og, tap, axis]
+                for axis, n in enumerate(sizes)
+            ]  # fmt: skip
+            for corner in np.ndindex(*[2] * rank):
+                share, inside, found = np.ones(sizes), np.ones(sizes, bool), []
+                for axis, place in enumerate(places):
+                    pixel = np.floor(place) + corner[axis]
+                    share = share * (1 - np.abs(place - pixel))
+                    inside &= (pixel >= 0) & (pixel < x.shape[2 + axis])
+                    found.append(np.clip(pixel, 0, x.shape[2 + axis] - 1).astype(np.int64))
+                value += np.where(inside, x[image, channel][tuple(found)] * share, 0)
+            value *= weights[image, og, tap]
+            of_group = slice(channel // each * maps, (channel // each + 1) * maps)
+            column = w[(of_group, channel % each, *position)]
+            y[image, of_group] += column.reshape(-1, *[1] * rank) * value
+    return y if b is None else y + b.reshape(-1, *[1] * rank)

@@ -12,7 +12,7 @@ from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, REGIONS, SAMPLES, choice_of
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, REGIONS, choice_of
 from tvmcnn.configs import NormalizeConfig, RowsConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
@@ -86,8 +86,12 @@ def _resizes_blocks(state: State, kernel: Kernel) -> bool:
     )
 
 
-def _samples(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op in SAMPLES
+def _samples_grid(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "GridSample"
+
+
+def _samples_windows(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "DeformColumns"
 
 
 def _pools_regions(state: State, kernel: Kernel) -> bool:
@@ -198,6 +202,15 @@ def _grid_sample(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "grid_sample", read, layout, "memory")
 
 
+def _deform_columns(state: State, kernel: Kernel) -> Choice:
+    """In blocks where all channels of a block are of one tap, group and group of offsets."""
+    node = kernel.anchor
+    channels = _shape_of(state, node.inputs[0])[1]
+    whole = not any(channels // node[word] % BLOCK for word in ("group", "offset_group"))
+    read, layout = _in_blocks_or_plain(state, kernel, whole=whole)
+    return choice_of(kernel, "deform_columns", read, layout, "memory")
+
+
 def _regions(state: State, kernel: Kernel) -> Choice:
     read, layout = _in_blocks_or_plain(state, kernel)
     fixed = kernel.anchor.attributes.get("sampling_ratio", 0) > 0
@@ -206,11 +219,11 @@ def _regions(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
 
 
-def _in_blocks_or_plain(state: State, kernel: Kernel) -> tuple[list[tuple[Tensor, Layout]], Layout]:
+def _in_blocks_or_plain(state: State, kernel: Kernel, *, whole: bool = True) -> tuple[list[tuple[Tensor, Layout]], Layout]:
     """The operands of what reads an image where others say, and its layout; the others are plain."""
     image = kernel.inputs[0]
     blocks = image.name == kernel.anchor.inputs[0] and len(image.shape) == 4 and _keeps_float32(kernel)
-    layout = Layout(BLOCK) if blocks and image.shape[1] >= BLOCK else PLAIN
+    layout = Layout(BLOCK) if blocks and whole and image.shape[1] >= BLOCK else PLAIN
     first = state.image(image, layout) if layout.block > 1 else state.plain(image)
     return [first, *(state.plain(tensor) for tensor in kernel.inputs[1:])], layout
 
@@ -306,7 +319,8 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_normalizes, _normalize),
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
-    (_samples, _grid_sample),
+    (_samples_grid, _grid_sample),
+    (_samples_windows, _deform_columns),
     (_pools_regions, _regions),
     (_takes_blocks_apart, _depth_to_space),
     (_joins, _concat),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tvmcnn.errors import ModelError
-from tvmcnn.importer.operators.meaning import DTYPES, FLOATS, Meaning, Value, operator, typed
+from tvmcnn.importer.operators.meaning import DTYPES, FLOATS, Meaning, Value, floats, operator, typed
+from tvmcnn.importer.operators.windows import conv
 from tvmcnn.network import dims
 
 # The words of opset 16 for images, and of opset 20 for any number of axes
@@ -38,3 +40,38 @@ def grid_sample(
         raise ModelError(f"x is {dims(x.shape)}, which has nothing to sample")
     attributes = {"mode": MODES[mode], "padding_mode": padding_mode, "align_corners": bool(align_corners)}
     return Meaning("GridSample", (x, grid), shape, attributes, x.dtype)
+
+
+@operator
+def deform_conv(
+    x: Value,
+    w: Value,
+    offset: Value,
+    b: Value | None = None,
+    mask: Value | None = None,
+    *,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    offset_group: int = 1,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Meaning:
+    """ONNX DeformConv: a Conv whose taps are moved by offset (N, offset_group·k·r, …) and weighed by mask.
+
+    The r offsets of a tap are those of the spatial axes in order; a tap outside the image is 0.
+    """
+    floats(x, w, offset, b, mask)
+    words = {"dilations": dilations, "group": group, "kernel_shape": kernel_shape, "pads": pads, "strides": strides}
+    meaning = conv(x, w, b, **words)
+    assert isinstance(meaning, Meaning)
+    rank, taps = len(x.shape) - 2, math.prod(w.shape[2:])
+    if offset_group < 1 or x.shape[1] % offset_group:
+        raise ModelError(f"offset_group is {offset_group}; it must divide the {x.shape[1]} channels of its input")
+    for role, value, each in (("offset", offset, rank), ("mask", mask, 1)):
+        wanted = (x.shape[0], offset_group * taps * each, *meaning.shape[2:])
+        if value is not None and value.shape != wanted:
+            raise ModelError(f"its {role} is {dims(value.shape)}; it must be {dims(wanted)}")
+    given = {"biased": b is not None, "masked": mask is not None, "offset_group": offset_group}
+    operands = tuple(value for value in (x, w, offset, b, mask) if value is not None)
+    return Meaning("DeformConv", operands, meaning.shape, {**meaning.attributes, **given})
