@@ -114,7 +114,9 @@ class _Disturbance:
         if node is not None and is_step(node):
             value = same_side(node, self._operand(node, 1), value, clean, self._reach(node))
             if deviation and value.dtype.kind == "f":
-                value = value + deviation * max(largest(value), self._sum_size(node)) * self.rng.standard_normal(value.shape)
+                value = value + deviation * max(largest(value), self._sum_size(node)) * self.rng.standard_normal(
+                    value.shape
+                )
         elif value.dtype.kind != "f":
             return value
         elif name in self.network.constants:  # folded at import, and rounded there

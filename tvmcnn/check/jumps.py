@@ -169,9 +169,7 @@ def _in_window(node: Node, x: Array, error: float, expected: Array, found: Array
     return np.asarray(same)
 
 
-def _at_other_places(
-    node: Node, operands: Sequence[Array], errors: Sequence[float], found: Array, own: float
-) -> Array:
+def _at_other_places(node: Node, operands: Sequence[Array], errors: Sequence[float], found: Array, own: float) -> Array:
     """Where the answer, within `own`, is that to places moved by their error and what computing with them rounds.
 
     Every coordinate of a place is moved either way, each with each: near a corner of pixels any of four may be right.

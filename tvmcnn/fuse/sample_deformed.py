@@ -38,7 +38,9 @@ def _split(network: Network, node: Node) -> list[Node]:
     output, rank = network.tensors[node.output], len(node["kernel_shape"])
     depth = _shape(network, w)[1] * math.prod(node["kernel_shape"])
     words = ("kernel_shape", "strides", "pads", "dilations", "group", "offset_group")
-    columns = _made(network, f"{node.output}.columns", (output.shape[0], node["group"] * depth, *output.shape[2:]), output)
+    columns = _made(
+        network, f"{node.output}.columns", (output.shape[0], node["group"] * depth, *output.shape[2:]), output
+    )
     weight, turned = _turned(network, node, w, (output.shape[1], depth, *(1,) * rank))
     ones = (1,) * rank
     product = {"kernel_shape": ones, "strides": ones, "pads": (0, 0) * rank, "dilations": ones, "group": node["group"]}

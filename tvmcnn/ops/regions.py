@@ -136,11 +136,9 @@ def _aligned(
         y, x = rows.place(region, h, ry), columns.place(region, w, rx)
         taps = [rows.taps(y), columns.taps(x)]
         if mean:
-            value = mixed(taps, lambda i, j: read(image(region), i, j), zero)
+            value = mixed(taps, lambda i, j: read(image(region), i, j), tirx.Select)
         else:  # the greatest of the weighted pixels, as ONNX's cases have it, not of their sums
-            products = [
-                read(image(region), i.index, j.index) * (i.weight * j.weight) for i in taps[0] for j in taps[1]
-            ]
+            products = [read(image(region), i.index, j.index) * (i.weight * j.weight) for i in taps[0] for j in taps[1]]
             value = tirx.max(tirx.max(products[0], products[1]), tirx.max(products[2], products[3]))
         value = tirx.if_then_else(tirx.all(*rows.inside(y), *columns.inside(x)), value, zero)
         if not rows.fixed:
@@ -155,7 +153,9 @@ def _aligned(
             return found
         over = tirx.any(rows.passes_over(region, h), columns.passes_over(region, w))
         found = tirx.Select(over, tirx.max(found, zero), found)
-        none = tirx.any(rows.count(region) < literal(1, str(rois.dtype)), columns.count(region) < literal(1, str(rois.dtype)))
+        none = tirx.any(
+            rows.count(region) < literal(1, str(rois.dtype)), columns.count(region) < literal(1, str(rois.dtype))
+        )
         return tirx.Select(none, zero, found)
 
     return term, result
@@ -167,7 +167,10 @@ def _aligned(
 def _rounded(value: Expr) -> Expr:
     """The nearest integer as an int64, halves away from 0; tirx.round takes them to even."""
     whole, half = tirx.trunc(value), literal(0.5, dtype_of(value))
-    away = [tirx.Select(test, tirx.const(1, "int64"), tirx.const(0, "int64")) for test in (value - whole >= half, whole - value >= half)]
+    away = [
+        tirx.Select(test, tirx.const(1, "int64"), tirx.const(0, "int64"))
+        for test in (value - whole >= half, whole - value >= half)
+    ]
     return whole.astype("int64") + away[0] - away[1]
 
 

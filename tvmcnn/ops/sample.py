@@ -8,7 +8,9 @@ Let names weights alone; LLVM computes what is written more than once a single t
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from tvm.ir import Expr
 from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
 from tvmcnn.ops.operands import Let, Operands, dtype_of, extents, literal, output_pixel, unravel, zero_padding
 
+Where = Callable[[Expr, Expr, Expr], Expr]
 CUBIC = -0.75  # Keys' coefficient, which ONNX's GridSample has no attribute for
 
 
@@ -31,24 +34,35 @@ class Tap:
     inside: Expr | None = None
 
 
+@dataclass(frozen=True)
+class _Image:
+    """What is sampled: its spatial extents, its dtype, how it is read, and how padding is told from it."""
+
+    sizes: Sequence[int]
+    dtype: str
+    read: Callable[..., Expr]
+    where: Where
+
+
 def limited(value: Expr, low: float, high: float) -> Expr:
     """The float between two bounds; NaN is the lower."""
     bounds = [literal(bound, dtype_of(value)) for bound in (low, high)]
     return tirx.Select(value >= bounds[0], tirx.min(value, bounds[1]), bounds[0])
 
 
-def mixed(taps: Sequence[Sequence[Tap]], read: Callable[..., Expr], zero: Expr, *found: Expr) -> Expr:
-    """Σ over the taps of each axis of their weights times `read` at their indices, axis by axis; padding is `zero`."""
+def mixed(taps: Sequence[Sequence[Tap]], read: Callable[..., Expr], where: Where, *found: Expr) -> Expr:
+    """Σ over the taps of each axis of their weights times `read` at their indices, axis by axis; padding is 0.
+
+    `where` decides: tirx.Select where lanes have places of their own, tirx.if_then_else where they share one.
+    """
     if len(found) == len(taps):
         return read(*found)
-    total: Expr | None = None
+    values = []
     for tap in taps[len(found)]:
-        value = mixed(taps, read, zero, *found, tap.index)
+        value = mixed(taps, read, where, *found, tap.index)
         value = value if tap.weight is None else value * tap.weight
-        value = value if tap.inside is None else tirx.Select(tap.inside, value, zero)
-        total = value if total is None else total + value
-    assert total is not None
-    return total
+        values.append(value if tap.inside is None else where(tap.inside, value, literal(0, dtype_of(value))))
+    return functools.reduce(operator.add, values)
 
 
 # ---- GridSample -----------------------------------------------------------------------------------------------------
@@ -119,21 +133,19 @@ def _taps(node: Node, let: Let, coordinate: Expr, extent: int, dtype: str) -> li
     return [_tap(node, start + (k - before), let(weight), extent) for k, weight in enumerate(weights)]
 
 
-def _sampled(
-    node: Node, grid: te.Tensor, n: Any, at: Sequence[Any], sizes: Sequence[int], read: Callable[..., Expr], dtype: str
-) -> Expr:
-    """The image n, whose spatial axes have `sizes`, at the place for position `at` of the output.
+def _sampled(node: Node, grid: te.Tensor, n: Any, at: Sequence[Any], image: _Image) -> Expr:
+    """The image n at the place for position `at` of the output.
 
     A float64 image is sampled at float64 places, whatever the grid's type is.
     """
-    let, axes = Let(), len(sizes)
-    wide = "float64" if dtype == "float64" else str(grid.dtype)
-    weight = dtype if dtype.startswith("float") else wide
+    let, axes = Let(), len(image.sizes)
+    wide = "float64" if image.dtype == "float64" else str(grid.dtype)
+    weight = image.dtype if image.dtype.startswith("float") else wide
     taps = [
         _taps(node, let, grid[(n, *at, axes - 1 - axis)].astype(wide), extent, weight)
-        for axis, extent in enumerate(sizes)
+        for axis, extent in enumerate(image.sizes)
     ]
-    return let.within(mixed(taps, read, literal(0, dtype)))
+    return let.within(mixed(taps, image.read, image.where))
 
 
 def grid_sample(node: Node, output: Tensor, x: te.Tensor, grid: te.Tensor) -> te.Tensor:
@@ -141,7 +153,8 @@ def grid_sample(node: Node, output: Tensor, x: te.Tensor, grid: te.Tensor) -> te
     sizes = extents(x)[2:]
 
     def element(n: Any, c: Any, *at: Any) -> Expr:
-        return _sampled(node, grid, n, at, sizes, lambda *where: x[(n, c, *where)], output.dtype)
+        image = _Image(sizes, output.dtype, lambda *where: x[(n, c, *where)], tirx.Select)
+        return _sampled(node, grid, n, at, image)
 
     return te.compute(output.shape, element, name="out")
 
@@ -159,7 +172,8 @@ def grid_sample_blocks(step: Step, given: Operands) -> te.Tensor:
         def read(row: Expr, column: Expr) -> Expr:
             return given.read(name, Pixel(pixel.n, pixel.channel, row, column))
 
-        value = _sampled(node, grid, pixel.n, (pixel.h, pixel.w), given.shapes[name][2:], read, "float32")
+        image = _Image(given.shapes[name][2:], "float32", read, tirx.if_then_else)
+        value = _sampled(node, grid, pixel.n, (pixel.h, pixel.w), image)
         return zero_padding(layout, output.shape, pixel, value)
 
     return te.compute(layout.physical(output.shape), element, name="out")
@@ -169,46 +183,40 @@ def grid_sample_blocks(step: Step, given: Operands) -> te.Tensor:
 
 
 def _deformed(
-    node: Node,
-    sizes: Sequence[int],
-    channels: int,
-    offset: te.Tensor,
-    mask: te.Tensor | None,
-    n: Any,
-    column: Any,
-    at: Sequence[Any],
-    read: Callable[..., Expr],
+    node: Node, channels: int, image: _Image, moves: Sequence[te.Tensor], n: Any, column: Any, at: Sequence[Any]
 ) -> Expr:
     """The sample of column (g·K + k)·C/G + c for position `at` of the output: of tap k, channel g·C/G + c.
 
-    It lies at o·s + k·d − p + offset along each axis; `read` takes the channel and the indices.
+    It lies at o·s + k·d − p + offset along each axis. `moves` are the offsets and, if there is one, the mask; the image
+    is read at a channel and indices.
     """
-    let, window, dtype = Let(), node["kernel_shape"], str(offset.dtype)
+    let, window, dtype, (offset, *mask) = Let(), node["kernel_shape"], image.dtype, moves
     depth, taps = channels // node["group"], math.prod(window)
     channel = column // (taps * depth) * depth + column % depth
     tap = column // depth % taps
     place = channel // (channels // node["offset_group"]) * taps + tap
     moved: list[list[Tap]] = []
-    numbers = zip(sizes, at, unravel(tap, window), node["strides"], node["dilations"], node["pads"], strict=False)
+    numbers = zip(image.sizes, at, unravel(tap, window), node["strides"], node["dilations"], node["pads"], strict=False)
     for axis, (extent, o, k, s, d, p) in enumerate(numbers):
-        c = limited((o * s + k * d - p).astype(dtype) + offset[(n, place * len(sizes) + axis, *at)], -2, extent + 1)
+        c = limited((o * s + k * d - p).astype(dtype) + offset[(n, place * len(window) + axis, *at)], -2, extent + 1)
         first = tirx.floor(c)
         t, start = let(c - first), first.astype("int32")
         weights = [literal(1, dtype) - t, t]
         clamped = [tirx.max(0, tirx.min(start + k, extent - 1)) for k in (0, 1)]
-        moved.append([Tap(i, let(w), i.equal(start + k)) for k, (i, w) in enumerate(zip(clamped, weights, strict=True))])
-    value = mixed(moved, lambda *where: read(channel, *where), literal(0, dtype))
-    return let.within(value if mask is None else value * mask[(n, place, *at)])
+        moved.append(
+            [Tap(i, let(w), i.equal(start + k)) for k, (i, w) in enumerate(zip(clamped, weights, strict=True))]
+        )
+    value = mixed(moved, lambda *where: image.read(channel, *where), image.where)
+    return let.within(value * mask[0][(n, place, *at)] if mask else value)
 
 
-def deform_columns(node: Node, output: Tensor, x: te.Tensor, offset: te.Tensor, *mask: te.Tensor) -> te.Tensor:
+def deform_columns(node: Node, output: Tensor, x: te.Tensor, *moves: te.Tensor) -> te.Tensor:
     """What the windows of ONNX DeformConv read: (N, G·k·C/G, …), see fuse/sample_deformed.py."""
     _, channels, *sizes = extents(x)
 
     def element(n: Any, column: Any, *at: Any) -> Expr:
-        return _deformed(
-            node, sizes, channels, offset, (*mask, None)[0], n, column, at, lambda c, *where: x[(n, c, *where)]
-        )
+        image = _Image(sizes, output.dtype, lambda c, *where: x[(n, c, *where)], tirx.Select)
+        return _deformed(node, channels, image, moves, n, column, at)
 
     return te.compute(output.shape, element, name="out")
 
@@ -216,9 +224,9 @@ def deform_columns(node: Node, output: Tensor, x: te.Tensor, offset: te.Tensor, 
 def deform_columns_blocks(step: Step, given: Operands) -> te.Tensor:
     """The same in blocks of channels, each of one tap and one group of offsets; or in plain layout."""
     node, output, layout = step.choice.kernel.anchor, step.choice.kernel.output, step.choice.makes
-    name, (offset, *mask) = node.inputs[0], (given.tensor(each) for each in node.inputs[1:])
+    name, moves = node.inputs[0], [given.tensor(each) for each in node.inputs[1:]]
     if layout.block == 1:
-        return deform_columns(node, output, given.tensor(name), offset, *mask)
+        return deform_columns(node, output, given.tensor(name), *moves)
     _, channels, *sizes = given.shapes[name]
 
     def element(*indices: Any) -> Expr:
@@ -228,8 +236,8 @@ def deform_columns_blocks(step: Step, given: Operands) -> te.Tensor:
             channel = Channel(first // layout.block, pixel.channel.lane, layout.block)
             return given.read(name, Pixel(pixel.n, channel, row, column))
 
-        first = pixel.channel.block * layout.block
-        return _deformed(node, sizes, channels, offset, (*mask, None)[0], pixel.n, first, (pixel.h, pixel.w), read)
+        image = _Image(sizes, "float32", read, tirx.if_then_else)
+        return _deformed(node, channels, image, moves, pixel.n, pixel.channel.block * layout.block, (pixel.h, pixel.w))
 
     return te.compute(layout.physical(output.shape), element, name="out")
 

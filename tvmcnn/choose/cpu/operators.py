@@ -219,7 +219,9 @@ def _regions(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
 
 
-def _in_blocks_or_plain(state: State, kernel: Kernel, *, whole: bool = True) -> tuple[list[tuple[Tensor, Layout]], Layout]:
+def _in_blocks_or_plain(
+    state: State, kernel: Kernel, *, whole: bool = True
+) -> tuple[list[tuple[Tensor, Layout]], Layout]:
     """The operands of what reads an image where others say, and its layout; the others are plain."""
     image = kernel.inputs[0]
     blocks = image.name == kernel.anchor.inputs[0] and len(image.shape) == 4 and _keeps_float32(kernel)

@@ -104,7 +104,9 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
         loops += 1
         return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
 
-    body = tvm_ffi.structural_map(prefetching(shortened(func.body)), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
+    body = tvm_ffi.structural_map(
+        prefetching(shortened(func.body)), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post"
+    )
     if on_stack > STACK_LIMIT:
         raise RuntimeError(
             f"{name} would take {on_stack} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"

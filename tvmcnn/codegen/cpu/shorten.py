@@ -16,7 +16,6 @@ from tvm.ir import Call
 from tvm.ir.expr import TensorLoad
 
 
-
 def shortened(body: tirx.Stmt) -> tirx.Stmt:
     """The lowered body with the loops of such reductions cut short."""
     return tvm_ffi.structural_map(body, ((tirx.For, _shorten),), order="post")

@@ -14,7 +14,20 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmcnn.importer.operators import dense, elementwise, fill, gather, move, norm, reduce, regions, resize, sample, shape, windows
+from tvmcnn.importer.operators import (
+    dense,
+    elementwise,
+    fill,
+    gather,
+    move,
+    norm,
+    reduce,
+    regions,
+    resize,
+    sample,
+    shape,
+    windows,
+)
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
 
 __all__ = [
