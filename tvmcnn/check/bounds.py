@@ -33,7 +33,7 @@ RUNS = 2  # disturbed ones
 EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
-    ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
+    ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
     Floor Ceil Round Sign Cast
     """.split()  # noqa: SIM905
 )

@@ -11,6 +11,7 @@ from tvmcnn.network import NO_PADS, Choice, Kernel, Layout, Tensor
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND", "OneHot", "Pad"),
+    "Frames",
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
 )
 SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a grid says

@@ -26,6 +26,7 @@ from tvmcnn.importer.operators import (
     resize,
     sample,
     shape,
+    signal,
     windows,
 )
 from tvmcnn.importer.operators.meaning import DTYPES, OPERATORS, Meaning, Meanings, Undecided, Unsupported, Value
@@ -53,6 +54,7 @@ FAMILIES = (
     resize,
     sample,
     shape,
+    signal,
     move,
     gather,
     fill,
