@@ -80,8 +80,11 @@ def grid_sample(
                 elif padding_mode == "zeros":
                     inside &= (pixel >= 0) & (pixel < size)
                 found.append(np.clip(pixel, 0, size - 1).astype(np.int64))
-            value = np.where(inside, x[image][(slice(None), *found)], 0)
-            y[image] += value if mode == "nearest" else value * weight
+            value = np.where(inside, x[image][(slice(None), *found)], np.zeros((), x.dtype))
+            if mode == "nearest":  # of any type, one pixel
+                y[image] = value
+            else:
+                y[image] += value * weight
     return y.reshape(*x.shape[:2], *grid.shape[1:-1])
 
 
