@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from hypothesis import strategies as st
 
-from graphs import elementwise, moves, sums, windows  # noqa: F401 (which register their operators)
+from graphs import elementwise, moves, samples, sums, windows  # noqa: F401 (which register their operators)
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
@@ -28,6 +28,7 @@ def words(text: str) -> tuple[str, ...]:
 TYPED = words("Cast Greater Less Equal IsNaN Where CastLike Not And Or Clip Sign Round Floor")
 SHAPED = words(
     "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace Expand"
+    " GridSample"
 )
 PLAIN = words("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean")
 LAYERS = words(
