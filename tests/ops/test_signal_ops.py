@@ -107,7 +107,7 @@ def test_stft_of_a_complex_signal() -> None:
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "native"])
 def test_a_constant_window_is_part_of_the_matrix(target: str, tmp_path: Path) -> None:
-    """Frames and one product, and what onnxruntime answers."""
+    """Frames and one product. (onnxruntime's own is off by a thousandth, but for powers of 2.)"""
     constants = {"step": number(160), "window": np.hanning(400).astype(np.float32)}
     proto = model_of([node("STFT", "x step window", "y")], {"x": (1, 4000, 1)}, {"y": (None,) * 4}, constants, opset=17)
     network = simplified(import_model(proto))
@@ -115,7 +115,8 @@ def test_a_constant_window_is_part_of_the_matrix(target: str, tmp_path: Path) ->
     compiled = tvmcnn.compile(proto, target=target, output=tmp_path / "x.so")
     assert compiled.verdict is not None and compiled.verdict.passed, compiled.verdict
     x = drawn(1, 4000, 1)
-    near(tvmcnn.load(tmp_path / "x.so")(x), session(proto).run(None, {"x": x})[0], 400)
+    wanted = parts_of(np.fft.rfft(framed(x[..., 0], 160, 400) * constants["window"]))
+    near(tvmcnn.load(tmp_path / "x.so")(x), wanted, 400)
 
 
 @pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
@@ -130,14 +131,9 @@ def test_windows(op: str) -> None:
         if size > 1:
             np.testing.assert_allclose(ours, session(model).run(None, feeds)[0], rtol=0, atol=64 * U)
     assert run(op, 17, [number(9)], output_datatype=11).dtype == np.float64
-    with pytest.raises(UnsupportedError, match="output_datatype is 16; supported are 1, 2"):
-        tvmcnn.compile(constant_size(op, output_datatype=16), output="unused.so")
-
-
-def constant_size(op: str, size: int = 200_000_000, **words: Any) -> Any:
-    """A window that is too long to be folded, whose size is a constant."""
-    nodes = [node(op, "size", "w", **words), node("Cast", "w", "v", to=1), node("Add", "v x", "y")]
-    return model_of(nodes, {"x": (1,)}, {"y": (None,)}, {"size": number(size)}, opset=17)
+    size = operators.Value("size", (), "int64", number(3))
+    with pytest.raises(operators.Unsupported, match="output_datatype is 16; supported are 1, 2"):
+        operators.OPERATORS[op](size, output_datatype=16)
 
 
 def test_mel_weight_matrix() -> None:

@@ -33,8 +33,8 @@ RUNS = 2  # disturbed ones
 EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
-    ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
-    Floor Ceil Round Sign Cast
+    ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs
+    Neg Floor Ceil Round Sign Cast
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
@@ -227,7 +227,7 @@ def _pixels(node: Node, shape: Shape, places: Array) -> float:
     if node.op == "GridSample":
         farthest = largest(places) if node["padding_mode"] == "reflection" else 2.0
         return extent * (1 + farthest) / 2 * (3 if node["mode"] == "cubic" else 1)
-    return largest(places[:, -4:]) * abs(node["spatial_scale"]) + extent
+    return largest(places[:, -4:]) * abs(float(node["spatial_scale"])) + extent
 
 
 def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:

@@ -60,8 +60,9 @@ def same_side(node: Node, second: Array | None, value: Array, clean: Array, reac
     ThresholdedRelu and Mod move with their operand between jumps, and what reads at places moves by `reach` at most;
     the others stay. `second` is the second operand, Mod's divisor.
     """
-    if node.op in PLACES:
-        return np.where(np.abs(value - clean) <= reach, value, clean)
+    if node.op in PLACES and clean.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # ∞ − ∞
+            return np.where(np.abs(value - clean) <= reach, value, clean)
     if node.op == "ThresholdedRelu":
         return np.where((value == 0) == (clean == 0), value, clean)
     if node.op == "Mod" and second is not None and clean.dtype.kind == "f":
@@ -183,13 +184,17 @@ def _at_other_places(node: Node, operands: Sequence[Array], errors: Sequence[flo
         size = np.abs(wide) + 2 * max(x.shape[2:]) / max(abs(node["spatial_scale"]), 1e-30)
         moves = np.arange(wide.shape[-1]) >= wide.shape[-1] - 4  # MaxRoiPool's first is the image
     apart = (errors[1] + PLACE_ROUNDING * size) * moves
+    if node.op == "RoiAlign":  # what the move changes between jumps, which an image does by twice its size a pixel
+        own += 4 * float(np.abs(x).max(initial=0) * np.abs(node["spatial_scale"]) * apart.max(initial=0))
     near = np.zeros(found.shape, bool)
     with np.errstate(all="ignore"):
         for signs in itertools.product((-1, 1), repeat=int(moves.sum())):
             sign = np.zeros(wide.shape[-1])
             sign[moves] = signs
             answer = PLACES[node.op](x, wide + sign * apart, *others, **node.attributes)
-            near |= np.abs(answer - found) <= own + 2.0**-23 * np.abs(answer)
+            near |= answer == found
+            if found.dtype.kind == "f":
+                near |= np.abs(answer - found) <= own + 2.0**-23 * np.abs(answer)
     return near
 
 

@@ -21,7 +21,7 @@ def multiply_spectra(network: Network) -> Network:
 
 def _dft(added: Additions, node: Node) -> list[Node]:
     x, matrix = node.inputs
-    output, shape, axis = added.network.tensors[node.output], added.shape(x), node["axis"]
+    output, shape, axis = added.tensors[node.output], added.shape(x), node["axis"]
     nodes: list[Node] = []
     last, dtype = len(shape) - 2, output.dtype
     perm = list(range(len(shape)))
@@ -43,7 +43,7 @@ def _dft(added: Additions, node: Node) -> list[Node]:
 
 def _stft(added: Additions, node: Node) -> list[Node]:
     x, matrix, *window = node.inputs
-    output = added.network.tensors[node.output]
+    output = added.tensors[node.output]
     batch, frames = output.shape[:2]
     parts, length = added.shape(x)[2], node["frame_length"]
     name = added.tensor(f"{output.name}.frames", (batch, frames, length, parts), output.dtype)
@@ -61,7 +61,7 @@ def _stft(added: Additions, node: Node) -> list[Node]:
 
 def _product(added: Additions, node: Node, x: str, matrix: str, rows: int, target: str) -> list[Node]:
     """The rows of x times the matrix, as the tensor `target`."""
-    dtype, (terms, columns) = added.network.tensors[target].dtype, added.shape(matrix)
+    dtype, (terms, columns) = added.tensors[target].dtype, added.shape(matrix)
     flat = added.tensor(f"{node.output}.rows", (rows, terms), dtype)
     product = added.tensor(f"{node.output}.product", (rows, columns), dtype)
     return [

@@ -30,7 +30,7 @@ def sample_deformed(network: Network) -> Network:
 def _split(added: Additions, node: Node) -> list[Node]:
     x, w, offset, *others = node.inputs
     mask = others[-1:] if node["masked"] else []
-    output, ones = added.network.tensors[node.output], (1,) * len(node["kernel_shape"])
+    output, ones = added.tensors[node.output], (1,) * len(node["kernel_shape"])
     depth = added.shape(w)[1] * math.prod(node["kernel_shape"])
     shape = (output.shape[0], node["group"] * depth, *output.shape[2:])
     columns = added.tensor(f"{node.output}.columns", shape, output.dtype)
@@ -48,11 +48,11 @@ def _turned(added: Additions, node: Node, w: str, shape: Shape) -> tuple[str, li
     """The weight (M, C/G, k…) as (M, k·C/G, 1…): a constant, or made by nodes."""
     maps, channels, *window = added.shape(w)
     perm = (0, *range(2, 2 + len(window)), 1)
-    constant = added.network.constants.get(w)
+    constant = added.constants.get(w)
     if constant is not None:
         data = np.ascontiguousarray(constant.transpose(perm)).reshape(shape)
         return added.constant(f"{node.output}.weight", data), []
-    dtype = added.network.tensors[node.output].dtype
+    dtype = added.tensors[node.output].dtype
     turned = added.tensor(f"{node.output}.turned", (maps, *window, channels), dtype)
     weight = added.tensor(f"{node.output}.weight", shape, dtype)
     return weight, [

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from tvmcnn.fuse.added import fresh
 from tvmcnn.network import Array, Network, Node, Shape, Tensor
 
 
@@ -33,12 +32,12 @@ def split_transposed(network: Network) -> Network:
         weight = _phases(constants[node.inputs[1]], stride)
         made = output
         if stride > 1:
-            made = Tensor(fresh(network, f"{output.name}.pixels"), _pixels(network, node), output.dtype)
+            made = Tensor(_fresh(network, f"{output.name}.pixels"), _pixels(network, node), output.dtype)
             tensors[made.name] = made
-        names = [fresh(network, f"{made.name}.weight")]
+        names = [_fresh(network, f"{made.name}.weight")]
         constants[names[0]] = weight
         if len(node.inputs) > 2:
-            names.append(fresh(network, f"{made.name}.bias"))
+            names.append(_fresh(network, f"{made.name}.bias"))
             constants[names[1]] = np.tile(constants[node.inputs[2]], stride**2)
         window = weight.shape[2:]
         conv = {"kernel_shape": window, "strides": (1, 1), "pads": _pads(node), "dilations": (1, 1), "group": 1}
@@ -89,3 +88,9 @@ def _pixels(network: Network, node: Node) -> Shape:
     (rows, columns), stride = node["kernel_shape"], node["strides"][0]
     maps = network.tensors[node.output].shape[1] * stride**2
     return (n, maps, h + rows // stride - 1, w + columns // stride - 1)
+
+
+def _fresh(network: Network, name: str) -> str:
+    while name in network.tensors or name in network.constants:
+        name += "'"
+    return name

@@ -103,15 +103,14 @@ class _Side:
         """The tests that a sample counts."""
         return [place >= self.number(-1), place <= self.number(self.extent)]
 
-    def taps(self, place: Expr) -> list[Tap]:
-        """The two pixels around a place, which between the image and a pixel outside is at its edge."""
+    def taps(self, place: Expr) -> list[tuple[Expr, Expr]]:
+        """The two pixels around a place, each an index and its weight: between the image and a pixel outside at its
+        edge."""
         near = limited(place, 0, self.extent - 1)
         low = tirx.floor(near)
         t, index = near - low, low.astype("int32")
-        return [
-            Tap(tirx.max(0, tirx.min(index + k, self.extent - 1)), weight)
-            for k, weight in enumerate((self.number(1) - t, t))
-        ]
+        clamped = [tirx.max(0, tirx.min(index + k, self.extent - 1)) for k in (0, 1)]
+        return [(clamped[0], self.number(1) - t), (clamped[1], t)]
 
     def passes_over(self, region: Any, b: Any) -> Expr:
         """The test that samples are left out, all of which are 0."""
@@ -136,9 +135,10 @@ def _aligned(
         y, x = rows.place(region, h, ry), columns.place(region, w, rx)
         taps = [rows.taps(y), columns.taps(x)]
         if mean:
-            value = mixed(taps, lambda i, j: read(image(region), i, j), tirx.Select)
+            pairs = [[Tap(*tap) for tap in each] for each in taps]
+            value = mixed(pairs, lambda i, j: read(image(region), i, j), tirx.Select)
         else:  # the greatest of the weighted pixels, as ONNX's cases have it, not of their sums
-            products = [read(image(region), i.index, j.index) * (i.weight * j.weight) for i in taps[0] for j in taps[1]]
+            products = [read(image(region), i, j) * (u * v) for i, u in taps[0] for j, v in taps[1]]
             value = tirx.max(tirx.max(products[0], products[1]), tirx.max(products[2], products[3]))
         value = tirx.if_then_else(tirx.all(*rows.inside(y), *columns.inside(x)), value, zero)
         if not rows.fixed:

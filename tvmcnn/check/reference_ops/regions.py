@@ -29,7 +29,7 @@ def _pixels(places: Array, extent: int) -> Array:
 
 
 def _check_images(images: Array, count: int) -> None:
-    if images.size and not (0 <= images.min() and images.max() < count):
+    if images.size and not (images.min() >= 0 and images.max() < count):
         raise ValueError(f"regions of images {images.min()} to {images.max()}, of which there are {count}")
 
 
@@ -106,7 +106,7 @@ def max_roi_pool(x: Array, rois: Array, *, pooled_shape: Ints, spatial_scale: fl
                 size = max(last - first + 1, 1)
                 begin, end = first + b * size // bins, first - (-(b + 1) * size // bins)
                 window.append(slice(min(max(begin, 0), extent), min(max(end, 0), extent)))
-            seen = x[(int(image), slice(None), *window)]
+            seen = x[int(image)][(slice(None), *window)]
             if seen.size:
                 y[(region, slice(None), *place)] = seen.max(axis=(1, 2))
     return y

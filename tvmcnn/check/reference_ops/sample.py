@@ -40,8 +40,8 @@ def grid_sample(
     """GridSample: x (N, C, s...), grid (N, o..., r) -> (N, C, o...), r the number of spatial axes.
 
     A coordinate of -1 is the first pixel's centre (align_corners) or its outer edge, 1 the last one's; the last axis
-    comes first. A place past that centre or edge is reflected (reflection); nearest rounds before that, halves to even. A
-    pixel past the image is 0 (zeros), or the nearest (border) or reflected one. What is not a number lies before all
+    comes first. A place past that centre or edge is reflected (reflection); nearest rounds before that, halves to even.
+    A pixel past the image is 0 (zeros), or the nearest (border) or reflected one. What is not a number lies before all
     pixels. For a cubic at the border onnx.reference moves the place itself; onnxruntime and PyTorch do as here.
     """
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)

@@ -2,8 +2,8 @@
 
     for k in 54: y += x[k] if k < count[0] else 0    -->    for k in min(54, count[0]): y += …
 
-Expressions have no extents that are known at run time alone. (100 regions of 256 channels, whose bins have 2 x 2 samples
-where 54 x 68 are possible: 609 ms and so 5 ms.)
+Expressions have no extents that are known at run time alone. (100 regions of 256 channels, whose bins have 2 x 2
+samples where 54 x 68 are possible: 609 ms, and so 3.7.)
 """
 
 from __future__ import annotations

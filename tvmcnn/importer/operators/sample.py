@@ -36,7 +36,7 @@ def grid_sample(
             " they must be N, C, … and N, …, r with as many coordinates r as x has axes after its channels"
         )
     shape = (*x.shape[:2], *grid.shape[1:-1])
-    if 0 in x.shape[2:] and math.prod(shape):
+    if 0 in x.shape[2:] and 0 not in shape:
         raise ModelError(f"x is {dims(x.shape)}, which has nothing to sample")
     attributes = {"mode": MODES[mode], "padding_mode": padding_mode, "align_corners": bool(align_corners)}
     return Meaning("GridSample", (x, grid), shape, attributes, x.dtype)

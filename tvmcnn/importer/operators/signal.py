@@ -55,8 +55,9 @@ def _window(size: Value, periodic: int, output_datatype: int, cosines: tuple[flo
     count = _one("size", size)
     if not 0 <= count <= INDEX_LIMIT:
         raise ModelError(f"its size is {count}; allowed are 0 to {INDEX_LIMIT:,}")
-    length = count if periodic else count - 1
-    turn = 2 * math.pi * np.arange(count) / max(length, 1)
+    length = np.float64(count if periodic else count - 1)
+    with np.errstate(invalid="ignore"):  # NaN, 0 / 0, of a single element that is not periodic
+        turn = 2 * math.pi * np.arange(count) / length
     return _numbers(np.asarray(sum(a * np.cos(k * turn) for k, a in enumerate(cosines))), output_datatype)
 
 
@@ -120,7 +121,7 @@ def _turns(length: int, rows: int, columns: int) -> Array:
 
 
 def _matrix(factors: Array, parts: int, *, real: bool = False) -> Array:
-    """Complex factors (n, K) for rows of n numbers of `parts` parts: (n·parts, K·2), or the real part alone, (n·parts, K).
+    """Complex factors (n, K) for rows of n numbers of `parts` parts: (n·parts, K·2), or (n·parts, K) of the real part.
 
     (a + bi)·(c + di) = (ac − bd) + (ad + bc)i
     """
