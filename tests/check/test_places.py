@@ -58,7 +58,7 @@ def test_a_bin_of_one_sample_more_may_stand_for_another() -> None:
     x = np.random.default_rng(3).standard_normal((1, 2, 12, 13))
     words = {"mode": "avg", "output_height": 3, "output_width": 3, "spatial_scale": 1.0}
     words["coordinate_transformation_mode"] = "half_pixel"
-    rois = np.array([[1, 1, 7 + 1e-9, 7 + 1e-9], [1, 1, 6.8, 6.8]])
+    rois = np.array([[1.3, 1.2, 7.3 + 1e-9, 7.2 + 1e-9], [1.3, 1.2, 7.1, 6.9]])
     node, given = step("RoiAlign", sampling_ratio=0, **words), [x, rois, np.zeros(2, np.int64)]
 
     def sampled(ratio: int) -> Array:
