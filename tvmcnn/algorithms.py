@@ -93,6 +93,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dense_images": Algorithm({"images": loops.dense_images}, weight=packing.terms),
     # ---- CPUs: the rest of a network in blocks of channels, and rows of reductions
     "resize": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
+    "grid_sample": Algorithm({"memory": loops.sampled}, operand=packing.as_it_is),
+    "deform_columns": Algorithm({"memory": loops.sampled}, operand=packing.as_it_is),
+    "regions": Algorithm({"rows": loops.sampled}, ("threads",), operand=packing.as_it_is),
     "depth_to_space": Algorithm({"memory": loops.all_but_two}),
     "transpose": Algorithm({"memory": loops.all_but_two}),
     "concat": Algorithm({"memory": loops.image_maps}),

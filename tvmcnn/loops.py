@@ -135,6 +135,11 @@ def reordered(choice: Choice, shape: Shape, lanes: int) -> Shape:
     return (shape[0], shape[1] // channels) if strips else shape[:-2]
 
 
+def sampled(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, maps or blocks of them, and all axes of positions but the last."""
+    return shape[:-1] if choice.makes.block == 1 else shape[:3]
+
+
 def moved(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """The axes of a Transpose that are neither of a run that is copied whole, nor of the tile that is turned."""
     if choice.kernel.anchor.op != "Transpose":

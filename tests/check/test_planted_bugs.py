@@ -49,6 +49,7 @@ from tvmcnn.ops import (
     operands,
     pool,
     recurrent,
+    regions,
     resize,
     shape,
 )
@@ -239,6 +240,50 @@ def layer(op: str, **attributes: Any) -> Build:
     return build
 
 
+def sampled(**attributes: Any) -> Build:
+    """Blocks of channels and part of one, at places anywhere."""
+
+    def build(g: Graph) -> str:
+        x = g.node("Tanh", g.input(1, 19, 5, 7))
+        y = g.node("GridSample", x, g.draw(1, 4, 6, 2), **attributes)
+        g.output(y)
+        return y
+
+    return build
+
+
+def pooled_regions(op: str, channels: int, **attributes: Any) -> Build:
+    """Regions of whole images and of parts of a pixel."""
+
+    def build(g: Graph) -> str:
+        corners = g.rng.uniform(-1, 12, (5, 2, 2))
+        corners.sort(axis=1)
+        rois = corners.reshape(5, 4)
+        x = g.node("Tanh", g.input(1, channels, 9, 11))
+        if op == "RoiAlign":
+            y = g.node(op, x, g.constant(rois), g.constant(np.zeros(5, int)), **attributes)
+        else:
+            y = g.node(op, x, g.constant(np.c_[np.zeros(5), rois]), **attributes)
+        g.output(y)
+        return y
+
+    return build
+
+
+def deformed(g: Graph) -> str:
+    g.opset = 19
+    y = g.node("DeformConv", g.node("Tanh", g.input(1, 32, 6, 7)), g.draw(5, 32, 2, 3), g.draw(1, 12, 5, 5))
+    g.output(y)
+    return y
+
+
+def spectra(g: Graph) -> str:
+    constants = (g.constant(np.int64(7)), g.constant(np.hanning(16)))
+    y = g.node("STFT", g.node("Tanh", g.input(3, 40, 1)), *constants)
+    g.output(y)
+    return y
+
+
 # ---- edits ----------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +354,22 @@ def shifted_taps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         resize, "_weighted", lambda tables, read: real(tables, lambda *i: read(*(tirx.max(k - 1, 0) for k in i)))
     )
+
+
+def shorter_step(patch: pytest.MonkeyPatch) -> None:
+    """The frames of a signal follow each other by a sample less."""
+
+    def edited(node: Any, output: Any, x: te.Tensor) -> te.Tensor:
+        return move.frames(dataclasses.replace(node, attributes={"step": node["step"] - 1}), output, x)
+
+    patch.setitem(ops.PLAIN, "Frames", edited)
+
+
+def short_samples(patch: pytest.MonkeyPatch) -> None:
+    """The last sample of a bin, of as many as it has pixels, is left out."""
+    right = regions.limited
+    edited = lambda value, low, high: right(value - 1 if low == 0 and high > 10 else value, low, high)  # noqa: E731
+    patch.setattr(regions, "limited", edited)
 
 
 def images_in_lanes(wrong: int) -> Build:
@@ -519,6 +580,25 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
+    Bug("grid-sample-corners", sampled(), attribute("grid_sample", align_corners=lambda corners: not corners)),
+    Bug(
+        "grid-sample-padding-nearest",
+        sampled(mode="nearest"),
+        attribute("grid_sample", padding_mode=lambda mode: "border"),
+    ),
+    Bug(
+        "roi-align-samples",
+        pooled_regions("RoiAlign", 19, sampling_ratio=2, output_height=2),
+        attribute("regions", sampling_ratio=lambda ratio: ratio + 1),
+    ),
+    Bug("roi-align-short-sum", pooled_regions("RoiAlign", 3, output_width=2), short_samples),
+    Bug(
+        "max-roi-pool-scale",
+        pooled_regions("MaxRoiPool", 3, pooled_shape=[2, 3]),
+        attribute("regions", spatial_scale=lambda scale: 1.1 * scale),
+    ),
+    Bug("deform-conv-pads", deformed, attribute("deform_columns", pads=lambda pads: (1, *pads[1:]))),
+    Bug("stft-step", spectra, shorter_step),
     Bug("conv-flipped-pads-first", first_conv, flipped_pads),
     Bug("conv-swapped-maps-images", images_in_lanes(0), repacked("conv_images", swapped(0))),
     Bug("gemm-swapped-maps-images", images_in_lanes(1), repacked("dense_images", swapped(1))),

@@ -119,7 +119,7 @@ def test_node_cases_left_out() -> None:
     )
     by_operator = Counter(case.model.graph.node[0].op_type for case in EVALUATED)
     print(f"{len(EVALUATED)} node cases evaluated: {dict(by_operator)}\nleft out: {dict(reasons)}")
-    assert set(by_operator) == set(OPERATORS) - {"GlobalLpPool"}  # ONNX has no case of that
+    assert set(by_operator) == set(OPERATORS) - {"GlobalLpPool", "MaxRoiPool"}  # ONNX has no case of these
     assert len(EVALUATED) >= 1000
     assert sum(reasons.values()) <= 200
 

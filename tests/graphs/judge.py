@@ -37,22 +37,26 @@ EXACT = frozenset(
 STEPS = frozenset(  # whose answers jump at a tie
     """
     ArgMax ArgMin Equal Less LessOrEqual Greater GreaterOrEqual Cast CastLike Sign Floor Ceil Round Mod ThresholdedRelu
-    TopK Hardmax Shrink
+    TopK Hardmax Shrink GridSample RoiAlign MaxRoiPool
     """.split()  # noqa: SIM905
 )
 # Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.
 TILED = frozenset(
     """
     Conv ConvTranspose Gemm MatMul InstanceNormalization GroupNormalization LayerNormalization ScatterElements ScatterND
-    CumSum Col2Im LSTM GRU RNN
+    CumSum Col2Im LSTM GRU RNN DeformConv DFT STFT
     """.split()  # noqa: SIM905
 )
 SHIFTED = frozenset(
     """
     Elu Celu Selu Softplus Mish Gelu Erf Tanh Sigmoid Swish HardSwish HardSigmoid Asinh Acosh Atanh Asin Acos Atan Sinh
-    Sin Cos Tan Log LogSoftmax ReduceLogSum ReduceLogSumExp
+    HannWindow HammingWindow BlackmanWindow Sin Cos Tan Log LogSoftmax ReduceLogSum ReduceLogSumExp
     """.split()  # noqa: SIM905
 )
+
+
+# Operators that compute pixels from places, the operand of this number: where it is near 0, the pixel is not.
+PLACES = {"GridSample": 1, "RoiAlign": 1, "MaxRoiPool": 1, "DeformConv": 2}
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ def _noisy(
             value = values[name]
             sure = not rounds or value.dtype.kind != "f" or (place and node.op_type in ("Pow", "Resize"))
             given[name] = value if sure else off(value.astype(np.float64), ROUNDINGS * UNITS[types[name]])
+            if PLACES.get(node.op_type) == place and not sure:
+                given[name] += ROUNDINGS * UNITS["float32"] * rng.uniform(-1, 1, value.shape)
+                if node.op_type == "MaxRoiPool":
+                    given[name][:, 0] = value[:, 0]  # the number of an image
     found = alone(node, given, opset)
     for name in node.output:
         value = found[name]
@@ -166,11 +174,18 @@ def _noisy(
             if node.op_type == "Resize":  # a coordinate c of the image is off by c·2⁻²⁴, and by so much each pixel's
                 image = given[node.input[0]]  # weight, whose slope is 1; of a cubic's four the slopes add up to 3
                 size = 3 * max(image.shape) / ROUNDINGS * np.abs(image[np.isfinite(image)]).max(initial=0)
+            if node.op_type in ("GridSample", "RoiAlign"):  # a mean of pixels, which may cancel
+                size = 0.0 if _copies(node) else np.abs(given[node.input[0]]).max(initial=0)
             value = off(value, unit) + unit * size * rng.uniform(-1, 1, value.shape)
         if types[name] == "float16":  # stored in it, or not: both are right
             value = off(value.astype(np.float64), 2.0**-11)
         found[name] = np.asarray(value)
     return found
+
+
+def _copies(node: onnx.NodeProto) -> bool:
+    """True for a node whose elements are those of its operand."""
+    return any(attribute.name == "mode" and attribute.s == b"nearest" for attribute in node.attribute)
 
 
 def alone(node: onnx.NodeProto, given: Mapping[str, Array], opset: int) -> dict[str, Array]:

@@ -11,7 +11,8 @@ from typing import Any
 import onnx
 from hypothesis import strategies as st
 
-from graphs import elementwise, moves, orders, recurrent, sums, windows  # noqa: F401 (which register their operators)
+# Modules that register their operators
+from graphs import elementwise, moves, orders, recurrent, samples, sums, windows  # noqa: F401
 from graphs.draft import DTYPES, EDGES, FLOATS, OPSETS, Array, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
@@ -28,6 +29,7 @@ def words(text: str) -> tuple[str, ...]:
 TYPED = words("Cast Greater Less Equal IsNaN Where CastLike Not And Or Clip Sign Round Floor")
 SHAPED = words(
     "Reshape Transpose Slice Concat Split Pad Flatten Unsqueeze Squeeze Tile Gather Resize DepthToSpace Expand"
+    " GridSample"
 )
 PLAIN = words("Add Mul Sub Div Mod Max Min Pow BitwiseAnd BitShift Relu Neg Abs Sum Mean")
 LAYERS = words(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.check.jumps import is_step, same_side
+from tvmcnn.check.jumps import PLACES, also_rounds, is_step, same_side
 from tvmcnn.check.renamed import renamed, under_known_names
 from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import Array, Network, Node, Shape
@@ -34,8 +34,8 @@ RUNS = 2  # disturbed ones
 EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
-    ReverseSequence OneHot Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs Neg
-    Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike
+    ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs
+    Neg Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
@@ -112,13 +112,18 @@ class _Disturbance:
 
     def __call__(self, name: str, value: Array) -> Array:
         node, clean = self.network.makers.get(name), self.values[name]
+        deviation = self.deviations.get(name, 0.0)
         if node is not None and is_step(node):
-            value = same_side(node, self._operand(node, 1), value, clean)
+            value = same_side(node, self._operand(node, 1), value, clean, self._reach(node))
+            if deviation and value.dtype.kind == "f":
+                value = value + deviation * max(largest(value), self._sum_size(node)) * self.rng.standard_normal(
+                    value.shape
+                )
         elif value.dtype.kind != "f":
             return value
         elif name in self.network.constants:  # folded at import, and rounded there
             value = self.network.constants[name].astype(np.float64).reshape(value.shape)
-        elif deviation := self.deviations.get(name, 0.0):
+        elif deviation:
             proportional = node is not None and node.op in PROPORTIONAL
             size = self._sizes(node, value) if proportional else max(largest(value), self._sum_size(node))
             value = value + deviation * size * self.rng.standard_normal(value.shape)
@@ -140,12 +145,36 @@ class _Disturbance:
         size = sum((np.abs(term.astype(np.float64)) for term in terms), start=np.zeros(()))
         return np.maximum(np.abs(value), size / (len(node.inputs) if node.op == "Mean" else 1))
 
+    def _reach(self, node: Node) -> float:
+        """How far what reads at places may move between its jumps: as its operand, and as that changes along the way.
+
+        Between neighbours an image changes by twice its size a pixel at most, each way.
+        """
+        if node.op not in PLACES:
+            return 0.0
+        x, moved = self._operand(node, 0), [self._moved(name) for name in node.inputs[:2]]
+        slope = 4 * largest(x) * abs(node["spatial_scale"]) if x is not None and node.op == "RoiAlign" else 0.0
+        return 2 * moved[0] + slope * moved[1]
+
+    def _moved(self, name: str) -> float:
+        """How far a tensor has been moved; a copy that import made in another type, as its source."""
+        node = self.network.makers.get(name)
+        if name not in self.moved and node is not None and node.op == "Cast":
+            return self._moved(node.inputs[0])
+        return self.moved.get(name, 0.0)
+
     def _sum_size(self, node: Node | None) -> float:
         """The size of a sum as its terms would have it, √K times their root mean square; 0 for no sum.
 
-        A sum that cancels is smaller, its rounding errors are not: where there is one alone, no other tells.
+        A sum that cancels is smaller, its rounding errors are not: where there is one alone, no other tells. What is
+        read at computed places is off by as much of the image as a place is of a pixel.
         """
         x, weight = (self._operand(node, place) if node is not None else None for place in (0, 1))
+        source = self.network.makers.get(node.inputs[0]) if node is not None and node.op == "Conv" else None
+        if x is None and source is not None and source.op == "DeformColumns":
+            x = self._operand(source, 0)  # of which samples are no larger
+        if node is not None and x is not None and weight is not None and node.op in PLACES:
+            return largest(x) * _pixels(node, x.shape, weight)
         if node is None or x is None or node.op not in (*SUMS, *MEANS, *PRODUCTS):
             return 0.0
         terms = max(1, _terms(self.network, node.op, node.inputs, node.attributes) - OTHER_ROUNDINGS)
@@ -170,7 +199,7 @@ def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping
         dtype = network.tensors[node.output].dtype
         square = sum(carried.get(name, 0.0) for name in node.inputs)
         exact = node.op in EXACT or node.attributes.get("reduction") in CHOICES
-        if not exact and dtype in UNITS and not is_step(node):
+        if not exact and dtype in UNITS and (also_rounds(node) or not is_step(node)):
             terms = _terms(network, node.op, node.inputs, node.attributes)
             square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
         if node.output in visible:
@@ -190,6 +219,18 @@ def _rms(values: Array) -> float:
     """The root mean square of the finite elements; 0 of none."""
     finite = values[np.isfinite(values)].astype(np.float64)
     return math.sqrt(float(np.mean(finite**2))) if finite.size else 0.0
+
+
+def _pixels(node: Node, shape: Shape, places: Array) -> float:
+    """How many pixels from the image's first the places lie that read it: each is rounded as such a number is.
+
+    A mirrored image is read as far as the places reach, another no farther than its extent.
+    """
+    extent = max(shape[2:], default=1)
+    if node.op == "GridSample":
+        farthest = largest(places) if node["padding_mode"] == "reflection" else 2.0
+        return extent * (1 + farthest) / 2 * (3 if node["mode"] == "cubic" else 1)
+    return largest(places[:, -4:]) * abs(float(node["spatial_scale"])) + extent
 
 
 def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
@@ -230,6 +271,12 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
         terms = 1 + math.prod(shapes[1][:-1])
     elif op in ("CumSum", "ScatterElements"):
         terms = 1 + shapes[-1][attributes["along"][0]]
+    elif op == "GridSample":
+        terms = {"nearest": 1, "linear": 2, "cubic": 4}[attributes["mode"]] ** (len(shapes[0]) - 2)
+    elif op == "DeformColumns":  # of a place, and of the sum there
+        terms = 2 ** (len(shapes[0]) - 2) + max(shapes[0][2:]) ** 2
+    elif op == "RoiAlign":
+        terms = 4 * max(1, attributes["sampling_ratio"]) ** 2
     elif op in ("Softmax", "LogSoftmax"):
         terms = shapes[0][attributes["axis"]]
     else:

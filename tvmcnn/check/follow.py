@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tvmcnn.check.bounds import Bounds, half_spacing
-from tvmcnn.check.jumps import admissible, is_step, of_stored
+from tvmcnn.check.jumps import admissible, also_rounds, is_step, of_stored
 from tvmcnn.network import Array, Network, Node
 
 
@@ -66,7 +66,8 @@ class Follower:
             error = self._error(name if source is None else node.inputs[0])
             apart = self._apart(found, value if source is None else source, error)
             return np.where(apart, value, found.astype(np.float64))
-        other = self._apart(found, value, self._error(name)) if value.dtype.kind == "f" else found != value
+        error = self._error(name)
+        other = self._apart(found, value, error) if value.dtype.kind == "f" else found != value
         if not other.any():
             return value
         operands = [self._value(operand) for operand in node.inputs]
@@ -74,10 +75,11 @@ class Follower:
             return value
         errors = [self._error(operand) for operand in node.inputs]
         given = [operand for operand in operands if operand is not None]
-        excused = other & admissible(node, given, errors, value, found)
+        excused = other & admissible(node, given, errors, value, found, error)
         counted = excused
         for answer in (of_stored(node, given, [self._dtype(operand) for operand in node.inputs]), self._answer(node)):
-            counted = counted if answer is None else counted & (answer != found)
+            if answer is not None:
+                counted = counted & (self._apart(found, answer, error) if also_rounds(node) else answer != found)
         self.excused[name] = int(counted.sum())
         return np.where(excused, found, value).astype(value.dtype)
 

@@ -7,14 +7,18 @@ may be from them. Everywhere else the answer is exact.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tvmcnn.check.reference_ops.regions import max_roi_pool, roi_align
+from tvmcnn.check.reference_ops.sample import grid_sample
 from tvmcnn.network import Array, Node
 
+PLACE_ROUNDING = 4 * 2.0**-24  # of a place by the few operations that lead to a pixel, relative to their size
 COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
     "Equal": np.equal,
     "Less": np.less,
@@ -28,6 +32,11 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {  # that never decrease
     "Round": np.rint,
     "Sign": np.sign,
 }
+PLACES: dict[str, Callable[..., Array]] = {  # that choose where to read by places, the second operand
+    "GridSample": grid_sample,
+    "RoiAlign": roi_align,
+    "MaxRoiPool": max_roi_pool,
+}
 STEPS = frozenset(
     {
         *(*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices"),
@@ -38,28 +47,49 @@ STEPS = frozenset(
 
 def is_step(node: Node) -> bool:
     """True for an operator whose answer may jump where its operand moves by a rounding error."""
+    if node.op in PLACES:
+        return node.op != "GridSample" or bool(node["mode"] == "nearest")
     return node.op in STEPS or (node.op == "Cast" and not node["to"].startswith("float"))
 
 
-def same_side(node: Node, divisor: Array | None, value: Array, clean: Array) -> Array:
+def also_rounds(node: Node) -> bool:
+    """True for a step between whose jumps sums round."""
+    return node.op == "RoiAlign"
+
+
+def same_side(node: Node, second: Array | None, value: Array, clean: Array, reach: float) -> Array:
     """What a step answers to a disturbed operand, on the side where `clean` is, its answer to the operand as it is.
 
-    ThresholdedRelu, Shrink and Mod move with their operand between jumps; the others stay. `divisor` is Mod's.
+    ThresholdedRelu, Shrink and Mod move with their operand between jumps, and what reads at places moves by `reach` at
+    most; the others stay. `second` is the second operand, Mod's divisor.
     """
+    if node.op in PLACES and clean.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # ∞ − ∞
+            return np.where(np.abs(value - clean) <= reach, value, clean)
     if node.op in ("Shrink", "ThresholdedRelu"):
         return np.where((value == 0) == (clean == 0), value, clean)
-    if node.op == "Mod" and divisor is not None and clean.dtype.kind == "f":
-        turn = np.abs(divisor)
+    if node.op == "Mod" and second is not None and clean.dtype.kind == "f":
+        turn = np.abs(second)
         return np.where(np.abs(value - clean) > turn / 2, value - np.copysign(turn, value - clean), value)
     return clean
 
 
-def admissible(node: Node, operands: Sequence[Array], errors: Sequence[float], expected: Array, found: Array) -> Array:
+def admissible(
+    node: Node,
+    operands: Sequence[Array],
+    errors: Sequence[float],
+    expected: Array,
+    found: Array,
+    own: float = 0.0,
+) -> Array:
     """Where `found` may stand for `expected`: the elements whose operands, each within its error, could have given it.
 
-    Operands are the oracle's; all arrays are of logical shape, and errors absolute.
+    Operands are the oracle's; all arrays are of logical shape, and errors absolute. `own` is that of the result where
+    it does not jump.
     """
     x, error = operands[0], errors[0]
+    if node.op in PLACES:
+        return _at_other_places(node, operands, errors, found, max(own, error))
     if not any(errors):
         return np.zeros(found.shape, bool)
     with np.errstate(all="ignore"):
@@ -105,6 +135,8 @@ def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> A
             return ROUNDINGS[node.op](given[0])
         if node.op == "Cast":
             return np.asarray(given[0] != 0) if node["to"] == "bool" else _wrapped(given[0], np.dtype(node["to"]))
+        if node.op in PLACES:
+            return PLACES[node.op](*given, **node.attributes)
     return None
 
 
@@ -156,6 +188,34 @@ def _in_window(node: Node, x: Array, error: float, expected: Array, found: Array
     for one, other, size, dilation in windows:
         same &= np.abs(one - other) <= (size - 1) * dilation
     return np.asarray(same)
+
+
+def _at_other_places(node: Node, operands: Sequence[Array], errors: Sequence[float], found: Array, own: float) -> Array:
+    """Where the answer, within `own`, is that to places moved by their error and what computing with them rounds.
+
+    Every coordinate of a place is moved either way, each with each: near a corner of pixels any of four may be right.
+    """
+    x, places, *others = operands
+    wide = places.astype(np.float64)
+    if node.op == "GridSample":
+        size = np.abs(wide) + 1  # of what is rounded, of which an error is half the image's extent in pixels
+        moves = np.full(wide.shape[-1], True)
+    else:
+        size = np.abs(wide) + 2 * max(x.shape[2:]) / max(abs(node["spatial_scale"]), 1e-30)
+        moves = np.arange(wide.shape[-1]) >= wide.shape[-1] - 4  # MaxRoiPool's first is the image
+    apart = (errors[1] + PLACE_ROUNDING * size) * moves
+    if node.op == "RoiAlign":  # what the move changes between jumps, which an image does by twice its size a pixel
+        own += 4 * float(np.abs(x).max(initial=0) * np.abs(node["spatial_scale"]) * apart.max(initial=0))
+    near = np.zeros(found.shape, bool)
+    with np.errstate(all="ignore"):
+        for signs in itertools.product((-1, 1), repeat=int(moves.sum())):
+            sign = np.zeros(wide.shape[-1])
+            sign[moves] = signs
+            answer = PLACES[node.op](x, wide + sign * apart, *others, **node.attributes)
+            near |= answer == found
+            if found.dtype.kind == "f":
+                near |= np.abs(answer - found) <= own + 2.0**-23 * np.abs(answer)
+    return near
 
 
 def _beside_multiple(x: Array, y: Array, errors: Sequence[float], found: Array) -> Array:

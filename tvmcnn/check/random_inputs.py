@@ -49,6 +49,8 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         found[tensor.name] = drawn(tensor, seed + place, accepted)
         if _hands_on(readers, tensor.name):
             found[tensor.name] = (found[tensor.name] / math.sqrt(tensor.shape[-1])).astype(tensor.dtype)
+        if reader := _region_reader(readers, tensor.name):
+            found[tensor.name] = _regions(network, reader, tensor, seed + place)
     return found
 
 
@@ -61,6 +63,25 @@ def _hands_on(readers: Mapping[str, list[Node]], name: str) -> bool:
         if node.op in ("Transpose", "Reshape", "Cast") and _hands_on(readers, node.output):
             return True
     return False
+
+
+def _region_reader(readers: Mapping[str, list[Node]], name: str) -> Node | None:
+    """The operator that takes a tensor, or its copy in another type, as regions of interest."""
+    for node in readers.get(name, ()):
+        if node.op in ("RoiAlign", "MaxRoiPool") and node.inputs[1] == name:
+            return node
+        if node.op == "Cast" and (found := _region_reader(readers, node.output)):
+            return found
+    return None
+
+
+def _regions(network: Network, node: Node, tensor: Tensor, seed: int) -> Array:
+    """Regions (x1, y1, x2, y2), an image before them for MaxRoiPool: most of them around a part of the image."""
+    images, _, height, width = _shape(network, node.inputs[0])
+    rng, count = np.random.default_rng(seed + 2000), tensor.shape[0]
+    corners = np.sort(rng.uniform(-0.2, 1.2, (count, 2, 2)), axis=1) * (width, height) / (node["spatial_scale"] or 1)
+    image = rng.integers(0, max(images, 1), (count, tensor.shape[1] - 4))
+    return np.concatenate([image, corners.reshape(count, 4)], axis=1).astype(tensor.dtype)
 
 
 def drawn(tensor: Tensor, seed: int, accepted: Range = ANY) -> Array:
@@ -115,6 +136,8 @@ def _accepted_by(
     arriving = node.attributes.get("arriving", ())
     if "sequence_lens" in arriving and position == 2 + arriving.index("sequence_lens"):
         return (1, node["times"])
+    if position == 2 and node.op == "RoiAlign":
+        return (0, _shape(network, node.inputs[0])[0] - 1)
     if position == 1 and integers and node.op in ("Div", "Mod"):
         return DIVISORS
     if position == 1 and node.op == "Pow" and integers:

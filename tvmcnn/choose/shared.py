@@ -10,22 +10,14 @@ from tvmcnn.network import NO_PADS, Choice, Kernel, Layout, Tensor
 
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 MOVES = (  # one stage each, which maps elements: the rule "memory" fits
-    *(
-        "Concat",
-        "ConstantOfShape",
-        "DepthToSpace",
-        "Expand",
-        "EyeLike",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "OneHot",
-        "Pad",
-    ),
+    *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike", "Frames", "Gather", "GatherElements"),
+    *("GatherND", "OneHot", "Pad"),
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
     *("ScatterBox", "ScatterPlaces"),
 )
 IN_ORDER = ("Col2Im", "CumSum", "MaxUnpool", "ScatterElements", "ScatterND", "TopK")  # their steps follow one another
+SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a grid says
+REGIONS = ("RoiAlign", "MaxRoiPool")  # reductions over the parts of an image that an operand names
 LANES = (  # reductions that have an expression with the terms in the lanes
     *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
     *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.multiply_spectra import multiply_spectra
+from tvmcnn.fuse.sample_deformed import sample_deformed
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
 from tvmcnn.fuse.turn_images import turn_images
@@ -13,6 +15,8 @@ from tvmcnn.network import Network
 PASSES: tuple[Callable[[Network], Network], ...] = (
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
+    sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
+    multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
-from tvmcnn.network import Array, Network, Node, Shape, Tensor
+from tvmcnn.fuse.added import Additions, replaced
+from tvmcnn.network import Array, Network, Node, Shape
 
 
 def split_transposed(network: Network) -> Network:
@@ -22,32 +21,27 @@ def split_transposed(network: Network) -> Network:
     peak, and the rest is a copy, with the maps last one of whole blocks; at stride 1 there is none. (U-Net's first, 2 x
     2 at stride 2 from 14 x 14 to 28 x 28 pixels: 43 to 3.4 ms; LowFormer-B0, 4 x 4 at stride 2: 21.4 to 9.0 ms.)
     """
-    constants, tensors = dict(network.constants), dict(network.tensors)
-    nodes: list[Node] = []
-    for node in network.nodes:
-        if not _splits(network, node):
-            nodes.append(node)
-            continue
-        stride, output = node["strides"][0], network.tensors[node.output]
-        weight = _phases(constants[node.inputs[1]], stride)
-        made = output
-        if stride > 1:
-            made = Tensor(_fresh(network, f"{output.name}.pixels"), _pixels(network, node), output.dtype)
-            tensors[made.name] = made
-        names = [_fresh(network, f"{made.name}.weight")]
-        constants[names[0]] = weight
-        if len(node.inputs) > 2:
-            names.append(_fresh(network, f"{made.name}.bias"))
-            constants[names[1]] = np.tile(constants[node.inputs[2]], stride**2)
-        window = weight.shape[2:]
-        conv = {"kernel_shape": window, "strides": (1, 1), "pads": _pads(node), "dilations": (1, 1), "group": 1}
-        nodes.append(Node("Conv", node.name, (node.inputs[0], *names), made.name, conv))
-        if stride > 1:
-            move = {"blocksize": stride, "mode": "DCR", "begin": node["pads"][:2]}
-            nodes.append(Node("DepthToSpace", node.name, (made.name,), output.name, move))
-    read = {name for node in nodes for name in node.inputs}
-    kept = {name: array for name, array in constants.items() if name in read}
-    return dataclasses.replace(network, nodes=tuple(nodes), constants=kept, tensors=tensors)
+    return replaced(network, ("ConvTranspose",), lambda added, node: _parts(network, added, node))
+
+
+def _parts(network: Network, added: Additions, node: Node) -> list[Node]:
+    """The convolution and the move that stand for a transposed convolution, or itself where it does not split."""
+    if not _splits(network, node):
+        return [node]
+    stride, made = node["strides"][0], node.output
+    weight = _phases(network.constants[node.inputs[1]], stride)
+    if stride > 1:
+        made = added.tensor(f"{made}.pixels", _pixels(network, node), network.tensors[made].dtype)
+    names = [added.constant(f"{made}.weight", weight)]
+    if len(node.inputs) > 2:
+        names.append(added.constant(f"{made}.bias", np.tile(network.constants[node.inputs[2]], stride**2)))
+    window = weight.shape[2:]
+    words = {"kernel_shape": window, "strides": (1, 1), "pads": _pads(node), "dilations": (1, 1), "group": 1}
+    conv = Node("Conv", node.name, (node.inputs[0], *names), made, words)
+    if stride == 1:
+        return [conv]
+    move = {"blocksize": stride, "mode": "DCR", "begin": node["pads"][:2]}
+    return [conv, Node("DepthToSpace", node.name, (made,), node.output, move)]
 
 
 def _splits(network: Network, node: Node) -> bool:
@@ -88,9 +82,3 @@ def _pixels(network: Network, node: Node) -> Shape:
     (rows, columns), stride = node["kernel_shape"], node["strides"][0]
     maps = network.tensors[node.output].shape[1] * stride**2
     return (n, maps, h + rows // stride - 1, w + columns // stride - 1)
-
-
-def _fresh(network: Network, name: str) -> str:
-    while name in network.tensors or name in network.constants:
-        name += "'"
-    return name

@@ -7,7 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from tvmcnn.network import TO_FIRST, TO_LAST, Network, Node, Shape, Tensor
+from tvmcnn.fuse.added import Additions
+from tvmcnn.network import TO_FIRST, TO_LAST, Network, Node, Shape
 
 REASON = "flat only between an image and rows of tokens, which is turned as a whole"
 MOVES = ("Reshape", "Transpose")
@@ -35,13 +36,14 @@ def turn_images(network: Network) -> Network:
     kept = {tensor.name for tensor in network.outputs}
     pairs = {node.output: pair for node in network.nodes if (pair := _pair(network, node)) and node.output not in kept}
     left_out = {pair.first.output for pair in pairs.values() if readers[pair.first.output] == 1} - kept
-    tensors = {name: tensor for name, tensor in network.tensors.items() if name not in left_out}
+    added = Additions(network)
     nodes: list[Node] = []
     for node in network.nodes:
         if node.output in pairs:
-            nodes += pairs[node.output].turned(tensors)
+            nodes += pairs[node.output].turned(added)
         elif node.output not in left_out:
             nodes.append(node)
+    tensors = {name: tensor for name, tensor in added.tensors.items() if name not in left_out}
     folded = {**network.folded, **dict.fromkeys(left_out, REASON)}
     return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded)
 
@@ -56,8 +58,8 @@ class _Pair:
     channels: Shape  # C as the axes that the Reshape makes of it, or makes C of
     perm: tuple[int, ...]  # makes the tokens of N x H·W x channels, or that of the tokens
 
-    def turned(self, tensors: dict[str, Tensor]) -> Iterator[Node]:
-        """The nodes that stand for both; what lies between them is added to `tensors`."""
+    def turned(self, added: Additions) -> Iterator[Node]:
+        """The nodes that stand for both; what lies between them is `added`."""
         source, name = self.first.inputs[0], self.last.output
         n, _, height, width = self.image
         rows, heads = (n, height, width, self.image[1]), (n, height * width, *self.channels)
@@ -66,16 +68,15 @@ class _Pair:
             steps = [
                 ("Transpose", rows, TO_LAST),
                 ("Reshape", heads, ()),
-                ("Transpose", tensors[name].shape, self.perm),
+                ("Transpose", added.shape(name), self.perm),
             ]
         else:
             steps = [("Transpose", heads, self.perm), ("Reshape", rows, ()), ("Transpose", self.image, TO_FIRST)]
         steps = [step for step in steps if step[2] != tuple(range(len(self.perm)))]
         for op, shape, perm in steps[:-1]:
-            between = Tensor(_fresh(tensors, f"{name}.rows"), shape, tensors[name].dtype)
-            tensors[between.name] = between
-            yield Node(op, self.last.name, (source,), between.name, {"perm": perm} if perm else {})
-            source = between.name
+            between = added.tensor(f"{name}.rows", shape, added.tensors[name].dtype)
+            yield Node(op, self.last.name, (source,), between, {"perm": perm} if perm else {})
+            source = between
         op, _, perm = steps[-1]
         yield Node(op, self.last.name, (source,), name, {"perm": perm} if perm else {})
 
@@ -112,9 +113,3 @@ def _is_in_blocks(network: Network, node: Node, first: Node) -> bool:
         maker = network.makers.get(first.inputs[0])
         return maker is not None and maker.op == "Conv"
     return any(other.op == "Conv" and other.inputs[0] == node.output for other in network.nodes)
-
-
-def _fresh(tensors: dict[str, Tensor], name: str) -> str:
-    while name in tensors:
-        name += "'"
-    return name

@@ -30,7 +30,9 @@ from tvmcnn.ops import (
     pool,
     recurrent,
     reduce,
+    regions,
     resize,
+    sample,
     scatter,
     shape,
     top_k,
@@ -54,6 +56,7 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **windows.EXPRESSIONS,
     **reduce.EXPRESSIONS,
     **resize.EXPRESSIONS,
+    **sample.EXPRESSIONS,
     **norm.EXPRESSIONS,
 }
 
@@ -93,6 +96,9 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "elementwise": elementwise.elementwise,
     "plain": plain,
     "resize": resize.resize_blocks,
+    "grid_sample": sample.grid_sample_blocks,
+    "deform_columns": sample.deform_columns_blocks,
+    "regions": regions.regions,
     "depth_to_space": move.depth_to_space_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,

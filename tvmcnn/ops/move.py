@@ -39,6 +39,11 @@ def slice_(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     return moved(sizes, element, run)
 
 
+def frames(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """The frames of ONNX STFT, which may overlap: y[n, f, t, part] = x[n, f·step + t, part]."""
+    return moved(output.shape, lambda n, f, t, part: x[n, f * node["step"] + t, part], 2)
+
+
 # ---- borders --------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +209,7 @@ def _channel(node: Node, channels: int, c: Any, i: Any, j: Any) -> Any:
 
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "Slice": slice_,
+    "Frames": frames,
     "Pad": pad,
     "Expand": expand,
     "Tile": tile,

@@ -26,7 +26,9 @@ from tvmcnn.check.reference_ops import (
     quantize,
     recurrent,
     reduce,
+    regions,
     resize,
+    sample,
     windows,
 )
 from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float, known_dtype, lookup
@@ -34,6 +36,6 @@ from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float
 __all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
 FAMILIES = (
-    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, recurrent, reduce,
-    resize, windows,
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, recurrent, reduce, regions,
+    resize, sample, windows,
 )  # fmt: skip

@@ -27,7 +27,7 @@ TAKEN = {
     **{"Det": 11, "Einsum": 12, "MatMulInteger": 10, "MelWeightMatrix": 17},
     **{"RMSNormalization": 23, "RotaryEmbedding": 23, "STFT": 17, "Shrink": 9},
     # images and boxes
-    **{"AffineGrid": 20, "Col2Im": 18, "DeformConv": 19, "GridSample": 16, "NonMaxSuppression": 10, "RoiAlign": 10},
+    **{"AffineGrid": 20, "Col2Im": 18, "NonMaxSuppression": 10},
 }
 """The operators, and the first opset at which each is taken."""
 
@@ -64,18 +64,6 @@ def _newer(node: onnx.NodeProto, opset: int) -> tuple[onnx.NodeProto, int]:
     one.domain = ""
     if one.op_type == "Scatter":  # as it was called before it got a sibling
         one.op_type, opset = "ScatterElements", 11
-    if one.op_type == "GridSample":
-        texts = {attribute.name: attribute for attribute in one.attribute if attribute.name.endswith("mode")}
-        if "mode" in texts and opset < 20:
-            mode = texts["mode"]
-            mode.s, opset = {b"bilinear": b"linear", b"bicubic": b"cubic"}.get(mode.s, mode.s), 20
-        if {text.s for text in texts.values()} == {b"cubic", b"border"}:
-            raise NotImplementedError(
-                "mode cubic with padding_mode border, where onnxruntime and onnx.reference differ"
-            )
-    if one.op_type == "RoiAlign" and opset < 16:
-        opset = 16
-        one.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
     return one, opset
 
 

@@ -13,8 +13,8 @@ from tvmcnn.choose.cpu.defaults import matmul_config, recurrent_config, rows_con
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
-from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of
-from tvmcnn.configs import InOrderConfig, NormalizeConfig, SoftmaxConfig
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, REGIONS, choice_of
+from tvmcnn.configs import InOrderConfig, NormalizeConfig, RowsConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
 
@@ -93,6 +93,18 @@ def _resizes_blocks(state: State, kernel: Kernel) -> bool:
     return (
         kernel.anchor.op == "Resize" and _keeps_float32(kernel) and _in_blocks(state, kernel) and _resizes_maps(kernel)
     )
+
+
+def _samples_grid(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "GridSample"
+
+
+def _samples_windows(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op == "DeformColumns"
+
+
+def _pools_regions(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in REGIONS
 
 
 def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
@@ -224,6 +236,40 @@ def _resize(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
 
 
+def _grid_sample(state: State, kernel: Kernel) -> Choice:
+    """In blocks of channels, which share their places, where there are enough of them."""
+    read, layout = _in_blocks_or_plain(state, kernel)
+    return choice_of(kernel, "grid_sample", read, layout, "memory")
+
+
+def _deform_columns(state: State, kernel: Kernel) -> Choice:
+    """In blocks where all channels of a block are of one tap, group and group of offsets."""
+    node = kernel.anchor
+    channels = _shape_of(state, node.inputs[0])[1]
+    whole = not any(channels // node[word] % BLOCK for word in ("group", "offset_group"))
+    read, layout = _in_blocks_or_plain(state, kernel, whole=whole)
+    return choice_of(kernel, "deform_columns", read, layout, "memory")
+
+
+def _regions(state: State, kernel: Kernel) -> Choice:
+    read, layout = _in_blocks_or_plain(state, kernel)
+    fixed = kernel.anchor.attributes.get("sampling_ratio", 0) > 0
+    # Bins of sizes of their own, in plain layout: one at a time, so that each reduction ends with its bin
+    columns = layout.physical(kernel.output.shape)[-1] if layout.block > 1 or fixed else 1
+    return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
+
+
+def _in_blocks_or_plain(
+    state: State, kernel: Kernel, *, whole: bool = True
+) -> tuple[list[tuple[Tensor, Layout]], Layout]:
+    """The operands of what reads an image where others say, and its layout; the others are plain."""
+    image = kernel.inputs[0]
+    blocks = image.name == kernel.anchor.inputs[0] and len(image.shape) == 4 and _keeps_float32(kernel)
+    layout = Layout(BLOCK) if blocks and whole and image.shape[1] >= BLOCK else PLAIN
+    first = state.image(image, layout) if layout.block > 1 else state.plain(image)
+    return [first, *(state.plain(tensor) for tensor in kernel.inputs[1:])], layout
+
+
 def _depth_to_space(state: State, kernel: Kernel) -> Choice:
     layout = Layout(BLOCK)
     return choice_of(kernel, "depth_to_space", [state.image(kernel.inputs[0], layout)], layout, "memory")
@@ -316,6 +362,9 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_normalizes, _normalize),
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
+    (_samples_grid, _grid_sample),
+    (_samples_windows, _deform_columns),
+    (_pools_regions, _regions),
     (_takes_blocks_apart, _depth_to_space),
     (turns_image, turned_image),
     (_joins, _concat),

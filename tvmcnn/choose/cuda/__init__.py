@@ -14,7 +14,7 @@ from tvmcnn.choose.cuda.parts import in_parts
 from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
-from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, choice_of, covers
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, REGIONS, SAMPLES, choice_of, covers
 from tvmcnn.configs import Config, GemmConfig, RecurrentConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
@@ -123,6 +123,10 @@ def _goes_in_order(network: Network, kernel: Kernel) -> bool:
     return kernel.anchor.op in IN_ORDER
 
 
+def _pools_regions(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in REGIONS
+
+
 def _always(network: Network, kernel: Kernel) -> bool:
     return True
 
@@ -165,11 +169,15 @@ def _in_order(network: Network, kernel: Kernel) -> Way:
     return "in_order", "threads", ThreadsConfig()
 
 
+def _regions(network: Network, kernel: Kernel) -> Way:
+    return "regions", "threads", ThreadsConfig()
+
+
 def _plain(network: Network, kernel: Kernel) -> Way:
     """Any operator, rank and dtype."""
     if _reduces_rows(kernel):
         return "plain", "rows", ThreadsConfig()
-    known = kernel.anchor.op in MOVES or kernel.anchor.op in LANES
+    known = kernel.anchor.op in (*MOVES, *LANES, *SAMPLES)
     return "plain", "threads" if known else "fallback", ThreadsConfig()
 
 
@@ -181,6 +189,7 @@ KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kerne
     (_is_softmax, _softmax),
     (_pools_floats, _pool),
     (_goes_in_order, _in_order),
+    (_pools_regions, _regions),
     (_always, _plain),
 )
 

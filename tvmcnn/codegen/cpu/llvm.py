@@ -19,6 +19,7 @@ from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
 from tvmcnn.codegen.cpu.prefetch import prefetching
+from tvmcnn.codegen.cpu.shorten import shortened
 from tvmcnn.configs import STACK_LIMIT
 from tvmcnn.network import ALIGNMENT, round_up
 from tvmcnn.targets import Target
@@ -103,7 +104,9 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
         loops += 1
         return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
 
-    body = tvm_ffi.structural_map(prefetching(func.body), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post")
+    body = tvm_ffi.structural_map(
+        prefetching(shortened(func.body)), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post"
+    )
     if on_stack > STACK_LIMIT:
         raise RuntimeError(
             f"{name} would take {on_stack} bytes of stack, more than {STACK_LIMIT}: its schedule lacks a compute_at"
