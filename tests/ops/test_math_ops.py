@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Graph
+from builders import Graph, draw
 from helpers import feeds
 from onnx import helper
 
@@ -410,6 +410,18 @@ def test_lrn(size: int, beta: float) -> None:
         total[:, c] = squares[:, max(0, c - (size - 1) // 2) : c + size // 2 + 1].sum(axis=1)
     found = node("LRN", x, size=size, alpha=0.5, beta=beta, bias=2.0)
     close(found, x / (2 + 0.5 / size * total) ** beta, 64)
+
+
+@pytest.mark.parametrize("columns", [19, 40, 67, 96, 130])
+def test_softmax_of_rows_side_by_side(columns: int, target: str, tmp_path: Path) -> None:
+    """Rows that fill no vector, whole vectors, tiles of 65 of them, and 67 that nothing divides."""
+    g = Graph()
+    g.output(g.node("Softmax", g.input(2, 5, 7, columns), axis=2))
+    tvmcnn.compile(g.model(), target, tmp_path / "x.so", verify=False)
+    x = draw(3, 2, 5, 7, columns, outliers=0.1)
+    found = tvmcnn.load(tmp_path / "x.so", target=target)(x)
+    wide = np.exp(x.astype(np.float64) - x.max(axis=2, keepdims=True))
+    np.testing.assert_allclose(found, wide / wide.sum(axis=2, keepdims=True), rtol=4e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

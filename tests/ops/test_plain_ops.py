@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from agreement import Array, agree, drawn, ints, model
+from tvm import te
 
 import tvmcnn
 from tvmcnn.network import Node, Tensor
-from tvmcnn.ops import PLAIN
+from tvmcnn.ops import PLAIN, move
 
 # ---- windows --------------------------------------------------------------------------------------------------------
 
@@ -279,3 +280,15 @@ def test_a_shifted_window_is_caught(
     monkeypatch.setitem(PLAIN, op, shifted(PLAIN[op]))
     with pytest.raises(AssertionError):
         agree(op, *arrays, terms=64, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("begins", "shape", "run"),
+    [((1, 0, 0), (4, 5, 7), 2), ((0, 2, 0), (3, 8, 7), 1), ((0, 0, 1), (3, 5, 8), 0), ((1, 0, -1), (5, 5, 6), 1)],
+    ids=str,
+)
+def test_a_pad_walks_axes_without_a_border_as_one(begins: Sequence[int], shape: Sequence[int], run: int) -> None:
+    """From a crop on inwards as well."""
+    node = Node("Pad", "", ("x",), "y", {"begins": begins, "mode": "constant", "value": 0.0})
+    made = move.pad(node, Tensor("y", tuple(shape), "float32"), te.placeholder((3, 5, 7)))
+    assert made.op.attrs["run"] == run

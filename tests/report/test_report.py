@@ -555,6 +555,9 @@ def test_trace(threads: int, tmp_path: Path) -> None:
     events = json.loads(chrome_trace(net, spans))["traceEvents"]
     assert sum(event["ph"] == "X" for event in events) == len(spans)
     assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} >= {"chain"}
+    told = [event["args"]["tasks"] for event in events if "tasks" in event.get("args", {})]
+    parts = [(span.first, span.last, kernels[span.kernel]["tasks"]) for span in spans if span.first is not None]
+    assert told == [f"{first} to {last - 1} of {count}" for first, last, count in parts]  # type: ignore[operator]
 
 
 def test_a_library_for_gpus_is_not_traced(compiled: Compiled) -> None:

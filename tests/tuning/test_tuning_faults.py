@@ -329,6 +329,34 @@ def test_no_server_is_left(
     assert len(trials(lines(tmp_path / "mine.trials.jsonl"))) >= 12
 
 
+def test_a_tracker_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing listens until the third try; without an end of the waiting the first refusal would be the answer."""
+    from tvmcnn.tuning import remote
+
+    tries = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        tries.append(address)
+        if len(tries) < 3:
+            raise ConnectionRefusedError
+        return socket.socket()
+
+    monkeypatch.setattr(remote.socket, "create_connection", connect)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    remote._reach("127.0.0.1", 9190)
+    assert tries == [("127.0.0.1", 9190)] * 3
+
+
+@pytest.mark.parametrize("missing", ["tornado", "cloudpickle"])
+def test_what_the_rpc_of_tvm_needs_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvmcnn.errors import ToolError
+    from tvmcnn.tuning import remote
+
+    monkeypatch.setattr(remote, "find_spec", lambda name: None if name == missing else find_spec(name))
+    with pytest.raises(ToolError, match=rf"^TVM's RPC needs {missing}: install it by pip install 'tvmcnn\[tune\]'$"):
+        remote.servers("127.0.0.1:9190", "cpu")
+
+
 def test_trackers_that_do_not_help(
     tracker: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
