@@ -6,7 +6,8 @@
 cosmic-ray makes the slips: another operator, number, condition or name in one place of the parts of the compiler. For
 each those tests run that run its function, the fastest first; where that is in other processes, which no record sees,
 the tests of its file. A slip that no test notices is shown as a diff: it wants a test, or changes nothing. C is not
-changed, nor what only annotations say. Needs tvmcnn[mutation].
+changed, nor what only annotations say. What --json has already of slips that were caught is not judged again: a run
+that is broken off goes on where it was, and survivors meet the tests that are new. Needs tvmcnn[mutation].
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from tvmcnn.progress import bar
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / ".mutation-record.json"
 SLOW, START = 10.0, 300.0  # times as long as its tests took, and seconds more, may a slip take before it hangs
+
+
+NOT_CAUGHT = ("survived", "no test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,15 +156,24 @@ def mutate(
         results, survivors = [], 0
         for future in as_completed([pool.submit(one, slip) for slip in slips]):
             results.append(future.result())
-            survivors += results[-1].end in ("survived", "no test")
+            survivors += results[-1].end in NOT_CAUGHT
             progress(f"slips, {survivors} not caught", len(results), len(slips))
             judged_one(results)
     return sorted(results, key=lambda each: each.slip)
 
 
+def known(path: Path | None, root: Path, slips: Sequence[Slip]) -> list[Result]:
+    """The results in a file of those slips that were caught, and that still change the same line in the same way."""
+    if path is None or not path.exists():
+        return []
+    rows = json.loads(path.read_text())["results"]
+    found = [Result(**row | {"slip": Slip(**row["slip"])}) for row in rows if row["end"] not in NOT_CAUGHT]
+    return [each for each in found if each.slip in slips and mutation.difference(root, each.slip) == each.diff]
+
+
 def told(results: Sequence[Result]) -> str:
     """A table by part, the survivors with their diffs, and the share caught."""
-    survivors = [each for each in results if each.end in ("survived", "no test")]
+    survivors = [each for each in results if each.end in NOT_CAUGHT]
     shown = [f"{each.slip} ({each.end}, {each.tests} tests)\n{each.diff}\n" for each in survivors]
     caught = len(results) - len(survivors)
     ends = [(each.slip, "survived" if each in survivors else each.end) for each in results]
@@ -189,14 +202,17 @@ def main() -> int:
     if record is None:
         print(f"{RECORD.name} is missing: whole test files run; --record makes it", file=sys.stderr)
     slips = mutation.drawn(ROOT, options.count, options.seed, options.part.split(","))
+    before = known(options.json, ROOT, slips)
+    left = sorted({*slips} - {each.slip for each in before})
 
     def keep(results: list[Result]) -> None:
         """An hour's work is not lost with the last slip."""
         if options.json is not None:
-            rows = [dataclasses.asdict(each) for each in sorted(results, key=lambda each: each.slip)]
+            rows = [dataclasses.asdict(each) for each in sorted([*before, *results], key=lambda each: each.slip)]
             write_file(options.json, json.dumps({"seed": options.seed, "results": rows}, indent=1) + "\n")
 
-    print(told(mutate(ROOT, slips, record, options.jobs, options.most, keep)))
+    found = mutate(ROOT, left, record, options.jobs, options.most, keep)
+    print(told(sorted([*before, *found], key=lambda each: each.slip)))
     return 0
 
 

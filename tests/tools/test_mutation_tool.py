@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -146,3 +148,22 @@ def test_without_a_record(tree: Path) -> None:
     """The files of tests that import the module."""
     (slip,) = mutation.drawn(tree, 1, 0, ["layout"])
     assert mutation.files_that_name(tree, slip) == ["tests/test_arena.py"]
+
+
+def test_what_was_caught_is_kept(tree: Path, tmp_path: Path) -> None:
+    """Not a survivor, which new tests may catch; not one of another sample, or whose line reads otherwise now."""
+    slips = mutation.drawn(tree, 4, 1, ["layout"])
+    diffs = [mutation.difference(tree, slip) for slip in slips]
+    ends = ["tests/test_arena.py::test_clipped", "survived", "hang", "no test"]
+    rows = [
+        dataclasses.asdict(mutate.Result(slip, end, 2, diff))
+        for slip, end, diff in zip(slips, ends, diffs, strict=True)
+    ]
+    path = tmp_path / "results.json"
+    assert mutate.known(path, tree, slips) == []
+    path.write_text(json.dumps({"seed": 1, "results": rows}))
+    assert [each.slip for each in mutate.known(path, tree, slips)] == [slips[0], slips[2]]
+    assert [each.slip for each in mutate.known(path, tree, slips[1:])] == [slips[2]]
+    rows[0]["diff"] = "-    another line"
+    path.write_text(json.dumps({"seed": 1, "results": rows}))
+    assert [each.slip for each in mutate.known(path, tree, slips)] == [slips[2]]
