@@ -9,23 +9,28 @@ from typing import TypeAlias
 
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
-from tvmcnn.choose.cpu.defaults import matmul_config, recurrent_config, rows_config
+from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.product import dense
+from tvmcnn.choose.cpu.samples import (
+    deform_columns,
+    grid_sample,
+    pools_regions,
+    regions,
+    samples_grid,
+    samples_windows,
+)
+from tvmcnn.choose.cpu.sequences import goes_in_order, in_order, over_time, runs_over_time
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
-from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, REGIONS, choice_of
-from tvmcnn.configs import InOrderConfig, NormalizeConfig, RowsConfig, SoftmaxConfig
-from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor, is_per_channel
-from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Shape, Tensor, round_up
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
+from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
+from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
+from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
 ROWS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "MaxPoolIndices", "LRN", *BLOCKED_POOLS)
 NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization")
-WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
-WHOLE_ROW = 1 << 20  # columns at most
-SCANNED = 8  # elements of a part, at least, for each index that it passes over
-RECURRENT_STAGES = 4  # of a step, that are as large as the state: two states before it, and two after it
 MAX_TAPS = 16  # of a Resize in one expression: cubic has 4 x 4
 
 
@@ -50,13 +55,9 @@ def _multiplies(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "MatMul" or len(kernel.output.shape) < 2 or not _all_float32(kernel):
         return False
-    left, right = (_shape_of(state, name) for name in node.inputs)
+    left, right = (state.shape(name) for name in node.inputs)
     matrices = len(left) > 1 and len(right) > 1 and left[-1] > 0
     return matrices and kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
-
-
-def _runs_over_time(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op in RECURRENT
 
 
 def _is_elementwise(state: State, kernel: Kernel) -> bool:
@@ -75,13 +76,8 @@ def _normalizes(state: State, kernel: Kernel) -> bool:
     if node.op != "LayerNormalization":
         return math.prod(shape[2:]) >= BLOCK
     row = math.prod(shape[node["axis"] :])
-    shapes = [_shape_of(state, name) for name in node.inputs[1:]]
+    shapes = [state.shape(name) for name in node.inputs[1:]]
     return row >= BLOCK and all(math.prod(each) == row for each in shapes)  # one value for each element
-
-
-def _shape_of(state: State, name: str) -> Shape:
-    constants = state.network.constants
-    return constants[name].shape if name in constants else state.network.tensors[name].shape
 
 
 def _pools_floats(state: State, kernel: Kernel) -> bool:
@@ -95,28 +91,12 @@ def _resizes_blocks(state: State, kernel: Kernel) -> bool:
     )
 
 
-def _samples_grid(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op == "GridSample"
-
-
-def _samples_windows(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op == "DeformColumns"
-
-
-def _pools_regions(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op in REGIONS
-
-
 def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     """A DepthToSpace that takes whole blocks of channels apart."""
     node = kernel.anchor
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
     return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
-
-
-def _goes_in_order(state: State, kernel: Kernel) -> bool:
-    return kernel.anchor.op in IN_ORDER
 
 
 def _joins(state: State, kernel: Kernel) -> bool:
@@ -185,21 +165,12 @@ def _softmax(state: State, kernel: Kernel) -> Choice:
 
 
 def _matmul(state: State, kernel: Kernel) -> Choice:
-    depth = _shape_of(state, kernel.anchor.inputs[0])[-1]
+    depth = state.shape(kernel.anchor.inputs[0])[-1]
     config = matmul_config(kernel, depth, state.target)
     scratch = round_up(depth * config.width * kernel.item_bytes, ALIGNMENT) if config.packed else 0
     read = [state.plain(tensor) for tensor in kernel.inputs]
     choice = choice_of(kernel, "matmul", read, PLAIN, "matmul", (config, "default"))
     return dataclasses.replace(choice, scratch_bytes=scratch)
-
-
-def _recurrent(state: State, kernel: Kernel) -> Choice:
-    config = recurrent_config(kernel, state.target)
-    read = [state.plain(tensor) for tensor in kernel.inputs]
-    choice = choice_of(kernel, "recurrent", read, PLAIN, "recurrent", (config, "default"))
-    columns = round_up(kernel.output.shape[-1], config.width) * config.rows
-    stages = RECURRENT_STAGES * round_up(columns * kernel.item_bytes, ALIGNMENT)
-    return dataclasses.replace(choice, scratch_bytes=stages)
 
 
 def _normalize(state: State, kernel: Kernel) -> Choice:
@@ -213,61 +184,9 @@ def _normalize(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "normalize", read, PLAIN, "normalize", (config, "default"))
 
 
-def _in_order(state: State, kernel: Kernel) -> Choice:
-    """Tiles of a few vectors; of one where there would be too few to share. A heap has one column. A ScatterND is cut
-    into parts of its data, which is copied in runs, as many as may each read all indices.
-    """
-    node, shape = kernel.anchor, kernel.output.shape
-    first, last = node["along"]
-    outer, inner = math.prod(shape[:first]), math.prod(shape[last:])
-    config = InOrderConfig(WIDE_TILE if outer * inner >= TILES * WIDE_TILE else BLOCK)
-    if node.op == "TopK":
-        config = InOrderConfig(1)
-    if node.op == "ScatterND":
-        indices = math.prod(_shape_of(state, node.inputs[1]))
-        parts = min(TILES, math.prod(shape[:last]), kernel.output.size // (SCANNED * max(1, indices)))
-        config = InOrderConfig(min(max(1, inner), WHOLE_ROW), max(1, parts))
-    read = [state.plain(tensor) for tensor in kernel.inputs]
-    return choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
-
-
 def _resize(state: State, kernel: Kernel) -> Choice:
     layout = Layout(BLOCK)
     return choice_of(kernel, "resize", [state.image(kernel.inputs[0], layout)], layout, "memory")
-
-
-def _grid_sample(state: State, kernel: Kernel) -> Choice:
-    """In blocks of channels, which share their places, where there are enough of them."""
-    read, layout = _in_blocks_or_plain(state, kernel)
-    return choice_of(kernel, "grid_sample", read, layout, "memory")
-
-
-def _deform_columns(state: State, kernel: Kernel) -> Choice:
-    """In blocks where all channels of a block are of one tap, group and group of offsets."""
-    node = kernel.anchor
-    channels = _shape_of(state, node.inputs[0])[1]
-    whole = not any(channels // node[word] % BLOCK for word in ("group", "offset_group"))
-    read, layout = _in_blocks_or_plain(state, kernel, whole=whole)
-    return choice_of(kernel, "deform_columns", read, layout, "memory")
-
-
-def _regions(state: State, kernel: Kernel) -> Choice:
-    read, layout = _in_blocks_or_plain(state, kernel)
-    fixed = kernel.anchor.attributes.get("sampling_ratio", 0) > 0
-    # Bins of sizes of their own, in plain layout: one at a time, so that each reduction ends with its bin
-    columns = layout.physical(kernel.output.shape)[-1] if layout.block > 1 or fixed else 1
-    return choice_of(kernel, "regions", read, layout, "rows", (RowsConfig(1, columns, 1), "default"))
-
-
-def _in_blocks_or_plain(
-    state: State, kernel: Kernel, *, whole: bool = True
-) -> tuple[list[tuple[Tensor, Layout]], Layout]:
-    """The operands of what reads an image where others say, and its layout; the others are plain."""
-    image = kernel.inputs[0]
-    blocks = image.name == kernel.anchor.inputs[0] and len(image.shape) == 4 and _keeps_float32(kernel)
-    layout = Layout(BLOCK) if blocks and whole and image.shape[1] >= BLOCK else PLAIN
-    first = state.image(image, layout) if layout.block > 1 else state.plain(image)
-    return [first, *(state.plain(tensor) for tensor in kernel.inputs[1:])], layout
 
 
 def _depth_to_space(state: State, kernel: Kernel) -> Choice:
@@ -356,18 +275,18 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_is_convolution, conv),
     (_is_product, dense),
     (_multiplies, _matmul),
-    (_runs_over_time, _recurrent),
+    (runs_over_time, over_time),
     (_is_elementwise, _elementwise),
     (_is_softmax, _softmax),
     (_normalizes, _normalize),
     (_pools_floats, _pool),
     (_resizes_blocks, _resize),
-    (_samples_grid, _grid_sample),
-    (_samples_windows, _deform_columns),
-    (_pools_regions, _regions),
+    (samples_grid, grid_sample),
+    (samples_windows, deform_columns),
+    (pools_regions, regions),
     (_takes_blocks_apart, _depth_to_space),
     (turns_image, turned_image),
     (_joins, _concat),
-    (_goes_in_order, _in_order),
+    (goes_in_order, in_order),
     (_always, _plain),
 )
