@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from graphs.draft import MOST, Array, Draft, Held
+from graphs.draft import MOST, Array, Draft, Held, Skip
 from graphs.growers import filled, grows
 from graphs.moves import combined
 
@@ -106,6 +106,21 @@ def stft(d: Draft, op: str, x: Held) -> None:
     d.node(op, [signal, d.whole(step), window, d.whole(length)], onesided=d.integer(0, 1))
 
 
-@grows("HannWindow", "HammingWindow", "BlackmanWindow", when=lambda held: held.rank >= 1 and held.dtype == "float32")
-def window(d: Draft, op: str, x: Held) -> None:
+@grows("HannWindow", "HammingWindow", "BlackmanWindow")
+def window(d: Draft, op: str, length: Held) -> None:
+    """As long as the rows of some tensor: the operand, a number, is a constant."""
+    x = d.pick(lambda held: held.dtype == "float32" and held.rank >= 1 and filled(held))
+    if x is None:
+        raise Skip(f"{op}: no rows")
     combined(d, x, d.node(op, [d.whole(x.shape[-1])], periodic=d.integer(0, 1))[0])
+
+
+@grows("MelWeightMatrix")
+def bands(d: Draft, op: str, count: Held) -> None:
+    """The bands of spectra that the rows of some tensor stand for."""
+    x = d.pick(lambda held: held.dtype == "float32" and held.rank >= 1 and filled(held) and held.shape[-1] > 1)
+    if x is None:
+        raise Skip(f"{op}: no spectra")
+    edges = [d.constant(np.float32(hertz)) for hertz in d.choice(((0, 8000), (20, 4000), (125, 7600)))]
+    given = [d.whole(number) for number in (d.integer(1, 9), 2 * x.shape[-1] - 2, 16000)]
+    d.node("MatMul", [x, d.node(op, [*given, *edges])[0]])
