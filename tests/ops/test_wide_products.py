@@ -65,3 +65,12 @@ def test_rows_of_no_whole_tiles(tmp_path: Path) -> None:
         # A softmax divides by a sum of WIDTH terms, which 8 lanes or more have added up, each rounding by 2^-24.
         allowed = 2e-6 + (WIDTH / 8 * 2.0**-24 if info.name == softmax else 0)
         assert np.abs(found - wanted[info.name]).max() <= allowed * np.abs(wanted[info.name]).max(), info.name
+
+
+def test_a_scalar_seen_as_a_matrix(tmp_path: Path) -> None:
+    """Flatten makes 1 x 1 of it, in the same memory."""
+    nodes = [node("Flatten", "x", "row", axis=0), node("MatMul", "row weight", "y")]
+    weight = np.arange(1, 11, dtype=np.float32).reshape(1, 10)
+    model = model_of(nodes, {"x": ()}, "y", {"weight": weight})
+    net = tvmcnn.load(tvmcnn.compile(model, output=tmp_path / "x.so").path)
+    np.testing.assert_array_equal(net(np.array(1.5, np.float32)), 1.5 * weight)

@@ -30,7 +30,7 @@ def dense(state: State, kernel: Kernel) -> Choice:
     if len(kernel.output.shape) != 2 and kernel.anchor.op == "Gemm":
         source, layout = state.plain(image)
         rows = math.prod(kernel.output.shape[:-1])
-    elif source.shape[0] != rows:
+    elif source.shape[:1] != (rows,):  # a scalar seen as a matrix has no axis
         source, layout = state.plain(image)
     maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
     depth = math.prod(layout.physical(source.shape)) // rows
