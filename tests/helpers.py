@@ -59,6 +59,14 @@ def use_target(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return narrow.name
 
 
+def verified(model: onnx.ModelProto, folder: Path, target: str = "native") -> Compiled:
+    """Compile a model; compile's own verification must have compared it with the reference."""
+    compiled = tvmcnn.compile(model, target, folder / "x.so")
+    assert compiled.verdict is not None
+    assert compiled.verdict.passed
+    return compiled
+
+
 def check(model: onnx.ModelProto, folder: Path, target: str = "x86-64-v3", seed: int = 1) -> Compiled:
     """Compile a model, run it, and compare every output and every inner tensor with the reference.
 

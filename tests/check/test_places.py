@@ -36,7 +36,7 @@ NEAREST = {"mode": "nearest", "padding_mode": "zeros", "align_corners": True}
 
 
 def test_a_pixel_across_a_tie_may_stand_for_the_nearest() -> None:
-    """Of a place beside the middle of two pixels either, of one beside a corner any of four, of another none."""
+    """Either pixel of a place beside the middle of two, any of four of one beside a corner, none other of another."""
     x = np.arange(25, dtype=np.float64).reshape(1, 1, 5, 5)
     places = np.array([[1.5 + 1e-9, 2], [1.5 - 1e-9, 2.5 + 1e-9], [1.4, 2]]) / 2 - 1  # column and row
     node, grid = step("GridSample", **NEAREST), places.reshape(1, 1, 3, 2)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Graph
+from helpers import verified
 
-import tvmcnn
 from tvmcnn.fuse import ELEMENTWISE
 from tvmcnn.fuse.regions import LONGEST, regions
 from tvmcnn.importer import import_model
@@ -48,9 +48,7 @@ Activation = Callable[[Graph, str], str]
 
 def ops(g: Graph, folder: Path) -> list[str]:
     """The kernels of a graph, which agrees with NumPy."""
-    compiled = tvmcnn.compile(g.model(), output=folder / "x.so")
-    assert compiled.verdict is not None and compiled.verdict.passed
-    found = [step.choice.kernel.ops for step in compiled.program.steps]
+    found = [step.choice.kernel.ops for step in verified(g.model(), folder).program.steps]
     return [op for op in found if op != "Reorder"]
 
 

@@ -9,21 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Graph
+from helpers import verified
 
-import tvmcnn
 from tvmcnn.compiler import Compiled
 from tvmcnn.fuse.spelled_gelu import REASON
 
 SHAPE = (2, 3, 5, 17)
 Spelling = Callable[[Graph, str, str], str]  # (graph, x, erf's scaled operand) --> y
-
-
-def compiled(g: Graph, folder: Path, target: str = "native") -> Compiled:
-    """Compiled, and compared with the reference."""
-    found = tvmcnn.compile(g.model(), target, folder / "x.so")
-    assert found.verdict is not None
-    assert found.verdict.passed
-    return found
 
 
 def operators(found: Compiled) -> list[str]:
@@ -61,7 +53,7 @@ def test_a_gelu_is_one_operator(spelling: Spelling, divides: bool, target: str, 
     x = g.node("Neg", g.input(*SHAPE))
     scaled = g.node("Div", x, g.constant(math.sqrt(2))) if divides else g.node("Mul", g.constant(math.sqrt(0.5)), x)
     g.output(g.node("Neg", spelling(g, x, scaled)))
-    found = compiled(g, tmp_path, target)
+    found = verified(g.model(), tmp_path, target)
     assert operators(found) == ["Neg", "Gelu", "Neg"]
     assert list(found.program.network.folded.values()) == [REASON] * (len(g.nodes) - 3)
     assert not found.program.network.constants
@@ -76,7 +68,7 @@ def written_out(g: Graph, x: str, root: float = math.sqrt(2), one: float = 1.0, 
 def test_other_numbers_stay(other: dict[str, float], tmp_path: Path) -> None:
     g = Graph()
     g.output(g.node("Neg", written_out(g, g.node("Neg", g.input(*SHAPE)), **other)))
-    assert "Gelu" not in operators(compiled(g, tmp_path))
+    assert "Gelu" not in operators(verified(g.model(), tmp_path))
 
 
 def by_tanh(g: Graph, x: str, cubed: str, least: float = 0.044715) -> str:
@@ -91,7 +83,7 @@ def test_its_approximation(power: bool, target: str, tmp_path: Path) -> None:
     x = g.node("Neg", g.input(*SHAPE))
     cubed = g.node("Pow", x, g.constant(3.0)) if power else g.node("Mul", x, g.node("Mul", x, x))
     g.output(g.node("Neg", by_tanh(g, x, cubed)))
-    found = compiled(g, tmp_path, target)
+    found = verified(g.model(), tmp_path, target)
     assert operators(found) == ["Neg", "Gelu", "Neg"]
     assert found.program.network.nodes[1]["approximate"] == "tanh"
     assert len(found.program.network.folded) == len(g.nodes) - 3
@@ -105,7 +97,7 @@ def test_other_approximations_stay(other: str, tmp_path: Path) -> None:
     power = g.constant(4.0 if other == "fourth" else 3.0)
     cubed = g.node("Mul", z, z) if other == "square" else g.node("Pow", z, power)
     g.output(g.node("Neg", by_tanh(g, x, cubed, 0.05 if other == "least" else 0.044715)))
-    assert "Gelu" not in operators(compiled(g, tmp_path))
+    assert "Gelu" not in operators(verified(g.model(), tmp_path))
 
 
 def test_two_operands_stay(tmp_path: Path) -> None:
@@ -113,7 +105,7 @@ def test_two_operands_stay(tmp_path: Path) -> None:
     g = Graph()
     x, z = g.input(*SHAPE), g.input(*SHAPE)
     g.output(half_last(g, x, g.node("Div", z, g.constant(math.sqrt(2)))))
-    assert "Gelu" not in operators(compiled(g, tmp_path))
+    assert "Gelu" not in operators(verified(g.model(), tmp_path))
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -122,7 +114,7 @@ def test_what_others_read_stays(part: int, tmp_path: Path) -> None:
     g = Graph()
     y = written_out(g, g.input(*SHAPE))
     g.output(y, g.nodes[part].output[0])
-    assert "Gelu" not in operators(compiled(g, tmp_path))
+    assert "Gelu" not in operators(verified(g.model(), tmp_path))
 
 
 def test_a_constant_that_broadcasts_stays(tmp_path: Path) -> None:
@@ -131,4 +123,4 @@ def test_a_constant_that_broadcasts_stays(tmp_path: Path) -> None:
     x = g.input(*SHAPE)
     sum_ = one_and_erf(g, g.node("Div", x, g.constant(math.sqrt(2))))
     g.output(g.node("Mul", g.node("Mul", x, sum_), g.constant(np.full((1, 1, 1, 1, 1), 0.5))))
-    assert "Gelu" not in operators(compiled(g, tmp_path))
+    assert "Gelu" not in operators(verified(g.model(), tmp_path))

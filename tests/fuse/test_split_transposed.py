@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from builders import Graph
+from helpers import verified
 
 import tvmcnn
-from tvmcnn.compiler import Compiled
 from tvmcnn.errors import VerifyError
 
 
@@ -17,14 +17,6 @@ def transposed(g: Graph, kernel: tuple[int, int], maps: int = 16, bias: bool = T
     x = g.conv(g.input(2, 6, 5, 7), 18, (1, 1))
     operands = [x, g.draw(18, maps, *kernel), *([g.draw(maps)] if bias else [])]
     return g.node("Relu", g.node("ConvTranspose", *operands, **attributes))
-
-
-def verified(g: Graph, folder: Path, target: str = "native") -> Compiled:
-    """Compiled, and compared with the reference."""
-    compiled = tvmcnn.compile(g.model(), target, folder / "x.so")
-    assert compiled.verdict is not None
-    assert compiled.verdict.passed
-    return compiled
 
 
 @pytest.mark.parametrize("maps", [16, 10])
@@ -46,7 +38,7 @@ def test_a_convolution_and_a_move(
     """In whole blocks of maps and not, compared with the reference's ConvTranspose."""
     g = Graph()
     g.output(transposed(g, kernel, maps, bias=maps == 16, **attributes))
-    compiled = verified(g, tmp_path, target)
+    compiled = verified(g.model(), tmp_path, target)
     assert [node.op for node in compiled.program.network.nodes] == ["Conv", "Conv", "DepthToSpace", "Relu"]
     moved = [step.choice.algorithm for step in compiled.program.steps if step.choice.kernel.anchor.op == "DepthToSpace"]
     assert moved == ["depth_to_space" if maps == 16 else "plain"]
@@ -56,7 +48,7 @@ def test_a_convolution_and_a_move(
 def test_at_stride_1_there_is_no_move(kernel: tuple[int, int], pads: list[int], target: str, tmp_path: Path) -> None:
     g = Graph()
     g.output(transposed(g, kernel, pads=pads))
-    compiled = verified(g, tmp_path, target)
+    compiled = verified(g.model(), tmp_path, target)
     assert [node.op for node in compiled.program.network.nodes] == ["Conv", "Conv", "Relu"]
 
 
@@ -75,7 +67,7 @@ def test_at_stride_1_there_is_no_move(kernel: tuple[int, int], pads: list[int], 
 def test_others_stay(kernel: tuple[int, int], attributes: dict[str, Any], tmp_path: Path) -> None:
     g = Graph()
     g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7), g.draw(6, 4, *kernel), **attributes))
-    compiled = verified(g, tmp_path)
+    compiled = verified(g.model(), tmp_path)
     assert [node.op for node in compiled.program.network.nodes] == ["ConvTranspose"]
 
 

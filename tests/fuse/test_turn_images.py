@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 from builders import Graph
+from helpers import verified
 
-import tvmcnn
 from tvmcnn.compiler import Compiled
 from tvmcnn.fuse.turn_images import REASON
 from tvmcnn.network import TO_FIRST, TO_LAST
 
 PIXELS = (5, 9)  # a width that fills no vectors, so that channels do
-
-
-def verified(g: Graph, folder: Path, target: str = "native") -> Compiled:
-    """Compiled, and compared with the reference."""
-    compiled = tvmcnn.compile(g.model(), target, folder / "x.so")
-    assert compiled.verdict is not None
-    assert compiled.verdict.passed
-    return compiled
 
 
 def copies(compiled: Compiled) -> list[str]:
@@ -53,7 +45,7 @@ def test_nothing_else_is_copied(channels: int, pads: int, target: str, tmp_path:
     g = Graph()
     tokens = g.node("LayerNormalization", flattened(g, convolved(g, channels)), g.draw(channels), axis=-1)
     g.output(g.node("Exp", flattened(g, g.conv(image(g, tokens), 40, (1 + 2 * pads,) * 2, pads=[pads] * 4))))
-    compiled = verified(g, tmp_path, target)
+    compiled = verified(g.model(), tmp_path, target)
     assert copies(compiled) == ["transpose"] * 3
     assert list(compiled.program.network.folded.values()) == [REASON] * 3
     assert {str(choice.writes)[:7] for choice in (step.choice for step in compiled.program.steps)} == {
@@ -72,7 +64,7 @@ def test_channel_last_images(target: str, tmp_path: Path) -> None:
     y = g.node("MatMul", g.node("LayerNormalization", y, g.draw(48), axis=-1), g.draw(48, 48))
     y = g.node("Add", x, g.node("Transpose", y, perm=TO_FIRST))
     g.output(g.conv(y, 5, (1, 1)))
-    compiled = verified(g, tmp_path, target)
+    compiled = verified(g.model(), tmp_path, target)
     assert copies(compiled).count("transpose") == 2
     (added,) = [step.choice for step in compiled.program.steps if "Add" in step.choice.kernel.ops.split("+")]
     assert all(layout.block == 16 for layout in added.reads)
@@ -86,7 +78,7 @@ def test_heads(perm: tuple[int, ...], target: str, tmp_path: Path) -> None:
     heads = g.node("Transpose", g.node("Reshape", x, g.constant([2, 3, 16, 45])), perm=perm)
     back = g.node("Transpose", g.node("Exp", heads), perm=[perm.index(axis) for axis in range(4)])
     g.output(g.conv(g.node("Reshape", back, g.constant([2, 48, *PIXELS])), 40, (3, 3), pads=[1] * 4))
-    compiled = verified(g, tmp_path, target)
+    compiled = verified(g.model(), tmp_path, target)
     perms = [node["perm"] for node in compiled.program.network.nodes if node.op == "Transpose"]
     between = [(0, 2, 1, 3)] * 2 if perm == (0, 1, 3, 2) else []
     assert perms == [TO_LAST, *between, TO_FIRST]
@@ -97,7 +89,7 @@ def test_an_activation_before_the_convolution(tmp_path: Path) -> None:
     g = Graph()
     y = g.node("HardSwish", image(g, flattened(g, convolved(g, 32))))
     g.output(g.conv(y, 40, (3, 3), pads=[1] * 4))
-    compiled = verified(g, tmp_path)
+    compiled = verified(g.model(), tmp_path)
     assert copies(compiled)[:2] == ["transpose", "transpose"]
 
 
@@ -110,7 +102,7 @@ def test_what_others_read_stays(tmp_path: Path) -> None:
     back = g.node("Transpose", tokens, perm=[0, 2, 1])
     again = g.node("Reshape", back, g.constant([2, 32, *PIXELS]))
     g.output(flat, g.node("Neg", back), g.node("MaxPool", again, kernel_shape=[2, 2]))
-    compiled = verified(g, tmp_path)
+    compiled = verified(g.model(), tmp_path)
     perms = [node["perm"] for node in compiled.program.network.nodes if node.op == "Transpose"]
     assert perms == [TO_LAST, (0, 2, 1), TO_FIRST]
 
@@ -118,7 +110,7 @@ def test_what_others_read_stays(tmp_path: Path) -> None:
 def test_an_output_is_not_copied_again(tmp_path: Path) -> None:
     g = Graph()
     g.output(flattened(g, convolved(g, 32)))
-    compiled = verified(g, tmp_path)
+    compiled = verified(g.model(), tmp_path)
     assert [node["perm"] for node in compiled.program.network.nodes if node.op == "Transpose"] == [(0, 2, 1)]
 
 
@@ -137,7 +129,7 @@ def test_an_output_is_not_copied_again(tmp_path: Path) -> None:
 def test_others_stay(flat: tuple[int, ...], perm: tuple[int, ...], tmp_path: Path) -> None:
     g = Graph()
     g.output(g.node("Transpose", g.node("Reshape", convolved(g, 32), g.constant(list(flat))), perm=perm))
-    nodes = verified(g, tmp_path).program.network.nodes
+    nodes = verified(g.model(), tmp_path).program.network.nodes
     assert [node["perm"] for node in nodes if node.op == "Transpose"] == [perm]
 
 
@@ -146,12 +138,12 @@ def test_other_types_stay_plain(tmp_path: Path) -> None:
     g = Graph()
     x = g.node("Cast", convolved(g, 32), to=11)
     g.output(g.node("Cast", g.node("Exp", flattened(g, x)), to=1))
-    assert "transpose" not in copies(verified(g, tmp_path))
+    assert "transpose" not in copies(verified(g.model(), tmp_path))
 
 
 def test_without_blocks_nothing_is_turned_into_them(tmp_path: Path) -> None:
     """Fewer channels than a block: the convolution behind reads them plain."""
     g = Graph()
     g.output(g.conv(image(g, g.node("Exp", flattened(g, convolved(g, 12)))), 6, (3, 3)))
-    compiled = verified(g, tmp_path)
+    compiled = verified(g.model(), tmp_path)
     assert copies(compiled).count("transpose") <= 1

@@ -53,7 +53,7 @@ def parts_of(x: Array) -> Array:
 
 @pytest.mark.parametrize(("axis", "parts", "inverse"), [*itertools.product((-2, 1, 0), (1, 2), (0, 1))])
 def test_dft(axis: int, parts: int, inverse: int) -> None:
-    """Of the axis' own length, of a longer one, filled with zeros, and of a shorter one, of which the rest is cut."""
+    """The axis' own length, a longer one, filled with zeros, and a shorter one, of which the rest is cut."""
     x = drawn(3, 5, 7, parts)
     for length in (None, 9, 4):
         arrays = [x, None if length is None else number(length), number(axis)]
@@ -121,7 +121,7 @@ def test_a_constant_window_is_part_of_the_matrix(target: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("op", ["HannWindow", "HammingWindow", "BlackmanWindow"])
 def test_windows(op: str) -> None:
-    """Of every type that ONNX has, and of no element or one; as onnxruntime in float32."""
+    """Every type that ONNX has, no element and one; as onnxruntime in float32."""
     for size, periodic in itertools.product((0, 1, 2, 13), (0, 1)):
         model, feeds = one_node(op, 17, [number(size)], periodic=periodic)
         (ours,) = tvmcnn.backend.run_model(model, list(feeds.values()))

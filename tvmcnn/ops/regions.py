@@ -69,7 +69,7 @@ class _Side:
         return bool(self.node["coordinate_transformation_mode"] == "half_pixel")
 
     def size(self, region: Any) -> Expr:
-        """Of a bin in pixels; no region is smaller than a pixel unless half pixels count."""
+        """The size of a bin in pixels; no region is smaller than a pixel unless half pixels count."""
         length = self._corner(region, self.first + 2) - self._corner(region, self.first)
         return (length if self._half_pixel else tirx.max(length, self.number(1))) / self.number(self.bins)
 

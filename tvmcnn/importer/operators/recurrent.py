@@ -11,7 +11,6 @@ T is the number of times, B the batch, I the input's size, D the number of direc
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -115,8 +114,8 @@ def gru(
     """ONNX GRU: h = (1 − z) · g(W·x + R·(r · h)) + z · h over time, with an update gate z and a reset gate r."""
     operands = (x, w, r, b, sequence_lens, initial_h, None, None)
     numbers = (activations, activation_alpha, activation_beta, clip)
-    layer = _Layer("GRU", *operands, *numbers, direction, hidden_size, layout, wanted_)
-    return _meanings(dataclasses.replace(layer, linear_before_reset=bool(linear_before_reset)))
+    words = (direction, hidden_size, layout, wanted_)
+    return _meanings(_Layer("GRU", *operands, *numbers, *words, linear_before_reset=bool(linear_before_reset)))
 
 
 @named("LSTM")
@@ -143,8 +142,8 @@ def lstm(
     """ONNX LSTM: c = f · c + i · g(W·x + R·h), h = o · tanh c over time, with gates i, o and f."""
     operands = (x, w, r, b, sequence_lens, initial_h, initial_c, p)
     numbers = (activations, activation_alpha, activation_beta, clip)
-    layer = _Layer("LSTM", *operands, *numbers, direction, hidden_size, layout, wanted_)
-    return _meanings(dataclasses.replace(layer, coupled=bool(input_forget)))
+    words = (direction, hidden_size, layout, wanted_)
+    return _meanings(_Layer("LSTM", *operands, *numbers, *words, coupled=bool(input_forget)))
 
 
 def _meanings(layer: _Layer) -> tuple[Meaning, ...]:
