@@ -124,6 +124,11 @@ class Network:
     metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own key-value pairs
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
 
+    def shape(self, name: str) -> Shape:
+        """The shape of an operand, a tensor or a constant."""
+        constant = self.constants.get(name)
+        return constant.shape if constant is not None else self.tensors[name].shape
+
     @functools.cached_property
     def makers(self) -> Mapping[str, Node]:
         """The node that makes each tensor, by the tensor's name."""

@@ -248,9 +248,7 @@ def _wide(array: Array) -> Array:
 
 def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> int:
     """Roundings that one element of a node's output suffers."""
-    shapes: list[Shape] = [
-        (network.constants if name in network.constants else network.tensors)[name].shape for name in inputs
-    ]
+    shapes: list[Shape] = [network.shape(name) for name in inputs]
     if op == "Conv":
         terms = math.prod(shapes[1][1:])
     elif op == "ConvTranspose":

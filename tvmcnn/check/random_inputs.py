@@ -77,7 +77,7 @@ def _region_reader(readers: Mapping[str, list[Node]], name: str) -> Node | None:
 
 def _regions(network: Network, node: Node, tensor: Tensor, seed: int) -> Array:
     """Regions (x1, y1, x2, y2), an image before them for MaxRoiPool: most of them around a part of the image."""
-    images, _, height, width = _shape(network, node.inputs[0])
+    images, _, height, width = network.shape(node.inputs[0])
     rng, count = np.random.default_rng(seed + 2000), tensor.shape[0]
     corners = np.sort(rng.uniform(-0.2, 1.2, (count, 2, 2)), axis=1) * (width, height) / (node["spatial_scale"] or 1)
     image = rng.integers(0, max(images, 1), (count, tensor.shape[1] - 4))
@@ -132,12 +132,12 @@ def _accepted_by(
         return NEGATIVE if node["arriving"][position - 1] == "min" else POSITIVE
     integers = np.dtype(network.tensors[node.output].dtype).kind in "iu"
     if position == 1 and node.op == "ReverseSequence":
-        return (1, _shape(network, node.inputs[0])[1 - node["batch_axis"]])
+        return (1, network.shape(node.inputs[0])[1 - node["batch_axis"]])
     arriving = node.attributes.get("arriving", ())
     if "sequence_lens" in arriving and position == 2 + arriving.index("sequence_lens"):
         return (1, node["times"])
     if position == 2 and node.op == "RoiAlign":
-        return (0, _shape(network, node.inputs[0])[0] - 1)
+        return (0, network.shape(node.inputs[0])[0] - 1)
     if position == 1 and integers and node.op in ("Div", "Mod"):
         return DIVISORS
     if position == 1 and node.op == "Pow" and integers:
@@ -160,7 +160,7 @@ def _accepted_by(
 
 def _indexed(network: Network, node: Node) -> tuple[int, ...]:
     """The extents that the indices of a Gather or a scatter point into."""
-    shape = _shape(network, node.inputs[0])
+    shape = network.shape(node.inputs[0])
     if node.op == "MaxUnpool":
         return (math.prod(node["pooled"]),)
     if "along" in node.attributes:
@@ -168,10 +168,5 @@ def _indexed(network: Network, node: Node) -> tuple[int, ...]:
         return shape[first:last]
     if node.op == "GatherND":
         first = node["batch_dims"]
-        return shape[first : first + _shape(network, node.inputs[1])[-1]]
+        return shape[first : first + network.shape(node.inputs[1])[-1]]
     return (shape[node["axis"]],)
-
-
-def _shape(network: Network, name: str) -> tuple[int, ...]:
-    constant = network.constants.get(name)
-    return constant.shape if constant is not None else network.tensors[name].shape

@@ -347,10 +347,7 @@ def multiply_accumulates(network: Network, kernel: Kernel) -> int:
 def _products(network: Network, node: Node) -> int:
     if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT):
         return 0
-    x, weight = (
-        network.constants[name].shape if name in network.constants else network.tensors[name].shape
-        for name in node.inputs[:2]
-    )
+    x, weight = (network.shape(name) for name in node.inputs[:2])
     if node.op in RECURRENT:
         return math.prod(x[:2]) * math.prod(weight)  # times, batch
     output = network.tensors[node.output].size

@@ -55,7 +55,7 @@ def _multiplies(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "MatMul" or len(kernel.output.shape) < 2 or not _all_float32(kernel):
         return False
-    left, right = (state.shape(name) for name in node.inputs)
+    left, right = (state.network.shape(name) for name in node.inputs)
     matrices = len(left) > 1 and len(right) > 1 and left[-1] > 0
     return matrices and kernel.output.shape[-1] >= state.target.lanes(kernel.dtype)
 
@@ -76,7 +76,7 @@ def _normalizes(state: State, kernel: Kernel) -> bool:
     if node.op != "LayerNormalization":
         return math.prod(shape[2:]) >= BLOCK
     row = math.prod(shape[node["axis"] :])
-    shapes = [state.shape(name) for name in node.inputs[1:]]
+    shapes = [state.network.shape(name) for name in node.inputs[1:]]
     return row >= BLOCK and all(math.prod(each) == row for each in shapes)  # one value for each element
 
 
@@ -165,7 +165,7 @@ def _softmax(state: State, kernel: Kernel) -> Choice:
 
 
 def _matmul(state: State, kernel: Kernel) -> Choice:
-    depth = state.shape(kernel.anchor.inputs[0])[-1]
+    depth = state.network.shape(kernel.anchor.inputs[0])[-1]
     config = matmul_config(kernel, depth, state.target)
     scratch = round_up(depth * config.width * kernel.item_bytes, ALIGNMENT) if config.packed else 0
     read = [state.plain(tensor) for tensor in kernel.inputs]

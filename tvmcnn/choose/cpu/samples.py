@@ -33,7 +33,7 @@ def grid_sample(state: State, kernel: Kernel) -> Choice:
 def deform_columns(state: State, kernel: Kernel) -> Choice:
     """In blocks where all channels of a block are of one tap, group and group of offsets."""
     node = kernel.anchor
-    channels = state.shape(node.inputs[0])[1]
+    channels = state.network.shape(node.inputs[0])[1]
     whole = not any(channels // node[word] % BLOCK for word in ("group", "offset_group"))
     read, layout = _in_blocks_or_plain(state, kernel, whole=whole)
     return choice_of(kernel, "deform_columns", read, layout, "memory")

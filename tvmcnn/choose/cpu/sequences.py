@@ -50,7 +50,7 @@ def in_order(state: State, kernel: Kernel) -> Choice:
     if node.op == "TopK":
         config = InOrderConfig(1)
     if node.op == "ScatterND":
-        indices = math.prod(state.shape(node.inputs[1]))
+        indices = math.prod(state.network.shape(node.inputs[1]))
         parts = min(TILES, math.prod(shape[:last]), kernel.output.size // (SCANNED * max(1, indices)))
         config = InOrderConfig(min(max(1, inner), WHOLE_ROW), max(1, parts))
     read = [state.plain(tensor) for tensor in kernel.inputs]

@@ -13,7 +13,7 @@ from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NEAREST, Records
 from tvmcnn.configs import StreamedConfig, WinogradConfig
-from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Shape, Tensor
+from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor
 from tvmcnn.targets import Target
 
 
@@ -37,11 +37,6 @@ class State:
     def is_output(self, kernel: Kernel) -> bool:
         """Whether a kernel makes an output of the network."""
         return kernel.output.name in {tensor.name for tensor in self.network.outputs}
-
-    def shape(self, name: str) -> Shape:
-        """The shape of an operand, a tensor or a constant."""
-        constant = self.network.constants.get(name)
-        return constant.shape if constant is not None else self.network.tensors[name].shape
 
     def want(self, name: str, layout: Layout, *, exact: bool = False) -> tuple[Tensor, Layout]:
         """The tensor in a layout that covers `layout`, by a reorder if need be (one for all readers that agree)."""
