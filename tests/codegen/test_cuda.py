@@ -279,6 +279,20 @@ def test_steps_in_order(tmp_path: Path) -> None:
     assert [step.choice.algorithm for step in compiled.program.steps].count("in_order") == 4
 
 
+def test_floats_are_no_real_numbers(tmp_path: Path) -> None:
+    """What TVM would take for 0 or stop at; nvcc takes the address of no literal."""
+    g = Graph()
+    x, zero = g.input(5, 7), g.constant(np.float32(0))
+    g.output(g.node("Mul", g.node("Sub", g.node("Add", x, x), x), zero))
+    g.output(g.node("Div", x, zero))
+    net = tvmcnn.load(tvmcnn.compile(g.model(), TARGET, tmp_path / "n.so", verify=False).path)
+    array = np.resize(np.float32([np.nan, np.inf, 0, -2, 3]), (5, 7))
+    product, quotient = net.run(None, {net.inputs[0].name: array})
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(product, (array + array - array) * 0)
+        np.testing.assert_array_equal(quotient, array / np.float32(0))
+
+
 # ---- networks -------------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,17 @@ def test_average_and_lp_pools() -> None:
             agree(op, tensor, terms=256)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_mean_of_padding_alone(dtype: str) -> None:
+    """Both columns of the dilated window lie beside the image: 0 / 0, where TVM would divide by a literal 0."""
+    x = drawn(1, 3, 6, 1, dtype=dtype)
+    window = {"kernel_shape": [2, 2], "dilations": [1, 2], "pads": [0, 1, 1, 1], "count_include_pad": 0}
+    proto = model("AveragePool", [x], 1, 20, **window)
+    (found,) = tvmcnn.backend.run_model(proto, [x])
+    assert found.shape == (1, 3, 6, 1)
+    assert np.isnan(found).all()
+
+
 # ---- matrices -------------------------------------------------------------------------------------------------------
 
 

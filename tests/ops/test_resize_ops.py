@@ -110,6 +110,28 @@ def test_ties(shape: tuple[int, int], rounding: str, attributes: dict[str, str],
     agree(model("Resize", 19, [roi, scales, sizes], shape, nearest_mode=rounding, **attributes), shape)
 
 
+@pytest.mark.parametrize("coordinates", ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric"])
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_coordinates_of_doubles_are_exact(mode: str, coordinates: str) -> None:
+    """By 3, whose coordinates float32 cuts: 2e-9 of each pixel, which float64 would show."""
+    scales = np.array([3, 7 / 4], np.float32)
+    nodes = [node("Resize", ["x", "", "scales"], "y", mode=mode, coordinate_transformation_mode=coordinates)]
+    doubles = onnx.TensorProto.DOUBLE
+    infos = {"x": (doubles, (5, 9))}, {"y": (doubles, (None, None))}
+    proto = model_of(nodes, *infos, {"scales": scales}, opset=19)
+    x = draw(7, 5, 9).astype(np.float64)
+    (found,) = tvmcnn.backend.run_model(proto, [x])
+    size = 15, 15
+    exact = reference(proto, {"x": x})["y"]
+    assert found.shape == exact.shape == size
+    assert np.abs(found - exact).max() <= 64 * 2.0**-53 * np.abs(x).max()
+    if coordinates != "half_pixel_symmetric" and mode == "linear":  # a pixel of the middle, by hand
+        at = [(7 + 0.5) / scale - 0.5 if "half" in coordinates else 7 / scale for scale in scales.astype(np.float64)]
+        (i, j), (u, v) = np.floor(at).astype(int), np.mod(at, 1)
+        by_hand = np.array([1 - u, u]) @ x[i : i + 2, j : j + 2] @ np.array([1 - v, v])
+        assert abs(found[7, 7] - by_hand) <= 16 * 2.0**-53 * np.abs(x).max()
+
+
 @pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "align_corners"])
 def test_nothing_left(coordinates: str) -> None:
     """One row by half is none."""

@@ -26,6 +26,27 @@ def of(x: Expr, value: float) -> Expr:
     return literal(value, dtype_of(x))
 
 
+def veiled(x: Expr, times: int = 1) -> Expr:
+    """The same float, about which TVM's simplifier knows nothing; LLVM makes no code of it."""
+    if is_float(x):
+        for _ in range(times):
+            x = tirx.reinterpret(dtype_of(x), tirx.reinterpret(dtype_of(x).replace("float", "int"), x))
+    return x
+
+
+def _veiled_zero(x: Expr) -> Expr:
+    """`x`, veiled if it is a literal 0: TVM takes 0·x and 0/x for 0 and −0 + 0 for −0, and stops at x/0.
+
+    √0 is 0 and √−0 is −0, as LLVM and nvcc know. (TVM's CUDA takes the address of what it reinterprets.)
+    """
+    return tirx.sqrt(x) if isinstance(x, tirx.FloatImm) and x.value == 0 else x
+
+
+def product(a: Expr, b: Expr) -> Expr:
+    """a·b, which of 0 and an infinity is NaN."""
+    return _veiled_zero(a) * _veiled_zero(b)
+
+
 def equal(a: Expr, b: Expr) -> Expr:
     """a = b; of bools as uint8, because TVM compares them as floats, which LLVM refuses."""
     return a.astype("uint8").equal(b.astype("uint8")) if dtype_of(a) == "bool" else a.equal(b)
@@ -47,7 +68,7 @@ def clip(x: Expr, *bounds: Expr, min: float | None, max: float | None, arriving:
 
 def hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
     """max(0, min(1, alpha·x + beta))"""
-    return tirx.max(of(x, 0), tirx.min(of(x, 1), of(x, alpha) * x + of(x, beta)))
+    return tirx.max(of(x, 0), tirx.min(of(x, 1), product(of(x, alpha), x) + of(x, beta)))
 
 
 def softplus(x: Expr) -> Expr:
@@ -79,8 +100,8 @@ def elu(x: Expr, alpha: float, gamma: float = 1.0, width: float = 1.0) -> Expr:
     not overflow; NaN passes.
     """
     below = expm1(tirx.min(of(x, 0), x) * of(x, 1 / width))
-    above = x if gamma == 1.0 else of(x, gamma) * x
-    return Select(x >= of(x, 0), above, of(x, gamma * alpha) * below)
+    above = x if gamma == 1.0 else product(of(x, gamma), x)
+    return Select(x >= of(x, 0), above, product(of(x, gamma * alpha), below))
 
 
 def sign(x: Expr) -> Expr:
@@ -92,7 +113,7 @@ def sign(x: Expr) -> Expr:
 def divide(a: Expr, b: Expr) -> Expr:
     """a / b. The quotient of integers is cut at 0; by 0 it is 0, where x86's idiv would stop the process."""
     if is_float(a):
-        return a / b
+        return _veiled_zero(a) / _veiled_zero(b)
     quotient = Select(b.equal(of(b, 0)), of(a, 0), tirx.truncdiv(a, _divisor(b)))
     return quotient if dtype_of(a).startswith("uint") else Select(b.equal(of(b, -1)), of(a, 0) - a, quotient)
 
@@ -218,9 +239,9 @@ def sums(*given: Expr) -> Expr:
 
 
 FORMULAS: dict[str, Callable[..., Expr]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
+    "Add": lambda a, b: _veiled_zero(a) + _veiled_zero(b),
+    "Sub": lambda a, b: a - _veiled_zero(b),
+    "Mul": product,
     "Div": divide,
     "Mod": modulo,
     "Pow": power,
@@ -230,8 +251,8 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Min": _extreme(tirx.min),
     "Relu": relu,
     "Clip": clip,
-    "LeakyRelu": lambda x, alpha: Select(x >= of(x, 0), x, of(x, alpha) * x),
-    "PRelu": lambda x, slope: Select(x >= of(x, 0), x, slope * x),
+    "LeakyRelu": lambda x, alpha: Select(x >= of(x, 0), x, product(of(x, alpha), x)),
+    "PRelu": lambda x, slope: Select(x >= of(x, 0), x, product(slope, x)),
     "ThresholdedRelu": lambda x, alpha: Select(x > of(x, alpha), x, of(x, 0)),
     "Shrink": shrink,
     "Elu": elu,
@@ -240,7 +261,7 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "Sigmoid": sigmoid,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda x: x * hard_sigmoid(x, 1 / 6, 0.5),
-    "Swish": lambda x, alpha: x * sigmoid(of(x, alpha) * x),
+    "Swish": lambda x, alpha: x * sigmoid(product(of(x, alpha), x)),
     "Softplus": softplus,
     "Softsign": lambda x: x / (of(x, 1) + tirx.abs(x)),
     "Mish": mish,
@@ -279,5 +300,5 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     "IsInf": is_infinite,
     "Where": Select,
     "Cast": cast,
-    "BatchNormalization": lambda x, scale, shift: x * scale + shift,
+    "BatchNormalization": lambda x, scale, shift: product(x, scale) + shift,
 }

@@ -19,7 +19,7 @@ from tvmcnn.configs import WinogradConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
-from tvmcnn.ops.formulas import FORMULAS
+from tvmcnn.ops.elementwise import computed
 from tvmcnn.ops.images import term
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
 from tvmcnn.ops.winograd import filter_tap
@@ -185,7 +185,8 @@ def _elementwise(
         return given.read(name, Pixel(n, Channel(c, 0, 1), h, w))
 
     def element(*indices: Any) -> Expr:
-        return FORMULAS[node.op](*(operand(name, indices) for name in node.inputs), **node.attributes)
+        operands = [operand(name, indices) for name in node.inputs]
+        return computed(node, operands, related=len(set(node.inputs)) < len(node.inputs))
 
     return te.compute(shape, element, name=node.op.lower())
 

@@ -14,6 +14,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Node, Shape, Tensor
+from tvmcnn.ops.formulas import veiled
 from tvmcnn.ops.pool import lowest, maximum, norm_root, norm_term
 
 Indices = tuple[Any, ...]
@@ -171,7 +172,7 @@ def average_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
             start = o * s - p  # taps below `high`, less those below `low`
             before = tirx.max(0, -((start - low) // d))
             count = count * (tirx.min(k, -((start - high) // d)) - before)
-        return sums[i] / count.astype(x.dtype)
+        return sums[i] / veiled(count.astype(x.dtype))  # 0 where all of a dilated window is padding
 
     return te.compute(output.shape, element, name="out")
 

@@ -10,12 +10,20 @@ import numpy as np
 from tvmcnn.check.reference_ops.registry import Array, Ints, op
 
 
-def _source(size: int, length: int, scale: float, transform: str, roi: tuple[float, float]) -> Array:
+def _source(size: int, length: int, scale: float, transform: str, roi: tuple[float, float], nearest: bool) -> Array:
     """Where each of `size` output places lies on an input axis of `length`, by coordinate_transformation_mode.
 
-    In float32 as onnxruntime does: 3 / 0.6 is 5 then, and not 4.99999990, and a place halfway stays halfway.
+    For `nearest` in float32 as onnxruntime does: 3 / 0.6 is 5 then, and not 4.99999990, and a place halfway stays
+    halfway. A crop's places are in float32 always, for they tell what is outside.
     """
     i = np.arange(size, dtype=np.float64)
+    if not nearest and transform in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric"):
+        if transform == "asymmetric":
+            return i / scale
+        if transform == "pytorch_half_pixel" and size == 1:
+            return np.zeros(1)
+        cut = (length - size / scale) / 2 if transform == "half_pixel_symmetric" else 0.0
+        return cut + (i + 0.5) / scale - 0.5
     single = np.float32(scale)
     halves = ((i.astype(np.float32) + np.float32(0.5)) / single).astype(np.float64)
     if scale == size / length:
@@ -116,7 +124,7 @@ def resize(
         length, size, scale = x.shape[axis], lengths[axis], factors[axis]
         if size == length and scale == 1 and not crops:
             continue
-        place = _source(size, length, scale, coordinate_transformation_mode, rois[axis])
+        place = _source(size, length, scale, coordinate_transformation_mode, rois[axis], mode == "nearest")
         if mode == "nearest":
             x = np.take(x, np.clip(_nearest(place, nearest_mode), 0, length - 1).astype(np.int64), axis)
         elif mode in ("linear", "bilinear", "cubic"):

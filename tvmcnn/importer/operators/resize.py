@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,9 @@ POLICIES = ("stretch", "not_larger", "not_smaller")
 class _Axis:
     """One resized axis: extents before and after, the scale if that was given, and the part [begin, end] of it that
     tf_crop_and_resize takes.
+
+    A coordinate halfway between two pixels decides for one of them: so where one is chosen, or a crop ends, coordinates
+    are rounded as onnxruntime rounds them, to float32. Where pixels are mixed they are exact.
     """
 
     extent: int
@@ -41,6 +45,7 @@ class _Axis:
     scale: float | None
     begin: float = 0.0
     end: float = 1.0
+    rounded: bool = True
 
     @property
     def length(self) -> float:
@@ -48,27 +53,30 @@ class _Axis:
         return self.size if self.scale is None else self.scale * self.extent
 
     def back(self, x: Array) -> Array:
-        """x / scale. As onnxruntime rounds it: a coordinate halfway between two pixels decides for one of them."""
+        """x / scale"""
         if self.scale is None:
             return x * self.extent / max(self.size, 1)
-        found: Array = (x.astype(np.float32) / np.float32(self.scale)).astype(np.float64)
-        return found
+        return np.asarray(self._number(x) / self._number(self.scale), np.float64)
 
     def crop(self, x: Array) -> Array:
-        """The coordinate of position x in the part, in float32 for the same reason."""
-        begin, end, reach = np.float32(self.begin), np.float32(self.end), np.float32(self.extent - 1)
+        """The coordinate of position x in the part."""
+        begin, end, reach = self._number(self.begin), self._number(self.end), self._number(self.extent - 1)
+        x = self._number(x)
         if self.size > 1:
-            found = begin * reach + x.astype(np.float32) * (end - begin) * reach / np.float32(self.size - 1)
+            found = begin * reach + x * (end - begin) * reach / self._number(self.size - 1)
         else:
-            found = np.float32(0.5) * (begin + end) * reach + 0 * x.astype(np.float32)
+            found = self._number(0.5) * (begin + end) * reach + 0 * x
         return np.asarray(found, np.float64)
 
     def centred(self, x: Array) -> Array:
-        """The coordinate of position x where what the cut took is taken from both ends, in float32 too."""
-        extent = np.float32(self.extent)
-        length = self.size if self.scale is None else np.float32(self.scale) * extent
-        shift = extent / 2 * (1 - np.float32(self.size) / np.float32(length))
-        return np.asarray(shift + self.back(x + 0.5).astype(np.float32) - np.float32(0.5), np.float64)
+        """The coordinate of position x where what the cut took is taken from both ends."""
+        extent = self._number(self.extent)
+        length = self._number(self.size) if self.scale is None else self._number(self.scale) * extent
+        shift = extent / 2 * (1 - self._number(self.size) / length)
+        return np.asarray(shift + self._number(self.back(x + 0.5)) - self._number(0.5), np.float64)
+
+    def _number(self, x: Any) -> Any:
+        return (np.float32 if self.rounded else np.float64)(x)
 
 
 # Coordinate in the input of output position x
@@ -118,7 +126,10 @@ def resize(
             raise ModelError(f"{name} is '{given}'; allowed are {', '.join(allowed)}")
     crops = coordinate_transformation_mode == "tf_crop_and_resize"
     chosen = axes_of(axes if axes is not None else range(len(x.shape)), len(x.shape))
-    resized = _resized(x, chosen, roi if crops else None, scales, sizes, keep_aspect_ratio_policy)
+    resized = {
+        axis: replace(each, rounded=mode == "nearest" or crops)
+        for axis, each in _resized(x, chosen, roi if crops else None, scales, sizes, keep_aspect_ratio_policy).items()
+    }
     shape: Shape = tuple(resized[a].size if a in resized else extent for a, extent in enumerate(x.shape))
     if 0 in x.shape and 0 not in shape:
         raise ModelError(f"{dims(x.shape)} has no elements to make {dims(shape)} of")
