@@ -172,9 +172,11 @@ def _noisy(
             value = value.astype(np.float64)
             finite = np.abs(value[np.isfinite(value)])
             size = LONG * finite.max(initial=0) if node.op_type in TILED else 1.0 if node.op_type in SHIFTED else 0.0
-            if node.op_type == "Resize":  # a coordinate c of the image is off by c·2⁻²⁴, and by so much each pixel's
-                image = given[node.input[0]]  # weight, whose slope is 1; of a cubic's four the slopes add up to 3
-                size = 3 * max(image.shape) / ROUNDINGS * np.abs(image[np.isfinite(image)]).max(initial=0)
+            if node.op_type == "Resize" and not _copies(node):  # rounded weights of pixels, which may cancel
+                image = given[node.input[0]]
+                size = np.abs(image[np.isfinite(image)]).max(initial=0)
+            if node.op_type.startswith("Reduce"):  # equal terms are all rounded one way: a sum of n by n / 2 units
+                value = off(value, unit / ROUNDINGS * given[node.input[0]].size / max(value.size, 1) / 2)
             if node.op_type in ("GridSample", "RoiAlign"):  # a mean of pixels, which may cancel
                 size = 0.0 if _copies(node) else np.abs(given[node.input[0]]).max(initial=0)
             value = off(value, unit) + unit * size * rng.uniform(-1, 1, value.shape)
