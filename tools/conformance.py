@@ -44,7 +44,8 @@ OPERATORS = """
     Transpose Reshape Flatten Squeeze Unsqueeze Gather Expand Tile Where Equal Less LessOrEqual Greater GreaterOrEqual
     Cast Resize Upsample DepthToSpace SpaceToDepth Dropout Identity Constant ConstantOfShape Shape ScatterND
     ScatterElements Scatter TopK CumSum Hardmax LpNormalization Shrink MaxUnpool Col2Im CenterCropPad EyeLike LSTM
-    GRU RNN GridSample RoiAlign DeformConv HannWindow HammingWindow BlackmanWindow MelWeightMatrix DFT STFT
+    GRU RNN GridSample RoiAlign DeformConv HannWindow HammingWindow BlackmanWindow MelWeightMatrix DFT STFT NonZero
+    Compress NonMaxSuppression
 """.split()  # noqa: SIM905 (a hundred quoted words read worse)
 
 # Counted cases that do not pass, each with its reason.

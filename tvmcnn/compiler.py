@@ -216,6 +216,11 @@ def _batches(batch: int | Sequence[int] | None, name: str) -> list[tuple[int | N
 def _check_batches(programs: Sequence[Program], batches: Sequence[int | None]) -> None:
     """Refuse what cannot be run in parts: inputs and outputs must lie image by image along their first axis."""
     first, *others = programs
+    if others and (counted := [tensor.name for tensor in first.network.outputs if tensor.counts]):
+        raise ModelError(
+            f"output '{counted[0]}' is as long as the data says, so that it does not lie image by image along its first"
+            " axis: one library cannot have several batch sizes"
+        )
     for program, batch in zip(others, batches[1:], strict=True):
         for kind in ("inputs", "outputs"):
             pairs = zip(getattr(first.network, kind), getattr(program.network, kind), strict=True)

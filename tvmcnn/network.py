@@ -63,11 +63,16 @@ def dims(shape: Shape) -> str:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named value of the network: its ONNX name, logical shape (images: N, C, H, W) and dtype."""
+    """A named value of the network: its ONNX name, logical shape (images: N, C, H, W) and dtype.
+
+    Along the axes of `counts` it has as many elements as a scalar, the tensor of that name, says at run time; `shape`
+    has the most that there can be, for which there is memory.
+    """
 
     name: str
     shape: Shape
     dtype: str
+    counts: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         if any(extent < 0 for extent in self.shape):
@@ -85,7 +90,13 @@ class Tensor:
 
     def __str__(self) -> str:
         kind = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{self.name} {dims(self.shape)}{kind}"
+        most = f", axis {', '.join(str(axis) for axis, _ in self.counts)} at most" if self.counts else ""
+        return f"{self.name} {dims(self.shape)}{kind}{most}"
+
+
+def counted(array: Array, counts: Mapping[int, int]) -> Array:
+    """The part of `array` that counts: along some axes the first so many elements."""
+    return array[tuple(slice(counts.get(axis)) for axis in range(array.ndim))]
 
 
 @dataclass(frozen=True)

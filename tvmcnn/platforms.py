@@ -26,7 +26,7 @@ from tvmcnn.codegen.cuda import chain as gpu_chain
 from tvmcnn.codegen.cuda import generate as gpu_code
 from tvmcnn.codegen.cuda.nvcc import nvcc
 from tvmcnn.codegen.link import c_compiler, compiler_version
-from tvmcnn.errors import ToolError
+from tvmcnn.errors import TargetError, ToolError
 from tvmcnn.layout import Weights
 from tvmcnn.network import Choice, Kernel, Network, Program
 from tvmcnn.progress import Progress
@@ -196,7 +196,12 @@ class Cuda:
         *,
         exact: bool,
     ) -> tuple[Choice, ...]:
-        """See choose/cuda: every GPU of the target has the same kernels."""
+        """See choose/cuda: every GPU of the target has the same kernels.
+
+        Raises TargetError for an output that is as long as the data says, which a GPU would have to be waited for.
+        """
+        if counted := [tensor.name for tensor in network.outputs if tensor.counts]:
+            raise TargetError(f"output '{counted[0]}' is as long as the data says: such a network is compiled for CPUs")
         return choose_for_gpus.choose(network, kernels, records, precision, exact=exact)
 
     def generate(self, name: str, programs: Sequence[Sequence[Program]], weights: Weights, effort: Effort) -> Code:

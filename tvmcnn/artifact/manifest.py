@@ -142,7 +142,8 @@ def _config(step: Step) -> dict[str, Any]:
 
 
 def _entry(tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+    entry = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+    return entry | {"counts": [list(pair) for pair in tensor.counts]} if tensor.counts else entry
 
 
 def _seen(network: Network, name: str) -> list[dict[str, Any]]:
@@ -172,7 +173,10 @@ def described(manifest: Manifest) -> Iterator[str]:
     variants = [manifest, *manifest["variants"]]
     yield f"{manifest['name']} for {', '.join(entry['target']['name'] for entry in variants)}; {manifest['precision']}"
     for word in ("inputs", "outputs"):
-        arrays = (f"{entry['name']} {entry['dtype']} {dims(tuple(entry['shape']))}" for entry in manifest[word])
+        arrays = (
+            f"{entry['name']} {entry['dtype']} {'at most ' if entry.get('counts') else ''}{dims(tuple(entry['shape']))}"
+            for entry in manifest[word]
+        )
         yield f"{word}: {', '.join(arrays)}"
     sizes = [entry["inputs"][0]["shape"][0] for entry in manifest["specialisations"] if entry["inputs"]]
     if sizes:

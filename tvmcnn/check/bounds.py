@@ -35,7 +35,7 @@ EXACT = frozenset(
     """
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
     ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs
-    Neg Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike
+    Neg Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike Compress
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.

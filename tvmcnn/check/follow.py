@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tvmcnn.check.bounds import Bounds, half_spacing
-from tvmcnn.check.jumps import admissible, also_rounds, is_step, of_stored
+from tvmcnn.check.jumps import CHOSEN, admissible, also_rounds, chosen, is_step, of_stored
 from tvmcnn.network import Array, Network, Node
 
 
@@ -61,6 +61,13 @@ class Follower:
 
     def _followed(self, name: str, node: Node, value: Array) -> Array:
         found = self.found[name]
+        if node.op in CHOSEN:
+            operands = self._own(node)
+            rows = value if operands is None else chosen(node, operands)
+            self.excused[name] = int(not np.array_equal(rows, value))
+            return rows
+        if found.shape != value.shape:
+            return value
         if not is_step(node):  # stored in float16: of two neighbours either may be right
             source = self._value(node.inputs[0]) if node.op == "Cast" else None  # before the oracle rounds it
             error = self._error(name if source is None else node.inputs[0])
@@ -70,11 +77,10 @@ class Follower:
         other = self._apart(found, value, error) if value.dtype.kind == "f" else found != value
         if not other.any():
             return value
-        operands = [self._value(operand) for operand in node.inputs]
-        if any(operand is None for operand in operands):
+        given = [operand for name in node.inputs if (operand := self._value(name)) is not None]
+        if len(given) < len(node.inputs):
             return value
         errors = [self._error(operand) for operand in node.inputs]
-        given = [operand for operand in operands if operand is not None]
         excused = other & admissible(node, given, errors, value, found, error)
         counted = excused
         for answer in (of_stored(node, given, [self._dtype(operand) for operand in node.inputs]), self._answer(node)):
@@ -88,9 +94,15 @@ class Follower:
 
         (1 + x) − 1 ≥ x is a tie of every element: no chance decides it, but how float32 rounds 1 + x.
         """
-        own = [self.network.constants.get(name, self.found.get(name)) for name in node.inputs]
+        own = self._own(node)
+        return None if own is None else of_stored(node, own, [str(operand.dtype) for operand in own])
+
+    def _own(self, node: Node) -> list[Array] | None:
+        """The library's own operands of a node; None where it does not show them all."""
+        known = {**{each.name: self.bounds.values[each.name] for each in self.network.inputs}, **self.found}
+        own = [self.network.constants.get(name, known.get(name)) for name in node.inputs]
         given = [operand for operand in own if operand is not None]
-        return of_stored(node, given, [str(operand.dtype) for operand in given]) if len(given) == len(own) else None
+        return given if len(given) == len(own) else None
 
     @staticmethod
     def _apart(found: Array, value: Array, error: float) -> Array:

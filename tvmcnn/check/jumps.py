@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.check.reference_ops.onnx_reference import selected_boxes
 from tvmcnn.check.reference_ops.regions import max_roi_pool, roi_align
 from tvmcnn.check.reference_ops.sample import grid_sample
 from tvmcnn.network import Array, Node
@@ -37,10 +38,18 @@ PLACES: dict[str, Callable[..., Array]] = {  # that choose where to read by plac
     "RoiAlign": roi_align,
     "MaxRoiPool": max_roi_pool,
 }
+
+
+def _places(x: Array) -> Array:
+    return np.stack(np.nonzero(x)).astype(np.int64)
+
+
+# Operators that find as many as there are
+CHOSEN: dict[str, Callable[..., Array]] = {"NonZero": _places, "NonMaxSuppression": selected_boxes}
 STEPS = frozenset(
     {
         *(*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices"),
-        *("Shrink", "ThresholdedRelu"),
+        *("Shrink", "ThresholdedRelu", *CHOSEN),
     }
 )
 
@@ -50,6 +59,11 @@ def is_step(node: Node) -> bool:
     if node.op in PLACES:
         return node.op != "GridSample" or bool(node["mode"] == "nearest")
     return node.op in STEPS or (node.op == "Cast" and not node["to"].startswith("float"))
+
+
+def chosen(node: Node, operands: Sequence[Array]) -> Array:
+    """All that an operator of CHOSEN finds in its operands: no element of that can be judged by itself."""
+    return CHOSEN[node.op](*operands, **{key: value for key, value in node.attributes.items() if key != "along"})
 
 
 def also_rounds(node: Node) -> bool:

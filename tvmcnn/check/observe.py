@@ -50,7 +50,7 @@ class Subject:
     def of(runner: Runner) -> Subject:
         """The program of a runner."""
         words = runner.path, runner.name, runner.symbol, runner.target, runner.threads
-        return Subject(*words, runner.manifest, runner.inputs, runner.outputs)
+        return Subject(*words, runner.manifest, runner.inputs, runner.written)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def observed(path: str, target: str, threads: int, symbol: str, arrays: Sequence
 def _at_once(runner: Runner, given: Sequence[Guarded], note: Callable[[str], None]) -> tuple[Array, ...]:
     """The outputs of the one native call."""
     note(CALL)
-    outputs = [Guarded(info.shape, info.dtype) for info in runner.outputs]
+    outputs = [Guarded(info.shape, info.dtype) for info in runner.written]
     arena = _arena(runner)
     runner.run_in([each.array for each in given], [each.array for each in outputs], arena.array)
     _check_guards(runner, CALL, (*given, *outputs, arena))
@@ -135,7 +135,7 @@ def _at_once(runner: Runner, given: Sequence[Guarded], note: Callable[[str], Non
 def _by_kernels(runner: Runner, given: Sequence[Guarded], note: Callable[[str], None]) -> dict[str, Array]:
     """Every tensor that the library can show: without open variants those that kernels store."""
     found: dict[str, Array] = {}
-    outputs = [Guarded(info.shape, info.dtype) for info in runner.outputs]
+    outputs = [Guarded(info.shape, info.dtype) for info in runner.written]
     arena = _arena(runner)
     watch = Watch(arena.array)
     memory = (arena.array.ctypes.data, arena.array)

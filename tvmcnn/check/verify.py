@@ -21,7 +21,7 @@ from tvmcnn.check.renamed import under_known_names
 from tvmcnn.errors import ModelError, caught
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
-from tvmcnn.network import Array, Network, Tensor
+from tvmcnn.network import Array, Network, Tensor, counted
 from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.run.runner import Runner
 
@@ -190,18 +190,29 @@ def compare(
         declared.update({name: array.dtype for name, array in found.items()})
 
     bounds = bounds_of(network, inputs, evaluate, growths)
-    outputs = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
-    follower = Follower(network, bounds, {**observed.tensors, **outputs})
+    written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
+    shown = _that_count(network, observed.tensors, written)
+    outputs = {name: found for name, found in _that_count(network, written, written).items() if name in declared}
+    follower = Follower(network, bounds, {**shown, **outputs})
     if follower.differs():
         evaluate(under_known_names(follower, bounds.names))
 
     def error(name: str, found: Array) -> TensorError:
         return _error(name, found, follower, histograms=histograms)
 
-    tensors = tuple(error(name, found) for name, found in observed.tensors.items() if name in bounds.values)
+    tensors = tuple(error(name, found) for name, found in shown.items() if name in bounds.values)
     typed = {name for name, found in outputs.items() if found.dtype == declared[name]}
     last = (error(name, found) if name in typed else _unlike(name, found) for name, found in outputs.items())
     return Verdict(tensors, tuple(last), seed)
+
+
+def _that_count(network: Network, found: Mapping[str, Array], written: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors without what stands behind as many elements as the library itself counts."""
+    counts = {name: network.tensors[name].counts if name in network.tensors else () for name in found}
+    return {
+        name: counted(array, {axis: int(written[number]) for axis, number in counts[name] if number in written})
+        for name, array in found.items()
+    }
 
 
 def _in_range(value: Array, tensor: Tensor | None) -> Array:

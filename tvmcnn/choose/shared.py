@@ -15,7 +15,10 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
     *("ScatterBox", "ScatterPlaces"),
 )
-IN_ORDER = ("Col2Im", "CumSum", "MaxUnpool", "ScatterElements", "ScatterND", "TopK")  # their steps follow one another
+IN_ORDER = (  # their steps follow one another
+    *("Col2Im", "Compress", "CumSum", "MaxUnpool", "NonMaxSuppression", "NonZero", "ScatterElements", "ScatterND"),
+    "TopK",
+)
 SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a grid says
 REGIONS = ("RoiAlign", "MaxRoiPool")  # reductions over the parts of an image that an operand names
 LANES = (  # reductions that have an expression with the terms in the lanes

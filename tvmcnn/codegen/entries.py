@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tvmcnn.codegen.signature import Signature
-from tvmcnn.network import Program, dims
+from tvmcnn.network import Program, Tensor, dims
 from tvmcnn.version import __version__
 
 _DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}  # by NumPy's kind
@@ -62,8 +62,14 @@ const char *{name}_message(int32_t status); /* what a call returned, in words */
 
 def shapes(signature: Signature) -> str:
     """Lines of a comment: each input and output with its dtype and shape."""
+    words = {tensor.name: word for word, tensor in signature.tensors}
+
+    def counted(tensor: Tensor) -> str:
+        return "".join(f"; along axis {axis} the first *{words[name]} count" for axis, name in tensor.counts)
+
     return "\n".join(
-        f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous" for word, tensor in signature.tensors
+        f" *   {word}: {tensor.dtype}, {dims(tensor.shape)}, C-contiguous{counted(tensor)}"
+        for word, tensor in signature.tensors
     )
 
 

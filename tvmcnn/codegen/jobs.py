@@ -110,7 +110,7 @@ def without_names(step: Step) -> Step:
         return names.setdefault(old, f"t{len(names)}")
 
     def tensor(old: Tensor) -> Tensor:
-        return dataclasses.replace(old, name=name(old.name))
+        return dataclasses.replace(old, name=name(old.name), counts=())
 
     def tensors(old: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(map(tensor, old))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.importer.counted import counts_of, sentence
 from tvmcnn.importer.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 from tvmcnn.network import Array, Network, Node, Tensor
 from tvmcnn.onnx_file import Opened, one_line
@@ -39,7 +40,8 @@ class _Build:
             return Value(name, tuple(data.shape), str(data.dtype), data)
         name = self.widened.get(name, name)
         if name in self.tensors:
-            return Value(name, self.tensors[name].shape, self.tensors[name].dtype)
+            tensor = self.tensors[name]
+            return Value(name, tensor.shape, tensor.dtype, counts=dict(tensor.counts))
         raise ModelError(f"{self.label}: {title} reads '{name}', which no input, initializer or earlier node gives")
 
     def add(self, node: onnx.NodeProto, output: str, meaning: Meaning, made: dict[int, str]) -> None:
@@ -61,8 +63,21 @@ class _Build:
         dtype = meaning.dtype or (meaning.inputs[0].dtype if meaning.inputs else "float32")
         self.tensors[output] = Tensor(output, meaning.shape, dtype)
         self.nodes.append(Node(meaning.op, node.name or output, tuple(names), output, meaning.attributes))
+        made[id(meaning)] = output
+        if meaning.counts:
+            self.count(node, output, meaning, made)
         if dtype == "float16":  # which a Cast alone makes
             self.widen(self.tensors[output])
+
+    def count(self, node: onnx.NodeProto, output: str, meaning: Meaning, made: dict[int, str]) -> None:
+        """The nodes that count the elements of `output` along the axes that are as long as the data says."""
+        counts = []
+        for axis, value in meaning.counts.items():
+            name = self.unused(f"{output}.{value.name}")
+            assert value.maker is not None
+            self.add(node, name, value.maker, made)
+            counts.append((axis, name))
+        self.tensors[output] = dataclasses.replace(self.tensors[output], counts=tuple(counts))
 
     def widen(self, tensor: Tensor) -> None:
         """Let all who read a float16 tensor read its float32 copy."""
@@ -85,7 +100,7 @@ class _Build:
 
     def cast(self, source: Tensor, name: str, dtype: str) -> Tensor:
         """A copy of `source` in another dtype, made by a node."""
-        self.tensors[name] = Tensor(name, source.shape, dtype)
+        self.tensors[name] = Tensor(name, source.shape, dtype, source.counts)
         self.nodes.append(Node("Cast", name, (source.name,), name, {"to": dtype}))
         return self.tensors[name]
 
@@ -124,6 +139,9 @@ def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, st
     if reasons:
         raise UnsupportedError(label, reasons, undecided)
     outputs = tuple(_output(build, value) for value in graph.output)
+    counts = dict.fromkeys(name for tensor in outputs for _, name in tensor.counts)
+    notes = (*notes, *(sentence(t.name, t.shape, [axis for axis, _ in t.counts]) for t in outputs if t.counts))
+    outputs += tuple(build.tensors[name] for name in counts)
     if through := [tensor.name for tensor in outputs if tensor in inputs]:
         raise UnsupportedError(
             label, [f"output '{name}' is an input itself; put an Identity between" for name in through]
@@ -171,6 +189,9 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     for output, meaning in zip(node.output, meanings, strict=False):
         if output:
             build.add(node, output, meaning, made)
+            if any(operand is not None and operand.counts for operand in operands):
+                counts = counts_of(node.op_type, operands, meaning)
+                build.tensors[output] = dataclasses.replace(build.tensors[output], counts=tuple(counts.items()))
 
 
 def _declare_unknown(build: _Build, node: onnx.NodeProto) -> None:
@@ -198,7 +219,7 @@ def _output(build: _Build, value: onnx.ValueInfoProto) -> Tensor:
 
 def _narrowed(build: _Build, tensor: Tensor) -> Tensor:
     """A float16 output: its node makes a float32 tensor of another name, which is cast at the end."""
-    inner = Tensor(f"{tensor.name}.float32", tensor.shape, "float32")
+    inner = dataclasses.replace(tensor, name=f"{tensor.name}.float32")
     build.tensors[inner.name] = inner
 
     def renamed(name: str) -> str:

@@ -16,6 +16,8 @@ from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
 from tvmcnn.ops import (
+    boxes,
+    compact,
     conv,
     dense,
     direct,
@@ -67,7 +69,8 @@ def plain(step: Step, given: Operands) -> te.Tensor:
     return PLAIN[node.op](node, output, *(given.tensor(name) for name in node.inputs))
 
 
-STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS}  # operators whose kernels are loops in order
+# Operators whose kernels are loops in order
+STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS, **compact.STEPS, **boxes.STEPS}
 
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence | tirx.PrimFunc]] = {
     "direct": direct.direct,

@@ -19,17 +19,22 @@ import tvm_ffi
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.errors import InputError, caught, explained
 from tvmcnn.machine import usable_cpus
-from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, dims
+from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, counted, dims
 from tvmcnn.run.dlopen import Mapped
 
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """An input or output, with the attributes that onnxruntime gives it."""
+    """An input or output, with the attributes that onnxruntime gives it.
+
+    Along the axes of `counts` an output is as long as the data says, which the tensor of that name counts; `shape` has
+    the most.
+    """
 
     name: str
     shape: Shape
     dtype: str = "float32"
+    counts: tuple[tuple[int, str], ...] = ()
 
     @property
     def type(self) -> str:
@@ -68,8 +73,11 @@ class Runner:
         self.symbol: str = manifest["symbol"]  # what the names of its entries begin with
         self.target: str = manifest["target"]["name"]
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
-        self.outputs = tuple(_info(entry) for entry in manifest["outputs"])
-        self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.outputs]
+        self.written = tuple(_info(entry) for entry in manifest["outputs"])  # the outputs, then what counts them
+        counts = {name for info in self.written for _, name in info.counts}
+        self.outputs = tuple(info for info in self.written if info.name not in counts)
+        self._counted = bool(counts)
+        self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.written]
         library = Mapped(path, manifest["sha256"])
         self._symbols = library.symbols
         self._open(library)
@@ -88,7 +96,8 @@ class Runner:
 
         Inputs are arrays of exactly the compiled shapes and dtypes: NumPy, or anything with __dlpack__ on the CPU.
         `out` takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with
-        each other. Raises InputError for what does not fit.
+        each other. Of an output that is as long as the data says the part that counts is returned, `out` has room for
+        the most. Raises InputError for what does not fit.
         """
         # Every Python statement here is time beside a network of 13 µs: the native entry checks types, shapes, strides
         # and alignment itself, and only what it refuses goes the slow way.
@@ -98,6 +107,8 @@ class Runner:
             outputs = tuple(out) if type(out) in (tuple, list) else (out,)
             if len(arrays) != len(self.inputs):  # the native entry sees the sum of both counts only
                 self._check_counts(arrays, outputs)
+            if self._counted:
+                outputs = self._with_counts(arrays, outputs)
         try:
             arena = self._arenas.pop()
         except IndexError:
@@ -109,6 +120,8 @@ class Runner:
         finally:
             if len(self._arenas) < self._spare:
                 self._arenas.append(arena)
+        if self._counted:
+            outputs = self._that_count(outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @property
@@ -129,20 +142,26 @@ class Runner:
         or allocated in a call, which saves 0.8 of LeNet-5's 5 µs. One thread at a time may call it. Raises InputError
         for inputs or outputs that do not fit, or could only be used as a copy.
         """
-        outputs = self._allocate() if out is None else tuple(out) if isinstance(out, tuple | list) else (out,)
-        self._check_counts(arrays, outputs)
+        outputs = self._allocate()
+        if out is not None:
+            outputs = self._with_counts(arrays, tuple(out) if isinstance(out, tuple | list) else (out,))
+        self._check_counts(arrays, outputs[: len(self.outputs)])
         given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
         for array, ours, info in zip(arrays, given, self.inputs, strict=True):
             if isinstance(array, np.ndarray) and ours is not array:
                 raise InputError(f"input '{info.name}' is not C-contiguous and aligned: a call could not see it change")
-        for array, info in zip(outputs, self.outputs, strict=True):
+        for array, info in zip(outputs, self.written, strict=True):
             check_output(array, info)
         arena = self._new_arena()
         native = self._native_bind(*given, *outputs, arena[0], self.threads)
         result = outputs[0] if len(outputs) == 1 else outputs
+        that_count = self._that_count if self._counted else None
 
         def call(keep: Any = (given, arena, self._library)) -> Any:
             native()
+            if that_count is not None:
+                found = that_count(outputs)
+                return found[0] if len(found) == 1 else found
             return result
 
         return call
@@ -172,6 +191,7 @@ class Runner:
         with _Frame(self, arrays, outputs) as frame:
             for step in range(len(self.manifest["kernels"])):
                 frame.step(step)
+        outputs = self._that_count(outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @caught
@@ -193,6 +213,9 @@ class Runner:
                 found.update(frame.hidden(index, kernel["hidden"]))
                 for stored in kernel["stores"]:
                     found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
+        entries = [entry for kernel in self.manifest["kernels"] for entry in (*kernel["hidden"], *kernel["stores"])]
+        for info in map(_info, entries):
+            found[info.name] = counted(found[info.name], {axis: int(found[name]) for axis, name in info.counts})
         return found
 
     @caught
@@ -232,6 +255,19 @@ class Runner:
         except MemoryError as error:
             raise explained(error, f"{self.name}: outputs") from error
 
+    def _with_counts(self, arrays: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The user's outputs with memory for what counts them."""
+        self._check_counts(arrays, outputs)
+        return (*outputs, *(np.empty(info.shape, info.dtype) for info in self.written[len(outputs) :]))
+
+    def _that_count(self, outputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Of what a native call has written, the part of each output that counts."""
+        numbers = {info.name: array for info, array in zip(self.written, outputs, strict=True)}
+        return tuple(
+            counted(array, {axis: int(numbers[name]) for axis, name in info.counts}) if info.counts else array
+            for info, array in zip(self.outputs, outputs, strict=False)
+        )
+
     @caught
     def _new_arena(self) -> tuple[int, Array]:
         """Another arena for the pool: its 64-byte aligned address, and the array that owns it."""
@@ -248,9 +284,9 @@ class Runner:
             raise RuntimeError(f"{self.name}_run_threads returned {status}")
 
     def _addresses(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> list[_Address]:
-        self._check_counts(arrays, outputs)
+        self._check_counts(arrays, outputs[: len(self.outputs)] if self._counted else outputs)
         given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
-        for array, info in zip(outputs, self.outputs, strict=True):
+        for array, info in zip(outputs, self.written, strict=True):
             check_output(array, info)
         return [_Address(array) for array in (*given, *outputs)]
 
@@ -386,7 +422,8 @@ class _Frame:
 
 
 def _info(entry: Mapping[str, Any]) -> ArrayInfo:
-    return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"])
+    counts = tuple((axis, name) for axis, name in entry.get("counts", ()))
+    return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"], counts)
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:

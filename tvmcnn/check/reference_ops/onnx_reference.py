@@ -75,6 +75,16 @@ def _with_limits(
     return [boxes, scores, *(None if limit is None else limit.reshape(-1) for limit in limits)]
 
 
+def selected_boxes(
+    boxes: Array, scores: Array, *, most: int, overlap: float, least: float | None, centered: bool
+) -> Array:
+    """The rows of NonMaxSuppression, which may select `most` boxes of a class."""
+    node = onnx.helper.make_node("NonMaxSuppression", list("bsmol"), ["y"], center_point_box=int(centered))
+    limits = [np.array([most], np.int64), np.array([overlap]), None if least is None else np.array([least])]
+    (found,) = evaluate(node, onnx.defs.onnx_opset_version(), [boxes.astype(float), scores.astype(float), *limits])
+    return np.asarray(found, np.int64).reshape(-1, 3)
+
+
 def result_types(node: onnx.NodeProto, opset: int, given: Sequence[np.dtype[Any] | None]) -> list[np.dtype[Any] | None]:
     """The ONNX type of each output that shares its type with an input; None where the array's own is right."""
     schema = onnx.defs.get_schema(node.op_type, opset)

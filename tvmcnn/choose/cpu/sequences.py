@@ -14,6 +14,7 @@ from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, round_up
 
 WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
+LISTED = (4, 4, 40)  # bytes of a box that may yet be selected: its number, its score, its corners and area in float64
 WHOLE_ROW = 1 << 20  # columns at most
 SCANNED = 8  # elements of a part, at least, for each index that it passes over
 RECURRENT_STAGES = 4  # of a step, that are as large as the state: two states before it, and two after it
@@ -54,4 +55,8 @@ def in_order(state: State, kernel: Kernel) -> Choice:
         parts = min(TILES, math.prod(shape[:last]), kernel.output.size // (SCANNED * max(1, indices)))
         config = InOrderConfig(min(max(1, inner), WHOLE_ROW), max(1, parts))
     read = [state.plain(tensor) for tensor in kernel.inputs]
-    return choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
+    choice = choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
+    if node.op == "NonMaxSuppression":
+        listed = state.network.shape(node.inputs[1])[-1]
+        return dataclasses.replace(choice, scratch_bytes=sum(round_up(listed * size, ALIGNMENT) for size in LISTED))
+    return choice

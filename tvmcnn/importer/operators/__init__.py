@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvmcnn.importer.operators import (
+    counted,
     dense,
     elementwise,
     fill,
@@ -66,6 +67,7 @@ FAMILIES = (
     gather,
     scatter,
     order,
+    counted,
     fill,
 )  # importing them fills OPERATORS
 

@@ -36,24 +36,32 @@ class Undecided(Unsupported):
 
 @dataclass(frozen=True)
 class Value:
-    """An operand: its name, shape and dtype, its data if it is constant, and its meaning if a node of ours makes it."""
+    """An operand: its name, shape and dtype, its data if it is constant, and its meaning if a node of ours makes it.
+
+    Along the axes of `counts` it has as many elements as the tensor of that name says, and `shape` has the most.
+    """
 
     name: str
     shape: Shape
     dtype: str
     data: Array | None = None
     maker: Meaning | None = None
+    counts: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """One tensor that a node makes, normalised: the operator, its operands at run time, nothing left implicit."""
+    """One tensor that a node makes, normalised: the operator, its operands at run time, nothing left implicit.
+
+    `counts` has, for each axis that is as long as the data says, a scalar that says it, an int64.
+    """
 
     op: str
     inputs: tuple[Value, ...]
     shape: Shape
     attributes: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = ""  # of the output; "" is that of the first input
+    counts: dict[int, Value] = field(default_factory=dict)
 
 
 Meanings = Meaning | tuple[Meaning, ...]  # several: one for each output of the node, in ONNX's order
