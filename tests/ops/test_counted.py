@@ -12,7 +12,7 @@ import pytest
 
 import tvmcnn
 from tvmcnn.check import jumps
-from tvmcnn.check.verify import verify_library
+from tvmcnn.check.verify import verify_library, verify_program
 from tvmcnn.errors import InputError, ModelError, TargetError, UnsupportedError, VerifyError
 from tvmcnn.ops import boxes, compact
 from tvmcnn.run import Runner
@@ -257,6 +257,7 @@ def test_out_has_room_for_the_most(tmp_path: Path) -> None:
         net(x, out=np.empty((2, 7), np.int64))
     with pytest.raises(InputError, match="2 arrays in out=; g has 1 outputs"):
         net(x, out=(room, np.zeros((), np.int64)))
+    assert verify_program(net, tmp_path / "g.so", proto, 1).passed
     header = tvmcnn.compile(proto, output=tmp_path / "h.so", verify=False).header
     assert "z: int64, 2x15, C-contiguous; along axis 1 the first *z_count count" in header
     assert "int64_t *z, int64_t *z_count, void *arena" in header

@@ -136,6 +136,7 @@ def verify_program(
     histograms: bool = False,
 ) -> Verdict:
     """`verify_library` of one program."""
+    program = program if isinstance(program, Subject) else Subject.of(program)
     network = simplified(import_model(model, {info.name: info.shape for info in program.inputs}))
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:

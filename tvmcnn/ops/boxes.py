@@ -1,8 +1,8 @@
 """NonMaxSuppression: of boxes that overlap the best one stays.
 
-Of each image and class the boxes above the threshold are listed. Then, as often as a box may stay, the best of the list
-goes to the output, and what overlaps it by too much leaves the list, which so becomes shorter: there is no sort. Areas
-are computed in float64, in which corners of float32 multiply exactly: no rounding decides between two boxes.
+Of each image and class the boxes above the threshold become a heap. The best goes from it again and again, to the output
+if it overlaps none of those that went there by too much: so only boxes that may be selected are put in order. Areas are
+computed in float64, in which corners of float32 multiply exactly: no rounding decides between two boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tvmcnn.ops.compact import FILLER
 from tvmcnn.ops.in_order import Steps, Tile, local, when
 from tvmcnn.ops.operands import literal
 
-FIELDS = 5  # of a listed box: the least and the greatest y, those of x, the area
+FIELDS = 5  # of a selected box: the least and the greatest y, those of x, the area
+RUN = 16  # selected boxes that a box is compared with at once
+AREA = FIELDS - 1
 
 
 def _number(value: float) -> Expr:
@@ -27,50 +29,92 @@ def _number(value: float) -> Expr:
 
 
 @dataclass(frozen=True)
-class _List:
-    """The boxes of an image and class that may yet be selected, in the order of their numbers."""
+class _Heap:
+    """The boxes of an image and class that may yet be selected: each comes behind its parent, of equal scores the later
+    box does.
+    """
 
-    length: Any  # int32
-    numbers: Any  # int32
-    scores: Any  # float32
-    fields: Any  # float64, FIELDS a box
+    scores: Any  # the operand
+    start: Any  # where in it the scores of the class begin
+    size: Any  # int32
+    numbers: Any  # int32, of the boxes
+    moved: Any  # int32: the one that sinks
+    hole: Any  # int32
+    child: Any  # int32
 
-    @staticmethod
-    def of(count: int) -> _List:
-        """Memory for `count` boxes."""
-        sizes = {"int32": count, "float32": count, "float64": FIELDS * count}
-        return _List(local("int32"), *(local(dtype, size) for dtype, size in sizes.items()))
+    def append(self, number: Any) -> None:
+        """One more box, not in order yet."""
+        emit.buffer_store(self.numbers, number, [self.size[0]])
+        emit.buffer_store(self.size, self.size[0] + 1, [0])
 
-    def append(self, number: Expr, score: Expr, fields: list[Expr]) -> None:
-        """One more box at the end."""
-        end = self.length[0]
-        emit.buffer_store(self.numbers, number, [end])
-        emit.buffer_store(self.scores, score, [end])
-        for place, value in enumerate(fields):
-            emit.buffer_store(self.fields, value, [end * FIELDS + place])
-        emit.buffer_store(self.length, end + 1, [0])
+    def _behind(self, i: Any, j: Any) -> Expr:
+        a, b = self.scores[self.start + i], self.scores[self.start + j]
+        return tirx.any(a < b, tirx.all(a.equal(b), i > j))
 
-    def box(self, place: Any) -> list[Expr]:
-        """The fields of the box at a place of the list."""
-        return [self.fields[place * FIELDS + field] for field in range(FIELDS)]
+    def sift(self, place: Any) -> None:
+        """Let the box at a place sink below all that are better."""
+        emit.buffer_store(self.moved, self.numbers[place], [0])
+        emit.buffer_store(self.hole, place, [0])
+        emit.buffer_store(self.child, 2 * place + 1, [0])
+        first, second = self.numbers[self.child[0]], self.numbers[self.child[0] + 1]
+        with emit.While(self.child[0] < self.size[0]):
+            with when(self.child[0] + 1 < self.size[0]), when(self._behind(first, second)):
+                emit.buffer_store(self.child, self.child[0] + 1, [0])
+            with emit.If(self._behind(self.moved[0], first)):
+                with emit.Then():
+                    emit.buffer_store(self.numbers, first, [self.hole[0]])
+                    emit.buffer_store(self.hole, self.child[0], [0])
+                    emit.buffer_store(self.child, 2 * self.child[0] + 1, [0])
+                with emit.Else():
+                    emit.buffer_store(self.child, self.size[0], [0])
+        emit.buffer_store(self.numbers, self.moved[0], [self.hole[0]])
+
+    def order(self) -> None:
+        """Make a heap of what was appended."""
+        half = self.size[0] // 2
+        with emit.serial(0, half) as k:
+            self.sift(half - 1 - k)
+
+    def pop(self, best: Any) -> None:
+        """Take the best box away, to `best`."""
+        emit.buffer_store(best, self.numbers[0], [0])
+        emit.buffer_store(self.size, self.size[0] - 1, [0])
+        emit.buffer_store(self.numbers, self.numbers[self.size[0]], [0])
+        self.sift(0)
 
 
 def non_max_suppression(tile: Tile) -> None:
     """ONNX NonMaxSuppression: rows [image, class, box], by class, then as they were selected; then −1."""
     node, scores = tile.node, tile.operands[1]
     images, classes, count = tile.shapes[1]
-    listed, rows = _List.of(count), local("int32")
+    room = -(-node["most"] // RUN) * RUN
+    rows, selected, best = local("int32"), local("int32"), local("int32")
+    numbers, kept, box = local("int32", count), local("float64", FIELDS * room), local("float64", FIELDS)
+    sinking = [local("int32") for _ in range(4)]
     emit.buffer_store(rows, 0, [0])
     with emit.grid(images, classes) as (n, c):
-        emit.buffer_store(listed.length, 0, [0])
-        with emit.serial(0, count) as b:
-            score = scores[(n * classes + c) * count + b]
-            with when(*([] if node["least"] is None else [score > literal(node["least"], "float32")])):
-                listed.append(b, score, _fields(tile, n * count + b))
-        with emit.serial(0, node["most"]), when(listed.length[0] > 0):
-            _select(tile, listed, rows, n, c)
+        size, moved, hole, child = sinking
+        heap = _Heap(scores, (n * classes + c) * count, size, numbers, moved, hole, child)
+        emit.buffer_store(selected, 0, [0])
+        with emit.serial(0, room) as k:  # behind the last selected box are such as overlap nothing
+            emit.buffer_store(kept, _number(0), [AREA * room + k])
+        _list(heap, count, node["least"])
+        heap.order()
+        with emit.While(tirx.all(heap.size[0] > 0, selected[0] < node["most"])):
+            heap.pop(best)
+            for field, value in enumerate(_fields(tile, n * count + best[0])):
+                emit.buffer_store(box, value, [field])
+            _keep(tile, box, kept, room, selected, rows, (n, c, best[0]))
     with emit.serial(0, 3 * (tile.shape[0] - rows[0])) as k:
         tile.store(3 * rows[0] + k, literal(FILLER, "int64"))
+
+
+def _list(heap: _Heap, count: int, least: float | None) -> None:
+    """All boxes, or those whose score is above the least."""
+    emit.buffer_store(heap.size, 0, [0])
+    with emit.serial(0, count) as b:
+        with when(*([] if least is None else [heap.scores[heap.start + b] > literal(least, "float32")])):
+            heap.append(b)
 
 
 def _fields(tile: Tile, box: Any) -> list[Expr]:
@@ -86,24 +130,24 @@ def _fields(tile: Tile, box: Any) -> list[Expr]:
     return [least_y, greatest_y, least_x, greatest_x, area]
 
 
-def _select(tile: Tile, listed: _List, rows: Any, n: Any, c: Any) -> None:
-    """Write the best box of the list, the first of equal ones; keep those that do not overlap it by too much."""
-    best, length, chosen = local("int32"), local("int32"), local("float64", FIELDS)
-    emit.buffer_store(best, 0, [0])
-    with emit.serial(1, listed.length[0]) as k, when(listed.scores[k] > listed.scores[best[0]]):
-        emit.buffer_store(best, k, [0])
-    row = 3 * rows[0]
-    for place, value in enumerate((n, c, listed.numbers[best[0]])):
-        tile.store(row + place, value.astype("int64"))
-    emit.buffer_store(rows, rows[0] + 1, [0])
-    for field, value in enumerate(listed.box(best[0])):
-        emit.buffer_store(chosen, value, [field])
-    emit.buffer_store(length, listed.length[0], [0])
-    emit.buffer_store(listed.length, 0, [0])
-    with emit.serial(0, length[0]) as k:
-        goes = _overlap(listed.box(k), [chosen[field] for field in range(FIELDS)], tile.node["overlap"])
-        with when(tirx.Not(tirx.any(k.equal(best[0]), goes))):
-            listed.append(listed.numbers[k], listed.scores[k], listed.box(k))
+def _keep(tile: Tile, box: Any, kept: Any, room: int, selected: Any, rows: Any, row: tuple[Any, ...]) -> None:
+    """Write the row of a box, and keep its fields, unless it overlaps one that was selected by too much."""
+    k, hit = local("int32"), local("int32")
+    emit.buffer_store(k, 0, [0])
+    emit.buffer_store(hit, 0, [0])
+    ours = [box[field] for field in range(FIELDS)]
+    with emit.While(tirx.all(hit[0].equal(0), k[0] < selected[0])):
+        with emit.serial(0, RUN) as lane:
+            theirs = [kept[field * room + k[0] + lane] for field in range(FIELDS)]
+            emit.buffer_store(hit, hit[0] | _overlap(ours, theirs, tile.node["overlap"]).astype("int32"), [0])
+        emit.buffer_store(k, k[0] + RUN, [0])
+    with when(hit[0].equal(0)):
+        for place, value in enumerate(row):
+            tile.store(3 * rows[0] + place, value.astype("int64"))
+        for field, value in enumerate(ours):
+            emit.buffer_store(kept, value, [field * room + selected[0]])
+        emit.buffer_store(rows, rows[0] + 1, [0])
+        emit.buffer_store(selected, selected[0] + 1, [0])
 
 
 def _overlap(box: list[Expr], other: list[Expr], most: float) -> Expr:
@@ -111,10 +155,10 @@ def _overlap(box: list[Expr], other: list[Expr], most: float) -> Expr:
     height = tirx.min(box[1], other[1]) - tirx.max(box[0], other[0])
     width = tirx.min(box[3], other[3]) - tirx.max(box[2], other[2])
     common = height * width
-    union = box[4] + other[4] - common
+    union = box[AREA] + other[AREA] - common
     zero = _number(0)
-    there = tirx.all(height > zero, width > zero, box[4] > zero, other[4] > zero, union > zero)
-    return tirx.all(there, common / union > _number(most))
+    there = tirx.all(height > zero, width > zero, box[AREA] > zero, other[AREA] > zero, union > zero)
+    return tirx.all(there, common > _number(most) * union)
 
 
 STEPS: Mapping[str, Steps] = {"NonMaxSuppression": non_max_suppression}
