@@ -78,6 +78,7 @@ class Draft:
     draw: Callable[[st.SearchStrategy[Any]], Any]
     opset: int = 21
     pool: list[Held] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)  # tensors behind which nothing more may be drawn
     inputs: dict[str, Array] = field(default_factory=dict)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -160,7 +161,7 @@ class Draft:
 
     def pick(self, fits: Callable[[Held], bool]) -> Held | None:
         """One tensor of the pool that fits, mostly the newest."""
-        found = [held for held in reversed(self.pool) if fits(held)]
+        found = [held for held in reversed(self.pool) if held.name not in self.closed and fits(held)]
         if not found:
             return None
         return found[0] if self.integer(0, 2) < 2 else self.choice(found)

@@ -155,9 +155,9 @@ def run(net: Any, inputs: Mapping[str, Array]) -> tuple[list[Array], str]:
     arena = Guarded(size, "the arena")
     arena.memory[arena.start : arena.start + size] = 0xFF  # NaN: what reads before it writes is seen
     net._arenas[:] = [(arena.address, arena.memory)]
-    net(*(inputs[info.name] for info in net.inputs), out=tuple(outputs))
+    found = net(*(inputs[info.name] for info in net.inputs), out=tuple(outputs))
     net._arenas.clear()
-    return outputs, "; ".join(filter(None, (guard.broken for guard in (*guards, arena))))
+    return list(found) if isinstance(found, tuple) else [found], "; ".join(filter(None, (guard.broken for guard in (*guards, arena))))
 
 
 def computed(
