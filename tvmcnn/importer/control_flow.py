@@ -198,7 +198,8 @@ class _Control:
         stacked = list(node.output[count:])
         limit = _trip_count(trip, known)
         each = size(body) + len(stacked)
-        turns = known_turns(body, carried, go, limit, LIMIT // max(1, each) + 1, known)
+        most = LIMIT // max(1, each) + 1
+        turns = known_turns(body, carried, go, limit, most, known)
         masked = turns is None
         asked = go if go and known.array(go) is None else ""
         if turns is None:
@@ -208,6 +209,8 @@ class _Control:
             if limit is None:
                 raise Undecided("condition", name, f"{only} without a trip count")
             turns, each = limit, each + count + 2
+        elif turns == most:  # counted no further
+            turns = limit or most
         self._count(node, turns, each)
         self._tell(node, f"unrolled to {_turns(turns)}{', all computed every time' if masked else ''}")
         steps = Steps(node, self.scopes.new)

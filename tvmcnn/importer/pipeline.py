@@ -17,6 +17,7 @@ from tvmcnn.importer.control_flow import fold_control
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
 from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
 from tvmcnn.importer.nodes import build_network
+from tvmcnn.importer.scopes import Scopes
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
 from tvmcnn.importer.spelling import spell
 from tvmcnn.importer.top_k import gather_values
@@ -38,6 +39,7 @@ def import_opened(
     proto, weights = opened.proto, opened.weights
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     inline_functions(proto, label)
+    Scopes().separate(proto.graph)
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
     refuse_training(proto, label, weights)
     bind_values(proto, label, values, weights)
