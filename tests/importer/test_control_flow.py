@@ -419,11 +419,14 @@ def test_a_loop_in_a_loop(tmp_path: Path) -> None:
 
 def test_a_branch_in_a_loop(tmp_path: Path) -> None:
     """One that the turn decides, of which nothing is left, and one that values decide, which is told once."""
-    turn = fork([node("Neg", "v", "a_")], [node("Identity", "v", "a_")], "a", name="turn")
+    turn = fork([node("Neg", "u", "a_")], [node("Identity", "u", "a_")], "a", name="turn")
     turn.input[0] = "odd"
     value = fork([node("Mul", "a a", "w_")], [node("Add", "a x", "w_")], "w")
-    nodes = [node("Mod", "i two", "n"), node("Cast", "n", "odd", to=9), turn, *positive("flag", "a"), value]
-    model = model_of([loop(nodes, "y")], {"x": X}, "y", {**ZERO, "m": np.array(3), "two": np.array(2)})
+    parity = [node("Mod", "i two", "n"), node("Cast", "n", "odd", to=9), node("Tanh", "v", "u")]
+    nodes = [*parity, turn, *positive("flag", "a"), value, node("Identity", "u", "us")]
+    model = model_of(
+        [loop(nodes, "y ys", made="go w us")], {"x": X}, "y ys", {**ZERO, "m": np.array(3), "two": np.array(2)}
+    )
     assert [operators(model).count(op) for op in ("Neg", "Where", "Mul")] == [1, 3, 3]
     agree(model, tmp_path, {"x": LOW / 9}, {"x": HIGH / 9})
     assert import_model(model).notes.count("node 'fork' (If): both branches are computed every time") == 1

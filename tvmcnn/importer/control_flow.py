@@ -18,16 +18,15 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
-from tvmcnn.importer.fold import fold
+from tvmcnn.importer.fold import CONTROL, fold
 from tvmcnn.importer.functions import expand_defined
 from tvmcnn.importer.operators import Undecided, Unsupported
-from tvmcnn.importer.scopes import Known, Scopes, graphs_of, size
+from tvmcnn.importer.scopes import Known, Scopes, graphs_of, reads, size
 from tvmcnn.importer.shapes import infer_shapes
 from tvmcnn.importer.spelling import Steps
 from tvmcnn.importer.turns import known_turns
 from tvmcnn.network import Array, dims
 
-CONTROL = ("If", "Loop", "Scan")
 CHOICE = "tvmcnn.choice"  # domain of (condition, a, b) -> a or b, until it is known that their shapes are equal
 LIMIT = 10_000  # nodes that the turns of all loops may become
 ENDLESS = 1 << 62  # exporters write the greatest int64 where there is no trip count
@@ -121,7 +120,7 @@ class _Control:
         graph = graphs_of(node)[word]
         if len(graph.input) != inputs or len(graph.output) < outputs:
             found = f"{len(graph.input)} inputs and {len(graph.output)} outputs"
-            raise ValueError(f"its {word} has {found}; the node must have {inputs} and {outputs} for it")
+            raise ValueError(f"its {word} has {found}; it must have {inputs} and at least {outputs}")
         return graph
 
     def _inlined(
@@ -215,11 +214,12 @@ class _Control:
         self._tell(node, f"unrolled to {_turns(turns)}{', all computed every time' if masked else ''}")
         steps = Steps(node, self.scopes.new)
         true, state = steps.constant(True, np.bool_), carried
+        numbered = reads(body, body.input[0].name)
         parts: list[list[str]] = []
         for turn in range(turns):
             prefix = f"{_stem(node)}.{turn}."
             names = (*(node.output[:count] if turn + 1 == turns else ()), *[""] * count)[:count]
-            given = [steps.constant(turn), true, *state]
+            given = [steps.constant(turn) if numbered else true, true, *state]
             holds, *made = self._inlined(steps, body, given, prefix, ["", *([] if asked else names)])
             if asked:
                 formal = [value.name for value in body.input[2:]]
@@ -316,7 +316,7 @@ def _stack(steps: Steps, parts: Sequence[str], output: str, axis: int, known: Kn
     extents = known.extents(output)
     if extents is not None and -len(extents) <= axis < len(extents):
         extents[axis] = 0
-    if extents is None or None in extents:
+    if extents is None or None in extents or not known.element(output):
         raise Unsupported(f"it takes no turn, and the shape of its output '{output}' is not known then")
     empty = onnx.helper.make_tensor("", known.element(output), [extent or 0 for extent in extents], [])
     steps.add("Constant", output=output, value=empty)
@@ -348,6 +348,6 @@ def _trip_count(name: str, known: Known) -> int | None:
     count = known.array(name)
     if count is None:
         raise Undecided("trip count", name)
-    if count.size != 1:
-        raise ValueError(f"its trip count '{name}' is {dims(count.shape)}; it must be one element")
+    if count.size != 1 or count.dtype.kind not in "iu":
+        raise ValueError(f"its trip count '{name}' is {count.dtype} {dims(count.shape)}; it must be one integer")
     return None if count.item() >= ENDLESS else max(0, int(count.item()))

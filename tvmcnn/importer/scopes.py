@@ -22,6 +22,13 @@ def size(graph: onnx.GraphProto) -> int:
     return len(graph.node) + sum(len(inner.node) for inner in inner_graphs(graph.node))
 
 
+def reads(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a node of a graph or of its inner graphs reads a tensor, or one of these hands it on."""
+    everything = (graph, *inner_graphs(graph.node))
+    inputs = (given for each in everything for node in each.node for given in node.input)
+    return name in inputs or any(value.name == name for each in everything for value in each.output)
+
+
 class Known:
     """What a graph tells of its tensors: the values of its constants, and types as far as they are inferred."""
 
