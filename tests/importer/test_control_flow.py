@@ -16,7 +16,9 @@ from onnx import NodeProto, TensorProto, helper
 import tvmcnn
 from tvmcnn.check.reference import reference
 from tvmcnn.errors import ModelError, TvmcnnError, UnsupportedError
-from tvmcnn.importer import control_flow, import_model
+from tvmcnn.importer import import_model
+from tvmcnn.importer.control_flow.making import Making
+from tvmcnn.importer.spelling import Steps
 
 Array = np.ndarray[Any, Any]
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
@@ -466,26 +468,46 @@ def test_an_old_opset(tmp_path: Path) -> None:
 # ---- what is wrong --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inputs", ["m  x x", "m  "])
+@pytest.mark.parametrize("inputs", ["m  x x", "m "])
 def test_a_body_that_does_not_fit(inputs: str) -> None:
-    with pytest.raises(TvmcnnError):
+    with pytest.raises(ModelError, match="Loop|shapes of the model do not fit"):
         import_model(model_of([loop([node("Neg", "v", "w")], "y", inputs)], {"x": X}, "y", {"m": np.array(3)}))
 
 
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"m": np.array([3, 4])}, "its trip count 'm' is int64 2; it must be one integer"),
+        ({"m": np.array(3), "yes": np.array([True, False])}, "its condition 'yes' is 2; it must be one element"),
+    ],
+    ids=str,
+)
+def test_a_loop_that_means_nothing(weights: dict[str, Array], reason: str) -> None:
+    made = loop([node("Neg", "v", "w")], "y", "m yes x" if "yes" in weights else "m  x")
+    with pytest.raises(ModelError) as caught:
+        import_model(model_of([made], {"x": X}, "y", weights))
+    assert str(caught.value) == f"the model: {ROUND}{reason}"
+
+
 def test_swapped_branches_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = control_flow._choose
-    monkeypatch.setattr(
-        control_flow, "_choose", lambda steps, c, one, other, outputs: real(steps, c, other, one, outputs)
-    )
+    real = Making.choose
+    monkeypatch.setattr(Making, "choose", lambda self, steps, c, one, other, y: real(self, steps, c, other, one, y))
     model = model_of([*positive(), fork([node("Exp", "x", "y_")], [node("Neg", "x", "y_")])], {"x": X}, "y", ZERO)
     with pytest.raises(TvmcnnError, match="differs from NumPy is y"):
         tvmcnn.compile(model, output=tmp_path / "x.so")
 
 
 def test_a_dropped_mask_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmasked(steps: Any, condition: str, new: Any, old: Any, outputs: Any) -> None:
-        control_flow._hand_on(steps, new, outputs)
-
-    monkeypatch.setattr(control_flow, "_choose", unmasked)
+    """Turns after the last one count."""
+    real = Making.choose
+    monkeypatch.setattr(Making, "choose", lambda self, steps, c, new, old, y: real(self, steps, c, new, new, y))
     with pytest.raises(TvmcnnError, match="differs from NumPy is y"):
-        agree(model_of([loop(below(), "y", made="on w")], {"x": X}, "y", FOUR), tmp_path, {"x": HIGH})
+        tvmcnn.compile(model_of([loop(below(), "y", made="on w")], {"x": X}, "y", FOUR), output=tmp_path / "x.so")
+
+
+def test_a_body_that_is_given_the_wrong_turn_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Steps.constant
+    monkeypatch.setattr(Steps, "constant", lambda self, value, *kind: real(self, 0 if value == 3 else value, *kind))
+    body = [node("Cast", "i", "n", to=1), node("Add", "v n", "w")]
+    with pytest.raises(TvmcnnError, match="differs from NumPy is y"):
+        tvmcnn.compile(model_of([loop(body, "y")], {"x": X}, "y", FOUR), output=tmp_path / "x.so")

@@ -14,10 +14,10 @@ from pathlib import Path
 from tvmcnn.importer import along, einsum, microsoft
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.control_flow import fold_control
+from tvmcnn.importer.control_flow.scopes import Scopes
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
 from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
 from tvmcnn.importer.nodes import build_network
-from tvmcnn.importer.scopes import Scopes
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
 from tvmcnn.importer.spelling import spell
 from tvmcnn.importer.top_k import gather_values

@@ -9,7 +9,8 @@ import onnx
 import onnx.reference
 
 from tvmcnn.importer.budget import DRAWN
-from tvmcnn.importer.scopes import Known, graphs_of
+from tvmcnn.importer.control_flow.scopes import Known, graphs_of
+from tvmcnn.network import dims
 
 RANDOM = (*DRAWN, "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
@@ -19,12 +20,16 @@ def known_turns(
 ) -> int | None:
     """How many turns a Loop takes, counted up to `most`; None where a condition is computed at run time.
 
+    Raises ValueError for a condition that is not one element.
+
     Of `i, x = 0, image; while i < 5: i, x = i + 2, f(x)` the nodes that make i are evaluated, and no others.
     """
     if go:
         asked = known.array(go)
-        if asked is None or asked.size != 1:
+        if asked is None:
             return None
+        if asked.size != 1:
+            raise ValueError(f"its condition '{go}' is {dims(asked.shape)}; it must be one element")
         if not asked.item():
             return 0
     part = _condition(body, carried, known)

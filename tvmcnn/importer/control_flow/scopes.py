@@ -97,6 +97,10 @@ class Scopes:
         """A node in a message: as the user's file has it, whatever turn it was copied for."""
         return self._titles.get(node.output[0] if node.output else "", title(node))
 
+    def name(self, output: str, node: onnx.NodeProto) -> None:
+        """Let the node whose first output this is be called as `node` is."""
+        self._titles[output] = self.title(node)
+
     def new(self, name: str) -> str:
         """A name like `name` that no tensor has."""
         return fresh(name, self.taken)
@@ -148,7 +152,7 @@ class Scopes:
             for listed in (copy.input, copy.output):
                 listed[:] = [names.get(name, name) for name in listed]
             if copy.output and graphs_of(node):
-                self._titles[copy.output[0]] = self.title(node)
+                self.name(copy.output[0], node)
             for attribute in copy.attribute:
                 for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                     self._separated(inner, names, prefix)
