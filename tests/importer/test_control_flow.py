@@ -470,7 +470,7 @@ def test_an_old_opset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inputs", ["m  x x", "m "])
 def test_a_body_that_does_not_fit(inputs: str) -> None:
-    with pytest.raises(ModelError, match="Loop|shapes of the model do not fit"):
+    with pytest.raises(ModelError, match=r"Loop|shapes of the model do not fit"):
         import_model(model_of([loop([node("Neg", "v", "w")], "y", inputs)], {"x": X}, "y", {"m": np.array(3)}))
 
 
