@@ -157,7 +157,9 @@ def run(net: Any, inputs: Mapping[str, Array]) -> tuple[list[Array], str]:
     net._arenas[:] = [(arena.address, arena.memory)]
     found = net(*(inputs[info.name] for info in net.inputs), out=tuple(outputs))
     net._arenas.clear()
-    return list(found) if isinstance(found, tuple) else [found], "; ".join(filter(None, (guard.broken for guard in (*guards, arena))))
+    return list(found) if isinstance(found, tuple) else [found], "; ".join(
+        filter(None, (guard.broken for guard in (*guards, arena)))
+    )
 
 
 def computed(

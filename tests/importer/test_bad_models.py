@@ -221,27 +221,6 @@ def test_unsupported_use_of_an_operator(nodes: list[NodeProto], constants: dict[
     assert reason in text
 
 
-def branch(output: str) -> onnx.GraphProto:
-    return graph_of([node("Relu", "x", output, "inner")], {}, {output: IMAGE}, name="branch")
-
-
-def test_control_flow() -> None:
-    inputs = {**X, "flag": (TensorProto.BOOL, ())}
-    choice = node("If", "flag", "y", "fork", then_branch=branch("t"), else_branch=branch("e"))
-    words = "node 'fork' (If): its condition 'flag' is computed at run time; only a constant is supported"
-    refused(model([choice], inputs=inputs), words, kind=UnsupportedError)
-    flag: Kind = (TensorProto.BOOL, [])
-    body = graph_of(
-        [node("Identity", "go", "go_on", "i"), node("Relu", "v", "w", "r")],
-        {"count": (TensorProto.INT64, []), "go": flag, "v": IMAGE},
-        {"go_on": flag, "w": IMAGE},
-        name="body",
-    )
-    loop = node("Loop", "times flag x", "y", "round", body=body)
-    looped = model([loop], {"times": np.array(3)}, inputs=inputs)
-    refused(looped, "node 'round' (Loop): operator Loop is not supported", kind=UnsupportedError)
-
-
 def test_string_tensors() -> None:
     words = model([node("Identity", "x", "y", "same")], inputs={"x": (TensorProto.STRING, (2, 3))})
     refused(words, "input 'x': its type is string; supported are float16, float32", kind=UnsupportedError)

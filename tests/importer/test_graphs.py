@@ -382,7 +382,8 @@ def test_a_branch_that_values_decide() -> None:
     with pytest.raises(UnsupportedError) as caught:
         import_model(forked(condition, {"zero": np.float32(0)}))
     assert caught.value.reasons[0] == (
-        "node 'fork' (If): its condition 'flag' is computed at run time; only a constant is supported"
+        "node 'fork' (If): its condition 'flag' is computed at run time;"
+        " its output 'q' must then have one shape and type, not float32 2x7x9 and float32 2x3x7x9"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import Graph
+from builders import Graph, Kind, graph_of, model_of, node
 from data import LENET5, ROOT, TESTS
 from mutate_models import mutate_fields, outcome
 
@@ -80,7 +80,30 @@ def arithmetic() -> onnx.ModelProto:
     return g.model()
 
 
+def control() -> onnx.ModelProto:
+    """Branches that values decide, loops of a known and of a computed number of turns, a scan, within each other."""
+    given: dict[str, Kind] = {"i": (onnx.TensorProto.INT64, []), "go": (onnx.TensorProto.BOOL, []), "v": None}
+    adds = [node("Add", "s p", "t"), node("Mul", "t c", "u")]
+    turn = graph_of(adds, {"s": None, "p": None}, "t u", {"c": np.float32(2)})
+    scan = node("Scan", "row x", "last all", "scan", body=turn, num_scan_inputs=1, scan_input_axes=[1])
+    branches = graph_of([scan], {}, "last"), graph_of([node("Neg", "row", "less")], {}, "less")
+    products = [node("Cast", "i", "n", to=1), node("Mul", "v n", "w")]
+    below = [node("ReduceMax", "w", "top"), node("Less", "top ten", "on")]
+    masked = graph_of([*products, *below], given, "on w")
+    plain = graph_of([node("Abs", "v", "w"), node("Exp", "w", "z")], given, "go w z")
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum ten", "flag"),
+        node("If", "flag", "a", "choice", then_branch=branches[0], else_branch=branches[1]),
+        node("Loop", "three yes a", "b", "masked", body=masked),
+        node("Loop", "three  b", "y ys", "plain", body=plain),
+    ]
+    weights = {"three": np.array(3), "yes": np.array(True), "ten": np.float32(10)}
+    return model_of(nodes, {"x": (2, 4, 5), "row": (2, 5)}, {"y": (2, 5), "ys": (3, 2, 5)}, weights)
+
+
 MODELS = {
+    "control": control,
     "lenet5": lambda: onnx.load(str(LENET5)),
     "vision": vision,
     "moves": moves,

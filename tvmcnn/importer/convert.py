@@ -12,7 +12,7 @@ from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer.operators.meaning import EXPORT
 from tvmcnn.importer.shapes import open_inputs
 from tvmcnn.onnx_file import one_line
-from tvmcnn.onnx_file.repair import fresh, node_lists, opset_of, tensor_names, title
+from tvmcnn.onnx_file.repair import fresh, inner_graphs, node_lists, opset_of, tensor_names, title
 
 OPSET = 21  # older models are converted to it; newer ones stay, for none of our operators has changed since
 
@@ -59,6 +59,8 @@ def convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
         raise ModelError(f"{label} uses opset {opset or 'none'}; allowed are 7 to {newest}, the newest that onnx knows")
     if opset >= OPSET:
         return []
+    if opset < 9:
+        _refuse_batched_scan(proto, label)
     if opset < 13:
         _flatten_hardmax(proto)
     try:
@@ -70,6 +72,14 @@ def convert_opset(proto: onnx.ModelProto, label: str) -> list[str]:
     if opset < 11:
         _keep_upsampling(proto, label)
     return [f"opset {opset} converted to {OPSET}"]
+
+
+def _refuse_batched_scan(proto: onnx.ModelProto, label: str) -> None:
+    """Refuse the Scan of opset 8, which has an axis for the batch: the converter takes it out of the model's inputs."""
+    scans = [node for _, nodes in node_lists(proto) for node in nodes if node.op_type == "Scan" and not node.domain]
+    reason = "it is of opset 8, where Scan has a batch; supported is that of opset 9 and later"
+    if scans:
+        raise UnsupportedError(label, [f"{title(node)}: {reason}" for node in scans])
 
 
 def _flatten_hardmax(proto: onnx.ModelProto) -> None:
@@ -105,9 +115,11 @@ def _keep_upsampling(proto: onnx.ModelProto, label: str) -> None:
 
     Scales below 1 took the next pixel, not the one before, as ONNX's cases of opset 10 show.
     """
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant" and n.attribute}
-    for node in proto.graph.node:
+    everything = [node for _, nodes in node_lists(proto) for node in nodes]
+    graphs = (proto.graph, *inner_graphs(proto.graph.node))
+    constants = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in everything if n.op_type == "Constant" and n.attribute}
+    for node in everything:
         if node.op_type != "Resize":
             continue
         scales = onnx.numpy_helper.to_array(constants[node.input[2]]) if node.input[2] in constants else np.ones(1)

@@ -23,6 +23,8 @@ from tvmcnn.onnx_file.large_weights import LARGE
 # Operators of several outputs that are computed where they are constant
 SEVERAL = ("BatchNormalization", "Split", "TopK", "Unique")
 
+CONTROL = ("If", "Loop", "Scan")  # operators that have graphs
+
 _CONSTANT = "constant: computed at compile time"
 _IDENTITY = "an identity: the same values as its input"
 _REWRITES = (rules.fuse_pad_into_conv_rule, rules.dropout_zero_rule, rules.dropout_inference_rule)
@@ -83,7 +85,10 @@ def _folded(
     for _ in range(2):  # a Conv that a Pad has just gone into is a new node: its BatchNorm goes in the second time
         run(lambda: rewriter.rewrite(model, rewrites), "folded into the weights of the node beside it")
     run(constants, _CONSTANT)
-    run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
+    if not any(
+        node.op_type in CONTROL for node in model.graph
+    ):  # in a branch it would make an output of what is outside
+        run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
     run(lambda: passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model), _CONSTANT)
     _name_outputs(model.graph, outputs)
     made = {value.name for node in model.graph for value in node.outputs}

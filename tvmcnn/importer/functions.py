@@ -11,7 +11,7 @@ from onnx import inliner
 from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators import DEFINED
 from tvmcnn.onnx_file import one_line
-from tvmcnn.onnx_file.repair import inner_graphs, node_lists, opset_of
+from tvmcnn.onnx_file.repair import fresh, inner_graphs, node_lists, opset_of, tensor_names
 
 NODE_LIMIT = 100_000  # 30,000 take six seconds; published CNNs have a thousand
 
@@ -38,6 +38,7 @@ def inline_functions(proto: onnx.ModelProto, label: str) -> None:
     if not functions:
         return
     _give_defaults(proto)
+    _copy_handed_on(proto)
     try:
         proto.CopyFrom(inliner.inline_local_functions(proto, convert_version=True))
     except Exception as error:
@@ -74,6 +75,18 @@ def _give_defaults(proto: onnx.ModelProto) -> None:
     for _, nodes in node_lists(proto):
         for node in nodes:
             _complete(node, defaults.get((node.domain, node.op_type, node.overload), ()))
+
+
+def _copy_handed_on(proto: onnx.ModelProto) -> None:
+    """Let each output of an inner graph be made in it: onnx 1.23 gives one that is an input a name that nothing has."""
+    taken = tensor_names(proto)
+    for _, nodes in node_lists(proto):
+        for graph in (graph for node in nodes for graph in inner_graphs([node])):
+            made = {name for node in graph.node for name in node.output}
+            for value in (value for value in graph.output if value.name not in made):
+                name = fresh(f"{value.name}.out", taken)
+                graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+                value.name = name
 
 
 def _complete(node: onnx.NodeProto, defaults: Iterable[onnx.AttributeProto]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.importer.control_flow import is_control, refuse
 from tvmcnn.importer.counted import counts_of, sentence
 from tvmcnn.importer.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 from tvmcnn.network import Array, Network, Node, Tensor
@@ -159,8 +160,8 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     function = OPERATORS.get(node.op_type) if not domain else None
     if function is None and QUANTISED.search(node.op_type):
         raise Unsupported(f"operator {node.op_type}: quantised networks are not supported yet, only float ones")
-    if node.op_type == "If" and not domain and node.input[0] not in build.constants:
-        raise Undecided("condition", node.input[0])
+    if is_control(node):
+        refuse(node, build.label, build.proto)
     if function is None:
         raise Unsupported(f"operator {f'{domain}.' if domain else ''}{node.op_type} is not supported")
     attributes = {a.name: _attribute(a) for a in node.attribute}

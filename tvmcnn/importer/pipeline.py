@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tvmcnn.importer import along, einsum, microsoft
 from tvmcnn.importer.budget import refuse_bombs
+from tvmcnn.importer.control_flow import fold_control
+from tvmcnn.importer.control_flow.scopes import Scopes
 from tvmcnn.importer.convert import convert_opset, drop_valid, refuse_training, remove_initializers_from_inputs
-from tvmcnn.importer.fold import fold
 from tvmcnn.importer.functions import drop_unread, expand_defined, inline_functions
 from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
@@ -38,6 +39,7 @@ def import_opened(
     proto, weights = opened.proto, opened.weights
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     inline_functions(proto, label)
+    Scopes().separate(proto.graph)
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
     refuse_training(proto, label, weights)
     bind_values(proto, label, values, weights)
@@ -48,12 +50,12 @@ def import_opened(
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
-    proto, weights, folded = fold(proto, label, original, weights)
+    proto, weights, folded, told = fold_control(proto, label, original, weights)
     folded |= dict.fromkeys(unread, UNREAD)
     proto = infer_shapes(proto, label)
     gather_values(proto)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
-    return build_network(Opened(proto, weights), label, c_identifier(stem), folded, tuple(notes))
+    return build_network(Opened(proto, weights), label, c_identifier(stem), folded, (*notes, *told))
 
 
 def c_identifier(text: str) -> str:

@@ -122,6 +122,9 @@ shapes must be constant.
 Einsum is computed by these too, as MatMul, Transpose and ReduceSum; its equation has no ellipsis and no index twice in
 one operand. So are Hardmax, as ArgMax and OneHot, and LpNormalization, as a reduction and a division.
 
+If, Loop and Scan are spelled by these. Both branches of an If that values decide are computed, and must have one shape;
+loops are unrolled, where constants tell a bound of their turns. Scan is that of opset 9 and later.
+
 LSTM, GRU and RNN have all activations that ONNX names. What ONNX leaves open is as in onnxruntime: `clip` bounds what
 the gates' activations are given, and the last states of a sequence of no steps are zero.
 

@@ -29,9 +29,9 @@ class Unsupported(Exception):  # noqa: N818 (a reason, not an error)
 class Undecided(Unsupported):
     """The node needs the value of operand `name` to be known when it is compiled: it decides a shape, say."""
 
-    def __init__(self, role: str, name: str) -> None:
+    def __init__(self, role: str, name: str, allowed: str = "only a constant is supported") -> None:
         self.name = name
-        super().__init__(f"its {role} '{name}' is computed at run time; only a constant is supported")
+        super().__init__(f"its {role} '{name}' is computed at run time; {allowed}")
 
 
 @dataclass(frozen=True)
