@@ -88,9 +88,13 @@ class Follower:
 
         (1 + x) − 1 ≥ x is a tie of every element: no chance decides it, but how float32 rounds 1 + x.
         """
-        own = [self.network.constants.get(name, self.found.get(name)) for name in node.inputs]
-        given = [operand for operand in own if operand is not None]
-        return of_stored(node, given, [str(operand.dtype) for operand in given]) if len(given) == len(own) else None
+        given = [operand for name in node.inputs if (operand := self._own(name)) is not None]
+        return of_stored(node, given, [str(operand.dtype) for operand in given]) if len(given) == len(node.inputs) else None
+
+    def _own(self, name: str) -> Array | None:
+        """The library's own value of an operand, where it shows that."""
+        constant = self.network.known_constant(name)
+        return self.found.get(self.network.known_name(name)) if constant is None else constant
 
     @staticmethod
     def _apart(found: Array, value: Array, error: float) -> Array:
@@ -101,12 +105,13 @@ class Follower:
 
     def _value(self, name: str) -> Array | None:
         """The oracle's value of an operand; a copy that import made in another type has that of its source."""
-        if name in self.followed:
-            return self.followed[name]
-        if name in self.bounds.values:
-            return self.bounds.values[name]
-        if name in self.network.constants:
-            return self.network.constants[name]
+        known = self.network.known_name(name)
+        if known in self.followed:
+            return self.followed[known]
+        if known in self.bounds.values:
+            return self.bounds.values[known]
+        if (constant := self.network.known_constant(name)) is not None:
+            return constant
         node = self.network.makers.get(name)
         return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
 
@@ -115,6 +120,7 @@ class Follower:
         return str(constant.dtype) if constant is not None else self.network.tensors[name].dtype
 
     def _error(self, name: str) -> float:
+        name = self.network.known_name(name)
         if name in self.bounds.values:
             return self.bounds.errors[name]
         node = self.network.makers.get(name)

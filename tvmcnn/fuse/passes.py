@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tvmcnn.fuse.fold_affine import fold_affine
 from tvmcnn.fuse.multiply_spectra import multiply_spectra
+from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
@@ -17,6 +18,7 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix
+    rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )
