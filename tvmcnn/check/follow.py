@@ -89,7 +89,11 @@ class Follower:
         (1 + x) − 1 ≥ x is a tie of every element: no chance decides it, but how float32 rounds 1 + x.
         """
         given = [operand for name in node.inputs if (operand := self._own(name)) is not None]
-        return of_stored(node, given, [str(operand.dtype) for operand in given]) if len(given) == len(node.inputs) else None
+        return (
+            of_stored(node, given, [str(operand.dtype) for operand in given])
+            if len(given) == len(node.inputs)
+            else None
+        )
 
     def _own(self, name: str) -> Array | None:
         """The library's own value of an operand, where it shows that."""

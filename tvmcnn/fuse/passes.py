@@ -14,11 +14,11 @@ from tvmcnn.fuse.turn_images import turn_images
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
+    rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix
-    rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )

@@ -10,6 +10,7 @@ from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.fuse.added import Additions
 from tvmcnn.network import FLOAT32, Network, Node, Shape, Tensor
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 WINDOWED = (*POOLS, "LpPool")
 WHOLE = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 WORDS = ("kernel_shape", "strides", "dilations")  # of a window, with one number an axis
@@ -37,8 +38,8 @@ def rows_as_images(network: Network) -> Network:
 
 
 def _convolves(network: Network, node: Node) -> bool:
-    """True for a convolution of sequences by constant windows."""
-    if node.op != "Conv" or node.inputs[0] not in network.tensors:
+    """True for a convolution of sequences by constant windows, transposed or not."""
+    if node.op not in CONVOLUTIONS or node.inputs[0] not in network.tensors:
         return False
     output = network.tensors[node.output]
     fixed = all(name in network.constants for name in node.inputs[1:])
@@ -128,7 +129,7 @@ def _image(shape: Shape) -> Shape:
 
 def _attributes(op: str) -> Callable[[Any], dict[str, Any]]:
     """What makes an operator's attributes those of images."""
-    return {"Conv": _window, **dict.fromkeys(WINDOWED, _window), "Concat": _axis}.get(op, dict)
+    return {**dict.fromkeys((*CONVOLUTIONS, *WINDOWED), _window), "Concat": _axis}.get(op, dict)
 
 
 def _window(attributes: Any) -> dict[str, Any]:
