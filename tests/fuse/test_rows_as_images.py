@@ -68,7 +68,7 @@ def reshapes(compiled: Compiled) -> list[str]:
 def test_convolutions(
     channels: int, maps: int, kernel: int, attributes: dict[str, Any], algorithm: str, tmp_path: Path
 ) -> None:
-    """A batch of 3 sequences of a length that fills no vectors; where they fill the lanes better than maps do, they do."""
+    """A batch of 3 sequences of a length that fills no vectors, in the lanes where maps fill those worse."""
     g = Graph()
     g.output(g.node("Relu", g.conv(g.input(3, channels, 131), maps, (kernel,), bias=kernel % 2 == 1, **attributes)))
     compiled = agreed(g, tmp_path)

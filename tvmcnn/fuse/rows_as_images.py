@@ -1,4 +1,4 @@
-"""Sequences, as networks for sound and other signals have them: rank 3, channels x positions, become images of one row."""
+"""Sequences (N, C, L), as networks for sound and other signals have them, become images of one row."""
 
 from __future__ import annotations
 
