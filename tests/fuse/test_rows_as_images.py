@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from builders import Graph
+from data import NVCC
 from helpers import feeds, verified
 
 import tvmcnn
@@ -300,3 +301,15 @@ def test_wrong_pads_are_caught_and_named(tmp_path: Path, monkeypatch: pytest.Mon
     g.output(g.node("Relu", g.conv(x, 32, (4,), pads=[3, 0])))
     with pytest.raises(VerifyError, match="first tensor that differs from NumPy is conv2"):
         tvmcnn.compile(g.model(), output=tmp_path / "x.so")
+
+
+@pytest.mark.slow
+def test_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's text, on the CPU."""
+    monkeypatch.setenv("NVCC", str(NVCC))
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(3, 5, 77), 32, (7,), pads=[3, 3], strides=[2]))
+    y = g.node("Add", g.conv(g.conv(x, 32, (5,), pads=[2, 2], group=32), 32, (1,)), x)
+    y = g.node("ConvTranspose", g.node("MaxPool", y, kernel_shape=[3]), g.draw(32, 9, 4), strides=[2])
+    g.output(y, g.node("Transpose", x, perm=[0, 2, 1]))
+    assert "gemm_conv" in algorithms(verified(g.model(), tmp_path, "cuda:sm_80"), "Conv")
