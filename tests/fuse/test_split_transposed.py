@@ -72,6 +72,12 @@ def test_others_stay(kernel: tuple[int, int], attributes: dict[str, Any], tmp_pa
     assert [node.op for node in compiled.program.network.nodes] == ["ConvTranspose"]
 
 
+def test_volumes_stay(tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7, 4), g.draw(6, 3, 2, 2, 2), strides=[2, 2, 2]))
+    assert [node.op for node in verified(g.model(), tmp_path).program.network.nodes] == ["ConvTranspose"]
+
+
 def test_a_wrong_order_of_the_pixels_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: the taps of a window transposed."""
     from tvmcnn.fuse import passes, split_transposed
