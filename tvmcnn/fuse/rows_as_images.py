@@ -27,8 +27,8 @@ def rows_as_images(network: Network) -> Network:
 
     Both compute the same sums, and a Reshape costs nothing. An image lies in blocks of channels, has register tiles and
     fuses with what follows; a sequence is convolved by plain loops. An image keeps the name of its sequence, which
-    `originals` describes: that is what the user sees. Outputs do not change. (256 to 256 maps by 3 taps at 500 positions:
-    22.3 to 2.9 ms; 512 maps by 512 taps at stride 256, as of a spectrogram: 15.3 to 0.8; AVX2, AMD EPYC.)
+    `originals` describes: that is what the user sees. Outputs do not change. (256 to 256 maps by 3 taps at 500
+    positions: 22.3 to 2.9 ms; 512 maps by 512 taps at stride 256, as of a spectrogram: 15.3 to 0.8; AVX2, AMD EPYC.)
     """
     if not any(_convolves(network, node) for node in network.nodes):
         return network
