@@ -157,11 +157,11 @@ class Graph:
         return self.shapes[name]
 
     def conv(
-        self, x: str, maps: int, kernel: tuple[int, int], *, bias: bool = True, group: int = 1, **attrs: Any
+        self, x: str, maps: int, kernel: tuple[int, ...], *, bias: bool = True, group: int = 1, **attrs: Any
     ) -> str:
         """A convolution with drawn weights, scaled so that deep graphs keep their size."""
         depth = self.shape(x)[1] // group
-        weight = self.rng.standard_normal((maps, depth, *kernel)) / np.sqrt(depth * kernel[0] * kernel[1])
+        weight = self.rng.standard_normal((maps, depth, *kernel)) / np.sqrt(depth * np.prod(kernel))
         operands = [x, self.constant(weight), *([self.draw(maps)] if bias else [])]
         return self.node("Conv", *operands, group=group, **attrs)
 

@@ -134,11 +134,26 @@ class Network:
     folded: Mapping[str, str]  # ONNX tensors that no kernel computes, each with the reason
     metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own key-value pairs
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
+    # The ONNX tensors behind names that a pass has in another rank, and behind views and constants that it added
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def shape(self, name: str) -> Shape:
         """The shape of an operand, a tensor or a constant."""
         constant = self.constants.get(name)
         return constant.shape if constant is not None else self.tensors[name].shape
+
+    def original(self, name: str) -> Tensor:
+        """A tensor as ONNX has it: its name and shape there."""
+        return self.originals.get(name) or self.tensors[name]
+
+    def known_name(self, name: str) -> str:
+        """The name by which ONNX knows a tensor or a constant."""
+        return self.originals[name].name if name in self.originals else name
+
+    def known_constant(self, name: str) -> Array | None:
+        """A constant in the shape that ONNX knows; None for a tensor."""
+        array, original = self.constants.get(name), self.originals.get(name)
+        return array if array is None or original is None else array.reshape(original.shape)
 
     @functools.cached_property
     def makers(self) -> Mapping[str, Node]:

@@ -29,6 +29,8 @@ def transposed(g: Graph, kernel: tuple[int, int], maps: int = 16, bias: bool = T
         ((2, 6), {"strides": [2, 2], "pads": [0, 3, 1, 2]}),
         ((6, 3), {"strides": [3, 3], "pads": [4, 0, 2, 1], "output_padding": [2, 1]}),
         ((4, 2), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+        ((3, 4), {"strides": [1, 2], "pads": [1, 1, 0, 2]}),
+        ((6, 2), {"strides": [3, 1], "pads": [2, 1, 4, 0], "output_padding": [1, 0]}),
     ],
     ids=str,
 )
@@ -55,7 +57,6 @@ def test_at_stride_1_there_is_no_move(kernel: tuple[int, int], pads: list[int], 
 @pytest.mark.parametrize(
     ("kernel", "attributes"),
     [
-        ((2, 2), {"strides": [2, 1]}),
         ((3, 3), {"strides": [2, 2]}),  # two phases have one tap and two
         ((2, 2), {"strides": [2, 2], "output_padding": [1, 0]}),  # a row that no window reaches
         ((3, 2), {"pads": [3, 0, 0, 0]}),  # cuts more than it adds
@@ -69,6 +70,12 @@ def test_others_stay(kernel: tuple[int, int], attributes: dict[str, Any], tmp_pa
     g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7), g.draw(6, 4, *kernel), **attributes))
     compiled = verified(g.model(), tmp_path)
     assert [node.op for node in compiled.program.network.nodes] == ["ConvTranspose"]
+
+
+def test_volumes_stay(tmp_path: Path) -> None:
+    g = Graph()
+    g.output(g.node("ConvTranspose", g.input(1, 6, 5, 7, 4), g.draw(6, 3, 2, 2, 2), strides=[2, 2, 2]))
+    assert [node.op for node in verified(g.model(), tmp_path).program.network.nodes] == ["ConvTranspose"]
 
 
 def test_a_wrong_order_of_the_pixels_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def layer(d: Draft, x: Held, maps: int | None = None) -> Held:
     if d.chance(1, 2):
         x = d.node(d.choice(("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")), [x])[0]
     if d.chance(1, 5):
-        x = d.node("MaxPool", [x], **placed(d, x.shape[2:], [2, 2]))[0]
+        x = d.node("MaxPool", [x], **placed(d, x.shape[2:], [2] * (x.rank - 2)))[0]
     return x
 
 
@@ -131,6 +131,26 @@ def squeezed(d: Draft) -> None:
         conv(d, x, d.choice((16, 24)), 1)
 
 
+def signals(d: Draft) -> None:
+    """Convolutions of sequences, as networks for sound have them, and what reads their images flat."""
+    dtype = d.choice(FLOATS) if d.chance(1, 8) else "float32"
+    x = d.input(d.numbers((batch(d), d.choice(CHANNELS), d.choice((*range(6, 40), *EDGES, 150))), dtype))
+    for _ in range(d.choice((1, 2, 3))):
+        x = layer(d, x)
+        kind = d.integer(0, 5)
+        if kind == 0:
+            x = d.node("Transpose", [token_layer(d, d.node("Transpose", [x], perm=[0, 2, 1])[0])], perm=[0, 2, 1])[0]
+        elif kind == 1 and x.shape[2] > 1:
+            GROWERS["ConvTranspose"].grow(d, "ConvTranspose", x)
+            x = d.pool[-1]
+        elif kind == 2:
+            gate = d.node("Sigmoid", [conv(d, d.node("GlobalAveragePool", [x])[0], 1, 1)])[0]
+            x = d.node("Mul", [gate, x])[0]
+        elif kind == 3:
+            constant = d.drawn(d.choice((x.shape[1:], (x.shape[1], 1), x.shape[2:])), x.dtype, 0)
+            x = d.node(d.choice(("Add", "Mul", "Max")), [x, constant])[0]
+
+
 def sequences(d: Draft) -> None:
     """A layer over time, of a sequence or of the columns of an image, and perhaps another."""
     if d.chance(1, 2):
@@ -195,4 +215,5 @@ def token_layer(d: Draft, x: Held) -> Held:
 THEMES: tuple[Callable[[Draft], None], ...] = (
     *(anything, blocks, branches, tiny, winograd, squeezed, sequences, hybrid),
     *(anything, blocks, anything, blocks, anything, anything),
+    signals,
 )

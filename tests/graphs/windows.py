@@ -63,7 +63,7 @@ def convolution(d: Draft, op: str, x: Held) -> None:
     conv(d, x, keep=d.chance(1, 2))
 
 
-@grows("ConvTranspose", when=lambda held: image(held) and held.rank == 4)
+@grows("ConvTranspose", when=image)
 def conv_transpose(d: Draft, op: str, x: Held) -> None:
     channels, spatial = x.shape[1], x.shape[2:]
     group = d.choice((1, 2)) if channels % 2 == 0 else 1
@@ -73,13 +73,16 @@ def conv_transpose(d: Draft, op: str, x: Held) -> None:
     if d.chance(1, 4):
         words["auto_pad"] = d.choice(("SAME_UPPER", "SAME_LOWER"))
     else:
-        words["pads"] = [d.integer(0, kernel - 1) // 2 for _ in range(4)]
+        words["pads"] = [d.integer(0, kernel - 1) // 2 for _ in range(2 * len(spatial))]
         words["output_padding"] = [d.integer(0, stride - 1) for _ in spatial]
     if min(spatial) < 2:
         raise Skip("ConvTranspose: a small image")
-    weight = d.weight((channels, maps, kernel, kernel), x.dtype, channels // group)
+    if channels * maps * (kernel * stride) ** len(spatial) * int(np.prod(spatial)) > 1 << 23:
+        raise Skip("ConvTranspose: too much work")
+    kernels, strides = [kernel] * len(spatial), [stride] * len(spatial)
+    weight = d.weight((channels, maps, *kernels), x.dtype, channels // group)
     bias = d.drawn((maps * group,), x.dtype) if d.chance(1, 2) else None
-    d.node(op, [x, weight, bias], strides=[stride] * 2, group=group, kernel_shape=[kernel] * 2, **words)
+    d.node(op, [x, weight, bias], strides=strides, group=group, kernel_shape=kernels, **words)
 
 
 def starts_behind(spatial: Sequence[int], words: Mapping[str, Any]) -> bool:

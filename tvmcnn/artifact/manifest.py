@@ -110,7 +110,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved_bytes(choice) + weights,
         "reads": [source.name for source in choice.sources],
-        "hidden": [_entry(hidden) for hidden in choice.kernel.hidden],
+        "hidden": [_entry(network.original(hidden.name)) for hidden in choice.kernel.hidden],
         "stores": _seen(network, tensor.name),
         "output": {
             "name": tensor.name,
@@ -154,7 +154,8 @@ def _seen(network: Network, name: str) -> list[dict[str, Any]]:
         if node.op == "Reshape" and node.output not in outputs:
             sources[node.output] = sources.get(node.inputs[0], node.inputs[0])
     names = [name, *(alias for alias, source in sources.items() if source == name)]
-    return [_entry(network.tensors[n]) for n in names if n in network.tensors]
+    seen = {t.name: t for n in names if n in network.tensors for t in [network.original(n)]}
+    return [_entry(tensor) for tensor in seen.values()]
 
 
 def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -158,6 +158,7 @@ class _Disturbance:
 
     def _moved(self, name: str) -> float:
         """How far a tensor has been moved; a copy that import made in another type, as its source."""
+        name = self.network.known_name(name)
         node = self.network.makers.get(name)
         if name not in self.moved and node is not None and node.op == "Cast":
             return self._moved(node.inputs[0])
@@ -184,7 +185,7 @@ class _Disturbance:
 
     def _operand(self, node: Node, position: int) -> Array | None:
         name = node.inputs[position] if position < len(node.inputs) else ""
-        return self.values.get(name, self.network.constants.get(name))
+        return self.values.get(self.network.known_name(name), self.network.known_constant(name))
 
 
 def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping[str, float]) -> dict[str, float]:

@@ -100,9 +100,14 @@ class Follower:
     def _own(self, node: Node) -> list[Array] | None:
         """The library's own operands of a node; None where it does not show them all."""
         known = {**{each.name: self.bounds.values[each.name] for each in self.network.inputs}, **self.found}
-        own = [self.network.constants.get(name, known.get(name)) for name in node.inputs]
-        given = [operand for operand in own if operand is not None]
-        return given if len(given) == len(own) else None
+        given = []
+        for name in node.inputs:
+            constant = self.network.known_constant(name)
+            operand = known.get(self.network.known_name(name)) if constant is None else constant
+            if operand is None:
+                return None
+            given.append(operand)
+        return given
 
     @staticmethod
     def _apart(found: Array, value: Array, error: float) -> Array:
@@ -113,12 +118,13 @@ class Follower:
 
     def _value(self, name: str) -> Array | None:
         """The oracle's value of an operand; a copy that import made in another type has that of its source."""
-        if name in self.followed:
-            return self.followed[name]
-        if name in self.bounds.values:
-            return self.bounds.values[name]
-        if name in self.network.constants:
-            return self.network.constants[name]
+        known = self.network.known_name(name)
+        if known in self.followed:
+            return self.followed[known]
+        if known in self.bounds.values:
+            return self.bounds.values[known]
+        if (constant := self.network.known_constant(name)) is not None:
+            return constant
         node = self.network.makers.get(name)
         return self._value(node.inputs[0]) if node is not None and node.op == "Cast" else None
 
@@ -127,6 +133,7 @@ class Follower:
         return str(constant.dtype) if constant is not None else self.network.tensors[name].dtype
 
     def _error(self, name: str) -> float:
+        name = self.network.known_name(name)
         if name in self.bounds.values:
             return self.bounds.errors[name]
         node = self.network.makers.get(name)

@@ -44,7 +44,7 @@ def turn_images(network: Network) -> Network:
         elif node.output not in left_out:
             nodes.append(node)
     tensors = {name: tensor for name, tensor in added.tensors.items() if name not in left_out}
-    folded = {**network.folded, **dict.fromkeys(left_out, REASON)}
+    folded = {**network.folded, **dict.fromkeys(left_out - network.originals.keys(), REASON)}
     return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded)
 
 

@@ -156,55 +156,56 @@ def repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tens
 def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX DepthToSpace: y[n, c, h, i, w, j] = x[n, (i, j, c) or (c, i, j), h, w], by mode DCR or CRD.
 
-    "begin" is the first row and column of that which are kept: see fuse/split_transposed.py.
+    Rows and columns may have a blocksize each; "begin" is the first row and column of the result that are kept: see
+    fuse/split_transposed.py.
     """
-    b, (n, c, height, width) = node["blocksize"], output.shape
+    (b, d), (n, c, height, width) = node["blocksize"], output.shape
     top, left = node.attributes.get("begin", (0, 0))
-    if top % b or left % b or height % b or width % b:
+    if top % b or left % d or height % b or width % d:
 
         def pixel(n: Any, c_: Any, h: Any, w: Any) -> Expr:
             h, w = h + top, w + left
-            return x[n, _channel(node, c, c_, h % b, w % b), h // b, w // b]
+            return x[n, _channel(node, c, c_, h % b, w % d), h // b, w // d]
 
         return moved(output.shape, pixel, 0)
 
     def element(n: Any, c_: Any, h: Any, i: Any, w: Any, j: Any) -> Expr:
-        return x[n, _channel(node, c, c_, i, j), h + top // b, w + left // b]
+        return x[n, _channel(node, c, c_, i, j), h + top // b, w + left // d]
 
-    return moved((n, c, height // b, b, width // b, b), element, 0)
+    return moved((n, c, height // b, b, width // d, d), element, 0)
 
 
 def depth_to_space_blocks(step: Step, given: Operands) -> te.Tensor:
     """DepthToSpace by mode DCR of whole blocks of channels: a pixel of one becomes a pixel of another."""
     choice = step.choice
     node, layout, shape = choice.kernel.anchor, choice.makes, choice.kernel.output.shape
-    b, blocks = node["blocksize"], shape[1] // layout.block
+    (b, d), blocks = node["blocksize"], shape[1] // layout.block
     top, left = node.attributes.get("begin", (0, 0))
 
     def element(*indices: Any) -> Expr:
         to = output_pixel(layout, *indices)
         h, w = to.h + top, to.w + left
-        channel = Channel((h % b * b + w % b) * blocks + to.channel.block, to.channel.lane, layout.block)
-        return given.read(node.inputs[0], Pixel(to.n, channel, h // b, w // b))
+        channel = Channel((h % b * d + w % d) * blocks + to.channel.block, to.channel.lane, layout.block)
+        return given.read(node.inputs[0], Pixel(to.n, channel, h // b, w // d))
 
     return te.compute(layout.physical(shape), element, name="out")
 
 
 def space_to_depth(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX SpaceToDepth: y[n, (i, j, c) or (c, i, j), h, w] = x[n, c, h·b + i, w·b + j], by mode DCR or CRD."""
-    b, (n, _, height, width) = node["blocksize"], output.shape
+    (b, d), (n, _, height, width) = node["blocksize"], output.shape
     c = int(x.shape[1])
     if node["mode"] == "DCR":
-        shape = (n, b, b, c, height, width)
-        return moved(shape, lambda n, i, j, c, h, w: x[n, c, h * b + i, w * b + j], 0)
-    shape = (n, c, b, b, height, width)
-    return moved(shape, lambda n, c, i, j, h, w: x[n, c, h * b + i, w * b + j], 0)
+        shape = (n, b, d, c, height, width)
+        return moved(shape, lambda n, i, j, c, h, w: x[n, c, h * b + i, w * d + j], 0)
+    shape = (n, c, b, d, height, width)
+    return moved(shape, lambda n, c, i, j, h, w: x[n, c, h * b + i, w * d + j], 0)
 
 
 def _channel(node: Node, channels: int, c: Any, i: Any, j: Any) -> Any:
     """The channel of DepthToSpace's operand that holds pixel (i, j) of channel c."""
-    b = node["blocksize"]
-    return (i * b + j) * channels + c if node["mode"] == "DCR" else (c * b + i) * b + j
+    b, d = node["blocksize"]
+    return (i * d + j) * channels + c if node["mode"] == "DCR" else (c * b + i) * d + j
 
 
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {

@@ -225,5 +225,5 @@ def space_to_depth(x: Value, *, blocksize: int, mode: str = "DCR") -> Meaning:
 
 
 def _rearranged(op: str, x: Value, shape: Shape, blocksize: int, mode: str) -> Meaning:
-    attributes = {"blocksize": blocksize, "mode": mode}
+    attributes = {"blocksize": (blocksize, blocksize), "mode": mode}  # rows, columns
     return view(x, shape) if blocksize == 1 else Meaning(op, (x,), shape, attributes)
