@@ -258,6 +258,8 @@ class Runner:
     def _with_counts(self, arrays: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The user's outputs with memory for what counts them."""
         self._check_counts(arrays, outputs)
+        if not self._counted:
+            return outputs
         return (*outputs, *(np.empty(info.shape, info.dtype) for info in self.written[len(outputs) :]))
 
     def _that_count(self, outputs: Sequence[Array]) -> tuple[Array, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators.meaning import (
     DTYPES,
     FLOATS,
@@ -26,6 +27,7 @@ def _reduce(op: str, formula: str, allowed: Sequence[str]) -> None:
         data: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
     ) -> Meaning:
         typed(allowed, data)
+        _check(keepdims)
         rank = len(data.shape)
         chosen = axes_of(integers("axes", axes), rank) if axes is not None else []
         if not chosen and not noop_with_empty_axes:
@@ -39,6 +41,11 @@ def _reduce(op: str, formula: str, allowed: Sequence[str]) -> None:
 
     function.__doc__ = f"ONNX {op}: {formula} along constant axes, all by default."
     OPERATORS[op] = function
+
+
+def _check(keepdims: int) -> None:
+    if keepdims not in (0, 1):
+        raise ModelError(f"keepdims is {keepdims}; allowed are 0 and 1")
 
 
 _POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
@@ -61,6 +68,7 @@ _reduce("ReduceMin", "the least", DTYPES)
 
 def _arg(op: str, data: Value, axis: int, keepdims: int, select_last_index: int) -> Meaning:
     typed(NUMBERS, data)
+    _check(keepdims)
     (along,) = axes_of([axis], len(data.shape))
     shape = _reduced(data.shape, [along], bool(keepdims))
     return Meaning(op, (data,), shape, {"axes": (along,), "last": bool(select_last_index)}, "int64")
