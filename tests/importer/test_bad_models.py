@@ -304,6 +304,10 @@ def test_input_of_another_type() -> None:
             "auto_pad is 'SAME'; allowed are NOTSET, SAME_UPPER, SAME_LOWER, VALID",
         ),
         (
+            model([node("ReduceSum", "t", "y", "r", keepdims=-1)], inputs={"t": (3, 5)}),
+            "node 'r' (ReduceSum): keepdims is -1; allowed are 0 and 1",
+        ),
+        (
             model([node("Gemm", "t w", "y", "g")], {"w": weight(7, 4)}, inputs={"t": (3, 5)}),
             "node 'g' (Gemm): A' is 3x5 and B' is 7x4: 5 ≠ 7",
         ),
