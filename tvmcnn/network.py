@@ -94,9 +94,14 @@ class Tensor:
         return f"{self.name} {dims(self.shape)}{kind}{most}"
 
 
-def counted(array: Array, counts: Mapping[int, int]) -> Array:
-    """The part of `array` that counts: along some axes the first so many elements."""
-    return array[tuple(slice(counts.get(axis)) for axis in range(array.ndim))]
+def counted(array: Array, counts: Sequence[tuple[int, str]], numbers: Mapping[str, Array]) -> Array:
+    """The part of `array` that counts: along each axis of `counts` the first so many elements as the tensor of that
+    name, one of `numbers`, says.
+    """
+    if not counts:
+        return array
+    ends = {axis: int(numbers[name]) for axis, name in counts}
+    return array[tuple(slice(ends.get(axis)) for axis in range(array.ndim))]
 
 
 @dataclass(frozen=True)

@@ -209,11 +209,8 @@ def compare(
 
 def _that_count(network: Network, found: Mapping[str, Array], written: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors without what stands behind as many elements as the library itself counts."""
-    counts = {name: network.tensors[name].counts if name in network.tensors else () for name in found}
-    return {
-        name: counted(array, {axis: int(written[number]) for axis, number in counts[name] if number in written})
-        for name, array in found.items()
-    }
+    counts = {name: tensor.counts for name, tensor in network.tensors.items()}
+    return {name: counted(array, counts.get(name, ()), written) for name, array in found.items()}
 
 
 def _in_range(value: Array, tensor: Tensor | None) -> Array:

@@ -76,7 +76,7 @@ class Runner:
         self.written = tuple(_info(entry) for entry in manifest["outputs"])  # the outputs, then what counts them
         counts = {name for info in self.written for _, name in info.counts}
         self.outputs = tuple(info for info in self.written if info.name not in counts)
-        self._counted = bool(counts)
+        self._counts = self.written[len(self.outputs) :]
         self._output_arrays = [(info.shape, np.dtype(info.dtype)) for info in self.written]
         library = Mapped(path, manifest["sha256"])
         self._symbols = library.symbols
@@ -105,10 +105,10 @@ class Runner:
             outputs = self._allocate()
         else:
             outputs = tuple(out) if type(out) in (tuple, list) else (out,)
+            if self._counts:
+                outputs = self._with_counts(outputs)
             if len(arrays) != len(self.inputs):  # the native entry sees the sum of both counts only
                 self._check_counts(arrays, outputs)
-            if self._counted:
-                outputs = self._with_counts(arrays, outputs)
         try:
             arena = self._arenas.pop()
         except IndexError:
@@ -120,7 +120,7 @@ class Runner:
         finally:
             if len(self._arenas) < self._spare:
                 self._arenas.append(arena)
-        if self._counted:
+        if self._counts:
             outputs = self._that_count(outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -142,10 +142,12 @@ class Runner:
         or allocated in a call, which saves 0.8 of LeNet-5's 5 µs. One thread at a time may call it. Raises InputError
         for inputs or outputs that do not fit, or could only be used as a copy.
         """
-        outputs = self._allocate()
-        if out is not None:
-            outputs = self._with_counts(arrays, tuple(out) if isinstance(out, tuple | list) else (out,))
-        self._check_counts(arrays, outputs[: len(self.outputs)])
+        if out is None:
+            outputs = self._allocate()
+        else:
+            outputs = tuple(out) if isinstance(out, tuple | list) else (out,)
+            outputs = self._with_counts(outputs) if self._counts else outputs
+        self._check_counts(arrays, outputs)
         given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
         for array, ours, info in zip(arrays, given, self.inputs, strict=True):
             if isinstance(array, np.ndarray) and ours is not array:
@@ -154,15 +156,11 @@ class Runner:
             check_output(array, info)
         arena = self._new_arena()
         native = self._native_bind(*given, *outputs, arena[0], self.threads)
-        result = outputs[0] if len(outputs) == 1 else outputs
-        that_count = self._that_count if self._counted else None
+        result, that_count = _alone(outputs), self._that_count if self._counts else None
 
         def call(keep: Any = (given, arena, self._library)) -> Any:
             native()
-            if that_count is not None:
-                found = that_count(outputs)
-                return found[0] if len(found) == 1 else found
-            return result
+            return result if that_count is None else _alone(that_count(outputs))
 
         return call
 
@@ -191,8 +189,7 @@ class Runner:
         with _Frame(self, arrays, outputs) as frame:
             for step in range(len(self.manifest["kernels"])):
                 frame.step(step)
-        outputs = self._that_count(outputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return _alone(self._that_count(outputs))
 
     @caught
     def activations(self, *arrays: Any) -> dict[str, Array]:
@@ -215,7 +212,7 @@ class Runner:
                     found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
         entries = [entry for kernel in self.manifest["kernels"] for entry in (*kernel["hidden"], *kernel["stores"])]
         for info in map(_info, entries):
-            found[info.name] = counted(found[info.name], {axis: int(found[name]) for axis, name in info.counts})
+            found[info.name] = counted(found[info.name], info.counts, found)
         return found
 
     @caught
@@ -255,20 +252,14 @@ class Runner:
         except MemoryError as error:
             raise explained(error, f"{self.name}: outputs") from error
 
-    def _with_counts(self, arrays: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _with_counts(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The user's outputs with memory for what counts them."""
-        self._check_counts(arrays, outputs)
-        if not self._counted:
-            return outputs
-        return (*outputs, *(np.empty(info.shape, info.dtype) for info in self.written[len(outputs) :]))
+        return (*outputs, *(np.empty(info.shape, info.dtype) for info in self._counts))
 
     def _that_count(self, outputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Of what a native call has written, the part of each output that counts."""
+        """The part of each output that counts, from all that a native call has written."""
         numbers = {info.name: array for info, array in zip(self.written, outputs, strict=True)}
-        return tuple(
-            counted(array, {axis: int(numbers[name]) for axis, name in info.counts}) if info.counts else array
-            for info, array in zip(self.outputs, outputs, strict=False)
-        )
+        return tuple(counted(numbers[info.name], info.counts, numbers) for info in self.outputs)
 
     @caught
     def _new_arena(self) -> tuple[int, Array]:
@@ -286,7 +277,7 @@ class Runner:
             raise RuntimeError(f"{self.name}_run_threads returned {status}")
 
     def _addresses(self, arrays: Sequence[Any], outputs: Sequence[Any]) -> list[_Address]:
-        self._check_counts(arrays, outputs[: len(self.outputs)] if self._counted else outputs)
+        self._check_counts(arrays, outputs)
         given = [checked_array(array, info) for array, info in zip(arrays, self.inputs, strict=True)]
         for array, info in zip(outputs, self.written, strict=True):
             check_output(array, info)
@@ -298,12 +289,18 @@ class Runner:
                 f"{len(arrays)} inputs given;"
                 f" {self.name} takes {len(self.inputs)}: {_names(info.name for info in self.inputs)}"
             )
-        if len(outputs) != len(self.outputs):
-            raise InputError(f"{len(outputs)} arrays in out=; {self.name} has {len(self.outputs)} outputs")
+        given = len(outputs) - len(self._counts)
+        if given != len(self.outputs):
+            raise InputError(f"{given} arrays in out=; {self.name} has {len(self.outputs)} outputs")
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
         return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
+
+
+def _alone(outputs: tuple[Array, ...]) -> Any:
+    """The one output, or all of several."""
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 class Network(Protocol):
