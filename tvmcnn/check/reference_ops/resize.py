@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,29 +18,23 @@ def _source(size: int, length: int, scale: float, transform: str, roi: tuple[flo
     halfway. A crop's places are in float32 always, for they tell what is outside.
     """
     i = np.arange(size, dtype=np.float64)
-    if not nearest and transform in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric"):
-        if transform == "asymmetric":
-            return i / scale
-        if transform == "pytorch_half_pixel" and size == 1:
-            return np.zeros(1)
-        cut = (length - size / scale) / 2 if transform == "half_pixel_symmetric" else 0.0
-        return cut + (i + 0.5) / scale - 0.5
-    single = np.float32(scale)
-    halves = ((i.astype(np.float32) + np.float32(0.5)) / single).astype(np.float64)
+    kind: Any = np.float32 if nearest else np.float64
+    by = kind(scale)
+    halves: Array = ((i.astype(kind) + kind(0.5)) / by).astype(np.float64)
     if scale == size / length:
         halves = (i + 0.5) * length / size
     if transform == "half_pixel" or (transform == "pytorch_half_pixel" and size > 1):
         return halves - 0.5
     if transform == "half_pixel_symmetric":
-        whole = np.float32(size) / (single * np.float32(length))
-        moved = np.float32(length) / 2 * (1 - whole) + halves.astype(np.float32)
-        return (moved - np.float32(0.5)).astype(np.float64)
+        whole = kind(size) / (by * kind(length))
+        moved = kind(length) / 2 * (1 - whole) + halves.astype(kind)
+        return np.asarray(moved - kind(0.5), np.float64)
     if transform == "align_corners" and size > 1:
         return i * (length - 1) / (size - 1)
     if transform in ("pytorch_half_pixel", "align_corners"):
         return np.zeros(size)
     if transform == "asymmetric":
-        return i * length / size if scale == size / length else (i.astype(np.float32) / single).astype(np.float64)
+        return np.asarray(i * length / size if scale == size / length else i.astype(kind) / by, np.float64)
     if transform == "tf_half_pixel_for_nn":
         return halves
     if transform == "tf_crop_and_resize":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,16 @@ class _Axis:
     """One resized axis: extents before and after, the scale if that was given, and the part [begin, end] of it that
     tf_crop_and_resize takes.
 
-    A coordinate halfway between two pixels decides for one of them: so where one is chosen, or a crop ends, coordinates
-    are rounded as onnxruntime rounds them, to float32. Where pixels are mixed they are exact.
+    A coordinate halfway between two pixels decides for one of them: so where the nearest is taken, or a crop ends,
+    coordinates are rounded as onnxruntime rounds them, to float32. Where pixels are mixed they are exact.
     """
 
     extent: int
     size: int
     scale: float | None
+    nearest: bool
     begin: float = 0.0
     end: float = 1.0
-    rounded: bool = True
 
     @property
     def length(self) -> float:
@@ -59,13 +59,12 @@ class _Axis:
         return np.asarray(self._number(x) / self._number(self.scale), np.float64)
 
     def crop(self, x: Array) -> Array:
-        """The coordinate of position x in the part."""
-        begin, end, reach = self._number(self.begin), self._number(self.end), self._number(self.extent - 1)
-        x = self._number(x)
+        """The coordinate of position x in the part, in float32 always."""
+        begin, end, reach = np.float32(self.begin), np.float32(self.end), np.float32(self.extent - 1)
         if self.size > 1:
-            found = begin * reach + x * (end - begin) * reach / self._number(self.size - 1)
+            found = begin * reach + x.astype(np.float32) * (end - begin) * reach / np.float32(self.size - 1)
         else:
-            found = self._number(0.5) * (begin + end) * reach + 0 * x
+            found = np.float32(0.5) * (begin + end) * reach + 0 * x.astype(np.float32)
         return np.asarray(found, np.float64)
 
     def centred(self, x: Array) -> Array:
@@ -76,7 +75,7 @@ class _Axis:
         return np.asarray(shift + self._number(self.back(x + 0.5)) - self._number(0.5), np.float64)
 
     def _number(self, x: Any) -> Any:
-        return (np.float32 if self.rounded else np.float64)(x)
+        return (np.float32 if self.nearest else np.float64)(x)
 
 
 # Coordinate in the input of output position x
@@ -126,10 +125,8 @@ def resize(
             raise ModelError(f"{name} is '{given}'; allowed are {', '.join(allowed)}")
     crops = coordinate_transformation_mode == "tf_crop_and_resize"
     chosen = axes_of(axes if axes is not None else range(len(x.shape)), len(x.shape))
-    resized = {
-        axis: replace(each, rounded=mode == "nearest" or crops)
-        for axis, each in _resized(x, chosen, roi if crops else None, scales, sizes, keep_aspect_ratio_policy).items()
-    }
+    nearest = mode == "nearest"
+    resized = _resized(x, chosen, roi if crops else None, scales, sizes, keep_aspect_ratio_policy, nearest=nearest)
     shape: Shape = tuple(resized[a].size if a in resized else extent for a, extent in enumerate(x.shape))
     if 0 in x.shape and 0 not in shape:
         raise ModelError(f"{dims(x.shape)} has no elements to make {dims(shape)} of")
@@ -208,7 +205,14 @@ def _meaning(x: Value, shape: Shape, mode: str, tables: dict[int, _Table], extra
 
 
 def _resized(
-    x: Value, axes: Sequence[int], roi: Value | None, scales: Value | None, sizes: Value | None, policy: str
+    x: Value,
+    axes: Sequence[int],
+    roi: Value | None,
+    scales: Value | None,
+    sizes: Value | None,
+    policy: str,
+    *,
+    nearest: bool,
 ) -> dict[int, _Axis]:
     """The axes that are named, with their sizes: ⌊extent·scale⌋, or as given."""
     given = [value for value in (scales, sizes) if value is not None and value.shape != (0,)]
@@ -236,7 +240,7 @@ def _resized(
             factors = [min(ratios) if policy == "not_larger" else max(ratios)] * len(axes)
             found = [math.floor(f * extent + 0.5) for f, extent in zip(factors, extents, strict=True) if f is not None]
     rows = zip(axes, extents, found, factors, bounds, strict=True)
-    return {axis: _Axis(extent, max(size, 0), factor, *part) for axis, extent, size, factor, part in rows}
+    return {axis: _Axis(extent, max(size, 0), factor, nearest, *part) for axis, extent, size, factor, part in rows}
 
 
 def _taps(at: Array, kernel: Callable[[Array], Array], reach: int, scale: float) -> tuple[Array, Array]:
