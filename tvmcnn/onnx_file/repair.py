@@ -44,10 +44,19 @@ def node_lists(proto: onnx.ModelProto) -> Iterator[tuple[onnx.FunctionProto | No
 def inner_graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     """Every graph in the attributes of nodes, and in those of their nodes."""
     for node in nodes:
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield graph
-                yield from inner_graphs(graph.node)
+        for graph in own_graphs(node):
+            yield graph
+            yield from inner_graphs(graph.node)
+
+
+def own_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Every graph in the attributes of a node, without those inside."""
+    for attribute in node.attribute:
+        yield from _graphs(attribute)
+
+
+def _graphs(attribute: onnx.AttributeProto) -> tuple[onnx.GraphProto, ...]:
+    return (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -57,7 +66,7 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         for node in nodes:
             for attribute in node.attribute:
                 yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
-                for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                for graph in _graphs(attribute):
                     yield from graph.initializer
 
 

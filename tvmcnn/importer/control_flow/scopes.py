@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from tvmcnn.network import Array, Shape
-from tvmcnn.onnx_file.repair import fresh, inner_graphs, opset_of, title
+from tvmcnn.onnx_file.repair import fresh, inner_graphs, opset_of, own_graphs, title
 
 Names = Mapping[str, str]
 
@@ -114,9 +114,8 @@ class Scopes:
         named = (*graph.input, *graph.initializer, *graph.output)
         self.taken = {each.name for each in named} | {name for node in graph.node for name in node.output}
         for node in graph.node:
-            for attribute in node.attribute:
-                for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                    self._separated(inner, {}, "")
+            for inner in own_graphs(node):
+                self._separated(inner, {}, "")
 
     def inlined(
         self, graph: onnx.GraphProto, given: Sequence[str], prefix: str, wanted: Sequence[str] = ()
@@ -153,9 +152,8 @@ class Scopes:
                 listed[:] = [names.get(name, name) for name in listed]
             if copy.output and graphs_of(node):
                 self.name(copy.output[0], node)
-            for attribute in copy.attribute:
-                for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                    self._separated(inner, names, prefix)
+            for inner in own_graphs(copy):
+                self._separated(inner, names, prefix)
             copies.append(copy)
         return copies, names
 
