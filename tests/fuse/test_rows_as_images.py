@@ -91,7 +91,7 @@ def test_convolutions(
     ids=str,
 )
 def test_transposed(maps: int, kernel: int, attributes: dict[str, Any], ops: list[str], tmp_path: Path) -> None:
-    """By windows of whole strides they are convolutions and a move, as those of images."""
+    """Transposed convolutions by windows of whole strides are convolutions and a move, as those of images."""
     g = Graph()
     x = g.node("Relu", g.conv(g.input(3, 5, 23), 18, (1,)))
     depth = 18 // attributes.get("group", 1)

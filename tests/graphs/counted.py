@@ -51,7 +51,7 @@ def compress(d: Draft, op: str, x: Held) -> None:
 
 @grows("NonMaxSuppression", when=lambda held: held.dtype == "float32" and filled(held) and held.size > 7)
 def non_max_suppression(d: Draft, op: str, x: Held) -> None:
-    """Of boxes of its own: what computed scores lead to is decided by their rounding."""
+    """Boxes of its own: what computed scores lead to is decided by their rounding."""
     images, classes, count = d.integer(1, 2), d.integer(1, 3), d.integer(2, 40)
     rng = np.random.default_rng(d.integer(0, 999))
     boxes = d.input(rng.random((images, count, 4)).astype(np.float32))

@@ -273,7 +273,7 @@ def test_turns_that_values_decide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)
 def test_a_first_condition_that_values_decide(shape: tuple[int, ...], tmp_path: Path) -> None:
-    """Of one axis or none, as the one that the body makes; in it all tensors but one are as they were."""
+    """A condition of one axis or none, as the one that the body makes; in it all tensors but one are as they were."""
     made = loop([*below(), node("Add", "n i", "n2")], "y n_end", "m flag x zero", "v n", "on w n2")
     made.attribute[0].g.input[1].CopyFrom(helper.make_tensor_value_info("go", BOOL, shape))
     model = model_of([made], {"x": X, "flag": (BOOL, shape)}, "y n_end", {**FOUR, "zero": np.array(0)})

@@ -71,7 +71,7 @@ def mask(*shape: int, seed: int = 0, share: float = 0.5) -> Array:
 
 @pytest.mark.parametrize("kind", ["float", "double", "bool", "int8", "uint16", "int64"])
 def test_places(kind: str, tmp_path: Path) -> None:
-    """Of every type; of none, and of all, elements too. NaN is other than 0."""
+    """Tensors of every type, with no element other than 0, some, and all. NaN is other than 0."""
     _, net = loaded(f"({kind}[3, 5, 2] x) => (int64[3, n] z) {{ z = NonZero (x) }}", tmp_path)
     dtype = np.dtype(net.inputs[0].dtype)
     for share in (0.0, 0.4, 1.0):
@@ -160,7 +160,7 @@ def test_what_has_no_such_outputs(tmp_path: Path) -> None:
 
 
 def suppression(most: int, overlap: float, least: str = "", centered: int = 0) -> str:
-    """Of 2 images with 37 boxes in 3 classes."""
+    """A model for 2 images with 37 boxes in 3 classes."""
     limits = f"int64 most = {{{most}}}, float[1] overlap = {{{overlap}}}" + (
         f", float least = {{{least}}}" if least else ""
     )

@@ -113,7 +113,7 @@ def test_ties(shape: tuple[int, int], rounding: str, attributes: dict[str, str],
 @pytest.mark.parametrize("coordinates", ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric"])
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_coordinates_of_doubles_are_exact(mode: str, coordinates: str) -> None:
-    """By 3, whose coordinates float32 cuts: 2e-9 of each pixel, which float64 would show."""
+    """Coordinates at scale 3, which float32 would cut by 2e-9 of a pixel: float64 shows it."""
     scales = np.array([3, 7 / 4], np.float32)
     nodes = [node("Resize", ["x", "", "scales"], "y", mode=mode, coordinate_transformation_mode=coordinates)]
     doubles = onnx.TensorProto.DOUBLE

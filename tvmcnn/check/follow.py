@@ -77,7 +77,7 @@ class Follower:
         other = self._apart(found, value, error) if value.dtype.kind == "f" else found != value
         if not other.any():
             return value
-        given = [operand for name in node.inputs if (operand := self._value(name)) is not None]
+        given = [known for operand in node.inputs if (known := self._value(operand)) is not None]
         if len(given) < len(node.inputs):
             return value
         errors = [self._error(operand) for operand in node.inputs]
@@ -99,15 +99,19 @@ class Follower:
 
     def _own(self, node: Node) -> list[Array] | None:
         """The library's own operands of a node; None where it does not show them all."""
-        known = {**{each.name: self.bounds.values[each.name] for each in self.network.inputs}, **self.found}
-        given = []
-        for name in node.inputs:
-            constant = self.network.known_constant(name)
-            operand = known.get(self.network.known_name(name)) if constant is None else constant
-            if operand is None:
-                return None
-            given.append(operand)
-        return given
+        given = [operand for name in node.inputs if (operand := self._shown(name)) is not None]
+        return given if len(given) == len(node.inputs) else None
+
+    def _shown(self, name: str) -> Array | None:
+        """The library's own value of an operand, which of an input of the network is the one that it was given."""
+        if (constant := self.network.known_constant(name)) is not None:
+            return constant
+        known = self.network.known_name(name)
+        return self.bounds.values[known] if known in self._inputs else self.found.get(known)
+
+    @functools.cached_property
+    def _inputs(self) -> frozenset[str]:
+        return frozenset(tensor.name for tensor in self.network.inputs)
 
     @staticmethod
     def _apart(found: Array, value: Array, error: float) -> Array:

@@ -58,10 +58,9 @@ def _splits(network: Network, node: Node) -> bool:
         return False  # some phases would have zeros for taps, times which an infinite pixel is NaN
     if _is_dense(node):
         return min(_pads(node)) >= 0
+    # Also what output_padding adds is then among the pixels.
     along = zip(node["pads"], output.shape[2:], strides, _pixels(network, node)[2:], strict=False)
-    return all(
-        begin + size <= stride * made for begin, size, stride, made in along
-    )  # all that output_padding may reach
+    return all(begin + size <= stride * made for begin, size, stride, made in along)
 
 
 def _is_dense(node: Node) -> bool:

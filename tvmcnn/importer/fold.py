@@ -85,9 +85,8 @@ def _folded(
     for _ in range(2):  # a Conv that a Pad has just gone into is a new node: its BatchNorm goes in the second time
         run(lambda: rewriter.rewrite(model, rewrites), "folded into the weights of the node beside it")
     run(constants, _CONSTANT)
-    if not any(
-        node.op_type in CONTROL for node in model.graph
-    ):  # in a branch it would make an output of what is outside
+    # In a branch the pass would make an output of what is outside.
+    if not any(node.op_type in CONTROL for node in model.graph):
         run(lambda: passes.IdentityEliminationPass()(model), _IDENTITY)
     run(lambda: passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model), _CONSTANT)
     _name_outputs(model.graph, outputs)

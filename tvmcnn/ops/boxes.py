@@ -1,8 +1,9 @@
 """NonMaxSuppression: of boxes that overlap the best one stays.
 
-Of each image and class the boxes above the threshold become a heap. The best goes from it again and again, to the output
-if it overlaps none of those that went there by too much: so only boxes that may be selected are put in order. Areas are
-computed in float64, in which corners of float32 multiply exactly: no rounding decides between two boxes.
+The boxes of an image and class that are above the threshold become a heap. The best goes from it again and again, to
+the output if it overlaps none of those that went there by too much: so only boxes that may be selected are put in
+order. Areas are computed in float64, in which corners of float32 multiply exactly: no rounding decides between two
+boxes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as emit
 
+from tvmcnn.blocks import BLOCK
+from tvmcnn.network import round_up
 from tvmcnn.ops.compact import FILLER
 from tvmcnn.ops.in_order import Steps, Tile, local, when
 from tvmcnn.ops.operands import literal
 
 FIELDS = 5  # of a selected box: the least and the greatest y, those of x, the area
-RUN = 16  # selected boxes that a box is compared with at once
+RUN = BLOCK  # selected boxes that a box is compared with at once; choose/cpu/sequences.py counts with whole runs
 AREA = FIELDS - 1
 
 
@@ -87,7 +90,7 @@ def non_max_suppression(tile: Tile) -> None:
     """ONNX NonMaxSuppression: rows [image, class, box], by class, then as they were selected; then −1."""
     node, scores = tile.node, tile.operands[1]
     images, classes, count = tile.shapes[1]
-    room = -(-node["most"] // RUN) * RUN
+    room = round_up(node["most"], RUN)
     rows, selected, best = local("int32"), local("int32"), local("int32")
     numbers, kept, box = local("int32", count), local("float64", FIELDS * room), local("float64", FIELDS)
     sinking = [local("int32") for _ in range(4)]
@@ -113,7 +116,8 @@ def _list(heap: _Heap, count: int, least: float | None) -> None:
     """All boxes, or those whose score is above the least."""
     emit.buffer_store(heap.size, 0, [0])
     with emit.serial(0, count) as b:
-        with when(*([] if least is None else [heap.scores[heap.start + b] > literal(least, "float32")])):
+        tests = [] if least is None else [heap.scores[heap.start + b] > literal(least, "float32")]
+        with when(*tests):
             heap.append(b)
 
 

@@ -19,7 +19,7 @@ def non_zero(tile: Tile) -> None:
     (x,), (shape,) = tile.operands, tile.shapes
     size, found = math.prod(shape), local("int32")
     emit.buffer_store(found, 0, [0])
-    with emit.serial(0, size) as i, when(x[i] if str(x.dtype) == "bool" else cast(x[i], "bool")):
+    with emit.serial(0, size) as i, when(cast(x[i], "bool")):
         for axis, coordinate in enumerate(unravel(i, shape)):
             tile.store(axis * size + found[0], coordinate.astype("int64"))
         emit.buffer_store(found, found[0] + 1, [0])

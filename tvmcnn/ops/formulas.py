@@ -211,6 +211,8 @@ THROUGH = {"uint8": "int32", "uint16": "int32", "uint32": "int64", "int8": "int3
 
 def cast(x: Expr, to: str) -> Expr:
     """`x` in another dtype: to integers without the fraction, to bool whether it is other than 0."""
+    if dtype_of(x) == to:
+        return x
     if to == "bool":
         other = tirx.Not(x.equal(of(x, 0)))  # which for TVM NaN is not
         return tirx.any(other, tirx.isnan(x)) if is_float(x) else other

@@ -14,7 +14,10 @@ from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, round_up
 
 WIDE_TILE, TILES = 64, 16  # columns of a tile whose steps are in order, where there are so many tiles
-SELECTED = 5 * 8  # bytes of a box that is: its corners and its area in float64; of one that may yet be, its number
+NUMBER, SELECTED = (
+    4,
+    5 * 8,
+)  # bytes of a box that may be selected, its number; of one that is, corners and area in float64
 WHOLE_ROW = 1 << 20  # columns at most
 SCANNED = 8  # elements of a part, at least, for each index that it passes over
 RECURRENT_STAGES = 4  # of a step, that are as large as the state: two states before it, and two after it
@@ -57,6 +60,6 @@ def in_order(state: State, kernel: Kernel) -> Choice:
     read = [state.plain(tensor) for tensor in kernel.inputs]
     choice = choice_of(kernel, "in_order", read, PLAIN, "in_order", (config, "default"))
     if node.op == "NonMaxSuppression":
-        listed, kept = 4 * state.network.shape(node.inputs[1])[-1], SELECTED * round_up(node["most"], BLOCK)
+        listed, kept = NUMBER * state.network.shape(node.inputs[1])[-1], SELECTED * round_up(node["most"], BLOCK)
         return dataclasses.replace(choice, scratch_bytes=round_up(listed, ALIGNMENT) + round_up(kept, ALIGNMENT))
     return choice

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.errors import ModelError
-from tvmcnn.importer.operators.elementwise import cast
+from tvmcnn.importer.operators.elementwise import converted
 from tvmcnn.importer.operators.gather import gather
 from tvmcnn.importer.operators.meaning import (
     DTYPES,
@@ -31,8 +31,6 @@ from tvmcnn.importer.operators.meaning import (
 from tvmcnn.importer.operators.move import part
 from tvmcnn.importer.operators.shape import view
 from tvmcnn.network import INDEX_LIMIT, dims
-
-BOOL, INT64 = 9, 7  # onnx.TensorProto.DataType
 
 
 @named("NonZero")
@@ -122,5 +120,5 @@ def _made(name: str, meaning: Meanings) -> Value:
 
 def _number_of(x: Value) -> Value:
     """How many elements of `x` are other than 0: an int64 scalar."""
-    other = x if x.dtype == "bool" else _made("other", cast(x, to=BOOL))
-    return _made("count", OPERATORS["ReduceSum"](_made("ones", cast(other, to=INT64)), keepdims=0))
+    other = x if x.dtype == "bool" else _made("other", converted(x, "bool"))
+    return _made("count", OPERATORS["ReduceSum"](_made("ones", converted(other, "int64")), keepdims=0))

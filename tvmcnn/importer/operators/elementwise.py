@@ -240,16 +240,17 @@ def cast(x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Mea
     """ONNX Cast: floats become integers by cutting the fraction, bools by x ≠ 0, float16 is rounded to."""
     if to not in CODES:
         raise Unsupported(f"its attribute to is type {to} of ONNX; supported are float16, {', '.join(DTYPES)}")
-    return _converted(x, CODES[to])
+    return converted(x, CODES[to])
 
 
 @operator
 def cast_like(x: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up") -> Meaning:
     """ONNX CastLike: Cast to the type of the second operand."""
-    return _converted(x, target_type.dtype)
+    return converted(x, target_type.dtype)
 
 
-def _converted(x: Value, dtype: str) -> Meaning:
+def converted(x: Value, dtype: str) -> Meaning:
+    """A tensor in another dtype, a view in its own."""
     typed(DTYPES, x)
     op = "Reshape" if dtype == x.dtype else "Cast"
     return Meaning(op, (x,), x.shape, {} if op == "Reshape" else {"to": dtype}, dtype)
