@@ -250,6 +250,7 @@ def test_out_has_room_for_the_most(tmp_path: Path) -> None:
     found = net(x, out=room)
     assert found.base is room
     assert net.bind(x, out=room)().base is room
+    assert all(isinstance(array, np.ndarray) for array in net.activations(x).values())  # a count is no NumPy scalar
     np.testing.assert_array_equal(found, np.stack(np.nonzero(x)))
     with pytest.raises(
         InputError, match=r"out= for 'z' is int64 \(2, 7\); it must be a native int64 array of \(2, 15\)"
