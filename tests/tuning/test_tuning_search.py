@@ -209,6 +209,23 @@ def test_hope_fades(tmp_path: Path) -> None:
     assert [state.batches for state in found.states] == [4, 4]
 
 
+@pytest.mark.parametrize(("factor", "idle"), [(0.97, 0), (0.995, 5)])
+def test_hope_returns_with_a_gain(tmp_path: Path, factor: float, idle: int) -> None:
+    """A batch that saves 3 % is followed by another, one that saves half a percent was idle."""
+    seen: dict[Key, float] = {}
+
+    def cost(choice: Choice) -> float:
+        return seen.setdefault(key_of(choice), 500.0 * factor ** len(machine.batches))
+
+    machine = Invented(cost)
+    machine.limit = 5
+    g = Graph()
+    g.output(g.conv(g.input(1, 16, 9, 14), 48, (1, 1)))
+    [state] = searched(machine, tmp_path, model=g.model()).states
+    assert (state.batches, state.idle) == (5, idle)
+    assert state.best < 500.0
+
+
 def test_a_wrong_candidate_never_has_a_record(tmp_path: Path) -> None:
     """Not even the default of a rule that is wrong altogether."""
 
