@@ -16,7 +16,7 @@ from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
-    volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of their frames as a batch of images
+    volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them

@@ -66,8 +66,9 @@ class _Rows:
         nodes = (*first, *(each for pair in behind for each in pair if each is not None))
         read = {name for node in nodes for name in node.inputs}
         constants = {name: array for name, array in self.added.constants.items() if name in read}
+        originals = {**self.before.originals, **self.originals}
         return dataclasses.replace(
-            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals={**self.before.originals, **self.originals}
+            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals=originals
         )
 
     def add(self, node: Node) -> None:

@@ -128,36 +128,43 @@ class _Frames:
             yield dataclasses.replace(node, inputs=inputs, output=name)
 
     def convolution(self, node: Node, name: str) -> Iterator[Node]:
-        """A convolution of all the frames that a window meets as one image; in groups one for each of them, added."""
+        """A convolution of all the frames that a window meets as one image."""
         x, weight, *bias = node.inputs
         array = self.before.constants[weight]
-        maps, depth, taps, *kernel = array.shape
-        stride, dilation, begin = node["strides"][0], node["dilations"][0], node["pads"][0]
-        made = self.before.shape(node.output)[2]
-        attributes = _of_frames(node.attributes)
-        if node["group"] == 1 or taps == 1:
-            image = self.unfolded(x, made, taps, stride, dilation, begin)
-            channels = depth if taps == 1 else _channels(depth)
-            if (wide := self.views.get((weight, "frames"))) is None:
-                rows = array.transpose(BY_FRAMES)  # M x kd x C x kh x kw
-                rows = np.pad(rows, ((0, 0), (0, 0), (0, channels - depth), (0, 0), (0, 0)))
-                wide = self.added.constant(f"{weight}.frames", rows.reshape(maps, taps * channels, *kernel))
-                self.views[weight, "frames"] = wide
-                self.originals[wide] = Original(Tensor(weight, array.shape, str(array.dtype)), array=array)
-            yield Node("Conv", node.name, (image, wide, *bias), name, attributes)
+        taps = array.shape[2]
+        if node["group"] > 1 and taps > 1:
+            yield from self.by_taps(node, name)
             return
+        words = (node[word][0] for word in ("strides", "dilations", "pads"))
+        image = self.unfolded(x, self.before.shape(node.output)[2], taps, *words)
+        if (weight, "frames") not in self.views:
+            beyond = 0 if taps == 1 else _channels(array.shape[1]) - array.shape[1]
+            rows = np.pad(array.transpose(BY_FRAMES), ((0, 0), (0, 0), (0, beyond), (0, 0), (0, 0)))
+            made = self.added.constant(f"{weight}.frames", rows.reshape(rows.shape[0], -1, *rows.shape[3:]))
+            self.views[weight, "frames"] = made
+            self.originals[made] = Original(Tensor(weight, array.shape, str(array.dtype)), array=array)
+        yield Node("Conv", node.name, (image, self.views[weight, "frames"], *bias), name, _of_frames(node.attributes))
+
+    def by_taps(self, node: Node, name: str) -> Iterator[Node]:
+        """A convolution for each of the frames that a window meets, and their sum."""
+        x, weight, *bias = node.inputs
+        array, shape = self.before.constants[weight], self.added.shape(name)
+        made, taps = self.before.shape(node.output)[2], array.shape[2]
+        stride, dilation, begin = (node[word][0] for word in ("strides", "dilations", "pads"))
         total = ""
         for tap in range(taps):
+            if (weight, tap) not in self.views:
+                part = np.ascontiguousarray(array[:, :, tap])
+                self.views[weight, tap] = self.added.constant(f"{weight}.tap{tap}", part)
             image = self.unfolded(x, made, 1, stride, 1, begin - tap * dilation)
-            if (part := self.views.get((weight, tap))) is None:
-                part = self.added.constant(f"{weight}.tap{tap}", np.ascontiguousarray(array[:, :, tap]))
-                self.views[weight, tap] = part
-            product = self.added.tensor(f"{name}.tap{tap}", self.added.tensors[name].shape, FLOAT32)
-            yield Node("Conv", node.name, (image, part, *(bias if not tap else ())), product, attributes)
-            if tap:
-                added = name if tap == taps - 1 else self.added.tensor(f"{name}.sum{tap}", self.added.shape(name), FLOAT32)
-                yield Node("Add", node.name, (product, total), added)
-                product = added
+            operands = (image, self.views[weight, tap], *(() if total else bias))
+            product = self.added.tensor(f"{name}.tap{tap}", shape, FLOAT32)
+            yield Node("Conv", node.name, operands, product, _of_frames(node.attributes))
+            if total:
+                last = tap == taps - 1
+                result = name if last else self.added.tensor(f"{name}.sum{tap}", shape, FLOAT32)
+                yield Node("Add", node.name, (product, total), result)
+                product = result
             total = product
 
     def pool(self, node: Node, name: str) -> Node:

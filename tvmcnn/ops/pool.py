@@ -49,7 +49,9 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     frames = node.attributes.get("frames")  # of a volume, those read and those made
     sizes = (*(frames[:1] if frames else ()), *given.shapes[name][2:])
     extents = (*(frames[1:] if frames else ()), *shape[2:])
-    taps = [te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)]
+    taps = [
+        te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)
+    ]
     is_max = node.op == "MaxPool"
     neutral = lowest("float32") if is_max else float32(0.0)
     edges = _edges(node.attributes, sizes, extents)

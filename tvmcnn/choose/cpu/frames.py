@@ -38,8 +38,9 @@ def passed_on(kernels: Sequence[Kernel], halos: dict[str, Pads]) -> dict[str, Pa
     halos = dict(halos)
     for kernel in kernels:
         if kernel.anchor.op == "UnfoldFrames" and _may_be_view(kernel) and kernel.output.name in halos:
-            have, wanted = halos.get(kernel.inputs[0].name, NO_PADS), halos[kernel.output.name]
-            halos[kernel.inputs[0].name] = tuple(map(max, have, wanted))
+            name = kernel.inputs[0].name
+            top, left, bottom, right = map(max, halos.get(name, NO_PADS), halos[kernel.output.name])
+            halos[name] = (top, left, bottom, right)
     return halos
 
 
@@ -82,4 +83,5 @@ def _may_be_view(kernel: Kernel) -> bool:
 
 
 def _fills_blocks(kernel: Kernel) -> bool:
-    return kernel.anchor["taps"] == 1 or kernel.output.shape[1] // kernel.anchor["taps"] % BLOCK == 0
+    taps: int = kernel.anchor["taps"]
+    return taps == 1 or kernel.output.shape[1] // taps % BLOCK == 0
