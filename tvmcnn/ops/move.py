@@ -66,7 +66,7 @@ def unfold_frames_blocks(step: Step, given: Operands) -> te.Tensor:
     choice = step.choice
     node, layout = choice.kernel.anchor, choice.makes
     name, shape = node.inputs[0], choice.kernel.output.shape
-    blocks = shape[1] // layout.block // node["taps"]
+    blocks = -(-shape[1] // node["taps"] // layout.block)  # of a frame
 
     def element(*indices: Any) -> Expr:
         to = output_pixel(layout, *indices)

@@ -391,7 +391,7 @@ class _Frame:
         if output["space"] == "output":
             return np.array(arranged(self.outputs[output["index"]], entry))
         layout, stored = self._stored(output)
-        return np.array(arranged(layout.unpack(stored, tuple(output["shape"])), entry), order="C")
+        return np.array(arranged(layout.unpack(stored, tuple(output["shape"])), entry))
 
     def write(self, output: Mapping[str, Any], array: Array) -> None:
         """Put an array where a kernel stores its output."""
@@ -431,7 +431,7 @@ def arranged(array: Array, entry: Mapping[str, Any]) -> Array:
     shape, order = entry["shape"], entry.get("order")
     if not order:
         return array.reshape(shape)
-    return array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    return np.ascontiguousarray(array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order)))
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:
