@@ -422,8 +422,10 @@ class Choice:
     @property
     def end_bytes(self) -> tuple[int, int]:
         """The bytes of these."""
-        image = stored_bytes(self.kernel.output, self.writes) // max(1, self.kernel.output.shape[0])
         before, after = self.ends
+        if not before + after:
+            return 0, 0
+        image = stored_bytes(self.kernel.output, self.writes) // self.kernel.output.shape[0]
         return before * image, after * image
 
     @property
