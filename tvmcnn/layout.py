@@ -5,6 +5,7 @@ Nothing is allocated at run time: the arena is the caller's, and a kernel's own 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import tempfile
@@ -134,11 +135,12 @@ def _places(
             places[tensor.name] = (Place("output", outputs[tensor.name]), choice.writes)
             continue
         whole, channel = choice.within or (tensor, 0)
-        layout = choice.writes if choice.within is None else Layout(choice.writes.block)
+        layout = dataclasses.replace(choice.writes, pitch=0)
         size = round_up(stored_bytes(whole, layout) + beyond.get(whole.name, 0), ALIGNMENT)
         block = blocks.setdefault(whole.name, Block(size, step, step))
         block.last = max(block.last, last_read.get(tensor.name, step))
-        inside.append((choice, whole.name, channel * math.prod(whole.shape[2:]) * whole.item_bytes if channel else 0))
+        map_size = math.prod(layout.physical(tensor.shape)[2:4]) if channel else 0  # of a channel, in blocks
+        inside.append((choice, whole.name, channel * map_size * whole.item_bytes))
     plan(list(blocks.values()))
     for choice, name, start in inside:
         places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)

@@ -127,6 +127,19 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Original:
+    """The ONNX tensor or constant that a pass has in another form.
+
+    A batch of frames N x D x C x H x W has the axes of a volume N x C x D x H x W in the `order` 0, 2, 1, 3, 4.
+    """
+
+    tensor: Tensor  # as ONNX has it
+    order: tuple[int, ...] = ()  # how its axes follow each other in memory, where that is not ONNX's order
+    array: Array | None = field(default=None, compare=False)  # of a constant, where it holds other elements now
+    shown: bool = True  # False where the memory does not have its elements, each of them once
+
+
+@dataclass(frozen=True)
 class Network:
     """A CNN with all shapes closed: nodes in execution order, weights as constants."""
 
@@ -139,31 +152,43 @@ class Network:
     folded: Mapping[str, str]  # ONNX tensors that no kernel computes, each with the reason
     metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own key-value pairs
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
-    # The ONNX tensors behind names that a pass has in another rank, and behind views and constants that it added
-    originals: Mapping[str, Tensor] = field(default_factory=dict)
+    # What is behind names that a pass has in another rank, and behind views and constants that it added
+    originals: Mapping[str, Original] = field(default_factory=dict)
 
     def shape(self, name: str) -> Shape:
         """The shape of an operand, a tensor or a constant."""
         constant = self.constants.get(name)
         return constant.shape if constant is not None else self.tensors[name].shape
 
-    def original(self, name: str) -> Tensor:
-        """A tensor as ONNX has it: its name and shape there."""
-        return self.originals.get(name) or self.tensors[name]
+    def original(self, name: str) -> Original:
+        """A tensor as ONNX has it: its name and shape there, and the order of its axes here."""
+        return self.originals.get(name) or Original(self.tensors[name])
 
     def known_name(self, name: str) -> str:
         """The name by which ONNX knows a tensor or a constant."""
-        return self.originals[name].name if name in self.originals else name
+        return self.originals[name].tensor.name if name in self.originals else name
 
     def known_constant(self, name: str) -> Array | None:
-        """A constant in the shape that ONNX knows; None for a tensor."""
+        """A constant as ONNX knows it; None for a tensor."""
         array, original = self.constants.get(name), self.originals.get(name)
-        return array if array is None or original is None else array.reshape(original.shape)
+        if array is None or original is None:
+            return array
+        return array.reshape(original.tensor.shape) if original.array is None else original.array
 
     @functools.cached_property
     def makers(self) -> Mapping[str, Node]:
         """The node that makes each tensor, by the tensor's name."""
         return {node.output: node for node in self.nodes}
+
+    @functools.cached_property
+    def known_makers(self) -> Mapping[str, Node]:
+        """The node that computes each tensor, by the name that ONNX has for it: no view or copy in another form."""
+        inputs = {tensor.name for tensor in self.inputs}
+        found: dict[str, Node] = {}
+        for node in self.nodes:
+            if (name := self.known_name(node.output)) not in inputs:
+                found.setdefault(name, node)
+        return found
 
     def __str__(self) -> str:
         head = f"{self.name}: {', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
@@ -362,7 +387,8 @@ class Choice:
     rule: str  # names the schedule in schedule/
     config: Config | None = None  # the rule's frozen dataclass of tile sizes
     tier: str = "default"  # given, own or shipped record: measured, see records.py; default: computed from shapes
-    within: tuple[Tensor, int] | None = None  # the concatenation that holds the output, and the channel it starts at
+    # What holds the output, and the channel it starts at there: a concatenation, or a batch with images of zeros around
+    within: tuple[Tensor, int] | None = None
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
 
@@ -383,6 +409,24 @@ class Choice:
         """The layout that the kernel's expression makes: a halo around blocks is set to zero apart from it, since a
         tile that crosses the border would be no tile of vectors."""
         return self.writes if self.writes.block == 1 else self.writes.without_halo
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The images of zeros before the first that the kernel makes, and behind its last."""
+        if self.within is None or self.is_view:
+            return 0, 0
+        (whole, channel), made = self.within, self.kernel.output.shape
+        before = channel // round_up(made[1], self.writes.block)
+        return (before, whole.shape[0] - made[0] - before) if whole.shape[0] > made[0] else (0, 0)
+
+    @property
+    def end_bytes(self) -> tuple[int, int]:
+        """The bytes of these."""
+        before, after = self.ends
+        if not before + after:
+            return 0, 0
+        image = stored_bytes(self.kernel.output, self.writes) // self.kernel.output.shape[0]
+        return before * image, after * image
 
     @property
     def is_view(self) -> bool:

@@ -185,14 +185,20 @@ def divisors(choice: Choice) -> Iterator[tuple[str, Array]]:
 
 
 def window_sizes(choice: Choice) -> Array:
-    """The divisors of an AveragePool, (H_out, W_out): pixels in each window, with the padding if ONNX counts it."""
-    node, source = choice.kernel.anchor, choice.sources[0]
-    counts = []
-    for axis in (0, 1):
-        size, begin, end = source.shape[2 + axis], node["pads"][axis], node["pads"][2 + axis]
+    """The divisors of an AveragePool, (H_out, W_out): pixels in each window, with the padding if ONNX counts it.
+
+    Of the frames of a volume (D_out, H_out, W_out).
+    """
+    node, read, made = choice.kernel.anchor, choice.sources[0].shape[2:], choice.kernel.output.shape[2:]
+    frames = node.attributes.get("frames")
+    read, made = ((frames[0], *read), (frames[1], *made)) if frames else (read, made)
+    found = np.ones((1,) * len(read))
+    for axis, (size, extent) in enumerate(zip(read, made, strict=True)):
+        begin, end = node["pads"][axis], node["pads"][len(read) + axis]
         low, high = (-begin, size + end) if node["count_include_pad"] else (0, size)
         steps = np.arange(node["kernel_shape"][axis]) * node["dilations"][axis]
-        first = np.arange(choice.kernel.output.shape[2 + axis]) * node["strides"][axis] - begin
+        first = np.arange(extent) * node["strides"][axis] - begin
         positions = first[:, None] + steps[None, :]
-        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
-    return np.outer(counts[0], counts[1]).astype(np.float32)
+        count = ((positions >= low) & (positions < high)).sum(axis=1)
+        found = found * count.reshape([-1 if a == axis else 1 for a in range(len(read))])
+    return found.astype(np.float32)

@@ -26,7 +26,7 @@ from tvm import te, tirx
 import tvmcnn
 from tvmcnn import layout, ops, packing
 from tvmcnn.algorithms import ALGORITHMS
-from tvmcnn.choose.cpu import choose
+from tvmcnn.choose.cpu import choose, frames
 from tvmcnn.choose.records import load_records
 from tvmcnn.codegen import over_time
 from tvmcnn.codegen.cpu import call
@@ -140,6 +140,18 @@ def blocked(op: str, **attributes: Any) -> Build:
     def build(g: Graph) -> str:
         y = g.node(op, g.node("Relu", g.conv(g.input(1, 5, 9, 12), 31, (2, 3))), **attributes)
         g.output(y)
+        return y
+
+    return build
+
+
+def volume(op: str, batch: int = 1, channels: int = 31, **attributes: Any) -> Build:
+    """One operator on the volume of a convolution, which lies in blocks of channels if it has so many."""
+
+    def build(g: Graph) -> str:
+        x = g.node("Relu", g.conv(g.input(batch, 2, 6, 7, 12), channels, (1, 2, 4)))
+        y = g.conv(x, 33, (3, 1, 1), **attributes) if op == "Conv" else g.node(op, x, **attributes)
+        g.output(g.node("Tanh", y))
         return y
 
     return build
@@ -363,6 +375,36 @@ def shorter_step(patch: pytest.MonkeyPatch) -> None:
         return move.frames(dataclasses.replace(node, attributes={"step": node["step"] - 1}), output, x)
 
     patch.setitem(ops.PLAIN, "Frames", edited)
+
+
+def earlier_frames(patch: pytest.MonkeyPatch) -> None:
+    """The frames of a window begin one too early, in plain layout."""
+
+    def edited(node: Any, output: Any, x: te.Tensor) -> te.Tensor:
+        other = {**node.attributes, "begin": node["begin"] + 1}
+        return move.unfold_frames(dataclasses.replace(node, attributes=other), output, x)
+
+    patch.setitem(ops.PLAIN, "UnfoldFrames", edited)
+
+
+def shifted_view(patch: pytest.MonkeyPatch) -> None:
+    """Frames that are unfolded in place are looked for a block of channels further."""
+
+    def edited(*given: Any, within: Any) -> Choice:
+        return Choice(*given, within=(within[0], within[1] + 16))
+
+    patch.setattr(frames, "Choice", edited)
+
+
+def filled_ends(patch: pytest.MonkeyPatch) -> None:
+    """A pixel of the frame of padding in front of a volume is 0.747 (0x3f3f3f3f) and not 0."""
+    real = call._ends
+
+    def edited(step: Step) -> str:
+        before = step.choice.end_bytes[0]
+        return real(step) + (f"  memset(A({step.arguments[-1].offset - before}), 0x3f, 64);\n" if before else "")
+
+    patch.setattr(call, "_ends", edited)
 
 
 def short_samples(patch: pytest.MonkeyPatch) -> None:
@@ -599,6 +641,29 @@ BUGS = [
     ),
     Bug("deform-conv-pads", deformed, attribute("deform_columns", pads=lambda pads: (1, *pads[1:]))),
     Bug("stft-step", spectra, shorter_step),
+    Bug(
+        "unfold-frames-begin",
+        volume("Conv", batch=3, pads=[1, 0, 0, 1, 0, 0]),
+        attribute("unfold_frames", begin=lambda begin: begin + 1),
+    ),
+    Bug(
+        "unfold-frames-dilation",
+        volume("Conv", dilations=[2, 1, 1]),
+        attribute("unfold_frames", dilation=lambda dilation: dilation - 1),
+    ),
+    Bug("unfold-frames-plain", volume("Conv", channels=3), earlier_frames),
+    Bug("unfold-frames-in-place", volume("Conv"), shifted_view),
+    Bug("unfold-frames-ends", volume("Conv", pads=[1, 0, 0, 1, 0, 0]), filled_ends),
+    Bug(
+        "max-pool-of-frames",
+        volume("MaxPool", kernel_shape=[3, 2, 2], pads=[1, 0, 0, 0, 1, 1]),
+        attribute("pool", pads=lambda pads: (0, *pads[1:])),
+    ),
+    Bug(
+        "average-pool-of-frames-divisor",
+        volume("AveragePool", kernel_shape=[3, 2, 2], pads=[2, 0, 1, 0, 0, 0]),
+        windows_with_padding,
+    ),
     Bug("conv-flipped-pads-first", first_conv, flipped_pads),
     Bug("conv-swapped-maps-images", images_in_lanes(0), repacked("conv_images", swapped(0))),
     Bug("gemm-swapped-maps-images", images_in_lanes(1), repacked("dense_images", swapped(1))),

@@ -241,7 +241,7 @@ def test_steps_are_followed(tmp_path: Path) -> None:
     above = g.node("Where", g.node("Greater", y, g.constant(np.full((18, 1), 0.5))), x, y)
     g.output(g.node("Floor", y), mod, above, g.node("Cast", g.node("ArgMax", y, axis=2), to=1))
     compiled = verified(g.model(), tmp_path)
-    assert compiled.program.network.original(y).shape == (3, 18, 129)
+    assert compiled.program.network.original(y).tensor.shape == (3, 18, 129)
 
 
 def test_integers_and_float64_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -151,6 +152,33 @@ def signals(d: Draft) -> None:
             x = d.node(d.choice(("Add", "Mul", "Max")), [x, constant])[0]
 
 
+def volumes(d: Draft) -> None:
+    """Convolutions of volumes, as networks for video and scans have them, and what reads their frames as volumes."""
+    dtype = d.choice(FLOATS) if d.chance(1, 8) else "float32"
+    channels, extents = d.choice(CHANNELS), [d.choice((4, 3, 5, 2, 7, 1)), d.choice(range(3, 12)), d.choice(range(2, 12))]
+    while channels * math.prod(extents) > 4000:
+        extents = [(extent + 1) // 2 for extent in extents]
+    x = d.input(d.numbers((batch(d), channels, *extents), dtype))
+    for _ in range(d.choice((1, 2, 2, 3))):
+        before, kernel = x, d.choice((None, 1, 3))
+        x = conv(d, x, d.choice((16, 17, 32, 3)) if kernel else None, kernel, keep=d.chance(1, 2))
+        if x.shape == before.shape and d.chance(1, 2):
+            x = d.node("Add", [x, before])[0]
+        x = d.node(d.choice(("Relu", "Tanh", "HardSwish")), [x])[0] if d.chance(1, 2) else x
+        kind = d.integer(0, 5)
+        if kind == 0:
+            gate = d.node("Sigmoid", [conv(d, d.node("GlobalAveragePool", [x])[0], 1, 1)])[0]
+            x = d.node("Mul", [gate, x])[0]
+        elif kind == 1:
+            shapes = (x.shape[1:], (x.shape[1], 1, 1, 1), x.shape[2:], x.shape[3:], (1, 1, *x.shape[2:]))
+            x = d.node(d.choice(("Add", "Mul", "Max")), [x, d.drawn(d.choice(shapes), x.dtype, 0)])[0]
+        elif kind == 2:
+            GROWERS["MaxPool"].grow(d, d.choice(("MaxPool", "AveragePool")), x)
+            x = d.pool[-1] if d.pool[-1].shape[:2] == x.shape[:2] and d.pool[-1].dtype == x.dtype else x
+        elif kind == 3:
+            x = d.node("Concat", [x, conv(d, x, d.choice((16, 5)), 1, keep=True)], axis=1)[0]
+
+
 def sequences(d: Draft) -> None:
     """A layer over time, of a sequence or of the columns of an image, and perhaps another."""
     if d.chance(1, 2):
@@ -216,4 +244,5 @@ THEMES: tuple[Callable[[Draft], None], ...] = (
     *(anything, blocks, branches, tiny, winograd, squeezed, sequences, hybrid),
     *(anything, blocks, anything, blocks, anything, anything),
     signals,
+    volumes,
 )

@@ -77,6 +77,21 @@ def pool(g: Graph) -> str:
     return g.node("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
 
 
+def pool_of_frames(g: Graph) -> str:
+    x = g.conv(g.input(1, 5, 4, 9, 11), 31, (1, 1, 1))
+    return g.node("AveragePool", x, kernel_shape=[3, 3, 2], strides=[1, 2, 1], pads=[1, 1, 0, 1, 1, 1])
+
+
+def unfold_frames(g: Graph) -> str:
+    x = g.conv(g.input(2, 5, 4, 9, 11), 31, (1, 1, 1))
+    return g.conv(x, 16, (3, 1, 1), pads=[1, 0, 0, 1, 0, 0])
+
+
+def unfolded_frames(g: Graph) -> str:
+    x = g.conv(g.input(1, 5, 4, 9, 11), 31, (1, 1, 1))
+    return g.conv(x, 16, (3, 1, 1), strides=[2, 1, 1], pads=[1, 0, 0, 1, 0, 0])
+
+
 def memory(g: Graph) -> str:
     return g.node("Concat", g.node("Transpose", g.node("Sigmoid", g.input(5, 17))), g.input(17, 3), axis=1)
 
@@ -134,6 +149,9 @@ RULES = {
     "dense": "dense",
     "dense_rows": "dense",
     "pool": "pool",
+    "pool_of_frames": "pool",
+    "unfold_frames": "memory",
+    "unfolded_frames": "direct",
     "memory": "memory",
     "softmax": "softmax",
     "matmul": "matmul",

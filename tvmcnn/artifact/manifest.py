@@ -110,7 +110,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
         "macs": multiply_accumulates(network, choice.kernel),
         "bytes": moved_bytes(choice) + weights,
         "reads": [source.name for source in choice.sources],
-        "hidden": [_entry(network.original(hidden.name)) for hidden in choice.kernel.hidden],
+        "hidden": [_original(network, hidden.name) for hidden in choice.kernel.hidden],
         "stores": _seen(network, tensor.name),
         "output": {
             "name": tensor.name,
@@ -123,6 +123,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
             "halo": list(choice.writes.halo),
             "pitch": choice.writes.pitch,
             "images": choice.writes.images,
+            "ends": list(choice.end_bytes),
         },
     }
 
@@ -141,8 +142,10 @@ def _config(step: Step) -> dict[str, Any]:
     return dataclasses.asdict(config) if config is not None else {}
 
 
-def _entry(tensor: Tensor) -> dict[str, Any]:
-    entry = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+def _entry(tensor: Tensor, order: Sequence[int] = ()) -> dict[str, Any]:
+    """A tensor as ONNX has it; `order` says how its axes follow each other in memory where that is another."""
+    entry: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+    entry |= {"order": list(order)} if order else {}
     return entry | {"counts": [list(pair) for pair in tensor.counts]} if tensor.counts else entry
 
 
@@ -154,8 +157,14 @@ def _seen(network: Network, name: str) -> list[dict[str, Any]]:
         if node.op == "Reshape" and node.output not in outputs:
             sources[node.output] = sources.get(node.inputs[0], node.inputs[0])
     names = [name, *(alias for alias, source in sources.items() if source == name)]
-    seen = {t.name: t for n in names if n in network.tensors for t in [network.original(n)]}
-    return [_entry(tensor) for tensor in seen.values()]
+    known = [(network.original(name), name) for name in names if name in network.tensors]
+    seen = {original.tensor.name: name for original, name in known if original.shown}
+    return [_original(network, name) for name in seen.values()]
+
+
+def _original(network: Network, name: str) -> dict[str, Any]:
+    original = network.original(name)
+    return _entry(original.tensor, original.order)
 
 
 def tensors_of(manifest: Manifest, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:

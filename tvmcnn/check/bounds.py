@@ -36,6 +36,7 @@ EXACT = frozenset(
     Reshape Transpose Slice Concat Pad Expand Tile DepthToSpace SpaceToDepth Gather GatherElements GatherND Where Trilu
     ReverseSequence OneHot Frames Shape ConstantOfShape MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip Abs
     Neg Floor Ceil Round Sign Cast ScatterBox ScatterPlaces MaxUnpool EyeLike Compress
+    UnfoldFrames
     """.split()  # noqa: SIM905
 )
 # Operators that round each element in proportion to it: a zero stays zero, and what is positive remains so.
@@ -111,7 +112,7 @@ class _Disturbance:
     rng: np.random.Generator
 
     def __call__(self, name: str, value: Array) -> Array:
-        node, clean = self.network.makers.get(name), self.values[name]
+        node, clean = self.network.known_makers.get(name), self.values[name]
         deviation = self.deviations.get(name, 0.0)
         if node is not None and is_step(node):
             value = same_side(node, self._operand(node, 1), value, clean, self._reach(node))
@@ -203,8 +204,9 @@ def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping
         if not exact and dtype in UNITS and (also_rounds(node) or not is_step(node)):
             terms = _terms(network, node.op, node.inputs, node.attributes)
             square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
-        if node.output in visible:
-            found[node.output] = math.sqrt(square)
+        known = network.known_name(node.output)
+        if known in visible:
+            found.setdefault(known, math.sqrt(square))  # a copy in another form adds nothing
         else:
             carried[node.output] = square
     return found
@@ -251,7 +253,8 @@ def _terms(network: Network, op: str, inputs: tuple[str, ...], attributes: Mappi
     """Roundings that one element of a node's output suffers."""
     shapes: list[Shape] = [network.shape(name) for name in inputs]
     if op == "Conv":
-        terms = math.prod(shapes[1][1:])
+        weight = network.known_constant(inputs[1])  # as ONNX has it, without the zeros of channels that nothing is in
+        terms = math.prod((shapes[1] if weight is None else weight.shape)[1:])
     elif op == "ConvTranspose":
         terms = math.prod((shapes[1][0], *shapes[1][2:])) // attributes["group"]
     elif op in ("Gemm", "MatMul"):

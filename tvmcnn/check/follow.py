@@ -32,7 +32,7 @@ class Follower:
         followed."""
         return any(
             not np.array_equal(self.found[name], self.bounds.values[name], equal_nan=True)
-            for name, node in self.network.makers.items()
+            for name, node in self.network.known_makers.items()
             if name in self.bounds.values and self._chooses(name, node)
         )
 
@@ -42,7 +42,7 @@ class Follower:
 
     def __call__(self, name: str, value: Array) -> Array:
         """Bounds' Follow: the tensor that later nodes read."""
-        node = self.network.makers.get(name)
+        node = self.network.known_makers.get(name)
         if node is None or not self._chooses(name, node):
             self.followed[name] = value
             return value

@@ -24,7 +24,7 @@ from tvmcnn.check.guards import Guarded, Watch
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Array, Layout
 from tvmcnn.run import load
-from tvmcnn.run.runner import ArrayInfo, Runner, _Frame
+from tvmcnn.run.runner import ArrayInfo, Runner, _Frame, arranged
 from tvmcnn.worker_process import Isolated, LostError
 
 CALL = "the whole network"  # what runs, where that is no kernel
@@ -141,7 +141,7 @@ def _by_kernels(runner: Runner, given: Sequence[Guarded], note: Callable[[str], 
     memory = (arena.array.ctypes.data, arena.array)
     with _Frame(runner, [each.array for each in given], tuple(each.array for each in outputs), memory) as frame:
         for entry, each in zip(runner.manifest["inputs"], given, strict=True):
-            found |= {t["name"]: each.array.reshape(t["shape"]).copy() for t in entry["stores"]}
+            found |= {t["name"]: arranged(each.array, t).copy() for t in entry["stores"]}
         for index, kernel in enumerate(runner.manifest["kernels"]):
             note(f"kernel {kernel['name']} ({'+'.join(kernel['ops'])})")
             frame.step(index)
@@ -155,7 +155,7 @@ def _by_kernels(runner: Runner, given: Sequence[Guarded], note: Callable[[str], 
                 note(f"the open variant of kernel {kernel['name']} ({'+'.join(kernel['ops'])})")
                 found |= _hidden(runner, frame, index, kernel)
             for stored in kernel["stores"]:
-                found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
+                found[stored["name"]] = frame.read(kernel["output"], stored)
             _check_guards(runner, f"kernel {kernel['name']}", (*given, *outputs, arena))
     return found
 
@@ -185,7 +185,8 @@ def _written(runner: Runner, kernel: Mapping[str, Any]) -> Iterator[tuple[int, i
     item = np.dtype(output["dtype"]).itemsize
     size = math.prod(shape) * item
     if not layout.pitch:
-        yield output["offset"], output["offset"] + size
+        before, after = output["ends"]
+        yield output["offset"] - before, output["offset"] + size + after
         return
     apart = layout.strides(tuple(output["shape"]))[0] * item
     for image in range(shape[0]):

@@ -13,6 +13,7 @@ MOVES = (  # one stage each, which maps elements: the rule "memory" fits
     *("Concat", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike", "Frames", "Gather", "GatherElements"),
     *("GatherND", "OneHot", "Pad"),
     *("Range", "Reshape", "ReverseSequence", "Shape", "Slice", "SpaceToDepth", "Tile", "Transpose", "Trilu"),
+    "UnfoldFrames",
     *("ScatterBox", "ScatterPlaces"),
 )
 IN_ORDER = (  # their steps follow one another

@@ -196,7 +196,7 @@ class _Fusion:
     def tiles(self, group: _Group, node: Node) -> bool:
         """True for a pool whose windows lie side by side inside the map that the convolution `group` makes."""
         network = self.network
-        if node.op not in POOLS or group.anchor.op != "Conv" or group.pooled:
+        if node.op not in POOLS or group.anchor.op != "Conv" or group.pooled or "frames" in node.attributes:
             return False
         if any(name in network.tensors and name not in group.made for name in _operands(group.nodes[1:])):
             return False  # a residual is read pixel by pixel, and behind the pool only its windows have coordinates

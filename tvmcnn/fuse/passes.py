@@ -12,11 +12,13 @@ from tvmcnn.fuse.sample_deformed import sample_deformed
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
 from tvmcnn.fuse.turn_images import turn_images
+from tvmcnn.fuse.volumes_as_frames import volumes_as_frames
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
+    volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them

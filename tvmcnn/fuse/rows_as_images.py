@@ -8,7 +8,7 @@ from typing import Any
 
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.fuse.added import Additions
-from tvmcnn.network import FLOAT32, Network, Node, Shape, Tensor
+from tvmcnn.network import FLOAT32, Network, Node, Original, Shape, Tensor
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 WINDOWED = (*POOLS, "LpPool")
@@ -54,7 +54,7 @@ class _Rows:
         self.before = network
         self.added = Additions(network)
         self.nodes: list[Node] = []
-        self.originals: dict[str, Tensor] = {}  # of the names that are images, or views of them
+        self.originals: dict[str, Original] = {}  # of the names that are images, or views of them
         self.images: set[str] = set()  # under the names of their sequences
         self.views: dict[str, Node] = {}  # what sees a tensor in the other rank, by its name
         self.constants: dict[str, str] = {}  # those that images read
@@ -66,8 +66,9 @@ class _Rows:
         nodes = (*first, *(each for pair in behind for each in pair if each is not None))
         read = {name for node in nodes for name in node.inputs}
         constants = {name: array for name, array in self.added.constants.items() if name in read}
+        originals = {**self.before.originals, **self.originals}
         return dataclasses.replace(
-            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals=self.originals
+            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals=originals
         )
 
     def add(self, node: Node) -> None:
@@ -81,7 +82,7 @@ class _Rows:
             )
         )
         sequence = self.before.tensors[node.output]
-        self.originals[node.output] = sequence
+        self.originals[node.output] = Original(sequence)
         self.images.add(node.output)
         self.added.tensors[node.output] = dataclasses.replace(sequence, shape=_image(sequence.shape))
 
@@ -107,7 +108,7 @@ class _Rows:
         if name not in self.constants:
             array = self.before.constants[name]
             made = self.added.constant(f"{name}.image", array.reshape(_image(shape)))
-            self.constants[name], self.originals[made] = made, Tensor(name, shape, str(array.dtype))
+            self.constants[name], self.originals[made] = made, Original(Tensor(name, shape, str(array.dtype)))
         return self.constants[name]
 
     def flat(self, name: str) -> str:
@@ -119,7 +120,7 @@ class _Rows:
         if name not in self.views:
             original = self.before.tensors[name]
             made = self.added.tensor(called, shape, original.dtype)
-            self.views[name], self.originals[made] = Node("Reshape", made, (name,), made), original
+            self.views[name], self.originals[made] = Node("Reshape", made, (name,), made), Original(original)
         return self.views[name].output
 
 

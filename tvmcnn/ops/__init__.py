@@ -103,6 +103,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "deform_columns": sample.deform_columns_blocks,
     "regions": regions.regions,
     "depth_to_space": move.depth_to_space_blocks,
+    "unfold_frames": move.unfold_frames_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,
     "normalize": norm.normalize,

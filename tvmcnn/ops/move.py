@@ -14,7 +14,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
-from tvmcnn.ops.operands import Operands, extents, literal, output_pixel
+from tvmcnn.ops.operands import Operands, extents, float32, literal, output_pixel
 
 
 def moved(shape: Sequence[int], element: Callable[..., Expr], run: int, **attrs: int) -> te.Tensor:
@@ -42,6 +42,49 @@ def slice_(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 def frames(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """The frames of ONNX STFT, which may overlap: y[n, f, t, part] = x[n, f·step + t, part]."""
     return moved(output.shape, lambda n, f, t, part: x[n, f * node["step"] + t, part], 2)
+
+
+def unfold_frames(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """The frames that a window along them meets, as channels of one image: y[n·D' + d, k·C' + c, h, w] =
+    x[n·D + d·s + k·dil − p, c, h, w], zeros outside the volume and in the channels from C to C'.
+    """
+    (_, made), taps = node["frames"], node["taps"]
+    images, channels, height, width = output.shape
+    given, rounded = int(x.shape[1]), channels // taps
+
+    def element(n: Any, d: Any, k: Any, c: Any, h: Any, w: Any) -> Expr:
+        frame, tests = unfolded_frame(node, n * made + d, k)
+        tests += [c < given] if rounded > given else []
+        value = x[frame, c, h, w]
+        return tirx.if_then_else(tirx.all(*tests), value, literal(0, x.dtype)) if tests else value
+
+    return moved((images // made, made, taps, rounded, height, width), element, 2)
+
+
+def unfold_frames_blocks(step: Step, given: Operands) -> te.Tensor:
+    """As "UnfoldFrames" of whole blocks of channels for each frame."""
+    choice = step.choice
+    node, layout = choice.kernel.anchor, choice.makes
+    name, shape = node.inputs[0], choice.kernel.output.shape
+    blocks = -(-shape[1] // node["taps"] // layout.block)  # of a frame
+
+    def element(*indices: Any) -> Expr:
+        to = output_pixel(layout, *indices)
+        frame, tests = unfolded_frame(node, to.n, to.channel.block // blocks)
+        channel = Channel(to.channel.block % blocks, to.channel.lane, layout.block)
+        value = given.read(name, Pixel(frame, channel, to.h, to.w))
+        return tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value
+
+    return te.compute(layout.physical(shape), element, name="out")
+
+
+def unfolded_frame(node: Node, image: Any, tap: Any) -> tuple[Any, list[Expr]]:
+    """The frame of which an image of UnfoldFrames has tap `tap`, and the tests that the volume has it."""
+    frames, made = node["frames"]
+    place = image % made * node["stride"] + tap * node["dilation"] - node["begin"]
+    last = (made - 1) * node["stride"] + (node["taps"] - 1) * node["dilation"] - node["begin"]
+    tests = [*([place >= 0] if node["begin"] > 0 else []), *([place < frames] if last >= frames else [])]
+    return image // made * frames + place, tests
 
 
 # ---- borders --------------------------------------------------------------------------------------------------------
@@ -211,6 +254,7 @@ def _channel(node: Node, channels: int, c: Any, i: Any, j: Any) -> Any:
 EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "Slice": slice_,
     "Frames": frames,
+    "UnfoldFrames": unfold_frames,
     "Pad": pad,
     "Expand": expand,
     "Tile": tile,

@@ -38,37 +38,44 @@ def norm_root(total: Expr, p: int) -> Expr:
 
 def pool(step: Step, given: Operands) -> te.Tensor:
     """ONNX MaxPool, AveragePool and LpPool: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
-    w·s + j·d − p].
+    w·s + j·d − p]; of the frames of a volume over those that a window meets, too.
 
     Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum; a mean's
-    divisor is a table: window_sizes of layout.py.
+    divisor is a table: window_sizes of packing.py.
     """
     choice = step.choice
     node, shape, layout = choice.kernel.anchor, choice.kernel.output.shape, choice.makes
     name = node.inputs[0]
-    height, width = given.shapes[name][2:]
-    (kh, kw), (sh, sw), (dh, dw) = node["kernel_shape"], node["strides"], node["dilations"]
-    top, left = node["pads"][:2]
-    rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+    frames = node.attributes.get("frames")  # of a volume, those read and those made
+    sizes = (*(frames[:1] if frames else ()), *given.shapes[name][2:])
+    extents = (*(frames[1:] if frames else ()), *shape[2:])
+    taps = [
+        te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)
+    ]
     is_max = node.op == "MaxPool"
     neutral = lowest("float32") if is_max else float32(0.0)
-    edges = _edges(node.attributes, (height, width), shape[2:])
+    edges = _edges(node.attributes, sizes, extents)
 
     def tap(*indices: Any) -> Expr:
-        n, channel, y, z = output_pixel(layout, *indices)
-        h, w = y * sh + rh * dh - top, z * sw + rw * dw - left
-        value = given.read(name, Pixel(n, channel, h, w))
+        n, channel, *place = output_pixel(layout, *indices)
+        place = [n % frames[1], *place] if frames else place
+        along = zip(place, node["strides"], taps, node["dilations"], node["pads"], strict=False)
+        at = [o * s + r * d - p for o, s, r, d, p in along]
+        n = n // frames[1] * frames[0] + at[0] if frames else n
+        value = given.read(name, Pixel(n, channel, *at[-2:]))
         value = norm_term(value, node["p"]) if node.op == "LpPool" else value
-        tests = [test for needed, test in zip(edges, (h >= 0, w >= 0, h < height, w < width), strict=True) if needed]
+        tests = [*(i >= 0 for i in at), *(i < size for i, size in zip(at, sizes, strict=True))]
+        tests = [test for needed, test in zip(edges, tests, strict=True) if needed]
         value = tirx.if_then_else(tirx.all(*tests), value, neutral) if tests else value
-        return maximum(value, axis=[rh, rw]) if is_max else te.sum(value, axis=[rh, rw])
+        return maximum(value, axis=taps) if is_max else te.sum(value, axis=taps)
 
     window = te.compute(layout.physical(shape), tap, name="pool")
     divisor = None if node.op != "AveragePool" else given.constants[f"{choice.kernel.output.name}.divisor"]
 
     def finish(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
-        value = window[indices] if divisor is None else window[indices] / divisor[pixel.h, pixel.w]
+        place = (*((pixel.n % frames[1],) if frames else ()), pixel.h, pixel.w)
+        value = window[indices] if divisor is None else window[indices] / divisor[place]
         value = norm_root(value, node["p"]) if node.op == "LpPool" else value
         return zero_padding(layout, shape, pixel, value)
 
@@ -103,19 +110,13 @@ def global_pool(step: Step, given: Operands) -> te.Tensor:
     return te.compute(layout.physical(shape), finish, name="out")
 
 
-def _edges(window: Any, sizes: tuple[int, ...], extents: tuple[int, ...]) -> tuple[bool, bool, bool, bool]:
-    """Which sides of the image (top, left, bottom, right) some window reaches past."""
-    begins = tuple(pad > 0 for pad in window["pads"][:2])
+def _edges(window: Any, sizes: tuple[int, ...], extents: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which sides of the image (top, left, bottom, right) some window reaches past; of a volume front and back too."""
+    pads = window["pads"][: len(sizes)]
     ends = tuple(
         (extent - 1) * s + (k - 1) * d - pad >= size
         for size, extent, s, k, d, pad in zip(
-            sizes,
-            extents,
-            window["strides"],
-            window["kernel_shape"],
-            window["dilations"],
-            window["pads"][:2],
-            strict=True,
+            sizes, extents, window["strides"], window["kernel_shape"], window["dilations"], pads, strict=True
         )
     )
-    return (*begins, *ends)
+    return (*(pad > 0 for pad in pads), *ends)

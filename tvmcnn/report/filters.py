@@ -77,6 +77,8 @@ def _source(net: Runner, name: str) -> Mapping[str, Any]:
             return {"space": "input", "index": place, "shape": tuple(entry["shape"])}
     outputs = (kernel["output"] for kernel in net.manifest["kernels"])
     found = next(output for output in outputs if output["name"] == name)
+    if 0 < found["pitch"] * found["block"] < found["shape"][1]:
+        return {**found, "shape": ()}  # images that share memory, as those of unfolded frames: none can be put there
     return {**found, "shape": tuple(found["shape"])}
 
 
@@ -122,5 +124,5 @@ def _answer(net: Runner, index: int, source: Mapping[str, Any], image: Array) ->
             made = frame.hidden(index, kernel["hidden"])[kernel["hidden"][0]["name"]]
         else:
             frame.step(index)
-            made = frame.read(kernel["output"], tuple(kernel["output"]["shape"]))
+            made = frame.read(kernel["output"], kernel["output"])
         return np.array(made[0])

@@ -204,12 +204,12 @@ class Runner:
         found: dict[str, Array] = {}
         with _Frame(self, arrays, self._allocate()) as frame:
             for entry, address in zip(self.manifest["inputs"], frame.addresses, strict=False):
-                found |= {t["name"]: address.array.reshape(t["shape"]).copy() for t in entry["stores"]}
+                found |= {t["name"]: arranged(address.array, t).copy() for t in entry["stores"]}
             for index, kernel in enumerate(self.manifest["kernels"]):
                 frame.step(index)
                 found.update(frame.hidden(index, kernel["hidden"]))
                 for stored in kernel["stores"]:
-                    found[stored["name"]] = frame.read(kernel["output"], tuple(stored["shape"]))
+                    found[stored["name"]] = frame.read(kernel["output"], stored)
         entries = [entry for kernel in self.manifest["kernels"] for entry in (*kernel["hidden"], *kernel["stores"])]
         for info in map(_info, entries):
             found[info.name] = counted(found[info.name], info.counts, found)
@@ -379,18 +379,19 @@ class _Frame:
         opened = self.symbols[f"{self.runner.symbol}_open"]
         opened(ctypes.c_int32(index), *self.addresses, ctypes.c_void_p(self.arena[0]), _Address(memory))
         parts = np.split(memory, np.cumsum(sizes)[:-1])
-        return {i.name: part.copy().view(i.dtype).reshape(i.shape) for i, part in zip(infos, parts, strict=True)}
+        stored = [part.copy().view(info.dtype) for info, part in zip(infos, parts, strict=True)]
+        return {entry["name"]: arranged(part, entry) for entry, part in zip(tensors, stored, strict=True)}
 
     def hidden_bytes(self, tensors: Sequence[Mapping[str, Any]]) -> int:
         """Bytes that an open variant writes: its tensors one behind the other."""
         return sum(map(_bytes, tensors))
 
-    def read(self, output: Mapping[str, Any], shape: Shape) -> Array:
-        """A copy of what a kernel stored, in its logical shape."""
+    def read(self, output: Mapping[str, Any], entry: Mapping[str, Any]) -> Array:
+        """A copy of what a kernel stored, as the tensor of the manifest's `entry` is in ONNX."""
         if output["space"] == "output":
-            return np.array(self.outputs[output["index"]].reshape(shape))
+            return np.array(arranged(self.outputs[output["index"]], entry))
         layout, stored = self._stored(output)
-        return np.array(layout.unpack(stored, tuple(output["shape"])).reshape(shape))
+        return np.array(arranged(layout.unpack(stored, tuple(output["shape"])), entry))
 
     def write(self, output: Mapping[str, Any], array: Array) -> None:
         """Put an array where a kernel stores its output."""
@@ -423,6 +424,14 @@ class _Frame:
 def _info(entry: Mapping[str, Any]) -> ArrayInfo:
     counts = tuple((axis, name) for axis, name in entry.get("counts", ()))
     return ArrayInfo(entry["name"], tuple(entry["shape"]), entry["dtype"], counts)
+
+
+def arranged(array: Array, entry: Mapping[str, Any]) -> Array:
+    """Elements as they follow each other in memory, as the tensor of the manifest's `entry` in ONNX's shape."""
+    shape, order = entry["shape"], entry.get("order")
+    if not order:
+        return array.reshape(shape)
+    return np.ascontiguousarray(array.reshape([shape[axis] for axis in order]).transpose(np.argsort(order)))
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:

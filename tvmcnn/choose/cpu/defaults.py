@@ -31,6 +31,7 @@ LINE_ELEMENTS = 16  # elements: planes of tiles are an odd number of them apart,
 # 7 tiles at a time take 10.4.
 MAX_SCRATCH = 8 << 20
 ITEM = 4  # bytes of an element of Winograd's transforms, which are for float32 alone
+L2_RATE = 32  # bytes a cycle
 MAX_ROWS, MAX_BLOCKS = 7, 4  # of a register tile
 MOST_PIXELS = 32  # of a register tile: as many as registers
 FROM_L2 = 0.2  # cycles that a line from L2 costs beside FMAs
@@ -142,7 +143,8 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
             strips = rows * columns // strip
             parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1
             config = WinogradConfig(
-                tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target), kernel=filters
+                tile, tile // p, tile // q, strip, parts,
+                *_register_tile(strip, depth, maps // parts, target), kernel=filters,
             )
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
                 found.append((winograd_cycles(config, strips, depth, maps, target), config))
@@ -161,15 +163,27 @@ def winograd_fits(kernel: Kernel) -> bool:
     return plain and height == width and bool(tiles_for(height)) and steps == ((1, 1), (1, 1))
 
 
-def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
+def _register_tile(strip: int, depth: int, maps: int, target: Target) -> tuple[int, int]:
     """(vectors, tiles) with the fewest loads an FMA and enough accumulators to cover its latency."""
 
     def cost(pair: tuple[int, int]) -> tuple[float, int]:
         v, t = pair
-        return fma_cycles(v, t, target), -v * t
+        return _product_cycles(v, t, depth, target), -v * t
 
     vectors = divisors(maps // target.lanes(FLOAT32))
     return min(((v, t) for v in vectors for t in divisors(strip) if fits_registers(v, t, target)), key=cost)
+
+
+def _product_cycles(vectors: int, tiles: int, depth: int, target: Target) -> float:
+    """Cycles of one FMA of Winograd's products: those of its tile, or the time in which its weights come from L2.
+
+    There are those of all channels, which L1 seldom holds, and each of their vectors is used for so many tiles. (460
+    maps are 29 vectors, a prime: all of them for one tile took 15.8 ms at 256 channels of 2 x 14 x 14 pixels, each for
+    16 tiles 3.9.)
+    """
+    line = target.lanes(FLOAT32) * ITEM
+    streamed = line / L2_RATE / tiles if depth * vectors * line > target.l1_bytes / 2 else 0.0
+    return max(fma_cycles(vectors, tiles, target), streamed)
 
 
 def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, target: Target) -> float:
@@ -181,9 +195,9 @@ def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, 
     """
     elements, v, t = (config.tile + config.kernel - 1) ** 2, config.vectors, config.tiles
     tiles = strips * config.strip
-    products = elements * tiles * depth * maps / target.lanes(FLOAT32) * fma_cycles(v, t, target)
+    products = elements * tiles * depth * maps / target.lanes(FLOAT32) * _product_cycles(v, t, depth, target)
     weights, scratch = elements * depth * maps * ITEM, winograd_scratch(config, depth, maps)
-    rate = 32 if weights + scratch < target.l2_bytes else 16
+    rate = L2_RATE if weights + scratch < target.l2_bytes else 16
     streamed = weights / 8 + (strips - 1) * weights / rate
     moved = elements * tiles * (depth * config.parts + maps)
     beyond = 2 * moved * ITEM / 16 if scratch > target.l2_bytes / 2 else 0

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
+from tvmcnn.choose.cpu.frames import unfold, unfolds_blocks
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.samples import (
     deform_columns,
@@ -286,6 +287,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (pools_regions, regions),
     (_takes_blocks_apart, _depth_to_space),
     (turns_image, turned_image),
+    (unfolds_blocks, unfold),
     (_joins, _concat),
     (goes_in_order, in_order),
     (_always, _plain),

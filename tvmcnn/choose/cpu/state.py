@@ -13,7 +13,7 @@ from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import NEAREST, Records
 from tvmcnn.configs import StreamedConfig, WinogradConfig
-from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor
+from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Network, Node, Numbers, Pads, Tensor, round_up
 from tvmcnn.targets import Target
 
 
@@ -28,6 +28,7 @@ class State:
     readers: Mapping[str, tuple[Kernel, ...]]  # by tensor name
     stored: dict[str, tuple[Tensor, Layout]]
     halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
+    ends: Mapping[str, tuple[int, int]]  # and the images of zeros before the first and behind the last
     winograd: Mapping[str, tuple[WinogradConfig | StreamedConfig, str] | None]  # by output; None: not faster
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     images: int  # side by side, in convolutions and matrix products
@@ -96,6 +97,17 @@ class State:
         config = next(filter(fits, near), None)
         return (computed, "default") if config is None else (config, NEAREST)
 
+    def between_ends(self, choice: Choice) -> Choice:
+        """The choice with its images as a part of a larger batch, where images of zeros are wanted around them."""
+        made = choice.kernel.output
+        before, after = self.ends.get(made.name, (0, 0))
+        if not before + after:
+            return choice
+        images, channels = made.shape[0], round_up(made.shape[1], BLOCK)
+        whole = dataclasses.replace(made, name=self.fresh(f"{made.name}@ends", made))
+        whole = dataclasses.replace(whole, shape=(before + images + after, *made.shape[1:]))
+        return dataclasses.replace(choice, within=(whole, before * channels))
+
     def add(self, choice: Choice) -> None:
         """The next kernel, numbered. One that makes a part of a concatenation writes it there."""
         kernel = choice.kernel
@@ -104,8 +116,9 @@ class State:
             if home is not None:
                 pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
                 choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
-            elif (around := self.halos.get(kernel.output.name, NO_PADS)) != NO_PADS:
-                choice = dataclasses.replace(choice, writes=Layout(BLOCK, around))
+            else:
+                choice = dataclasses.replace(choice, writes=Layout(BLOCK, self.halos.get(kernel.output.name, NO_PADS)))
+                choice = self.between_ends(choice)
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
         choice = sharing_prologue(dataclasses.replace(choice, kernel=kernel), self.target)
         choice = dataclasses.replace(choice, tasks=task_count(self.network, choice, self.target))

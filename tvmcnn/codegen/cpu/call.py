@@ -15,7 +15,7 @@ from dataclasses import replace
 from tvmcnn.choose.cpu.tasks import cut_by_rows
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
-from tvmcnn.network import ALIGNMENT, Place, Step, round_up
+from tvmcnn.network import ALIGNMENT, Place, Step, round_up, stored_bytes
 
 
 def kernel_function(step: Step, signature: Signature, symbols: Symbols) -> str:
@@ -24,7 +24,7 @@ def kernel_function(step: Step, signature: Signature, symbols: Symbols) -> str:
     return f"""static void {_thunk(step)}(const void *frame, char *scratch, int32_t begin, int32_t end) {{
   const {signature.name}_frame *f = frame;
   (void)f;
-{_halo(step)}  {call}
+{_ends(step)}{_halo(step)}  {call}
 }}"""
 
 
@@ -53,6 +53,20 @@ def _halo(step: Step) -> str:
     numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo
     maps = f"(tvmcnn_maps){{{', '.join(map(str, numbers))}}}"
     return f"  {function}(A({step.arguments[-1].offset}), {maps}, begin, end, {choice.tasks});\n"
+
+
+def _ends(step: Step) -> str:
+    """The statements by which the first task and the last zero the images before and behind those of a step."""
+    offset, (before, after) = step.arguments[-1].offset, step.choice.end_bytes
+    size = stored_bytes(step.choice.kernel.output, step.choice.writes)
+    return "".join(
+        f"  if ({test}) memset(A({place}), 0, {count});\n"
+        for test, place, count in (
+            ("begin == 0", offset - before, before),
+            (f"end == {step.choice.tasks}", offset + size, after),
+        )
+        if count
+    )
 
 
 def _arguments(step: Step, signature: Signature) -> str:
