@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.integers import integers
 from tvmcnn.fuse.multiply_spectra import multiply_spectra
 from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
@@ -14,6 +15,7 @@ from tvmcnn.fuse.turn_images import turn_images
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
+    integers,  # what stands between dequantised and quantised tensors  -->  integers
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu

@@ -24,6 +24,7 @@ from tvmcnn.check.reference_ops import (
     move,
     norm,
     quantize,
+    quantised,
     recurrent,
     reduce,
     regions,
@@ -36,6 +37,6 @@ from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float
 __all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
 FAMILIES = (
-    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, recurrent, reduce, regions,
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, quantised, recurrent, reduce, regions,
     resize, sample, windows,
 )  # fmt: skip
