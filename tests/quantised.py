@@ -133,3 +133,20 @@ def operators(compiled: Compiled) -> list[str]:
     return [step.choice.kernel.ops for step in compiled.program.steps]
 
 
+
+
+def at_halves(x_scale: float, y_scale: float, maps: int, seed: int = 0) -> tuple[Array, Array]:
+    """Scales of weights, and sums that the contract rounds otherwise than who multiplies by a factor that was rounded
+    once: float32(sum) · ((x_scale · w_scale) / y_scale) lies at a half."""
+    rng = np.random.default_rng(seed)
+    x, y = np.float32(x_scale), np.float32(y_scale)
+    scales, sums = [], []
+    while len(sums) < maps:
+        w = rng.uniform(0.01, 0.1, 4096).astype(np.float32)
+        factor = (x * w) / y
+        once = (np.float64(x) * w / np.float64(y)).astype(np.float32)
+        total = np.rint((rng.integers(-90, 90, w.size) + 0.5) / factor).astype(np.int32)
+        found = np.rint(total.astype(np.float32) * factor) != np.rint(total.astype(np.float32) * once)
+        scales += w[found].tolist()
+        sums += total[found].tolist()
+    return np.float32(scales[:maps]), np.int32(sums[:maps])

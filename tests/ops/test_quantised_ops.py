@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantised import TYPES, Quantised, equal, operators
+from quantised import TYPES, Quantised, at_halves, equal, operators
 
 CONVOLUTIONS = {
     "padded": ((2, 5, 9, 12), (7, 5, 3, 2), {"pads": [1, 0, 2, 1]}),
@@ -35,6 +35,16 @@ def test_convolution(name: str, x_type: str, w_type: str, y_type: str, target: s
     y = g.node("Relu", g.node("Conv", *operands, **attributes))
     compiled = equal(g.finished(g.up(y, 1.1, np.array(y_zero, y_type)), dtype=y_type), tmp_path, target)
     assert operators(compiled) == ["QLinearConv"]
+
+
+def test_factors_are_rounded_twice(target: str, tmp_path: Path) -> None:
+    """33 maps of which each rounds otherwise where the factor is rounded once."""
+    g = Quantised(11)
+    scales, sums = at_halves(0.0234, 5000.0, 33)
+    bias = g.down(g.array(sums), np.float32(0.0234) * scales, axis=0)
+    w = g.down(g.array(np.zeros((33, 2, 1, 1), np.int8)), scales, np.zeros(33, np.int8), axis=0)
+    y = g.node("Conv", g.source(1, 2, 3, 5), w, bias)
+    equal(g.finished(g.up(y, 5000.0, np.int8(3)), dtype="int8"), tmp_path, target)
 
 
 @pytest.mark.parametrize("zero", [0, 128, 255])
