@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.check.reference_ops import activation, norm
+from tvmcnn.check.reference_ops import activation
 from tvmcnn.check.reference_ops.quantize import dequantize_linear, quantize_linear_10
 from tvmcnn.check.reference_ops.registry import Array, Ints, op
 from tvmcnn.check.reference_ops.windows import conv, window_totals
@@ -253,7 +253,7 @@ def qlinear_softmax(
     if opset < 13 and axis != -1:
         raise NotImplementedError(f"a Softmax of opset {opset}, along all axes from {axis} on")
     reals = Scaled(x, x_scale, x_zero_point).reals().astype(np.float64)
-    return _made(x, y_scale, y_zero_point).quotient(norm.softmax(reals, axis=axis))
+    return _made(x, y_scale, y_zero_point).quotient(activation.softmax(reals, axis=axis))
 
 
 @op("QLinearConcat", 1, MICROSOFT)

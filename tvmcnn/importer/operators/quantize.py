@@ -123,8 +123,8 @@ def dequantize_linear(
     if output_dtype not in (0, FLOAT32):
         raise Unsupported(f"its output_dtype is {_type_named(output_dtype)}; supported is float32")
     scale, zero = _scale(x_scale, x.shape, axis), _zero(x_zero_point, x.dtype, x.shape, axis)
-    if x.dtype == "int32" and (zero.data is None or zero.data.any()):
-        raise Unsupported(f"its zero point '{zero.name}' of int32 elements is not 0")
+    if x_zero_point is not None and x.dtype == "int32" and (zero.data is None or zero.data.any()):
+        raise Unsupported(f"its zero point '{x_zero_point.name}' of int32 elements is not 0")
     return Meaning("DequantizeLinear", (x, scale, zero), x.shape, dtype="float32")
 
 
