@@ -31,9 +31,7 @@ class Quantised(Graph):
     def bytes(self, *shape: int, dtype: str = "uint8") -> str:
         """An input of integers."""
         name = f"x{len(self.inputs)}"
-        self.inputs.append(
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
-        )
+        self.inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape))
         self.shapes[name] = shape
         return name
 
@@ -131,8 +129,6 @@ def equal(model: onnx.ModelProto, folder: Path, target: str = "native", threads:
 def operators(compiled: Compiled) -> list[str]:
     """The operators of the kernels."""
     return [step.choice.kernel.ops for step in compiled.program.steps]
-
-
 
 
 def at_halves(x_scale: float, y_scale: float, maps: int, seed: int = 0) -> tuple[Array, Array]:

@@ -84,7 +84,9 @@ def test_bytes_move(name: str, target: str, tmp_path: Path) -> None:
     """Between equal scales no float is made; the border of a Pad is the zero point."""
     g = Quantised(3)
     y = g.up(MOVES[name](g, g.source(2, 5, 9, 12)), SCALE, np.uint8(7))
-    compiled = equal(g.finished(g.up(g.node("Sigmoid", g.down(y, SCALE, np.uint8(7))), 0.004, np.uint8(0))), tmp_path, target)
+    compiled = equal(
+        g.finished(g.up(g.node("Sigmoid", g.down(y, SCALE, np.uint8(7))), 0.004, np.uint8(0))), tmp_path, target
+    )
     kernels = [ops for ops in operators(compiled) if "Quant" not in ops and "quant" not in ops]
     assert len(kernels) - kernels.count("Concat") <= 3
     assert [ops for ops in operators(compiled) if "Linear" in ops] == ["DequantizeLinear", "QuantizeLinear"]

@@ -19,7 +19,9 @@ X8 = (TensorProto.UINT8, (2, 3, 5, 7))
 X = (2, 3, 5, 7)
 
 
-def imported(nodes: list[onnx.NodeProto], inputs: dict[str, Any], constants: dict[str, Any], out: int, opset: int) -> Any:
+def imported(
+    nodes: list[onnx.NodeProto], inputs: dict[str, Any], constants: dict[str, Any], out: int, opset: int
+) -> Any:
     return import_model(model_of(nodes, inputs, {"y": out}, constants, opset=opset, ir_version=10))
 
 
@@ -36,17 +38,41 @@ def typed(name: str, kind: int, values: Any) -> onnx.TensorProto:
         ("QuantizeLinear", X, {"s": S}, {"output_dtype": TensorProto.INT4}, "it quantises to int4"),
         ("QuantizeLinear", X, {"s": S}, {"output_dtype": TensorProto.FLOAT8E4M3FN}, "it quantises to float8e4m3fn"),
         ("QuantizeLinear", X, {"s": np.ones((2, 3, 5, 7), np.float32)}, {"block_size": 1}, "its block_size is 1"),
-        ("QuantizeLinear", X, {"s": np.float32(0), "z": Z}, {}, "scale 's' is 0 somewhere; it must be finite and above"),
+        (
+            "QuantizeLinear",
+            X,
+            {"s": np.float32(0), "z": Z},
+            {},
+            "scale 's' is 0 somewhere; it must be finite and above",
+        ),
         ("QuantizeLinear", X, {"s": np.float32([1, -2, 1]), "z": Z}, {}, "scale 's' is -2 somewhere"),
         ("QuantizeLinear", X, {"s": np.float32(np.inf), "z": Z}, {}, "scale 's' is inf somewhere"),
         ("QuantizeLinear", X, {"s": np.float32([1, 2]), "z": Z}, {}, "its scale 's' is 2; axis 1 of 2x3x5x7 needs one"),
-        ("QuantizeLinear", X, {"s": np.ones((3, 1), np.float32), "z": Z}, {}, "supported are one value and one an axis"),
+        (
+            "QuantizeLinear",
+            X,
+            {"s": np.ones((3, 1), np.float32), "z": Z},
+            {},
+            "supported are one value and one an axis",
+        ),
         ("QuantizeLinear", X, {"s": S, "z": Z}, {"axis": 4}, ""),
         ("QuantizeLinear", X, {"s": np.float32([1, 2, 3]), "z": Z}, {"axis": 4}, "axis 4 is outside the 4 axes"),
-        ("DequantizeLinear", (TensorProto.INT16, X), {"s": S}, {}, "input 'x' is int16; supported are int8, uint8, int32"),
+        (
+            "DequantizeLinear",
+            (TensorProto.INT16, X),
+            {"s": S},
+            {},
+            "input 'x' is int16; supported are int8, uint8, int32",
+        ),
         ("DequantizeLinear", X8, {"s": S, "z": np.int8(1)}, {}, "its zero point 'z' is int8, not uint8"),
         ("DequantizeLinear", X8, {"s": np.float16(0.5), "z": Z}, {}, "its scale or its floats are float16"),
-        ("DequantizeLinear", (TensorProto.INT32, X), {"s": S, "z": np.int32(4)}, {}, "its zero point 'z' of int32 elements"),
+        (
+            "DequantizeLinear",
+            (TensorProto.INT32, X),
+            {"s": S, "z": np.int32(4)},
+            {},
+            "its zero point 'z' of int32 elements",
+        ),
     ],
 )
 def test_conversions(op: str, x: Any, constants: dict[str, Any], attributes: dict[str, Any], words: str) -> None:
@@ -71,7 +97,12 @@ PARTS = {"xs": S, "xz": Z, "ys": S, "yz": Z, "none": Z}
         ("QLinearAdd", "x xs xz x xs", {}, "it has 5 inputs; it must have 7 to 8"),
         ("QLinearGlobalAveragePool", "x xs xz ys yz", {"channels_last": 1}, "its channels_last is 1"),
         ("QLinearSigmoid", "x xs xz ys yz", {"alpha": 1.0}, "its attribute alpha is none of its schema"),
-        ("QLinearSoftmax", "x xs xz ys yz", {"axis": 1, "opset": 11}, "it is a Softmax of opset 11, along all axes from 1"),
+        (
+            "QLinearSoftmax",
+            "x xs xz ys yz",
+            {"axis": 1, "opset": 11},
+            "it is a Softmax of opset 11, along all axes from 1",
+        ),
         ("QGemm", "x xs xz x xs xz", {"alpha": 0.5}, "its alpha is 0.5; supported is 1"),
         ("QLinearConcat", "ys yz x xs", {"axis": 1}, "it has 4 inputs; it must have two, and three for each part"),
         ("QLinearConcat", "ys yz x xs xz", {}, "it has no axis"),
@@ -111,7 +142,10 @@ def test_weights_of_4_bits() -> None:
 def test_opsets(opset: int) -> None:
     """The axis came with 13, other types with 19 and 21, the precision with 23."""
     attributes = {} if opset < 13 else {"axis": 1}
-    constants = {"s": S if opset < 13 else np.float32([1, 2, 3]), "z": Z if opset < 13 else np.array([1, 2, 3], np.uint8)}
+    constants = {
+        "s": S if opset < 13 else np.float32([1, 2, 3]),
+        "z": Z if opset < 13 else np.array([1, 2, 3], np.uint8),
+    }
     if opset >= 23:
         attributes["precision"] = TensorProto.FLOAT
     nodes = [node("QuantizeLinear", "x s z", "y", "q", **attributes)]

@@ -31,7 +31,11 @@ def test_convolution(name: str, x_type: str, w_type: str, y_type: str, target: s
     x_zero, y_zero = (131, 40) if x_type == "uint8" else (-5, -60)
     scales, zeros = g.scale(kernel[0]), g.any_bytes(kernel[0], dtype=w_type)
     x = g.source(*shape, dtype=x_type, zero=x_zero)
-    operands = [x, g.weight(*kernel, dtype=w_type, zero=zeros, scale=scales), g.bias(kernel[0], np.float32(0.0234) * scales)]
+    operands = [
+        x,
+        g.weight(*kernel, dtype=w_type, zero=zeros, scale=scales),
+        g.bias(kernel[0], np.float32(0.0234) * scales),
+    ]
     y = g.node("Relu", g.node("Conv", *operands, **attributes))
     compiled = equal(g.finished(g.up(y, 1.1, np.array(y_zero, y_type)), dtype=y_type), tmp_path, target)
     assert operators(compiled) == ["QLinearConv"]
@@ -58,7 +62,9 @@ def test_extreme_zero_points(zero: int, target: str, tmp_path: Path) -> None:
     assert operators(compiled) == ["QLinearConv"]
 
 
-@pytest.mark.parametrize("shapes", [((5, 33), (33, 9)), ((2, 3, 17), (17, 31)), ((3, 5, 7), (3, 7, 4)), ((7,), (7, 3)), ((3, 7), (7,))])
+@pytest.mark.parametrize(
+    "shapes", [((5, 33), (33, 9)), ((2, 3, 17), (17, 31)), ((3, 5, 7), (3, 7, 4)), ((7,), (7, 3)), ((3, 7), (7,))]
+)
 @pytest.mark.parametrize("w_type", TYPES)
 def test_product(shapes: tuple[tuple[int, ...], tuple[int, ...]], w_type: str, target: str, tmp_path: Path) -> None:
     left, right = shapes

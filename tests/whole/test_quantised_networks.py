@@ -124,7 +124,9 @@ def test_dynamic_network(weights: str, target: str, tmp_path: Path) -> None:
     logging.disable(logging.WARNING)
     onnx.save(lenet(2), tmp_path / "f.onnx")
     kind = getattr(quantization.QuantType, weights)
-    quantization.quantize_dynamic(tmp_path / "f.onnx", tmp_path / "q.onnx", weight_type=kind, per_channel=weights == "QInt8")
+    quantization.quantize_dynamic(
+        tmp_path / "f.onnx", tmp_path / "q.onnx", weight_type=kind, per_channel=weights == "QInt8"
+    )
     logging.disable(logging.NOTSET)
     model = onnx.load(tmp_path / "q.onnx")
     compiled = equal(model, tmp_path, target)

@@ -250,7 +250,13 @@ def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> 
     difference, bound = (float(differences[worst]), float(bounds[worst])) if worst is not None else (0.0, error)
     histogram = _histogram(differences, bounds) if histograms else ()
     return TensorError(
-        name, difference, bound, largest(wanted), histogram, excused=follower.excused.get(name, 0), size=found.size,
+        name,
+        difference,
+        bound,
+        largest(wanted),
+        histogram,
+        excused=follower.excused.get(name, 0),
+        size=found.size,
         exact=found.dtype.kind in "iu",
     )
 

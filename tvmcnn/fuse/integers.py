@@ -2,7 +2,7 @@
 
 y = QuantizeLinear(Relu(Conv(DequantizeLinear(x), DequantizeLinear(w), DequantizeLinear(b))))
   -->
-y = QLinearConv(x, w - its zero point, scale of x · scale of w / scale of y, b)    with x's and y's zero point, and bounds
+y = QLinearConv(x, w - its zero point, scale of x · scale of w / scale of y, b)    with the zero points, and bounds
 
 The sums of products are exact, then there is one product in float32 and one rounding: docs/quantised.md has the
 contract. What has no such form stays as it is, DequantizeLinear, float32, QuantizeLinear; of products this is told.
@@ -27,14 +27,13 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def integers(network: Network) -> Network:
-    """The network with the nodes that have a form in integers in that form, and no constant behind a
-    DequantizeLinear."""
+    """The network with the nodes that have a form in integers in that form."""
     finder, notes = Finder(network), list[str]()
     forms: dict[str, Form] = {}
     for node in network.nodes:
         if node.op == "QuantizeLinear" and (form := _form(finder, node, notes)) is not None:
             forms[node.output] = form
-    return _without_constants(_unread(_replaced(network, forms), notes))
+    return _unread(_replaced(network, forms), notes)
 
 
 def _replaced(network: Network, forms: dict[str, Form]) -> Network:
@@ -117,16 +116,10 @@ def _conv(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> 
 def _matmul(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
     """QLinearMatMul; a constant matrix may have a scale a column."""
     x, w = _operands(finder, node)
-    if finder.array(w) is not None:
-        last = len(finder.network.constants[w.name].shape) - 1
-        weight = _weight(finder, w, max(last, 0)) if last else _weight(finder, w, None)
-        if last and last != 1:
-            weight = weight if w.one_scale else _refuse("its matrices have a scale each")
-        return (
-            "QLinearMatMul",
-            (x.name, *_constants(finder, node, x, w, weight, to, form, output)),
-            {"zero": x.shift, "other": 0},
-        )
+    if (array := finder.array(w)) is not None:
+        weight = _weight(finder, w, 1 if array.ndim == 2 else None)
+        operands = _constants(finder, node, x, w, weight, to, form, output)
+        return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": 0}
     if not w.one_scale:
         raise NoForm(f"its operand '{node.inputs[1]}' has more than one scale")
     depth = finder.network.shape(x.name)[-1]
@@ -149,10 +142,6 @@ def _gemm(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> 
     return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": 0}
 
 
-def _refuse(reason: str) -> Any:
-    raise NoForm(reason)
-
-
 def _operands(finder: Finder, node: Node) -> tuple[Integers, Integers]:
     """What a product multiplies: quantised both, the first with one scale and computed."""
     x, w = (finder.integers(name) for name in node.inputs[:2])
@@ -161,7 +150,8 @@ def _operands(finder: Finder, node: Node) -> tuple[Integers, Integers]:
             raise NoForm(f"its operand '{name}' is not quantised")
         if found.dtype not in ("int8", "uint8"):
             raise NoForm(f"its operand '{name}' is {found.dtype}")
-    assert x is not None and w is not None
+    assert x is not None
+    assert w is not None
     if not x.one_scale:
         raise NoForm(f"its operand '{node.inputs[0]}' has more than one scale")
     if x.name in finder.network.constants:
@@ -267,58 +257,3 @@ FORMS: dict[str, Callable[[Finder, Node, Integers, Form, str], Made]] = {
     "AveragePool": _pool,
     "GlobalAveragePool": _pool,
 }
-
-
-# ---- constants that float kernels read ------------------------------------------------------------------------------
-
-
-def _without_constants(network: Network) -> Network:
-    """The network with constants dequantised, and products with such as if the file had them in float32.
-
-    f = DequantizeLinear(constant); y = MatMul(x, f)    -->    y = Gemm(x, constant in float32)
-    """
-    constants, tensors, folded = dict(network.constants), dict(network.tensors), dict(network.folded)
-    nodes = []
-    kept = {tensor.name for tensor in network.outputs}
-    for node in network.nodes:
-        if node.op == "DequantizeLinear" and node.inputs[0] in constants and node.output not in kept:
-            array, scale, zero = (constants[name] for name in node.inputs)
-            wide = array.astype(np.float64) - zero.astype(np.float64)
-            constants[node.output] = np.broadcast_to(wide * scale, tensors[node.output].shape).astype(np.float32)
-            del tensors[node.output]
-            folded[node.output] = "constant: computed at compile time"
-        else:
-            nodes.append(_as_gemm(node, constants, tensors))
-    read = {name for node in nodes for name in node.inputs}
-    return dataclasses.replace(
-        network,
-        nodes=tuple(nodes),
-        tensors=tensors,
-        folded=folded,
-        constants={name: array for name, array in constants.items() if name in read},
-    )
-
-
-def _as_gemm(node: Node, constants: dict[str, Array], tensors: dict[str, Tensor]) -> Node:
-    """A product with a constant matrix as import writes it: (K, N), and no attributes."""
-    given = node.attributes
-    if node.op not in ("MatMul", "Gemm") or (node.op == "Gemm" and not given) or node.inputs[0] in constants:
-        return node
-    b = constants.get(node.inputs[1])
-    if b is None or b.dtype != np.float32 or b.ndim != 2 or not b.shape[0]:
-        return node
-    if node.op == "MatMul":
-        return dataclasses.replace(node, op="Gemm")
-    columns = tensors[node.output].shape[-1]
-    bias = [constants.get(name) for name in node.inputs[2:]]
-    plain = given["alpha"] == given["beta"] == 1.0 and not given["transA"]
-    if not plain or not all(c is not None and (c.size == 1 or c.shape in ((columns,), (1, columns))) for c in bias):
-        return node
-    names = [node.inputs[0], f"{node.output}.weight", *(f"{node.output}.bias" for _ in bias)]
-    constants[names[1]] = np.ascontiguousarray(b.T) if given["transB"] else b
-    constants |= {
-        name: np.broadcast_to(c.reshape(-1), (columns,)).copy()
-        for name, c in zip(names[2:], bias, strict=True)
-        if c is not None
-    }
-    return Node("Gemm", node.name, tuple(names), node.output)

@@ -19,7 +19,8 @@ from tvmcnn.ops.windows import guarded, source_of, window_axes
 # 1.5 · 2^23: at this size the neighbours of a float32 are 1 apart, so that adding it rounds, halves to even, and leaves
 # the integer in the last bits. Two instructions on vectors of any CPU; TVM's `nearbyint` becomes a scalar one a lane.
 MAGIC, MAGIC_BITS = 12582912.0, 0x4B400000
-REACH = float(1 << 20)  # beyond every integer of 8 bits, however its zero point moves it; and far inside of MAGIC's reach
+# Beyond every integer of 8 bits, however its zero point moves it, and within 2^22, where MAGIC rounds
+REACH = float(1 << 20)
 LEAST = -3.4028234663852886e38  # of the finite floats of 32 bits
 
 
@@ -240,10 +241,7 @@ def qlinear_binary(
     def element(*i: Any) -> Expr:
         left = _centred(_at(a, i), node["zero"]).astype("float32") * a_scale[0]
         right = _centred(_at(b, i), node["other"]).astype("float32") * b_scale[0]
-        if node.op == "QLinearMul":
-            value = left * right
-        else:
-            value = rounded_alone(left) + rounded_alone(right)
+        value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
         return stored(value / scale[0], node, output.dtype)
 
     return te.compute(output.shape, element, name="out")

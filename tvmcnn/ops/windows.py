@@ -214,6 +214,7 @@ def global_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
 
 def window_axes(node: Node) -> list[Any]:
+    """The axes along which a window is reduced."""
     return [te.reduce_axis((0, extent), f"rk{a}") for a, extent in enumerate(node["kernel_shape"])]
 
 

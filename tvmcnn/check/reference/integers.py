@@ -18,11 +18,11 @@ from tvmcnn.check.reference.order import reads
 from tvmcnn.check.reference.words import Context, Held, Values
 from tvmcnn.check.reference_ops import Array, quantised
 from tvmcnn.check.reference_ops.quantised import MICROSOFT, Scaled, Target
+from tvmcnn.check.reference_ops.windows import window_totals
 
 BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 BIAS_SCALE = 1e-5  # how far that of a bias may be from that of the sums, relative to it
 MOST = 2**31  # what a sum must stay below
-
 
 
 def varying(graph: onnx.GraphProto) -> set[str]:
@@ -238,7 +238,7 @@ def _average(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mappi
     if x is None:
         return None
     window = dict(attributes) if node.op_type == "AveragePool" else {"kernel_shape": x.integers.shape[2:]}
-    count = quantised.window_totals(x.above_zero(), **window)[1]
+    count = window_totals(x.above_zero(), **window)[1]
     if not count.all() or np.prod(window["kernel_shape"]) * _reach(x) >= MOST:
         return None
     return quantised.averaged(x, y, **window)

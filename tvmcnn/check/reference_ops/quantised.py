@@ -1,4 +1,4 @@
-"""Operators on integers with scales, as docs/quantised.md defines them: integers in and out, each rounding in its place.
+"""Operators on integers with scales, as docs/quantised.md defines them: integers in and out, roundings in their places.
 
 Sums of products are sums of integers (float64 holds those below 2^53), times one float32, rounded once, halves to even.
 What is element by element is ONNX's own formula, each step in float32. Scales are float32 numbers in whatever array.
@@ -91,13 +91,13 @@ class Target:
 
 
 def convolved(x: Scaled, w: Scaled, b: Array | None, y: Target, **window: Any) -> Array:
-    """Conv of integers; the weight's scales and zero points are one or one a map, the bias has the scale of the sums."""
+    """Conv of integers; w has one scale and zero point, or one a map, and the bias the scale of the sums."""
     sums = conv(x.above_zero(), w.above_zero(), None if b is None else b.astype(np.float64), **window)
     return y.product(sums, x.scale, w.scale, 1)
 
 
 def multiplied(a: Scaled, b: Scaled, c: Array | None, y: Target, b_axis: int = -1) -> Array:
-    """MatMul of integers; b's scales and zero points are one or one a column, which is its axis `b_axis`."""
+    """MatMul of integers; b has one scale and zero point, or one a column, which is its axis `b_axis`."""
     right = b.above_zero(b_axis)
     sums = np.matmul(a.above_zero(), right if b_axis == -1 else right.T)
     sums = sums if c is None else sums + c.astype(np.float64)

@@ -44,7 +44,8 @@ def quantize_linear(
 ) -> Array:  # fmt: skip
     """QuantizeLinear: round(x / scale) + zero point, halves to the even one, within the integers of the type.
 
-    NaN, of which ONNX says nothing, is the least of them. The quotient is of the type `precision`, which is the scale's if it is not given.
+    NaN, of which ONNX says nothing, is the least of them. The quotient is of the type `precision`, which is the
+    scale's if it is not given.
     """
     name = TYPES.get(output_dtype, "none") if output_dtype else "uint8"
     dtype = np.dtype(name) if y_zero_point is None and name != "none" else getattr(y_zero_point, "dtype", None)

@@ -11,7 +11,6 @@ import numpy as np
 
 from tvmcnn.errors import ModelError
 from tvmcnn.importer.operators.dense import mat_mul
-from tvmcnn.importer.operators.dense import mat_mul
 from tvmcnn.importer.operators.meaning import (
     CODES,
     Meaning,
@@ -41,7 +40,9 @@ def _type_named(code: int) -> str:
 
 def _unblocked(block_size: int) -> None:
     if block_size:
-        raise Unsupported(f"its block_size is {block_size}; a scale for each block is not supported, only one a tensor or axis")
+        raise Unsupported(
+            f"its block_size is {block_size}; a scale for each block is not supported, only one a tensor or axis"
+        )
 
 
 def _aligned(role: str, value: Value, shape: Shape, axis: int) -> Value:
@@ -53,7 +54,9 @@ def _aligned(role: str, value: Value, shape: Shape, axis: int) -> Value:
         raise Unsupported(f"its {role} '{value.name}' is {dims(value.shape)}; supported are one value and one an axis")
     axis = axis_of(axis, rank)
     if value.shape != (shape[axis],):
-        raise ModelError(f"its {role} '{value.name}' is {dims(value.shape)}; axis {axis} of {dims(shape)} needs one each")
+        raise ModelError(
+            f"its {role} '{value.name}' is {dims(value.shape)}; axis {axis} of {dims(shape)} needs one each"
+        )
     if value.data is None:
         raise Undecided(role, value.name)
     form = tuple(shape[axis] if place == axis else 1 for place in range(rank))
@@ -87,9 +90,9 @@ def quantize_linear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Meaning:
-    """ONNX QuantizeLinear: y = x / scale, rounded, halves to even, + zero point, within int8 or uint8; NaN is the least.
+    """ONNX QuantizeLinear: y = x / scale, rounded, halves to even, + zero point, within int8 or uint8.
 
-    One scale a tensor, or one an index of `axis`.
+    One scale a tensor, or one an index of `axis`. NaN becomes the least integer.
     """
     typed(("float32",), x)
     _unblocked(block_size)
@@ -172,9 +175,7 @@ def conv_integer(
 
 
 @named("MatMulInteger")
-def matmul_integer(
-    a: Value, b: Value, a_zero_point: Value | None = None, b_zero_point: Value | None = None
-) -> Meaning:
+def matmul_integer(a: Value, b: Value, a_zero_point: Value | None = None, b_zero_point: Value | None = None) -> Meaning:
     """ONNX MatMulInteger: MatMul of int8 or uint8 less their zero points, in int32; b may have one a column."""
     like = mat_mul(_as_float(a), _as_float(b))
     assert isinstance(like, Meaning)
