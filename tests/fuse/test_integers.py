@@ -116,7 +116,7 @@ def _float_weight(g: Quantised) -> str:
 
 
 def _computed_weight(g: Quantised) -> str:
-    return g.node("Conv", g.source(1, 3, 5, 7), g.source(4, 3, 2, 2))
+    return g.node("Conv", g.source(1, 3, 5, 7), g.down(g.bytes(4, 3, 2, 2), g.scale(4), np.zeros(4, np.uint8), axis=0))
 
 
 def _scales_of_channels(g: Quantised) -> str:
@@ -146,7 +146,7 @@ NONE = {
     "bias-scale": (_scaled_bias, "the scale of its bias '{}' is not that of its sums"),
     "float-bias": (_float_bias, "its bias '{}' is no constant of int32 behind a DequantizeLinear"),
     "float-weight": (_float_weight, "its operand '{}' is not quantised"),
-    "computed-weight": (_computed_weight, "its weight is computed"),
+    "computed-weight": (_computed_weight, "its operand '{}' is computed, and has more than one scale"),
     "channels": (_scales_of_channels, "the scales of its weight are not one an output channel"),
     "rows": (_scales_of_rows, "the scales of its weight are not one an output channel"),
     "many": (_many_products, "sums of 70000 products may leave int32"),

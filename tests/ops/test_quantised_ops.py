@@ -41,6 +41,15 @@ def test_convolution(name: str, x_type: str, w_type: str, y_type: str, target: s
     assert operators(compiled) == ["QLinearConv"]
 
 
+def test_weights_that_arrive(target: str, tmp_path: Path) -> None:
+    """With a zero point of their own."""
+    g = Quantised(12)
+    x, w = g.source(2, 6, 9, 12, zero=131), g.source(8, 3, 3, 2, dtype="int8", zero=-9, scale=0.031)
+    y = g.node("Conv", x, w, g.bias(8, np.float32(0.0234) * np.float32(0.031)), group=2, pads=[1, 0, 2, 1])
+    compiled = equal(g.finished(g.up(y, 1.3, np.uint8(90))), tmp_path, target)
+    assert operators(compiled) == ["QLinearConv"]
+
+
 def test_factors_are_rounded_twice(target: str, tmp_path: Path) -> None:
     """33 maps of which each rounds otherwise where the factor is rounded once."""
     g = Quantised(11)
@@ -139,6 +148,19 @@ def test_conversions(target: str, tmp_path: Path) -> None:
     d = g.down(q, g.scale(17), g.any_bytes(17), axis=-1)
     compiled = equal(g.finished(g.up(d, 0.03, np.uint8(3))), tmp_path, target)
     assert operators(compiled) == ["QuantizeLinear", "DequantizeLinear", "QuantizeLinear"]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_16_bits(dtype: str, target: str, tmp_path: Path) -> None:
+    """They are computed with in float32, and moved as they are."""
+    g = Quantised(9)
+    zero = np.array(4321, dtype)
+    q = g.up(g.input(3, 5, 17), 0.0001, zero)
+    moved = g.up(g.node("Transpose", g.down(q, 0.0001, zero), perm=[2, 0, 1]), 0.0001, zero)
+    y = g.up(g.node("Add", g.down(moved, 0.0001, zero), g.down(moved, 0.0001, zero)), 0.0002, zero)
+    compiled = equal(g.finished(y, dtype=dtype), tmp_path, target)
+    assert "Transpose" in operators(compiled)
+    assert "QLinearAdd" not in operators(compiled)
 
 
 def test_ties_and_ends(tmp_path: Path) -> None:

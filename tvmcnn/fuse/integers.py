@@ -23,6 +23,7 @@ from tvmcnn.network import Array, Network, Node, Tensor
 
 REASON = "between integers: computed with the kernel of {}"
 NEAR = 1e-5  # of the scale of a bias to the product of those of its operands, as onnxruntime has it
+BYTES = ("int8", "uint8")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -84,6 +85,8 @@ def _form(finder: Finder, last: Node, notes: list[str]) -> Form | None:
     form = Form()
     if moved(finder, last.inputs[0], to, last.output, form):
         return form
+    if to.dtype not in BYTES:
+        return None
     activation, node = None, finder.alone(last.inputs[0])
     if node is not None and (node.op == "Relu" or (node.op == "Clip" and len(node.inputs) == 1)):
         activation, node = node, finder.alone(node.inputs[0])
@@ -106,11 +109,15 @@ Made = tuple[str, tuple[str, ...], dict[str, Any]]  # operator, operands and att
 
 
 def _conv(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
-    """QLinearConv, of constant weights."""
+    """QLinearConv."""
     x, w = _operands(finder, node)
-    weight = _weight(finder, w, 0)
-    attributes = {**node.attributes, "zero": x.shift}
-    return ("QLinearConv", (x.name, *_constants(finder, node, x, w, weight, to, form, output)), attributes)
+    if finder.array(w) is not None:
+        weight = _weight(finder, w, 0)
+        attributes = {**node.attributes, "zero": x.shift, "other": 0}
+        return "QLinearConv", (x.name, *_constants(finder, node, x, w, weight, to, form, output)), attributes
+    maps, *window = finder.network.shape(w.name)
+    operands = _computed(finder, node, x, w, to, form, output, math.prod(window), maps)
+    return "QLinearConv", (x.name, *operands), {**node.attributes, "zero": x.shift, "other": w.shift}
 
 
 def _matmul(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
@@ -120,13 +127,8 @@ def _matmul(finder: Finder, node: Node, to: Integers, form: Form, output: str) -
         weight = _weight(finder, w, 1 if array.ndim == 2 else None)
         operands = _constants(finder, node, x, w, weight, to, form, output)
         return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": 0}
-    if not w.one_scale:
-        raise NoForm(f"its operand '{node.inputs[1]}' has more than one scale")
-    depth = finder.network.shape(x.name)[-1]
-    if depth * x.reach * w.reach >= LIMIT:
-        raise NoForm(f"sums of {depth} products may leave int32")
-    multiplier = form.keep(f"{output}.multiplier", np.reshape((x.step * w.step) / to.step, (1,)))
-    return "QLinearMatMul", (x.name, w.name, multiplier), {"zero": x.shift, "other": w.shift}
+    operands = _computed(finder, node, x, w, to, form, output, finder.network.shape(x.name)[-1], 1)
+    return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": w.shift}
 
 
 def _gemm(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
@@ -148,7 +150,7 @@ def _operands(finder: Finder, node: Node) -> tuple[Integers, Integers]:
     for name, found in zip(node.inputs, (x, w), strict=False):
         if found is None:
             raise NoForm(f"its operand '{name}' is not quantised")
-        if found.dtype not in ("int8", "uint8"):
+        if found.dtype not in BYTES:
             raise NoForm(f"its operand '{name}' is {found.dtype}")
     assert x is not None
     assert w is not None
@@ -179,15 +181,27 @@ def _constants(
     is_conv = node.op == "Conv"
     maps = weight.shape[0 if is_conv else -1] if weight.ndim > 1 else 1
     scale = x.step * w.scale.reshape(-1)  # in float32
-    factor = scale / to.step
-    if not (np.isfinite(factor).all() and (factor > 0).all()):
-        raise NoForm("a scale is too large or too small for float32")
     sums = np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim)) if is_conv else -2 % weight.ndim)
     bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
     most = sums * x.reach + (0 if bias is None else np.abs(bias.astype(np.int64)))
     if most.size and int(most.max()) >= LIMIT:
         raise NoForm(f"sums of {math.prod(weight.shape[1:]) if is_conv else weight.shape[0]} products may leave int32")
-    names = [form.keep(f"{output}.weight", weight), form.keep(f"{output}.multiplier", factor)]
+    names = [form.keep(f"{output}.weight", weight), form.keep(f"{output}.multiplier", scale / to.step)]
+    return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
+
+
+def _computed(
+    finder: Finder, node: Node, x: Integers, w: Integers, to: Integers, form: Form, output: str, depth: int, maps: int
+) -> list[str]:
+    """The weight, the factor and the bias, where the weight comes at run time: with one scale and zero point."""
+    if not w.one_scale:
+        raise NoForm(f"its operand '{node.inputs[1]}' is computed, and has more than one scale")
+    scale = np.reshape(x.step * w.step, (1,))
+    bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
+    most = 0 if bias is None else int(np.abs(bias.astype(np.int64)).max(initial=0))
+    if depth * x.reach * w.reach + most >= LIMIT:
+        raise NoForm(f"sums of {depth} products may leave int32")
+    names = [w.name, form.keep(f"{output}.multiplier", scale / to.step)]
     return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
 
 
@@ -208,7 +222,7 @@ def _bias(finder: Finder, node: Node, scale: Array, maps: int) -> Array:
 def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
     """QLinearAdd or QLinearMul."""
     given = [finder.integers(name) for name in node.inputs]
-    found = [each for each in given if each is not None and each.one_scale and each.dtype in ("int8", "uint8")]
+    found = [each for each in given if each is not None and each.one_scale and each.dtype in BYTES]
     if len(found) != 2:
         raise NoForm("both operands must be quantised with one scale")
     pairs = zip(("a", "b", "y"), (*found, to), strict=True)
@@ -220,7 +234,7 @@ def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -
 def _pool(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
     """QLinearAveragePool, whose factor knows how many elements each window counts."""
     x = finder.integers(node.inputs[0])
-    if x is None or not x.one_scale or x.dtype not in ("int8", "uint8"):
+    if x is None or not x.one_scale or x.dtype not in BYTES:
         raise NoForm("its operand must be quantised with one scale")
     shape = finder.network.shape(x.name)
     rank, spatial = len(shape) - 2, shape[2:]

@@ -160,6 +160,11 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     function = OPERATORS.get(node.op_type) if not domain else None
     if QUANTISED.search(node.op_type) and any(_is_half(build, name) for name in node.input if name):
         raise Unsupported("its scale or its floats are float16; supported is float32")
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        fed = {value.name for value in build.proto.graph.input} - build.constants.keys()
+        for role, name in zip(("scale", "zero point"), node.input[1:], strict=False):
+            if name in fed:  # one that DynamicQuantizeLinear computes may come at run time
+                raise Undecided(role, name)
     if is_control(node):
         refuse(node, build.label, build.proto)
     if function is None:

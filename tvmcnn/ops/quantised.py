@@ -19,7 +19,7 @@ from tvmcnn.ops.windows import guarded, source_of, window_axes
 # 1.5 · 2^23: at this size the neighbours of a float32 are 1 apart, so that adding it rounds, halves to even, and leaves
 # the integer in the last bits. Two instructions on vectors of any CPU; TVM's `nearbyint` becomes a scalar one a lane.
 MAGIC, MAGIC_BITS = 12582912.0, 0x4B400000
-# Beyond every integer of 8 bits, however its zero point moves it, and within 2^22, where MAGIC rounds
+# Beyond every integer of 16 bits, however its zero point moves it, and within 2^22, where MAGIC rounds
 REACH = float(1 << 20)
 LEAST = -3.4028234663852886e38  # of the finite floats of 32 bits
 
@@ -169,10 +169,10 @@ def _requantised(
 def qlinear_conv(
     node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, factor: te.Tensor, bias: te.Tensor | None = None
 ) -> te.Tensor:
-    """y = rint((b[m] + Σ_{c,k} (x - zero) · w[m, c, k]) · factor[m]) + to, the weight without a zero point."""
+    """y = rint((b[m] + Σ_{c,k} (x - zero) · (w[m, c, k] - other)) · factor[m]) + to."""
 
     def centred(value: Expr, tap: Expr, m: Any) -> Expr:
-        return _centred(value, node["zero"]) * tap.astype("int32")
+        return _centred(value, node["zero"]) * _centred(tap, node["other"])
 
     return _requantised(node, output, _conv_sums(node, output, x, w, centred), factor, bias, 1)
 

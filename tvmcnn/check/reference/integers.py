@@ -166,6 +166,11 @@ def _reach(x: Scaled) -> float:
     return float(max(limits.max - x.zero_point.min(), x.zero_point.max() - limits.min))
 
 
+def _extreme(w: Scaled) -> Array:
+    """Weights of the shape and type of those that arrive, as large as any."""
+    return np.full(w.integers.shape, _reach(w))
+
+
 def _fits(x: Scaled, weights: Array, axes: tuple[int, ...], bias: Array | None) -> bool:
     """Whether no sum of products with these weights can leave int32."""
     sums = np.abs(weights).sum(axis=axes) * _reach(x) + (0 if bias is None else np.abs(bias.astype(np.float64)))
@@ -180,14 +185,16 @@ def _conv(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mapping[
     found = graph.integers(node.input[1])
     rank = found[0].integers.ndim if found is not None else 0
     weights = graph.weights(node.input[1], -rank)
-    if x is None or weights is None or not weights[1]:
+    if x is None or weights is None:
         return None
-    w, bias = weights[0], None
+    (w, constant), bias = weights, None
     if len(node.input) > 2 and node.input[2]:
         bias = graph.bias(node.input[2], x, w, w.integers.shape[0])
         if bias is None:
             return None
-    if not _fits(x, w.above_zero(), tuple(range(1, rank)), bias):
+    if not constant and (w.scale.size > 1 or w.zero_point.size > 1):
+        return None
+    if not _fits(x, w.above_zero() if constant else _extreme(w), tuple(range(1, rank)), bias):
         return None
     return quantised.convolved(x, w, bias, y, **attributes)
 

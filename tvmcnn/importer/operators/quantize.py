@@ -1,4 +1,4 @@
-"""Between floats and integers of 8 bits, by a scale and a zero point; sums of products of such integers.
+"""Between floats and integers, by a scale and a zero point; sums of products of such integers.
 
 A scale or zero point has one element, or one an index of `axis`; it is kept in a form that broadcasts with its tensor.
 """
@@ -27,7 +27,8 @@ from tvmcnn.importer.operators.windows import conv
 from tvmcnn.network import Shape, dims
 
 BYTES = ("int8", "uint8")
-STORED = (*BYTES, "int32")  # int32: a bias, or a sum of products
+MADE = (*BYTES, "int16", "uint16")  # 16 bits are computed with in float32
+STORED = (*MADE, "int32")  # int32: a bias, or a sum of products
 NAMES = {16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz"} | {
     **{21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2"}
 }  # of ONNX's types, which CODES lacks
@@ -90,15 +91,15 @@ def quantize_linear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Meaning:
-    """ONNX QuantizeLinear: y = x / scale, rounded, halves to even, + zero point, within int8 or uint8.
+    """ONNX QuantizeLinear: y = x / scale, rounded, halves to even, + zero point, within 8 or 16 bits.
 
     One scale a tensor, or one an index of `axis`. NaN becomes the least integer.
     """
     typed(("float32",), x)
     _unblocked(block_size)
     made = y_zero_point.dtype if y_zero_point is not None else _type_named(output_dtype or 2)
-    if made not in BYTES:
-        raise Unsupported(f"it quantises to {made}; supported are {', '.join(BYTES)}")
+    if made not in MADE:
+        raise Unsupported(f"it quantises to {made}; supported are {', '.join(MADE)}")
     if output_dtype and _type_named(output_dtype) != made:
         raise ModelError(f"its output_dtype is {_type_named(output_dtype)}, and its zero point {made}")
     if precision not in (0, FLOAT32):
@@ -117,7 +118,7 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Meaning:
-    """ONNX DequantizeLinear: y = (x - zero point) · scale, of int8, uint8 and int32.
+    """ONNX DequantizeLinear: y = (x - zero point) · scale, of integers of 8 and 16 bits and int32.
 
     One scale a tensor, or one an index of `axis`.
     """
