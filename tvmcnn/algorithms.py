@@ -115,6 +115,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
+    "quantised": Algorithm(
+        {"memory": loops.all_but_two, "rows": loops.rows}, ("threads",), operand=packing.as_it_is
+    ),
     "in_order": Algorithm({"in_order": loops.in_order}, ("threads",), operand=packing.as_it_is),
     # ---- CUDA
     "gemm_conv": Algorithm(cuda=("gemm", "mma"), weight=packing.gemm, growth=_by_factors),

@@ -18,7 +18,7 @@ from tvmcnn.cache import Cache, file_digest
 from tvmcnn.check.new_library import verified
 from tvmcnn.check.verify import Verdict
 from tvmcnn.choose.records import load_records
-from tvmcnn.choose.summary import by_winograd, groups_as_one, tensor_cores, tiers
+from tvmcnn.choose.summary import by_winograd, groups_as_one, in_integers, tensor_cores, tiers
 from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
@@ -263,7 +263,7 @@ def _report_programs(programs: Sequence[Program], precision: str, report: Report
             report(line)
     report(tiers(programs))
     choices = [step.choice for program in programs for step in program.steps]
-    for told in filter(None, (by_winograd(choices), groups_as_one(choices))):
+    for told in filter(None, (in_integers(choices), by_winograd(choices), groups_as_one(choices))):
         report(told)
     if precision != "fp32":
         report(tensor_cores(programs))

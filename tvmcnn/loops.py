@@ -19,6 +19,7 @@ from tvmcnn.configs import (
     NormalizeConfig,
     PixelsConfig,
     RecurrentConfig,
+    RowsConfig,
     SoftmaxConfig,
     StreamedConfig,
     WinogradConfig,
@@ -29,6 +30,12 @@ from tvmcnn.network import Choice, Shape, unmoved
 def none(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """No loop that threads could share."""
     return ()
+
+
+def rows(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """All axes but the last two, and tiles of rows."""
+    config = choice.numbers(RowsConfig)
+    return (*shape[:-2], math.ceil(shape[-2] / config.rows)) if len(shape) > 1 else ()
 
 
 def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:

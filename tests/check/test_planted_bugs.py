@@ -48,6 +48,7 @@ from tvmcnn.ops import (
     norm,
     operands,
     pool,
+    quantised,
     recurrent,
     regions,
     resize,
@@ -311,6 +312,23 @@ def attribute(expression: str, **changed: Callable[[Any], Any]) -> Plant:
         return real(dataclasses.replace(step, choice=dataclasses.replace(step.choice, kernel=kernel)), given)
 
     return lambda patch: patch.setitem(ops.EXPRESSIONS, expression, edited)
+
+
+def of_integers(op: str, **changed: Callable[[Any], Any]) -> Plant:
+    """The same of one operator on integers, of which others have no such attributes."""
+    plant = attribute("quantised", **changed)
+
+    def planted(patch: pytest.MonkeyPatch) -> None:
+        real = ops.EXPRESSIONS["quantised"]
+        plant(patch)
+        other = ops.EXPRESSIONS["quantised"]
+        patch.setitem(
+            ops.EXPRESSIONS,
+            "quantised",
+            lambda step, given: (other if step.choice.kernel.anchor.op == op else real)(step, given),
+        )
+
+    return planted
 
 
 def formula(op: str, edited: Callable[..., Any]) -> Plant:
@@ -615,11 +633,56 @@ def other_gate(first: int, second: int) -> Plant:
     )
 
 
+def between_integers(op: str, **attributes: Any) -> Build:
+    """One operator between integers, of which the one that makes floats again is the last."""
+
+    def build(g: Graph) -> str:
+        def stored(array: Any) -> str:
+            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
+            return g.initializers[-1].name
+
+        scale, zero = stored(np.float32(0.05)), stored(np.uint8(113))
+        q = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
+        x = g.node("DequantizeLinear", q, scale, zero)
+        if op in ("Conv", "MatMul"):
+            w = stored(g.rng.integers(-128, 128, (7, 6, 3, 2) if op == "Conv" else (12, 17), np.int8))
+            y = g.node(op, x, g.node("DequantizeLinear", w, scale, stored(np.int8(0))), **attributes)
+        else:
+            y = g.node(op, *([x] if "Pool" in op else [x, x]), **attributes)
+        other = scale if op == "Add" else stored(np.float32(0.5 if op in ("Conv", "MatMul") else 0.04))
+        made = g.node("QuantizeLinear", y, other, zero)
+        g.output(g.node("DequantizeLinear", made, other, zero))
+        return made
+
+    return build
+
+
+def cut_off(patch: pytest.MonkeyPatch) -> None:
+    """Fractions of what is computed from integers are cut off instead of rounded."""
+    real = quantised.stored
+    patch.setattr(quantised, "stored", lambda value, node, dtype: real(tirx.floor(value), node, dtype))
+
+
 RELU = ("Relu", {})
 MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("MaxPool", "AveragePool"))
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 BUGS = [
+    Bug("integers-short-sum", between_integers("Conv"), short_reduction(quantised)),
+    Bug("integers-short-product", between_integers("MatMul"), short_reduction(quantised)),
+    Bug(
+        "integers-zero-point-in-padding",
+        between_integers("Conv", pads=[1, 0, 0, 1]),
+        of_integers("QLinearConv", zero=lambda z: z + 1),
+    ),
+    Bug("integers-other-bound", between_integers("Conv"), of_integers("QLinearConv", low=lambda low: low + 1)),
+    Bug("integers-cut-off", between_integers("MatMul"), cut_off),
+    Bug(
+        "integers-other-window",
+        between_integers("AveragePool", kernel_shape=[3, 2]),
+        of_integers("QLinearAveragePool", dilations=lambda d: (1, 2)),
+    ),
+    Bug("integers-other-zero", between_integers("Add"), of_integers("QLinearAdd", other=lambda z: z + 1)),
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
     Bug("grid-sample-corners", sampled(), attribute("grid_sample", align_corners=lambda corners: not corners)),

@@ -24,7 +24,6 @@ REFUSED = {
     "onnxruntime has none to compare with": "SwiGLU",
     "its state has a type that no input need tell": "LinearAttention",
     "never compared: no node case, or none that onnxruntime runs": "ImageDecoder",
-    "of quantised networks": "QLinearConv QLinearMatMul",
     "of training": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     "sequences and optionals are no tensors": """
         ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty

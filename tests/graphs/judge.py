@@ -38,7 +38,7 @@ EXACT = frozenset(
 STEPS = frozenset(  # whose answers jump at a tie
     """
     ArgMax ArgMin Equal Less LessOrEqual Greater GreaterOrEqual Cast CastLike Sign Floor Ceil Round Mod ThresholdedRelu
-    TopK Hardmax Shrink GridSample RoiAlign MaxRoiPool
+    QuantizeLinear DynamicQuantizeLinear TopK Hardmax Shrink GridSample RoiAlign MaxRoiPool
     """.split()  # noqa: SIM905
 )
 # Operators whose small results come of differences of larger numbers: 1 + x, e^x − 1, the sums of a tile by Winograd.

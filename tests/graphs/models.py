@@ -12,7 +12,7 @@ import onnx
 from hypothesis import strategies as st
 
 # Modules that register their operators
-from graphs import counted, elementwise, moves, orders, recurrent, samples, sums, windows  # noqa: F401
+from graphs import counted, elementwise, integers, moves, orders, recurrent, samples, sums, windows  # noqa: F401
 from graphs.draft import OPSETS, Array, Draft, Skip
 from graphs.growers import GROWERS
 from graphs.themes import THEMES

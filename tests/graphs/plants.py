@@ -13,6 +13,7 @@ from tvmcnn.check.bounds import Bounds
 from tvmcnn.choose.cpu import operators
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.network import Kernel, Layout, Network, Tensor
+from tvmcnn.ops import quantised
 
 
 def dropped_type() -> None:
@@ -64,4 +65,10 @@ def infinite_bound() -> None:
     verify.bounds_of = bounds
 
 
-PLANTS = ("dropped_type", "padded_constant", "short_halo", "infinite_bound")
+def larger_factor() -> None:
+    """The factor of a sum of integers is a tenth larger."""
+    right = quantised.stored
+    quantised.stored = lambda value, node, dtype: right(value * 1.1, node, dtype)
+
+
+PLANTS = ("larger_factor", "dropped_type", "padded_constant", "short_halo", "infinite_bound")

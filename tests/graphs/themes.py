@@ -10,6 +10,7 @@ import numpy as np
 from graphs.draft import DTYPES, EDGES, FLOATS, Draft, Held, Skip
 from graphs.elementwise import cast_to, partner
 from graphs.growers import GROWERS
+from graphs.integers import quantised
 from graphs.sums import factor
 from graphs.windows import conv, placed, spread
 
@@ -240,9 +241,15 @@ def token_layer(d: Draft, x: Held) -> Held:
     return d.node("Mul", [product, half])[0]
 
 
+def bytes_(d: Draft) -> None:
+    """Layers between integers of 8 bits."""
+    quantised(d, picture(d))
+
+
 THEMES: tuple[Callable[[Draft], None], ...] = (
     *(anything, blocks, branches, tiny, winograd, squeezed, sequences, hybrid),
     *(anything, blocks, anything, blocks, anything, anything),
     signals,
     volumes,
+    bytes_,
 )

@@ -509,16 +509,6 @@ def test_initializer_of_a_million_million_elements() -> None:
     refused(bad, "TensorProto (tensor name: w) raw_data size (12 bytes) is too small for the declared shape")
 
 
-@pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"])
-def test_quantised_networks(op: str) -> None:
-    schema = onnx.defs.get_schema(op)
-    names = [f"x{i}" for i in range(schema.min_input)]
-    inputs = dict.fromkeys(names, (TensorProto.UINT8 if "Quant" not in op[:8] else TensorProto.FLOAT, (1, 3, 5, 7)))
-    quantised = model([node(op, " ".join(names), "y", "q")], inputs=inputs)
-    words = f"node 'q' ({op}): operator {op}: quantised networks are not supported yet, only float ones"
-    refused(quantised, words, kind=UnsupportedError)
-
-
 def test_too_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tvmcnn.importer.functions.NODE_LIMIT", 2)
     nodes = [node("Relu", "x", "a", "a"), node("Relu", "a", "b", "b"), node("Relu", "b", "y", "y")]

@@ -300,8 +300,8 @@ def test_large_weights_behind_dequantize_linear() -> None:
         budget.FOLD_LIMIT = limit
 
 
-def test_quantised_activations_are_refused() -> None:
-    """Though their weights fold: QuantizeLinear rounds what the network computes."""
+def test_weights_that_meet_quantised_activations_do_not_fold() -> None:
+    """They are wanted as the integers that they are."""
     nodes = [
         node("QuantizeLinear", "x s z", "q", name="round"),
         node("DequantizeLinear", "q s z", "d", name="back"),
@@ -309,13 +309,9 @@ def test_quantised_activations_are_refused() -> None:
         node("Conv", "d f", "y"),
     ]
     w = np.random.default_rng(5).integers(-128, 127, (5, 3, 2, 4), np.int8)
-    with pytest.raises(UnsupportedError) as caught:
-        import_model(model(nodes, {"w": w, "s": np.float32(0.5), "z": np.uint8(7)}))
-    words = "quantised networks are not supported yet, only float ones"
-    assert caught.value.reasons == (
-        f"node 'round' (QuantizeLinear): operator QuantizeLinear: {words}",
-        f"node 'back' (DequantizeLinear): operator DequantizeLinear: {words}",
-    )
+    network = import_model(model(nodes, {"w": w, "s": np.float32(0.5), "z": np.uint8(7)}))
+    assert [each.op for each in network.nodes] == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]
+    assert network.constants["w"].dtype == np.int8
 
 
 # ---- operators of onnxruntime ---------------------------------------------------------------------------------------

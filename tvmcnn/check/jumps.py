@@ -49,7 +49,7 @@ CHOSEN: dict[str, Callable[..., Array]] = {"NonZero": _places, "NonMaxSuppressio
 STEPS = frozenset(
     {
         *(*COMPARISONS, *ROUNDINGS, "Mod", "IsNaN", "IsInf", "ArgMax", "ArgMin", "TopK", "MaxPoolIndices"),
-        *("Shrink", "ThresholdedRelu", *CHOSEN),
+        *("Shrink", "ThresholdedRelu", "QuantizeLinear", "DynamicZeroPoint", *CHOSEN),
     }
 )
 
@@ -116,6 +116,10 @@ def admissible(
             low, high = step(x - error), step(x + error)
             ends = (found == _wrapped(low, found.dtype)) | (found == _wrapped(high, found.dtype))
             return np.asarray(((low <= found) & (found <= high) | ends) & (low != high))
+        if node.op == "QuantizeLinear":
+            return _between_quotients(operands, errors, found)
+        if node.op == "DynamicZeroPoint":
+            return _zero_of_range(x, error, found)
         if node.op == "IsInf":
             return np.asarray(np.abs(x) + error >= np.finfo(np.float32).max)
         if node.op in ("ArgMax", "ArgMin"):
@@ -151,6 +155,8 @@ def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> A
             return np.asarray(given[0] != 0) if node["to"] == "bool" else _wrapped(given[0], np.dtype(node["to"]))
         if node.op in PLACES:
             return PLACES[node.op](*given, **node.attributes)
+        if node.op == "QuantizeLinear":
+            return _quantised(given[0] / given[1], given[2])
     return None
 
 
@@ -159,6 +165,29 @@ def _wrapped(values: Array, dtype: np.dtype[Any]) -> Array:
     if dtype.kind not in "iu" or values.dtype.kind != "f":
         return values
     return np.trunc(values).astype(np.int64 if dtype.itemsize < 8 else dtype).astype(dtype)
+
+
+def _quantised(quotient: Array, zero: Array) -> Array:
+    """What QuantizeLinear makes of a quotient."""
+    limits = np.iinfo(zero.dtype)
+    moved = np.where(np.isnan(quotient), -np.inf, np.rint(quotient)) + zero.astype(np.float64)
+    return np.asarray(np.clip(moved, limits.min, limits.max).astype(zero.dtype))
+
+
+def _between_quotients(operands: Sequence[Array], errors: Sequence[float], found: Array) -> Array:
+    """Where an integer lies between those of the quotients that x and its scale, each within its error, have."""
+    x, scale, zero = operands
+    ends = [_quantised((x + a) / (scale + b), zero) for a in (-errors[0], errors[0]) for b in (-errors[1], errors[1])]
+    low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
+    return np.asarray((low <= found) & (found <= high) & (low != high))
+
+
+def _zero_of_range(x: Array, error: float, found: Array) -> Array:
+    """Where a zero point is that of the range of x, either end of it within the error."""
+    least, most = min(0.0, float(x.min(initial=0))), max(0.0, float(x.max(initial=0)))
+    lows, highs = (min(0.0, least - error), min(0.0, least + error)), (max(0.0, most - error), most + error)
+    ends = [np.rint(-255 * low / max(high - low, 1e-300)) for low in lows for high in highs]
+    return np.asarray((min(ends) <= found) & (found <= max(ends)) & (min(ends) != max(ends)))
 
 
 def _as_large(node: Node, x: Array, error: float, expected: Array, found: Array) -> Array:

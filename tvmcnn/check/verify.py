@@ -43,6 +43,7 @@ class TensorError:
     histogram: tuple[int, ...] = ()  # elements by |difference| / bound: equal ones, then by HISTOGRAM's edges
     excused: int = 0
     size: int = 0
+    exact: bool = False  # of a type of which every byte must be equal
 
     @property
     def passed(self) -> bool:
@@ -105,6 +106,8 @@ class Verdict:
         worst = self.as_json()["error"] or 0.0
         agree = f"{len(self.tensors)} tensors and the outputs agree"
         excused = f"; {self.excused} elements stand at a step, on its other side" if self.excused else ""
+        exact = len({error.name for error in (*self.tensors, *self.outputs) if error.exact})
+        agree += f", {exact} of them integers and equal in every byte" if exact and not self.excused else ""
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max{excused})"
 
 
@@ -247,7 +250,14 @@ def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> 
     difference, bound = (float(differences[worst]), float(bounds[worst])) if worst is not None else (0.0, error)
     histogram = _histogram(differences, bounds) if histograms else ()
     return TensorError(
-        name, difference, bound, largest(wanted), histogram, excused=follower.excused.get(name, 0), size=found.size
+        name,
+        difference,
+        bound,
+        largest(wanted),
+        histogram,
+        excused=follower.excused.get(name, 0),
+        size=found.size,
+        exact=found.dtype.kind in "iu",
     )
 
 

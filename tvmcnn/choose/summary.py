@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import groups_together
+from tvmcnn.choose.shared import QUANTISED
 from tvmcnn.configs import MmaConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
-from tvmcnn.network import Choice, Network, Program
+from tvmcnn.network import Choice, Kernel, Network, Program
+
+CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicScale", "DynamicZeroPoint")
 
 
 def tiers(programs: Sequence[Program]) -> str:
@@ -34,6 +37,25 @@ def tensor_cores(programs: Sequence[Program]) -> str:
 def _multiplies_in_float32(network: Network, choice: Choice) -> bool:
     counted = ALGORITHMS[choice.algorithm].counted and not isinstance(choice.config, MmaConfig)
     return counted and multiply_accumulates(network, choice.kernel) > 0
+
+
+def in_integers(choices: Iterable[Choice]) -> str:
+    """integers: 21 kernels compute on 8 bits, 3 in other types: Softmax, Sigmoid, Add (2)
+
+    Empty where none does. What converts between both counts with neither.
+    """
+    kernels = [choice.kernel for choice in choices if not choice.is_view]
+    operators = [kernel for kernel in kernels if kernel.anchor.op not in CONVERSIONS]
+    on = [kernel for kernel in operators if _is_of_bytes(kernel)]
+    if len(kernels) == len(operators) and not any(kernel.anchor.op in QUANTISED for kernel in on):
+        return ""
+    others = Counter(kernel.ops for kernel in operators if not _is_of_bytes(kernel))
+    named = ", ".join(f"{ops} ({count})" if count > 1 else ops for ops, count in others.items())
+    return f"integers: {len(on)} kernels compute on 8 bits, {others.total()} in other types{f': {named}' * bool(named)}"
+
+
+def _is_of_bytes(kernel: Kernel) -> bool:
+    return any(tensor.item_bytes == 1 and tensor.dtype != "bool" for tensor in kernel.inputs)
 
 
 def by_winograd(choices: Iterable[Choice]) -> str:

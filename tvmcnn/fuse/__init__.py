@@ -24,6 +24,7 @@ ELEMENTWISE = frozenset(
 ANCHORS = ("Conv", "Gemm")  # reductions long enough to hide an epilogue
 POOLS = ("MaxPool", "AveragePool")  # those with a window
 RECURRENT = ("GRU", "LSTM", "RNN")  # whose node has the products with R alone
+OF_INTEGERS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")  # products of integers of 8 bits
 SQUASHING = ("Clip", "Erf", "HardSigmoid", "Min", "Sigmoid", "Softsign", "Tanh")  # into an interval
 MONOTONE = ("Relu", "Clip")  # never decreasing, also after rounding
 MIN_PROLOGUE_CHANNELS = BLOCK  # with fewer the image is read plain, and its pixels one by one
@@ -347,13 +348,13 @@ def multiply_accumulates(network: Network, kernel: Kernel) -> int:
 
 
 def _products(network: Network, node: Node) -> int:
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT):
+    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul", *OF_INTEGERS, *RECURRENT):
         return 0
     x, weight = (network.shape(name) for name in node.inputs[:2])
     if node.op in RECURRENT:
         return math.prod(x[:2]) * math.prod(weight)  # times, batch
     output = network.tensors[node.output].size
-    if node.op == "Conv":
+    if node.op in ("Conv", "QLinearConv", "ConvInteger"):
         return output * math.prod(weight[1:])
     if node.op == "ConvTranspose":
         return math.prod(x) * math.prod(weight[1:])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tvmcnn.fuse.dequantise_constants import dequantise_constants
 from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
 from tvmcnn.fuse.fold_affine import fold_affine
+from tvmcnn.fuse.integers import integers
 from tvmcnn.fuse.multiply_spectra import multiply_spectra
 from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
@@ -16,6 +18,8 @@ from tvmcnn.fuse.volumes_as_frames import volumes_as_frames
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
+    integers,  # what stands between dequantised and quantised tensors  -->  integers
+    dequantise_constants,  # integers that only float kernels read  -->  floats
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames

@@ -18,6 +18,7 @@ FOLD_LIMIT = 64 << 20  # bytes of one folded constant; more is a bomb, not a wei
 FOLD_TOTAL = 1 << 30  # and of all of them
 
 UNFOLDED = ("ConstantOfShape", "DequantizeLinear", "QuantizeLinear")  # the optimizer would not fold them by itself
+WITH_INTEGERS = ("Add", "Conv", "Gemm", "MatMul", "Mul")  # operators that fuse/integers.py computes in integers
 DRAWN = ("Bernoulli", "ImageDecoder", "Multinomial")  # random, or of a size that only decoding tells: never folded
 
 
@@ -50,6 +51,8 @@ class Budget:
         """True or False, None to let the optimizer decide. Raises ModelError for too large a constant."""
         if any(value.is_graph_output() for value in node.outputs) or node.op_type in DRAWN:
             return False
+        if node.op_type == "DequantizeLinear" and _meets_quantised(node):
+            return False
         given = _given(node.op_type, sum(value.const_value.nbytes for value in _constants(node)))
         for value in node.outputs:
             shape = _made(node) if node.op_type in MADE else _inferred(value)
@@ -62,6 +65,26 @@ class Budget:
             if size > max(FOLD_LIMIT, given) or self.left < 0:
                 raise _too_large(self.label, node.name or value.name or "", node.op_type, shape)
         return True if node.op_type in UNFOLDED else None
+
+
+def _meets_quantised(node: ir.Node) -> bool:
+    """True for integers that are computed with others, which come at run time: they are wanted as they are.
+
+    y = Conv(DequantizeLinear(x), DequantizeLinear(w))    of which the second stays though w is constant
+    """
+    return any(
+        other is not None and other is not node.outputs[0] and _arrives_quantised(other)
+        for reader, _ in node.outputs[0].uses()
+        if reader.op_type in WITH_INTEGERS
+        for other in reader.inputs
+    )
+
+
+def _arrives_quantised(value: ir.Value) -> bool:
+    maker = value.producer()
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return False
+    return maker.inputs[0] is not None and maker.inputs[0].const_value is None
 
 
 def _too_large(label: str, name: str, op: str, shape: Shape) -> ModelError:

@@ -158,8 +158,13 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     """Ask operators/ what one ONNX node means; register its outputs and its derived constants."""
     domain = node.domain if node.domain not in ("", "ai.onnx") else ""
     function = OPERATORS.get(node.op_type) if not domain else None
-    if function is None and QUANTISED.search(node.op_type):
-        raise Unsupported(f"operator {node.op_type}: quantised networks are not supported yet, only float ones")
+    if QUANTISED.search(node.op_type) and any(_is_half(build, name) for name in node.input if name):
+        raise Unsupported("its scale or its floats are float16; supported is float32")
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        fed = {value.name for value in build.proto.graph.input} - build.constants.keys()
+        for role, name in zip(("scale", "zero point"), node.input[1:], strict=False):
+            if name in fed:  # one that DynamicQuantizeLinear computes may come at run time
+                raise Undecided(role, name)
     if is_control(node):
         refuse(node, build.label, build.proto)
     if function is None:
@@ -187,7 +192,9 @@ def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:
     if spare := [name for name in node.output[len(meanings) :] if name]:
         raise Unsupported(f"its output '{spare[0]}' is not supported; only the first {len(meanings)} of the node are")
     made: dict[int, str] = {}
-    for output, meaning in zip(node.output, meanings, strict=False):
+    pairs = list(zip(node.output, meanings, strict=False))
+    operands_of = {id(value.maker) for _, meaning in pairs for value in meaning.inputs}
+    for output, meaning in sorted(pairs, key=lambda pair: id(pair[1]) not in operands_of):  # what others read first
         if output:
             build.add(node, output, meaning, made)
             if any(operand is not None and operand.counts for operand in operands):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.importer import along, einsum, microsoft
+from tvmcnn.importer import along, einsum, microsoft, quantised
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.control_flow import fold_control
 from tvmcnn.importer.control_flow.scopes import Scopes
@@ -46,7 +46,7 @@ def import_opened(
     notes = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
-    spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS, **along.SPELLINGS})
+    spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS, **along.SPELLINGS, **quantised.SPELLINGS})
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)

@@ -30,6 +30,7 @@ from tvmcnn.ops import (
     move,
     norm,
     pool,
+    quantised,
     recurrent,
     reduce,
     regions,
@@ -60,6 +61,7 @@ PLAIN: dict[str, Callable[..., te.Tensor]] = {
     **resize.EXPRESSIONS,
     **sample.EXPRESSIONS,
     **norm.EXPRESSIONS,
+    **quantised.EXPRESSIONS,
 }
 
 
@@ -98,6 +100,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "global_pool": pool.global_pool,
     "elementwise": elementwise.elementwise,
     "plain": plain,
+    "quantised": plain,
     "resize": resize.resize_blocks,
     "grid_sample": sample.grid_sample_blocks,
     "deform_columns": sample.deform_columns_blocks,

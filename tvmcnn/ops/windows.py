@@ -26,11 +26,11 @@ def conv(node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, b: te.Tensor | 
     g = m // (M/G) is the group of map m.
     """
     maps, depth = output.shape[1] // node["group"], int(w.shape[1])
-    rc, rk = te.reduce_axis((0, depth), "rc"), _window_axes(node)
+    rc, rk = te.reduce_axis((0, depth), "rc"), window_axes(node)
 
     def tap(n: Any, m: Any, *position: Any) -> Expr:
-        inside, source = _source(node, x, output.shape, position, rk)
-        value = _where(inside, x[(n, m // maps * depth + rc, *source)], _zero(x))
+        inside, source = source_of(node, x, output.shape, position, rk)
+        value = guarded(inside, x[(n, m // maps * depth + rc, *source)], _zero(x))
         return te.sum(value * w[(m, rc, *rk)], axis=[rc, *rk])
 
     return _biased(te.compute(output.shape, tap, name="sum"), output.shape, b)
@@ -60,7 +60,7 @@ def conv_transpose(node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, b: te
             kernel.append(k)
         channel = m // maps * depth + rc
         product = x[(n, channel, *source)] * w[(channel, m % maps, *kernel)]
-        return te.sum(_where(tests, product, _zero(x)), axis=[rc, *rt])
+        return te.sum(guarded(tests, product, _zero(x)), axis=[rc, *rt])
 
     shape = (*output.shape[:-1], last, -(-output.shape[-1] // last))
     sums = te.compute(shape, tap, name="sum")
@@ -110,11 +110,11 @@ def max_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
 
 def _largest(node: Node, shape: Shape, x: te.Tensor) -> te.Tensor:
-    rk = _window_axes(node)
+    rk = window_axes(node)
 
     def tap(n: Any, c: Any, *position: Any) -> Expr:
-        inside, source = _source(node, x, shape, position, rk)
-        return maximum(_where(inside, x[(n, c, *source)], lowest(str(x.dtype))), axis=rk)
+        inside, source = source_of(node, x, shape, position, rk)
+        return maximum(guarded(inside, x[(n, c, *source)], lowest(str(x.dtype))), axis=rk)
 
     return te.compute(shape, tap, name="pool")
 
@@ -124,13 +124,13 @@ def max_pool_indices(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
     "first" is its place in the map, the last axis fastest. A NaN is less than nothing, so that some element counts.
     """
-    largest, rk = _largest(node, output.shape, x), _window_axes(node)
+    largest, rk = _largest(node, output.shape, x), window_axes(node)
     sizes = [int(extent) for extent in x.shape[2:]]
     strides = [math.prod(sizes[:a] if node["storage_order"] else sizes[a + 1 :]) for a in range(len(sizes))]
     area = math.prod(sizes)
 
     def tap(n: Any, c: Any, *position: Any) -> Expr:
-        inside, source = _source(node, x, output.shape, position, rk)
+        inside, source = source_of(node, x, output.shape, position, rk)
         place = tirx.const(0, "int32")
         for i, extent in zip(source, sizes, strict=True):
             place = place * extent + i
@@ -154,15 +154,15 @@ def average_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
     What ceil_mode adds past the padding never counts.
     """
-    rk, rank = _window_axes(node), len(x.shape) - 2
+    rk, rank = window_axes(node), len(x.shape) - 2
     limits = [
         (-begin, int(size) + end) if node["count_include_pad"] else (0, int(size))
         for size, begin, end in zip(x.shape[2:], node["pads"], node["pads"][rank:], strict=False)
     ]
 
     def tap(n: Any, c: Any, *position: Any) -> Expr:
-        inside, source = _source(node, x, output.shape, position, rk)
-        return te.sum(_where(inside, x[(n, c, *source)], _zero(x)), axis=rk)
+        inside, source = source_of(node, x, output.shape, position, rk)
+        return te.sum(guarded(inside, x[(n, c, *source)], _zero(x)), axis=rk)
 
     sums = te.compute(output.shape, tap, name="pool")
 
@@ -179,11 +179,11 @@ def average_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
 def lp_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX LpPool: y[n, c, o] = (Σ_k |x[n, c, o·s + k·d − p]|^p)^(1/p)."""
-    rk = _window_axes(node)
+    rk = window_axes(node)
 
     def tap(n: Any, c: Any, *position: Any) -> Expr:
-        inside, source = _source(node, x, output.shape, position, rk)
-        return te.sum(_where(inside, norm_term(x[(n, c, *source)], node["p"]), _zero(x)), axis=rk)
+        inside, source = source_of(node, x, output.shape, position, rk)
+        return te.sum(guarded(inside, norm_term(x[(n, c, *source)], node["p"]), _zero(x)), axis=rk)
 
     sums = te.compute(output.shape, tap, name="pool")
     return te.compute(output.shape, lambda *i: norm_root(sums[i], node["p"]), name="out")
@@ -213,7 +213,8 @@ def global_pool(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 # ---- what they share ------------------------------------------------------------------------------------------------
 
 
-def _window_axes(node: Node) -> list[Any]:
+def window_axes(node: Node) -> list[Any]:
+    """The axes along which a window is reduced."""
     return [te.reduce_axis((0, extent), f"rk{a}") for a, extent in enumerate(node["kernel_shape"])]
 
 
@@ -222,7 +223,7 @@ def _numbers(node: Node) -> list[Any]:
     return [*(node[name] for name in ATTRIBUTES), node["pads"][: len(node["strides"])]]
 
 
-def _source(node: Node, x: te.Tensor, shape: Shape, position: Indices, rk: list[Any]) -> tuple[list[Expr], Indices]:
+def source_of(node: Node, x: te.Tensor, shape: Shape, position: Indices, rk: list[Any]) -> tuple[list[Expr], Indices]:
     """The element o·s + k·d − p of each spatial axis, and the tests that it is inside: those that can fail."""
     tests, source = [], []
     for o, r, size, extent, k, s, d, p in zip(position, rk, x.shape[2:], shape[2:], *_numbers(node), strict=True):
@@ -237,7 +238,7 @@ def _zero(x: te.Tensor) -> Expr:
     return tirx.const(0, x.dtype)
 
 
-def _where(tests: list[Expr], value: Expr, otherwise: Expr) -> Expr:
+def guarded(tests: list[Expr], value: Expr, otherwise: Expr) -> Expr:
     """The value, or `otherwise` where a test fails; then it is not read."""
     return tirx.if_then_else(tirx.all(*tests), value, otherwise) if tests else value
 

@@ -17,7 +17,7 @@ from tvmcnn.errors import ModelError
 TYPE_OF_RESULT = {"BitCast", "Cast", "CastLike", "Constant", "ConstantOfShape", "DynamicQuantizeLinear"}
 """Operators whose float output has the type of the array they return."""
 
-TYPE_OF_INPUT = {"DequantizeLinear": 1, "OneHot": 2, "Where": 1}
+TYPE_OF_INPUT = {"DequantizeLinear": 1, "OneHot": 2, "QGemm": 1, "Where": 1}
 """Which input's type a float output has, where that is not the first's."""
 
 TYPE_OF_ATTRIBUTE = {

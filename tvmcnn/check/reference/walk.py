@@ -12,6 +12,7 @@ import onnx
 
 from tvmcnn.check.reference import control
 from tvmcnn.check.reference.inlined import is_twin, parts
+from tvmcnn.check.reference.integers import Patterns, varying
 from tvmcnn.check.reference.model import attribute_value, attributes_of, describe, initializers, plain_domain, versions
 from tvmcnn.check.reference.operate import objections, operate, version
 from tvmcnn.check.reference.order import in_order, reads
@@ -35,6 +36,8 @@ def run(nodes: Iterable[onnx.NodeProto], values: Values, context: Context, outpu
     reasons = [f"{describe(node)}: {reason}" for node in operators for reason in objections(node, read, context)]
     if reasons:
         raise UnsupportedError(context.label, reasons)
+    fed = varying(context.source.proto.graph)
+    patterns = None if context.depth else Patterns(ordered, values, context, outputs, fed)
     for node, twins in zip(ordered, parts(ordered, context), strict=True):
         inner = context.with_twins(twins)
         missing = [name for name in node.input if name and name not in values]
@@ -42,6 +45,8 @@ def run(nodes: Iterable[onnx.NodeProto], values: Values, context: Context, outpu
             raise ModelError(f"{context.label}: {describe(node)} reads {missing}, which nothing makes.")
         given = [values[name] if name else None for name in node.input]
         made = _guarded(_step(node, context), node, given, values, inner)
+        if patterns is not None and (integers := patterns.ends(node)) is not None:
+            made = [integers]
         for name, shown, held in zip(node.output, _names(node, inner), made, strict=False):
             if name and held is not None:
                 values[name] = _noted(shown, held, inner) if shown else held

@@ -23,6 +23,7 @@ from tvmcnn.check.reference_ops import (
     microsoft,
     move,
     norm,
+    quantised,
     quantize,
     recurrent,
     reduce,
@@ -36,6 +37,6 @@ from tvmcnn.check.reference_ops.registry import OPERATORS, Array, Ints, is_float
 __all__ = ["OPERATORS", "Array", "Ints", "is_float", "known_dtype", "lookup"]
 
 FAMILIES = (
-    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, recurrent, reduce, regions,
-    resize, sample, windows,
+    activation, arithmetic, constant, logic, matrix, microsoft, move, norm, quantize, quantised, recurrent, reduce,
+    regions, resize, sample, windows,
 )  # fmt: skip

@@ -44,7 +44,8 @@ def quantize_linear(
 ) -> Array:  # fmt: skip
     """QuantizeLinear: round(x / scale) + zero point, halves to the even one, within the integers of the type.
 
-    The quotient is of the type `precision`, which is the scale's if it is not given.
+    NaN, of which ONNX says nothing, is the least of them. The quotient is of the type `precision`, which is the
+    scale's if it is not given.
     """
     name = TYPES.get(output_dtype, "none") if output_dtype else "uint8"
     dtype = np.dtype(name) if y_zero_point is None and name != "none" else getattr(y_zero_point, "dtype", None)
@@ -54,6 +55,7 @@ def quantize_linear(
     quotient = np.rint(x.astype(wide) / _spread(y_scale, x, axis, block_size).astype(wide)).astype(np.float64)
     zero = 0 if y_zero_point is None else _spread(y_zero_point, x, axis, block_size).astype(np.float64)
     info = np.iinfo(dtype)
+    quotient = np.where(np.isnan(quotient), -np.inf, quotient)
     return np.asarray(np.clip(quotient + zero, info.min, info.max), dtype)
 
 

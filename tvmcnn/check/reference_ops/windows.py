@@ -204,6 +204,18 @@ def average_pool(
 
     The input counts; the pads count if count_include_pad; what ceil_mode adds past the pads never does.
     """
+    total, count = window_totals(
+        x, kernel_shape=kernel_shape, auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
+        dilations=dilations, pads=pads, strides=strides,
+    )  # fmt: skip
+    return total / count
+
+
+def window_totals(
+    x: Array, *, kernel_shape: Ints, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0,
+    dilations: Ints | None = None, pads: Ints | None = None, strides: Ints | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The sum over each window of an AveragePool, and how many elements of it count."""
     rank = x.ndim - 2
     dilations, strides = dilations or [1] * rank, strides or [1] * rank
     before, after, sizes = _pads_and_sizes(x.shape[2:], kernel_shape, auto_pad, dilations, pads, strides, ceil_mode)
@@ -217,7 +229,7 @@ def average_pool(
     for offset in np.ndindex(*kernel_shape):
         total += _seen_at(x, offset, dilations, strides, sizes)
         count += _seen_at(counts, offset, dilations, strides, sizes)
-    return total / count
+    return total, count
 
 
 @op("GlobalAveragePool")

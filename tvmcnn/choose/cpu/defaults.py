@@ -343,7 +343,7 @@ def rows_config(network: Network, kernel: Kernel) -> RowsConfig:
     columns = shape[-1] if shape else 1
     fitting = max(d for d in divisors(columns) if d <= MAX_COLUMNS)
     columns = fitting if fitting * 4 > min(columns, MAX_COLUMNS) else MAX_COLUMNS  # else the last tile is cut short
-    if kernel.anchor.op not in ("MatMul", "Gemm") or len(shape) < 2:
+    if kernel.anchor.op not in ("MatMul", "Gemm", "QLinearMatMul", "MatMulInteger") or len(shape) < 2:
         return RowsConfig(1, columns, 1)
     rows = max(d for d in divisors(shape[-2]) if d <= 4)
     depth = multiply_accumulates(network, kernel) // kernel.output.size

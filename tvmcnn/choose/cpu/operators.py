@@ -23,7 +23,7 @@ from tvmcnn.choose.cpu.samples import (
 from tvmcnn.choose.cpu.sequences import goes_in_order, in_order, over_time, runs_over_time
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
-from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, choice_of
+from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, QUANTISED, SUMS_OF_BYTES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
 from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
@@ -90,6 +90,10 @@ def _resizes_blocks(state: State, kernel: Kernel) -> bool:
     return (
         kernel.anchor.op == "Resize" and _keeps_float32(kernel) and _in_blocks(state, kernel) and _resizes_maps(kernel)
     )
+
+
+def _is_quantised(state: State, kernel: Kernel) -> bool:
+    return kernel.anchor.op in QUANTISED
 
 
 def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
@@ -206,6 +210,15 @@ def _plain(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "plain", read, PLAIN, "memory" if moves else "fallback")
 
 
+def _quantised(state: State, kernel: Kernel) -> Choice:
+    """Sums of products a row of columns at a time, the rest element by element."""
+    read = [state.plain(tensor) for tensor in kernel.inputs]
+    if kernel.anchor.op in SUMS_OF_BYTES:
+        config = rows_config(state.network, kernel)
+        return choice_of(kernel, "quantised", read, PLAIN, "rows", (config, "default"))
+    return choice_of(kernel, "quantised", read, PLAIN, "memory")
+
+
 def _pool(state: State, kernel: Kernel) -> Choice:
     tensor, layout = state.stored[kernel.inputs[0].name]
     if tensor.shape != kernel.inputs[0].shape or layout.images > 1:
@@ -290,5 +303,6 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (unfolds_blocks, unfold),
     (_joins, _concat),
     (goes_in_order, in_order),
+    (_is_quantised, _quantised),
     (_always, _plain),
 )

@@ -14,7 +14,7 @@ from tvmcnn.choose.cuda.parts import in_parts
 from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
-from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, REGIONS, SAMPLES, choice_of, covers
+from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, QUANTISED, REGIONS, SAMPLES, choice_of, covers
 from tvmcnn.configs import Config, GemmConfig, RecurrentConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor
 from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
@@ -173,6 +173,14 @@ def _regions(network: Network, kernel: Kernel) -> Way:
     return "regions", "threads", ThreadsConfig()
 
 
+def _is_quantised(network: Network, kernel: Kernel) -> bool:
+    return kernel.anchor.op in QUANTISED
+
+
+def _quantised(network: Network, kernel: Kernel) -> Way:
+    return "quantised", "threads", ThreadsConfig()
+
+
 def _plain(network: Network, kernel: Kernel) -> Way:
     """Any operator, rank and dtype."""
     if _reduces_rows(kernel):
@@ -190,6 +198,7 @@ KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kerne
     (_pools_floats, _pool),
     (_goes_in_order, _in_order),
     (_pools_regions, _regions),
+    (_is_quantised, _quantised),
     (_always, _plain),
 )
 

@@ -1,0 +1,131 @@
+"""Integers with scales: single operators, and chains between DequantizeLinear and QuantizeLinear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphs.draft import Draft, Held, Skip
+from graphs.growers import filled, grows, image
+from graphs.windows import placed
+
+BYTES = ("uint8", "int8")
+MAPS = (16, 17, 3, 5, 8, 31)
+
+
+def zero_of(d: Draft, dtype: str, shape: tuple[int, ...] = ()) -> Held:
+    """A zero point, often at an end of the type or near its middle."""
+    limits = np.iinfo(dtype)
+    if shape:
+        return d.constant(np.random.default_rng(d.integer(0, 99)).integers(limits.min, limits.max, shape, dtype))
+    middle = (int(limits.min) + int(limits.max) + 1) // 2
+    return d.constant(np.asarray(d.choice((middle, middle + 13, int(limits.min), int(limits.max))), dtype))
+
+
+def up(d: Draft, x: Held, dtype: str | None = None) -> tuple[Held, Held, Held]:
+    """QuantizeLinear, which most of x fits; with it the scale and the zero point."""
+    dtype = dtype or d.choice(BYTES)
+    scale = d.constant(np.float32(max(float(np.abs(x.value).max(initial=0)), 1e-3) / d.choice((100, 120, 250, 30))))
+    zero = zero_of(d, dtype)
+    return d.node("QuantizeLinear", [x, scale, zero])[0], scale, zero
+
+
+def down(d: Draft, q: Held, scale: Held, zero: Held | None, **attributes: Any) -> Held:
+    return d.node("DequantizeLinear", [q, scale, zero], **attributes)[0]
+
+
+def stored(d: Draft, shape: tuple[int, ...], axis: int) -> tuple[Held, Held]:
+    """Constant integers dequantised, sometimes with a scale and a zero point an index of an axis; and that scale."""
+    dtype, several = d.choice(("int8", "uint8")), d.chance(1, 2)
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(d.integer(0, 999))
+    count = (shape[axis],) if several else ()
+    scale = d.constant(rng.uniform(0.001, 0.02, count).astype(np.float32))
+    zero = zero_of(d, dtype, count)
+    q = d.constant(rng.integers(limits.min, limits.max, shape, dtype, endpoint=True))
+    return down(d, q, scale, zero, axis=axis), scale
+
+
+@grows("QuantizeLinear", when=lambda held: held.dtype == "float32" and filled(held))
+def quantize(d: Draft, op: str, x: Held) -> None:
+    if x.rank and d.chance(1, 3):
+        axis = d.axis(x)
+        dtype = d.choice(BYTES)
+        scale = d.constant(np.random.default_rng(d.integer(0, 99)).uniform(0.01, 0.2, x.shape[axis]).astype(np.float32))
+        d.node(op, [x, scale, zero_of(d, dtype, (x.shape[axis],))], axis=axis)
+        return
+    q, scale, zero = up(d, x)
+    if d.chance(2, 3):
+        down(d, q, scale, zero)
+
+
+@grows("DequantizeLinear", when=lambda held: held.dtype in (*BYTES, "int32") and filled(held))
+def dequantize(d: Draft, op: str, x: Held) -> None:
+    zero = None if x.dtype == "int32" or d.chance(1, 3) else zero_of(d, x.dtype)
+    down(d, x, d.constant(np.float32(d.choice((0.05, 0.0123, 1.0)))), zero)
+
+
+@grows("DynamicQuantizeLinear", when=lambda held: held.dtype == "float32" and filled(held))
+def dynamic(d: Draft, op: str, x: Held) -> None:
+    d.node(op, [x], outputs=3)
+
+
+@grows("MatMulInteger", when=lambda held: held.dtype in BYTES and held.rank >= 2 and filled(held))
+def product(d: Draft, op: str, x: Held) -> None:
+    columns, dtype = d.choice((5, 17, 16, 3)), d.choice(BYTES)
+    w = d.drawn((x.shape[-1], columns), dtype, 3)
+    zeros = [zero_of(d, x.dtype), zero_of(d, dtype, (columns,) if d.chance(1, 2) else ())]
+    d.node(op, [x, w, *zeros[: d.integer(0, 2)]])
+
+
+@grows("ConvInteger", when=lambda held: held.dtype in BYTES and held.rank == 4 and filled(held))
+def convolution(d: Draft, op: str, x: Held) -> None:
+    kernels, dtype = [d.choice((3, 1, 2)) for _ in range(2)], d.choice(BYTES)
+    words = placed(d, x.shape[2:], kernels)
+    w = d.drawn((d.choice(MAPS), x.shape[1], *kernels), dtype, 3)
+    d.node(op, [x, w, *[zero_of(d, x.dtype), zero_of(d, dtype)][: d.integer(0, 2)]], **words)
+
+
+def quantised(d: Draft, x: Held) -> None:
+    """Layers of an image, each between integers."""
+    if not image(x) or x.dtype != "float32":
+        raise Skip("no image of float32")
+    q, scale, zero = up(d, x)
+    for _ in range(d.choice((1, 1, 2))):
+        f = down(d, q, scale, zero)
+        kind = d.integer(0, 6)
+        if kind < 3:
+            f = _convolved(d, f, scale)
+        elif kind == 3:
+            other, *its = up(d, f)
+            f = d.node(d.choice(("Add", "Mul")), [f, down(d, other, *its)])[0]
+        elif kind == 4:
+            f = d.node("GlobalAveragePool", [f])[0]
+        elif min(f.shape[2:]) >= 2:
+            words: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [d.choice((2, 1))] * 2}
+            f = d.node(d.choice(("AveragePool", "MaxPool")), [f], **words)[0]
+        if d.chance(1, 3):
+            f = d.node("Relu", [f])[0]
+        elif d.chance(1, 4):
+            f = d.node("Clip", [f, d.constant(np.float32(-0.3)), d.constant(np.float32(2.1))])[0]
+        if d.chance(1, 3):
+            q = d.node("QuantizeLinear", [f, scale, zero])[0]  # the same scale: what only moves needs no float
+        else:
+            q, scale, zero = up(d, f)
+    if d.chance(1, 2):
+        down(d, q, scale, zero)
+
+
+def _convolved(d: Draft, f: Held, scale: Held) -> Held:
+    """A convolution by stored weights, with a bias of the scale of its sums, or of floats, or without one."""
+    maps, kernels = d.choice(MAPS), [d.choice((3, 1, 2)) for _ in range(2)]
+    words = placed(d, f.shape[2:], kernels, keep=d.chance(1, 2))
+    w, w_scale = stored(d, (maps, f.shape[1], *kernels), 0)
+    bias = None
+    if d.chance(1, 2):
+        q = d.constant(np.random.default_rng(d.integer(0, 99)).integers(-5000, 5000, maps, np.int32))
+        bias = down(d, q, d.constant(np.asarray(scale.value * w_scale.value, np.float32)), None, axis=0)
+    elif d.chance(1, 4):
+        bias = d.drawn((maps,), "float32")
+    return d.node("Conv", [f, w, bias], **words)[0]

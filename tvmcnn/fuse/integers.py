@@ -1,0 +1,273 @@
+"""Integers: what stands between DequantizeLinear and QuantizeLinear is computed in integers where that has a form.
+
+y = QuantizeLinear(Relu(Conv(DequantizeLinear(x), DequantizeLinear(w), DequantizeLinear(b))))
+  -->
+y = QLinearConv(x, w - its zero point, scale of x · scale of w / scale of y, b)    with the zero points, and bounds
+
+The sums of products are exact, then there is one product in float32 and one rounding: docs/quantised.md has the
+contract. What has no such form stays as it is, DequantizeLinear, float32, QuantizeLinear; of products this is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tvmcnn.fuse.byte_moves import moved
+from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
+from tvmcnn.network import Array, Network, Node, Tensor
+
+REASON = "between integers: computed with the kernel of {}"
+NEAR = 1e-5  # of the scale of a bias to the product of those of its operands, as onnxruntime has it
+BYTES = ("int8", "uint8")
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+
+
+def integers(network: Network) -> Network:
+    """The network with the nodes that have a form in integers in that form."""
+    finder, notes = Finder(network), list[str]()
+    forms: dict[str, Form] = {}
+    for node in network.nodes:
+        if node.op == "QuantizeLinear" and (form := _form(finder, node, notes)) is not None:
+            forms[node.output] = form
+    return _unread(_replaced(network, forms), notes)
+
+
+def _replaced(network: Network, forms: dict[str, Form]) -> Network:
+    """The network with forms in the place of their last nodes, and without their parts."""
+    nodes, tensors, folded = list[Node](), dict(network.tensors), dict(network.folded)
+    constants = dict(network.constants)
+    parts = {name: output for output, form in forms.items() for name in form.parts}
+    for node in network.nodes:
+        form = forms.get(node.output)
+        if form is not None:
+            nodes += form.nodes
+            constants |= form.constants
+            dtype = network.tensors[node.output].dtype
+            tensors |= {made: Tensor(made, network.tensors[name].shape, dtype) for made, name in form.tensors.items()}
+        elif node.output not in parts:
+            nodes.append(node)
+    for name, output in parts.items():
+        del tensors[name]
+        folded[name] = REASON.format(output)
+    return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded, constants=constants)
+
+
+def _unread(network: Network, notes: list[str]) -> Network:
+    """The network without what only float nodes read that are gone, and with what is to be told."""
+    nodes, tensors, folded = list(network.nodes), dict(network.tensors), dict(network.folded)
+    read = {name for node in nodes for name in node.inputs} | {tensor.name for tensor in network.outputs}
+    for node in network.nodes:
+        if node.op == "DequantizeLinear" and node.output not in read:
+            nodes.remove(node)
+            del tensors[node.output]
+            folded[node.output] = "dequantised for kernels that read the integers"
+    kept = {name for node in nodes for name in node.inputs}
+    constants = {name: array for name, array in network.constants.items() if name in kept}
+    told = (*network.notes, *notes)
+    return dataclasses.replace(
+        network, nodes=tuple(nodes), tensors=tensors, folded=folded, constants=constants, notes=told
+    )
+
+
+# ---- a form of what ends in a QuantizeLinear ------------------------------------------------------------------------
+
+
+def _form(finder: Finder, last: Node, notes: list[str]) -> Form | None:
+    """The form of all that a QuantizeLinear ends."""
+    to = finder.described(last, last.output)
+    if to is None or not to.one_scale:
+        return None
+    form = Form()
+    if moved(finder, last.inputs[0], to, last.output, form):
+        return form
+    if to.dtype not in BYTES:
+        return None
+    activation, node = None, finder.alone(last.inputs[0])
+    if node is not None and (node.op == "Relu" or (node.op == "Clip" and len(node.inputs) == 1)):
+        activation, node = node, finder.alone(node.inputs[0])
+    if node is None or node.op not in FORMS or not any(finder.integers(name) for name in node.inputs):
+        return None
+    form = Form(parts={node.output, *([activation.output] if activation is not None else [])})
+    low, high = bounds(activation, to)
+    try:
+        op, inputs, attributes = FORMS[node.op](finder, node, to, form, last.output)
+    except NoForm as reason:
+        if node.op in PRODUCTS:
+            notes.append(f"'{node.name}' ({node.op}) is computed in float32, though it is quantised: {reason}")
+        return None
+    attributes |= {"to": to.shift, "low": low, "high": high}
+    form.nodes.append(Node(op, node.name, inputs, last.output, attributes))
+    return form
+
+
+Made = tuple[str, tuple[str, ...], dict[str, Any]]  # operator, operands and attributes
+
+
+def _conv(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
+    """QLinearConv."""
+    x, w = _operands(finder, node)
+    if finder.array(w) is not None:
+        weight = _weight(finder, w, 0)
+        attributes = {**node.attributes, "zero": x.shift, "other": 0}
+        return "QLinearConv", (x.name, *_constants(finder, node, x, w, weight, to, form, output)), attributes
+    maps, *window = finder.network.shape(w.name)
+    operands = _computed(finder, node, x, w, to, form, output, math.prod(window), maps)
+    return "QLinearConv", (x.name, *operands), {**node.attributes, "zero": x.shift, "other": w.shift}
+
+
+def _matmul(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
+    """QLinearMatMul; a constant matrix may have a scale a column."""
+    x, w = _operands(finder, node)
+    if (array := finder.array(w)) is not None:
+        weight = _weight(finder, w, 1 if array.ndim == 2 else None)
+        operands = _constants(finder, node, x, w, weight, to, form, output)
+        return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": 0}
+    operands = _computed(finder, node, x, w, to, form, output, finder.network.shape(x.name)[-1], 1)
+    return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": w.shift}
+
+
+def _gemm(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
+    """QLinearMatMul of a constant matrix, turned where it is."""
+    given = node.attributes
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", False):
+        raise NoForm("its alpha and beta must be 1, and A not transposed")
+    x, w = _operands(finder, node)
+    turned = bool(given.get("transB", False))
+    weight = _weight(finder, w, 0 if turned else 1)
+    weight = weight.T if turned else weight
+    operands = _constants(finder, node, x, w, weight, to, form, output)
+    return "QLinearMatMul", (x.name, *operands), {"zero": x.shift, "other": 0}
+
+
+def _operands(finder: Finder, node: Node) -> tuple[Integers, Integers]:
+    """What a product multiplies: quantised both, the first with one scale and computed."""
+    x, w = (finder.integers(name) for name in node.inputs[:2])
+    for name, found in zip(node.inputs, (x, w), strict=False):
+        if found is None:
+            raise NoForm(f"its operand '{name}' is not quantised")
+        if found.dtype not in BYTES:
+            raise NoForm(f"its operand '{name}' is {found.dtype}")
+    assert x is not None
+    assert w is not None
+    if not x.one_scale:
+        raise NoForm(f"its operand '{node.inputs[0]}' has more than one scale")
+    if x.name in finder.network.constants:
+        raise NoForm(f"its operand '{node.inputs[0]}' is constant")
+    return x, w
+
+
+def _weight(finder: Finder, w: Integers, axis: int | None) -> Array:
+    """Constant integers less their zero points, of which each index of `axis` may have one."""
+    array = finder.array(w)
+    if array is None:
+        raise NoForm("its weight is computed")
+    for each in (w.scale, w.zero):
+        if each.size > 1 and (axis is None or each.size != each.shape[axis]):
+            raise NoForm("the scales of its weight are not one an output channel")
+    centred: Array = array.astype(np.int64) - w.zero.reshape(w.zero.shape if w.zero.size > 1 else ())
+    fits = not centred.size or (centred.min() >= -128 and centred.max() <= 127)
+    return centred.astype(np.int8 if fits else np.int16)
+
+
+def _constants(
+    finder: Finder, node: Node, x: Integers, w: Integers, weight: Array, to: Integers, form: Form, output: str
+) -> list[str]:
+    """The weight, the factor and the bias, an int32 of the scale that a sum has."""
+    is_conv = node.op == "Conv"
+    maps = weight.shape[0 if is_conv else -1] if weight.ndim > 1 else 1
+    scale = x.step * w.scale.reshape(-1)  # in float32
+    sums = np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim)) if is_conv else -2 % weight.ndim)
+    bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
+    most = sums * x.reach + (0 if bias is None else np.abs(bias.astype(np.int64)))
+    if most.size and int(most.max()) >= LIMIT:
+        raise NoForm(f"sums of {math.prod(weight.shape[1:]) if is_conv else weight.shape[0]} products may leave int32")
+    names = [form.keep(f"{output}.weight", weight), form.keep(f"{output}.multiplier", scale / to.step)]
+    return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
+
+
+def _computed(
+    finder: Finder, node: Node, x: Integers, w: Integers, to: Integers, form: Form, output: str, depth: int, maps: int
+) -> list[str]:
+    """The weight, the factor and the bias, where the weight comes at run time: with one scale and zero point."""
+    if not w.one_scale:
+        raise NoForm(f"its operand '{node.inputs[1]}' is computed, and has more than one scale")
+    scale = np.reshape(x.step * w.step, (1,))
+    bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
+    most = 0 if bias is None else int(np.abs(bias.astype(np.int64)).max(initial=0))
+    if depth * x.reach * w.reach + most >= LIMIT:
+        raise NoForm(f"sums of {depth} products may leave int32")
+    names = [w.name, form.keep(f"{output}.multiplier", scale / to.step)]
+    return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
+
+
+def _bias(finder: Finder, node: Node, scale: Array, maps: int) -> Array:
+    name = node.inputs[2]
+    found = finder.integers(name)
+    array = finder.array(found)
+    if found is None or array is None or found.dtype != "int32" or found.zero.any():
+        raise NoForm(f"its bias '{name}' is no constant of int32 behind a DequantizeLinear")
+    own = found.scale.reshape(-1)
+    if own.size not in (1, maps) or (array.size not in (1, maps)) or array.shape[-1:] not in ((), (1,), (maps,)):
+        raise NoForm(f"its bias '{name}' is not one value an output channel")
+    if (np.abs(own - scale) > NEAR * scale).any():
+        raise NoForm(f"the scale of its bias '{name}' is not that of its sums")
+    return np.broadcast_to(array.reshape(-1), (maps,))
+
+
+def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
+    """QLinearAdd or QLinearMul."""
+    given = [finder.integers(name) for name in node.inputs]
+    found = [each for each in given if each is not None and each.one_scale and each.dtype in BYTES]
+    if len(found) != 2:
+        raise NoForm("both operands must be quantised with one scale")
+    pairs = zip(("a", "b", "y"), (*found, to), strict=True)
+    scales = [form.keep(f"{output}.{word}_scale", each.scale.reshape(1)) for word, each in pairs]
+    zeros = {"zero": found[0].shift, "other": found[1].shift}
+    return f"QLinear{node.op}", (*(each.name for each in found), *scales), zeros
+
+
+def _pool(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
+    """QLinearAveragePool, whose factor knows how many elements each window counts."""
+    x = finder.integers(node.inputs[0])
+    if x is None or not x.one_scale or x.dtype not in BYTES:
+        raise NoForm("its operand must be quantised with one scale")
+    shape = finder.network.shape(x.name)
+    rank, spatial = len(shape) - 2, shape[2:]
+    window = {
+        **{"kernel_shape": spatial, "strides": (1,) * rank, "dilations": (1,) * rank, "pads": (0,) * 2 * rank},
+        **{key: value for key, value in node.attributes.items() if key != "count_include_pad"},
+    }
+    counts = _window_counts(node, window, spatial, finder.network.shape(node.output)[2:])
+    if not counts.all() or math.prod(window["kernel_shape"]) * x.reach >= LIMIT:
+        raise NoForm("a window holds nothing, or more than an int32 can count")
+    counts = counts.reshape(-1)[:1].reshape((1,) * rank) if len(set(counts.reshape(-1).tolist())) == 1 else counts
+    factor = x.step / (to.step * counts.astype(np.float32))
+    return "QLinearAveragePool", (x.name, form.keep(f"{output}.multiplier", factor)), {**window, "zero": x.shift}
+
+
+def _window_counts(node: Node, window: dict[str, Any], spatial: tuple[int, ...], sizes: tuple[int, ...]) -> Array:
+    """How many elements each window counts: those in the image, or in its padding too."""
+    counts: Array = np.ones((), np.int64)
+    for axis, (extent, size) in enumerate(zip(spatial, sizes, strict=True)):
+        begin, end = window["pads"][axis], window["pads"][axis + len(spatial)]
+        low, high = (-begin, extent + end) if node.attributes.get("count_include_pad") else (0, extent)
+        first = np.arange(size) * window["strides"][axis] - begin
+        at = first[:, None] + np.arange(window["kernel_shape"][axis]) * window["dilations"][axis]
+        counts = np.multiply.outer(counts, ((at >= low) & (at < high)).sum(axis=1))
+    return counts
+
+
+FORMS: dict[str, Callable[[Finder, Node, Integers, Form, str], Made]] = {
+    "Conv": _conv,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Add": _binary,
+    "Mul": _binary,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _pool,
+}

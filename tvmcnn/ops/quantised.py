@@ -1,0 +1,262 @@
+"""Quantised operators in plain layout: integers of 8 bits in and out, sums of them exact, floats in float32.
+
+What is rounded, and how often, is part of the result (docs/quantised.md): a product and a sum that LLVM or nvcc joined
+into one FMA would be rounded once instead of twice, and land on another integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.network import Node, Tensor
+from tvmcnn.ops.operands import float32
+from tvmcnn.ops.windows import guarded, source_of, window_axes
+
+# 1.5 · 2^23: at this size the neighbours of a float32 are 1 apart, so that adding it rounds, halves to even, and leaves
+# the integer in the last bits. Two instructions on vectors of any CPU; TVM's `nearbyint` becomes a scalar one a lane.
+MAGIC, MAGIC_BITS = 12582912.0, 0x4B400000
+# Beyond every integer of 16 bits, however its zero point moves it, and within 2^22, where MAGIC rounds
+REACH = float(1 << 20)
+LEAST = -3.4028234663852886e38  # of the finite floats of 32 bits
+
+
+def rounded_alone(product: Expr) -> Expr:
+    """A product that is rounded before anything is added to it: between the two stands a maximum that changes nothing.
+
+    TVM lets LLVM fuse a·b + c into an FMA, as nvcc does by default.
+    """
+    return tirx.max(product, float32(LEAST))
+
+
+def _nearest(value: Expr) -> Expr:
+    """The integer next to a float32 of at most REACH, halves to even, as int32."""
+    return tirx.reinterpret("int32", value + float32(MAGIC)) - tirx.const(MAGIC_BITS, "int32")
+
+
+def _within(value: Expr, low: Any, high: Any) -> Expr:
+    return tirx.min(tirx.max(value, low), high)
+
+
+def stored(value: Expr, node: Node, dtype: str) -> Expr:
+    """A float32 as an integer of the output: within `low` and `high`, rounded, + its zero point `to`."""
+    low, high = (float32(node[word] - node["to"]) for word in ("low", "high"))
+    return (_nearest(_within(value, low, high)) + tirx.const(node["to"], "int32")).astype(dtype)
+
+
+def _centred(x: Expr, zero: Any) -> Expr:
+    """x less its zero point, in int32."""
+    zero = tirx.const(zero, "int32") if isinstance(zero, int) else zero.astype("int32")
+    return x.astype("int32") - zero
+
+
+def _at(tensor: te.Tensor, indices: tuple[Any, ...]) -> Expr:
+    """The element under indices of something that the tensor broadcasts to."""
+    own = indices[len(indices) - len(tensor.shape) :]
+    return tensor[tuple(0 if int(extent) == 1 else i for extent, i in zip(tensor.shape, own, strict=True))]
+
+
+# ---- between floats and integers ------------------------------------------------------------------------------------
+
+
+def quantize_linear(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, zero: te.Tensor) -> te.Tensor:
+    """ONNX QuantizeLinear: y = rint(x / scale) + zero, within the integers of its type."""
+    ends = tirx.min_value(output.dtype), tirx.max_value(output.dtype)
+
+    def element(*i: Any) -> Expr:
+        quotient = _within(x[i] / _at(scale, i), float32(-REACH), float32(REACH))
+        moved = _nearest(quotient) + _at(zero, i).astype("int32")
+        return _within(moved, *(end.astype("int32") for end in ends)).astype(output.dtype)
+
+    return te.compute(output.shape, element, name="out")
+
+
+def dequantize_linear(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, zero: te.Tensor) -> te.Tensor:
+    """ONNX DequantizeLinear: y = (x - zero) · scale."""
+    return te.compute(
+        output.shape,
+        lambda *i: _centred(x[i], _at(zero, i)).astype("float32") * _at(scale, i),
+        name="out",
+    )
+
+
+def _range(x: te.Tensor) -> Callable[[], tuple[Expr, Expr]]:
+    """The stages "least" and "most", the ends of the range of all elements and 0; what reads them, as floats."""
+
+    def end(name: str, choose: Any) -> te.Tensor:
+        axes = [te.reduce_axis((0, extent), f"r{a}") for a, extent in enumerate(x.shape)]
+        return te.compute((1,), lambda i: choose(x[tuple(axes)], axis=axes) if axes else x[()], name=name)
+
+    least, most = end("least", te.min), end("most", te.max)
+    return lambda: (tirx.min(least[0], float32(0.0)), tirx.max(most[0], float32(0.0)))
+
+
+def _range_scale(least: Expr, most: Expr) -> Expr:
+    scale = (most - least) / float32(255.0)
+    return tirx.Select(scale > float32(0.0), scale, float32(1.0))
+
+
+def dynamic_scale(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX DynamicQuantizeLinear's scale: (most - least) / 255, the range holding 0; of nothing but 0 it is 1."""
+    ends = _range(x)
+    return te.compute(output.shape, lambda *i: _range_scale(*ends()), name="out")
+
+
+def dynamic_zero_point(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """ONNX DynamicQuantizeLinear's zero point: rint(-least / scale)."""
+    ends = _range(x)
+
+    def element(*i: Any) -> Expr:
+        least, most = ends()
+        quotient = (float32(0.0) - least) / _range_scale(least, most)
+        return _nearest(_within(quotient, float32(0.0), float32(255.0))).astype("uint8")
+
+    return te.compute(output.shape, element, name="out")
+
+
+# ---- sums of products -----------------------------------------------------------------------------------------------
+
+
+def _conv_sums(node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, centred: Callable[..., Expr]) -> te.Tensor:
+    """The stage "sum": Σ_{c,k} centred(x[…], w[…]), the product in int32, of which there is none outside x."""
+    maps, depth = output.shape[1] // node["group"], int(w.shape[1])
+    rc, rk = te.reduce_axis((0, depth), "rc"), window_axes(node)
+
+    def tap(n: Any, m: Any, *position: Any) -> Expr:
+        inside, source = source_of(node, x, output.shape, position, rk)
+        product = centred(x[(n, m // maps * depth + rc, *source)], w[(m, rc, *rk)], m)
+        return te.sum(guarded(inside, product, tirx.const(0, "int32")), axis=[rc, *rk])
+
+    return te.compute(output.shape, tap, name="sum")
+
+
+def _product_sums(output: Tensor, a: te.Tensor, b: te.Tensor, centred: Callable[..., Expr]) -> te.Tensor:
+    """The stage "sum" of MatMul: Σ_k centred(a[…, i, k], b[…, k, j]), the product in int32."""
+    has_row, has_column = len(a.shape) > 1, len(b.shape) > 1
+    rk = te.reduce_axis((0, a.shape[-1]), "rk")
+
+    def leading(tensor: te.Tensor, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        count = max(len(tensor.shape) - 2, 0)
+        own = batch[len(batch) - count :]
+        return tuple(0 if int(extent) == 1 else i for extent, i in zip(tensor.shape[:count], own, strict=True))
+
+    def term(*i: Any) -> Expr:
+        batch = i[: len(i) - has_row - has_column]
+        row, column = ((i[len(batch)],) if has_row else ()), ((i[-1],) if has_column else ())
+        factors = a[(*leading(a, batch), *row, rk)], b[(*leading(b, batch), rk, *column)]
+        return te.sum(centred(*factors, column[0] if column else 0), axis=[rk])
+
+    return te.compute(output.shape, term, name="sum")
+
+
+def _requantised(
+    node: Node, output: Tensor, sums: te.Tensor, factor: te.Tensor, bias: te.Tensor | None, axis: int
+) -> te.Tensor:
+    """float32(sum + bias) · factor, rounded; factor and bias have one element, or one an index of `axis`."""
+
+    def element(*i: Any) -> Expr:
+        of = i[axis] if i and len(i) > axis else 0
+        total = sums[i] if bias is None else sums[i] + bias[of]
+        value = total.astype("float32") * factor[0 if int(factor.shape[0]) == 1 else of]
+        return stored(value, node, output.dtype)
+
+    return te.compute(output.shape, element, name="out")
+
+
+def qlinear_conv(
+    node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, factor: te.Tensor, bias: te.Tensor | None = None
+) -> te.Tensor:
+    """y = rint((b[m] + Σ_{c,k} (x - zero) · (w[m, c, k] - other)) · factor[m]) + to."""
+
+    def centred(value: Expr, tap: Expr, m: Any) -> Expr:
+        return _centred(value, node["zero"]) * _centred(tap, node["other"])
+
+    return _requantised(node, output, _conv_sums(node, output, x, w, centred), factor, bias, 1)
+
+
+def qlinear_matmul(
+    node: Node, output: Tensor, a: te.Tensor, b: te.Tensor, factor: te.Tensor, bias: te.Tensor | None = None
+) -> te.Tensor:
+    """y = rint((c[j] + Σ_k (a - zero) · (b - other)) · factor[j]) + to."""
+
+    def centred(left: Expr, right: Expr, j: Any) -> Expr:
+        return _centred(left, node["zero"]) * _centred(right, node["other"])
+
+    sums = _product_sums(output, a, b, centred)
+    return _requantised(node, output, sums, factor, bias, len(output.shape) - 1)
+
+
+def conv_integer(
+    node: Node, output: Tensor, x: te.Tensor, w: te.Tensor, x_zero: te.Tensor, w_zero: te.Tensor
+) -> te.Tensor:
+    """ONNX ConvInteger: y = Σ_{c,k} (x - zero of x) · (w - zero of w), of which each map may have one."""
+
+    def centred(value: Expr, tap: Expr, m: Any) -> Expr:
+        return _centred(value, _at(x_zero, (0,))) * _centred(tap, _at(w_zero, (m,)))
+
+    sums = _conv_sums(node, output, x, w, centred)
+    return te.compute(output.shape, lambda *i: sums[i], name="out")
+
+
+def matmul_integer(
+    node: Node, output: Tensor, a: te.Tensor, b: te.Tensor, a_zero: te.Tensor, b_zero: te.Tensor
+) -> te.Tensor:
+    """ONNX MatMulInteger: y = Σ_k (a - zero of a) · (b - zero of b), of which each column may have one."""
+
+    def centred(left: Expr, right: Expr, j: Any) -> Expr:
+        return _centred(left, _at(a_zero, (0,))) * _centred(right, _at(b_zero, (j,)))
+
+    sums = _product_sums(output, a, b, centred)
+    return te.compute(output.shape, lambda *i: sums[i], name="out")
+
+
+def qlinear_average_pool(node: Node, output: Tensor, x: te.Tensor, factor: te.Tensor) -> te.Tensor:
+    """y = rint(Σ_k (x - zero) · factor) + to, the factor of each window that of how many elements it counts."""
+    rk = window_axes(node)
+
+    def tap(n: Any, c: Any, *position: Any) -> Expr:
+        inside, source = source_of(node, x, output.shape, position, rk)
+        value = _centred(x[(n, c, *source)], node["zero"])
+        return te.sum(guarded(inside, value, tirx.const(0, "int32")), axis=rk)
+
+    sums = te.compute(output.shape, tap, name="sum")
+    return te.compute(
+        output.shape,
+        lambda *i: stored(sums[i].astype("float32") * _at(factor, i[2:]), node, output.dtype),
+        name="out",
+    )
+
+
+# ---- element by element ---------------------------------------------------------------------------------------------
+
+
+def qlinear_binary(
+    node: Node, output: Tensor, a: te.Tensor, b: te.Tensor, a_scale: te.Tensor, b_scale: te.Tensor, scale: te.Tensor
+) -> te.Tensor:
+    """y = rint(((a - zero) · scale of a [+ or ·] (b - other) · scale of b) / scale of y) + to, each step in float32."""
+
+    def element(*i: Any) -> Expr:
+        left = _centred(_at(a, i), node["zero"]).astype("float32") * a_scale[0]
+        right = _centred(_at(b, i), node["other"]).astype("float32") * b_scale[0]
+        value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
+        return stored(value / scale[0], node, output.dtype)
+
+    return te.compute(output.shape, element, name="out")
+
+
+EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+    "DynamicScale": dynamic_scale,
+    "DynamicZeroPoint": dynamic_zero_point,
+    "QLinearConv": qlinear_conv,
+    "QLinearMatMul": qlinear_matmul,
+    "QLinearAveragePool": qlinear_average_pool,
+    "QLinearAdd": qlinear_binary,
+    "QLinearMul": qlinear_binary,
+    "ConvInteger": conv_integer,
+    "MatMulInteger": matmul_integer,
+}
