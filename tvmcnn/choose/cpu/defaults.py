@@ -143,8 +143,13 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
             strips = rows * columns // strip
             parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1
             config = WinogradConfig(
-                tile, tile // p, tile // q, strip, parts,
-                *_register_tile(strip, depth, maps // parts, target), kernel=filters,
+                tile,
+                tile // p,
+                tile // q,
+                strip,
+                parts,
+                *_register_tile(strip, depth, maps // parts, target),
+                kernel=filters,
             )
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
                 found.append((winograd_cycles(config, strips, depth, maps, target), config))
