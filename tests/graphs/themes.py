@@ -155,7 +155,10 @@ def signals(d: Draft) -> None:
 def volumes(d: Draft) -> None:
     """Convolutions of volumes, as networks for video and scans have them, and what reads their frames as volumes."""
     dtype = d.choice(FLOATS) if d.chance(1, 8) else "float32"
-    channels, extents = d.choice(CHANNELS), [d.choice((4, 3, 5, 2, 7, 1)), d.choice(range(3, 12)), d.choice(range(2, 12))]
+    channels, extents = (
+        d.choice(CHANNELS),
+        [d.choice((4, 3, 5, 2, 7, 1)), d.choice(range(3, 12)), d.choice(range(2, 12))],
+    )
     while channels * math.prod(extents) > 4000:
         extents = [(extent + 1) // 2 for extent in extents]
     x = d.input(d.numbers((batch(d), channels, *extents), dtype))
