@@ -23,13 +23,13 @@ def sharing_prologue(choice: Choice, target: Target) -> Choice:
     if not isinstance(config, DirectConfig) or not kernel.prologue:
         return choice
     maps = math.ceil(kernel.output.shape[1] / target.lanes(kernel.dtype) / config.vectors)
-    size = _row_bytes(choice, config)
+    size = row_bytes(choice, config)
     pays = maps > 1 and size <= target.l2_bytes / 2
     config = dataclasses.replace(config, rows_first=pays)
     return dataclasses.replace(choice, config=config, scratch_bytes=round_up(size, ALIGNMENT) if pays else 0)
 
 
-def _row_bytes(choice: Choice, config: DirectConfig) -> int:
+def row_bytes(choice: Choice, config: DirectConfig) -> int:
     """Bytes of the image that a row of tiles reads: the filters are of 1 x 1. Tiles that overlap have their own."""
     kernel, image = choice.kernel, choice.kernel.inputs[0]
     (p, q), (sh, sw) = window_size(kernel), kernel.anchor["strides"]

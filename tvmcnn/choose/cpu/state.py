@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.shared_prologue import sharing_prologue
+from tvmcnn.choose.cpu.shared_rows import sharing_rows
 from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.kernel_key import kernel_words
@@ -121,6 +122,7 @@ class State:
                 choice = self.between_ends(choice)
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
         choice = sharing_prologue(dataclasses.replace(choice, kernel=kernel), self.target)
+        choice = sharing_rows(choice, self.target)
         choice = dataclasses.replace(choice, tasks=task_count(self.network, choice, self.target))
         self.choices.append(choice)
         self.stored[kernel.output.name] = (kernel.output, choice.writes)
