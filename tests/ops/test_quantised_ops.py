@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from quantised import TYPES, Quantised, at_halves, equal, operators
 
+from tvmcnn.compiler import Compiled
+from tvmcnn.fuse import exact_sums
+
 CONVOLUTIONS = {
     "padded": ((2, 5, 9, 12), (7, 5, 3, 2), {"pads": [1, 0, 2, 1]}),
     "strided": ((1, 3, 17, 15), (9, 3, 3, 5), {"strides": [2, 3], "pads": [1, 2, 0, 1]}),
@@ -22,9 +25,22 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.fixture(params=["integers", "float32"])
+def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Sums of products by loops over integers, and by the kernels of float32."""
+    monkeypatch.setattr(exact_sums, "LEAST", 0 if request.param == "float32" else 1 << 60)
+    return str(request.param)
+
+
+def is_one(compiled: Compiled, op: str, sums: str) -> None:
+    """All is one kernel on integers, or a sum in float32 that is requantised."""
+    kernels = [ops for ops in operators(compiled) if ops not in ("Reorder", "Centred", "Reshape")]
+    assert kernels in ([op], *([["Conv", "Requantised"], ["Gemm", "Requantised"]] if sums == "float32" else []))
+
+
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize(("x_type", "w_type", "y_type"), [("uint8", "int8", "uint8"), ("int8", "uint8", "int8")])
-def test_convolution(name: str, x_type: str, w_type: str, y_type: str, target: str, tmp_path: Path) -> None:
+def test_convolution(name: str, x_type: str, w_type: str, y_type: str, sums: str, target: str, tmp_path: Path) -> None:
     """A scale and a zero point a map, a bias, a Relu."""
     shape, kernel, attributes = CONVOLUTIONS[name]
     g = Quantised(4)
@@ -38,7 +54,7 @@ def test_convolution(name: str, x_type: str, w_type: str, y_type: str, target: s
     ]
     y = g.node("Relu", g.node("Conv", *operands, **attributes))
     compiled = equal(g.finished(g.up(y, 1.1, np.array(y_zero, y_type)), dtype=y_type), tmp_path, target)
-    assert operators(compiled) == ["QLinearConv"]
+    is_one(compiled, "QLinearConv", sums)
 
 
 def test_weights_that_arrive(target: str, tmp_path: Path) -> None:
@@ -50,7 +66,7 @@ def test_weights_that_arrive(target: str, tmp_path: Path) -> None:
     assert operators(compiled) == ["QLinearConv"]
 
 
-def test_factors_are_rounded_twice(target: str, tmp_path: Path) -> None:
+def test_factors_are_rounded_twice(sums: str, target: str, tmp_path: Path) -> None:
     """33 maps of which each rounds otherwise where the factor is rounded once."""
     g = Quantised(11)
     scales, sums = at_halves(0.0234, 5000.0, 33)
@@ -61,28 +77,30 @@ def test_factors_are_rounded_twice(target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zero", [0, 128, 255])
-def test_extreme_zero_points(zero: int, target: str, tmp_path: Path) -> None:
+def test_extreme_zero_points(zero: int, sums: str, target: str, tmp_path: Path) -> None:
     """Padding stands for the zero point, not for the integer 0; no bias, one scale, a Clip."""
     g = Quantised(5)
     x = g.source(1, 4, 9, 7, zero=zero)
     y = g.node("Conv", x, g.weight(5, 4, 3, 3), pads=[2, 1, 2, 1])
     y = g.node("Clip", y, g.constant(np.float32(-3.3)), g.constant(np.float32(41.7)))
     compiled = equal(g.finished(g.up(y, 0.31, np.uint8(255 - zero))), tmp_path, target)
-    assert operators(compiled) == ["QLinearConv"]
+    is_one(compiled, "QLinearConv", sums)
 
 
 @pytest.mark.parametrize(
     "shapes", [((5, 33), (33, 9)), ((2, 3, 17), (17, 31)), ((3, 5, 7), (3, 7, 4)), ((7,), (7, 3)), ((3, 7), (7,))]
 )
 @pytest.mark.parametrize("w_type", TYPES)
-def test_product(shapes: tuple[tuple[int, ...], tuple[int, ...]], w_type: str, target: str, tmp_path: Path) -> None:
+def test_product(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], w_type: str, sums: str, target: str, tmp_path: Path
+) -> None:
     left, right = shapes
     g = Quantised(6)
     columns = right[-1] if len(right) == 2 else 1
     many = {"scale": g.scale(columns), "zero": g.any_bytes(columns, dtype=w_type), "axis": 1} if columns > 1 else {}
     y = g.node("MatMul", g.source(*left, zero=100), g.weight(*right, dtype=w_type, **many))
     compiled = equal(g.finished(g.up(y, 0.9, np.uint8(120))), tmp_path, target)
-    assert operators(compiled) == ["QLinearMatMul"]
+    is_one(compiled, "QLinearMatMul", sums)
 
 
 def test_product_of_two_inputs(target: str, tmp_path: Path) -> None:
@@ -93,13 +111,13 @@ def test_product_of_two_inputs(target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turned", [0, 1])
-def test_gemm(turned: int, target: str, tmp_path: Path) -> None:
+def test_gemm(turned: int, sums: str, target: str, tmp_path: Path) -> None:
     g = Quantised(7)
     scales = g.scale(9)
     w = g.weight(*((9, 33) if turned else (33, 9)), scale=scales, zero=np.zeros(9), axis=0 if turned else 1)
     y = g.node("Gemm", g.source(5, 33), w, g.bias(9, np.float32(0.0234) * scales), transB=turned)
     compiled = equal(g.finished(g.up(y, 0.9, np.uint8(120))), tmp_path, target)
-    assert operators(compiled) == ["QLinearMatMul"]
+    is_one(compiled, "QLinearMatMul", sums)
 
 
 @pytest.mark.parametrize("op", ["Add", "Mul"])
@@ -172,3 +190,23 @@ def test_ties_and_ends(tmp_path: Path) -> None:
     x = np.array([1, 3, 5, -1, -3, -11, 499, 501, 1e30, -np.inf, np.nan], np.float32)
     y = tvmcnn.load(tmp_path / "q.so")(x)
     np.testing.assert_array_equal(y, [5, 7, 7, 5, 3, 0, 255, 255, 255, 0, 0])
+
+
+@pytest.mark.parametrize(("depth", "parts"), [(514, 1), (515, 2), (1028, 2), (1029, 3)])
+def test_sums_that_float32_holds(
+    depth: int, parts: int, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """514 products of 255 by 128 are less than 2^24; more are several sums, which are added in int32."""
+    monkeypatch.setattr(exact_sums, "LEAST", 0)
+    g = Quantised(13)
+    w = g.down(g.array(np.full((depth, 17), -128, np.int8)), 0.03, np.int8(0))
+    y = g.node("MatMul", g.source(3, depth, zero=0), w)
+    model = g.finished(g.up(y, 20.0, np.int8(127)), dtype="int8")
+    compiled = equal(model, tmp_path, target)
+    assert operators(compiled).count("Gemm") == parts
+    import tvmcnn
+    from tvmcnn.check.reference import reference
+
+    x = np.full((3, depth), 255, np.uint8)
+    (wanted,) = reference(model, {"x0": x}).values()
+    np.testing.assert_array_equal(tvmcnn.load(compiled.path)(x), wanted)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 COUNT = 200  # graphs, in two runs: they take a third of a second each
 RUNS = 2
-DRAWN = 5000  # graphs until every operator has been drawn
+DRAWN = 9000  # graphs until every operator has been drawn
 MOST = 80  # graphs of a seed until a planted fault is found, by the second seed
 
 

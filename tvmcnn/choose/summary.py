@@ -6,14 +6,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.blocks import groups_together
 from tvmcnn.choose.shared import QUANTISED
 from tvmcnn.configs import MmaConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Choice, Kernel, Network, Program
 
-CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicScale", "DynamicZeroPoint")
+CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicScale", "DynamicZeroPoint", "Centred")
 
 
 def tiers(programs: Sequence[Program]) -> str:
@@ -44,8 +44,11 @@ def in_integers(choices: Iterable[Choice]) -> str:
 
     Empty where none does. What converts between both counts with neither.
     """
-    kernels = [choice.kernel for choice in choices if not choice.is_view]
-    operators = [kernel for kernel in kernels if kernel.anchor.op not in CONVERSIONS]
+    copies = (Makes.COPY, Makes.NOTHING)
+    kernels = [choice.kernel for choice in choices if ALGORITHMS[choice.algorithm].makes not in copies]
+    sums = {name for kernel in kernels if kernel.anchor.op == "Requantised" for name in kernel.anchor.inputs}
+    parts = [kernel for kernel in kernels if kernel.anchor.output in sums]
+    operators = [kernel for kernel in kernels if kernel.anchor.op not in CONVERSIONS and kernel not in parts]
     on = [kernel for kernel in operators if _is_of_bytes(kernel)]
     if len(kernels) == len(operators) and not any(kernel.anchor.op in QUANTISED for kernel in on):
         return ""
@@ -55,7 +58,9 @@ def in_integers(choices: Iterable[Choice]) -> str:
 
 
 def _is_of_bytes(kernel: Kernel) -> bool:
-    return any(tensor.item_bytes == 1 and tensor.dtype != "bool" for tensor in kernel.inputs)
+    return kernel.anchor.op == "Requantised" or any(
+        tensor.item_bytes == 1 and tensor.dtype != "bool" for tensor in kernel.inputs
+    )
 
 
 def by_winograd(choices: Iterable[Choice]) -> str:

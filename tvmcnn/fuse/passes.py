@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tvmcnn.fuse.dequantise_constants import dequantise_constants
 from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
+from tvmcnn.fuse.exact_sums import exact_sums
 from tvmcnn.fuse.fold_affine import fold_affine
 from tvmcnn.fuse.integers import integers
 from tvmcnn.fuse.multiply_spectra import multiply_spectra
@@ -28,6 +29,7 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
+    exact_sums,  # large sums of products of integers  -->  those of float32, where they are exact
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )
 

@@ -6,6 +6,8 @@ into one FMA would be rounded once instead of twice, and land on another integer
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -230,6 +232,33 @@ def qlinear_average_pool(node: Node, output: Tensor, x: te.Tensor, factor: te.Te
     )
 
 
+def centred(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+    """Some channels of x less their zero point, as float32: those from `first` on along `axis`."""
+
+    def element(*i: Any) -> Expr:
+        at = tuple(index + node["first"] if place == node["axis"] else index for place, index in enumerate(i))
+        return _centred(x[at], node["zero"]).astype("float32")
+
+    return te.compute(output.shape, element, name="out")
+
+
+def requantised(node: Node, output: Tensor, *given: te.Tensor) -> te.Tensor:
+    """y = rint(float32(Σ sums + b) · factor) + to: sums that are integers in float32, the factor, perhaps a bias."""
+    sums, (factor, *bias) = given[: node["sums"]], given[node["sums"] :]
+
+    def element(*i: Any) -> Expr:
+        of = i[node["axis"]]
+        terms = [each[i] for each in sums]
+        if len(terms) > 1 or bias:
+            whole = functools.reduce(operator.add, (term.astype("int32") for term in terms))
+            value = (whole + bias[0][of] if bias else whole).astype("float32")
+        else:
+            value = terms[0]
+        return stored(value * factor[0 if int(factor.shape[0]) == 1 else of], node, output.dtype)
+
+    return te.compute(output.shape, element, name="out")
+
+
 # ---- element by element ---------------------------------------------------------------------------------------------
 
 
@@ -252,6 +281,8 @@ EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "DequantizeLinear": dequantize_linear,
     "DynamicScale": dynamic_scale,
     "DynamicZeroPoint": dynamic_zero_point,
+    "Centred": centred,
+    "Requantised": requantised,
     "QLinearConv": qlinear_conv,
     "QLinearMatMul": qlinear_matmul,
     "QLinearAveragePool": qlinear_average_pool,

@@ -160,8 +160,11 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
 
 
 def winograd_fits(kernel: Kernel) -> bool:
-    """True for an ungrouped convolution of at least one block of channels by 3 x 3 or 5 x 5 filters of stride 1."""
+    """True for an ungrouped convolution of floats of stride 1 by 3 x 3 or 5 x 5 filters, of at least one block of
+    channels."""
     node = kernel.anchor
+    if node.attributes.get("exact"):  # sums of integers, which Winograd's are not
+        return False
     steps = (node["strides"], node["dilations"])
     plain = node["group"] == 1 and not kernel.prologue and kernel.inputs[0].shape[1] >= BLOCK
     height, width = node["kernel_shape"]
