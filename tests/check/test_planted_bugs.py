@@ -31,7 +31,7 @@ from tvmcnn.choose.records import load_records
 from tvmcnn.codegen import over_time
 from tvmcnn.codegen.cpu import call
 from tvmcnn.errors import VerifyError
-from tvmcnn.fuse import fuse
+from tvmcnn.fuse import exact_sums, fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model, operators
 from tvmcnn.layout import Weights, lay_out
@@ -657,6 +657,16 @@ def between_integers(op: str, **attributes: Any) -> Build:
     return build
 
 
+def in_float32(plant: Plant) -> Plant:
+    """A plant in sums of integers that the kernels of float32 compute."""
+
+    def planted(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(exact_sums, "LEAST", 0)
+        plant(patch)
+
+    return planted
+
+
 def cut_off(patch: pytest.MonkeyPatch) -> None:
     """Fractions of what is computed from integers are cut off instead of rounded."""
     real = quantised.stored
@@ -676,6 +686,8 @@ BUGS = [
         of_integers("QLinearConv", zero=lambda z: z + 1),
     ),
     Bug("integers-other-bound", between_integers("Conv"), of_integers("QLinearConv", low=lambda low: low + 1)),
+    Bug("integers-centred", between_integers("Conv"), in_float32(of_integers("Centred", zero=lambda z: z + 1))),
+    Bug("integers-requantised", between_integers("Conv"), in_float32(of_integers("Requantised", to=lambda z: z + 1))),
     Bug("integers-cut-off", between_integers("MatMul"), cut_off),
     Bug(
         "integers-other-window",

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from quantised import Quantised, equal, operators
 
+from tvmcnn.fuse import exact_sums
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.network import Network
@@ -180,3 +181,23 @@ def test_sums_up_to_the_last_bit(more: int) -> None:
     w = g.down(g.array(np.full((65793 + more, 1), -128, np.int8)), 0.0321, np.int8(0))
     found = network(g.finished(g.up(g.node("MatMul", g.source(2, 65793 + more, zero=0), w), 3.0, np.uint8(1))))
     assert ("QLinearMatMul" in [node.op for node in found.nodes]) is (more == 0)
+
+
+@pytest.mark.parametrize("least", [0, 1 << 60])
+def test_names_that_the_file_has(least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constants and tensors of a form take none of them."""
+    monkeypatch.setattr(exact_sums, "LEAST", least)
+    g = Quantised(5)
+    x, w = g.source(1, 3, 5, 7), g.weight(4, 3, 2, 2)
+    c = g.node("Conv", x, w, g.bias(4, SCALE * np.float32(0.0321)))
+    y = g.up(c, 0.4, np.uint8(9))
+    z = g.up(g.node("Conv", g.down(y, 0.4, np.uint8(9)), g.weight(5, 4, 1, 1)), 3.0, np.uint8(1))
+    model = g.finished(z)
+    words = ("weight", "multiplier", "bias", "sum", "centred")
+    names = dict(zip([tensor.name for tensor in model.graph.initializer], words, strict=False))
+    renamed = {old: f"{y}.{word}" for old, word in names.items()}
+    for tensor in model.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for each in model.graph.node:
+        each.input[:] = [renamed.get(name, name) for name in each.input]
+    equal(model, tmp_path)

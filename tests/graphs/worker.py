@@ -29,6 +29,7 @@ from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import Record, Records
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
+from tvmcnn.fuse import exact_sums
 from tvmcnn.network import ALIGNMENT
 from tvmcnn.tuning.space import SPACES, candidates
 
@@ -87,13 +88,14 @@ def failed(kind: str, text: str) -> Report:
 
 @contextmanager
 def shared_out(split: bool) -> Iterator[None]:
-    """With `split` threads share even what is too small for that to pay."""
-    least = tasks.MIN_MICROSECONDS
+    """With `split` threads share even what is too small for that to pay, and float32 adds up few integers too."""
+    least, products = tasks.MIN_MICROSECONDS, exact_sums.LEAST
     tasks.MIN_MICROSECONDS = 0.0 if split else least
+    exact_sums.LEAST = 0 if split else products
     try:
         yield
     finally:
-        tasks.MIN_MICROSECONDS = least
+        tasks.MIN_MICROSECONDS, exact_sums.LEAST = least, products
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def moved(finder: Finder, name: str, to: Integers, output: str, form: Form) -> b
     node_inputs = list(node.inputs)
     places = range(len(node_inputs)) if node.op == "Concat" else range(1) if _moves(node) else ()
     for place in places:
-        source = _source(finder, node_inputs[place], to, f"{output}.{node.op.lower()}{place}", form)
+        source = _source(finder, node_inputs[place], to, f"{output}.{place}", form)
         if source is None:
             return False
         node_inputs[place] = source
@@ -50,12 +50,10 @@ def _moves(node: Node) -> bool:
     return node.op in MOVES
 
 
-def _source(finder: Finder, name: str, to: Integers, made: str, form: Form) -> str | None:
+def _source(finder: Finder, name: str, to: Integers, like: str, form: Form) -> str | None:
     """The integers behind a float operand: those that are there, or a new tensor that nodes of `form` make."""
     given = finder.integers(name)
     if given is not None:
         return given.name if given.like(to) else None
-    if not moved(finder, name, to, made, form):
-        return None
-    form.tensors[made] = name
-    return made
+    made = form.added.tensor(like, finder.network.tensors[name].shape, to.dtype)
+    return made if moved(finder, name, to, made, form) else None

@@ -52,6 +52,8 @@ def _as_gemm(node: Node, constants: dict[str, Array], tensors: dict[str, Tensor]
     if not plain or not all(c is not None and (c.size == 1 or c.shape in ((columns,), (1, columns))) for c in bias):
         return node
     names = [node.inputs[0], f"{node.output}.weight", *(f"{node.output}.bias" for _ in bias)]
+    while any(name in constants or name in tensors for name in names[1:]):
+        names[1:] = [f"{name}'" for name in names[1:]]
     constants[names[1]] = np.ascontiguousarray(b.T) if given["transB"] else b
     constants |= {
         name: np.broadcast_to(c.reshape(-1), (columns,)).copy()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tvmcnn.fuse.added import Additions
 from tvmcnn.network import Array, Network, Node
 
 LIMIT = 2**31  # of a sum in int32, which none may reach
@@ -55,17 +56,15 @@ class Integers:
 
 @dataclass
 class Form:
-    """Nodes in integers that replace float ones, with constants of their own, and the tensors between that go."""
+    """Nodes in integers that replace float ones, with what they add, and the tensors between that go."""
 
+    added: Additions
     nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    tensors: dict[str, str] = field(default_factory=dict)  # new ones, by the float ones whose shape they have
     parts: set[str] = field(default_factory=set)
 
     def keep(self, name: str, array: Array) -> str:
-        """The name of a constant."""
-        self.constants[name] = np.ascontiguousarray(array)
-        return name
+        """The name of a new constant, which is like `name`."""
+        return self.added.constant(name, np.ascontiguousarray(array))
 
 
 class Finder:

@@ -13,94 +13,71 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
-from tvmcnn.network import Array, Network, Node, Tensor
+from tvmcnn.fuse.added import Additions, replaced
+from tvmcnn.network import Array, Network, Node
 
 EXACT = 2**24  # below which a float32 holds every integer
 LEAST = 200_000  # products of a kernel: with fewer the copies cost more than loops over integers do
 MOST_PARTS = 8
+OF_INTEGERS = ("zero", "other", "to", "low", "high")  # attributes of QLinearConv that Conv has not
 
 
 def exact_sums(network: Network) -> Network:
     """The network with the large sums of products of 8 bits as sums in float32."""
-    made = _Made(network)
-    nodes = [each for node in network.nodes for each in made.instead(node)]
-    read = {name for node in nodes for name in node.inputs}
-    constants = {**network.constants, **made.constants}
-    return dataclasses.replace(
-        network,
-        nodes=tuple(nodes),
-        tensors={**network.tensors, **made.tensors},
-        constants={name: array for name, array in constants.items() if name in read},
-    )
+    return replaced(network, ("QLinearConv", "QLinearMatMul"), _Sums().instead)
 
 
 @dataclasses.dataclass
-class _Made:
-    """What is put in the place of nodes so far."""
+class _Sums:
+    """What is centred so far: by tensor, zero point and channels the name of it in float32."""
 
-    network: Network
-    constants: dict[str, Array] = dataclasses.field(default_factory=dict)
-    tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     centred: dict[tuple[object, ...], str] = dataclasses.field(default_factory=dict)
 
-    def instead(self, node: Node) -> Iterator[Node]:
+    def instead(self, added: Additions, node: Node) -> list[Node]:
         """The nodes for one, which is itself where there are no others."""
-        weight = self.network.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
-        is_conv, shape = node.op == "QLinearConv", self.network.tensors[node.output].shape
-        fits = (is_conv and len(shape) == 4) or (node.op == "QLinearMatMul" and len(shape) > 1)
-        if weight is None or not fits or weight.ndim != (4 if is_conv else 2):
-            yield node
-            return
+        weight, shape = added.constants.get(node.inputs[1]), added.shape(node.output)
+        is_conv = node.op == "QLinearConv"
+        if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:
+            return [node]
         terms = math.prod(weight.shape[1:]) if is_conv else weight.shape[0]
-        parts = _parts(weight, self.reach(node), 1 if is_conv else 0, whole=is_conv and node["group"] > 1)
+        reach = _reach(added.tensors[node.inputs[0]].dtype, int(node["zero"]))
+        whole = is_conv and node["group"] > 1
+        parts = _parts(weight, reach, 1 if is_conv else 0, whole=whole)
         if math.prod(shape) * terms < LEAST or not parts:
-            yield node
-            return
-        sums = []
-        for place, (first, last) in enumerate(parts):
-            yield from self.centre(node, first, last, 1 if is_conv else len(self.network.shape(node.inputs[0])) - 1)
-            key = f"{node.output}.sum{place}"
-            part = (
-                weight[:, first:last] if is_conv and node["group"] == 1 else weight if is_conv else weight[first:last]
-            )
-            self.constants[f"{key}.weight"] = part.astype(np.float32)
-            window = {k: v for k, v in node.attributes.items() if k not in ("zero", "other", "to", "low", "high")}
-            attributes = {**window, "exact": True} if is_conv else {}
-            operands = (self.centred[self.key(node, first, last)], f"{key}.weight")
-            self.tensors[key] = Tensor(key, shape, "float32")
-            yield Node("Conv" if is_conv else "Gemm", node.name, operands, key, attributes)
-            sums.append(key)
+            return [node]
+        nodes, sums = list[Node](), list[str]()
+        window = {key: value for key, value in node.attributes.items() if key not in OF_INTEGERS}
+        for first, last in parts:
+            x, made = self.floats(added, node, first, last, 1 if is_conv else len(added.shape(node.inputs[0])) - 1)
+            of = weight if whole else weight[:, first:last] if is_conv else weight[first:last]
+            w = added.constant(f"{node.output}.weight", np.ascontiguousarray(of, np.float32))
+            sums.append(added.tensor(f"{node.output}.sum", shape, "float32"))
+            product = Node("Conv", node.name, (x, w), sums[-1], {**window, "exact": True})
+            nodes += [*made, product if is_conv else Node("Gemm", node.name, (x, w), sums[-1])]
         bounds = {word: node[word] for word in ("to", "low", "high")}
-        axis = 1 if is_conv else len(shape) - 1
-        rest = node.inputs[2:]
-        attributes = {**bounds, "axis": axis, "sums": len(sums)}
-        yield Node("Requantised", node.name, (*sums, *rest), node.output, attributes)
+        attributes = {**bounds, "axis": 1 if is_conv else len(shape) - 1, "sums": len(sums)}
+        return [*nodes, Node("Requantised", node.name, (*sums, *node.inputs[2:]), node.output, attributes)]
 
-    def reach(self, node: Node) -> int:
-        """The largest distance of an integer of the first operand from its zero point."""
-        limits = np.iinfo(self.network.tensors[node.inputs[0]].dtype)
-        zero = int(node["zero"])
-        return max(int(limits.max) - zero, zero - int(limits.min))
-
-    def key(self, node: Node, first: int, last: int) -> tuple[object, ...]:
-        return node.inputs[0], node["zero"], first, last
-
-    def centre(self, node: Node, first: int, last: int, axis: int) -> Iterator[Node]:
-        """The node that makes float32 of some channels less the zero point, unless there is one."""
-        key = self.key(node, first, last)
+    def floats(self, added: Additions, node: Node, first: int, last: int, axis: int) -> tuple[str, list[Node]]:
+        """Some channels less the zero point in float32, and the node that makes them unless another has."""
+        source = added.tensors[node.inputs[0]]
+        last = min(last, source.shape[axis])
+        key = (source.name, node["zero"], first, last)
         if key in self.centred:
-            return
-        source = self.network.tensors[node.inputs[0]]
-        shape = (*source.shape[:axis], min(last, source.shape[axis]) - first, *source.shape[axis + 1 :])
-        name = f"{source.name}.centred{first}at{node['zero']}" + (f"to{last}" if shape != source.shape else "")
-        self.centred[key] = name
-        self.tensors[name] = Tensor(name, shape, "float32")
+            return self.centred[key], []
+        shape = (*source.shape[:axis], last - first, *source.shape[axis + 1 :])
+        name = self.centred[key] = added.tensor(f"{source.name}.centred", shape, "float32")
         attributes = {"zero": node["zero"], "first": first, "axis": axis}
-        yield Node("Centred", node.name, (source.name,), name, attributes)
+        return name, [Node("Centred", node.name, (source.name,), name, attributes)]
+
+
+def _reach(dtype: str, zero: int) -> int:
+    """The largest distance of an integer of a type from the zero point."""
+    limits = np.iinfo(dtype)
+    return max(int(limits.max) - zero, zero - int(limits.min))
 
 
 def _parts(weight: Array, reach: int, axis: int, *, whole: bool) -> list[tuple[int, int]]:

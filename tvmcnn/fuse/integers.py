@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
 from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
-from tvmcnn.network import Array, Network, Node, Tensor
+from tvmcnn.network import Array, Network, Node
 
 REASON = "between integers: computed with the kernel of {}"
 NEAR = 1e-5  # of the scale of a bias to the product of those of its operands, as onnxruntime has it
@@ -29,32 +30,29 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 def integers(network: Network) -> Network:
     """The network with the nodes that have a form in integers in that form."""
-    finder, notes = Finder(network), list[str]()
+    finder, added, notes = Finder(network), Additions(network), list[str]()
     forms: dict[str, Form] = {}
     for node in network.nodes:
-        if node.op == "QuantizeLinear" and (form := _form(finder, node, notes)) is not None:
+        if node.op == "QuantizeLinear" and (form := _form(finder, added, node, notes)) is not None:
             forms[node.output] = form
-    return _unread(_replaced(network, forms), notes)
+    return _unread(_replaced(network, added, forms), notes)
 
 
-def _replaced(network: Network, forms: dict[str, Form]) -> Network:
+def _replaced(network: Network, added: Additions, forms: dict[str, Form]) -> Network:
     """The network with forms in the place of their last nodes, and without their parts."""
     nodes, tensors, folded = list[Node](), dict(network.tensors), dict(network.folded)
-    constants = dict(network.constants)
     parts = {name: output for output, form in forms.items() for name in form.parts}
     for node in network.nodes:
         form = forms.get(node.output)
         if form is not None:
             nodes += form.nodes
-            constants |= form.constants
-            dtype = network.tensors[node.output].dtype
-            tensors |= {made: Tensor(made, network.tensors[name].shape, dtype) for made, name in form.tensors.items()}
+            tensors |= {each.output: added.tensors[each.output] for each in form.nodes}
         elif node.output not in parts:
             nodes.append(node)
     for name, output in parts.items():
         del tensors[name]
         folded[name] = REASON.format(output)
-    return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded, constants=constants)
+    return dataclasses.replace(network, nodes=tuple(nodes), tensors=tensors, folded=folded, constants=added.constants)
 
 
 def _unread(network: Network, notes: list[str]) -> Network:
@@ -77,12 +75,12 @@ def _unread(network: Network, notes: list[str]) -> Network:
 # ---- a form of what ends in a QuantizeLinear ------------------------------------------------------------------------
 
 
-def _form(finder: Finder, last: Node, notes: list[str]) -> Form | None:
+def _form(finder: Finder, added: Additions, last: Node, notes: list[str]) -> Form | None:
     """The form of all that a QuantizeLinear ends."""
     to = finder.described(last, last.output)
     if to is None or not to.one_scale:
         return None
-    form = Form()
+    form = Form(added)
     if moved(finder, last.inputs[0], to, last.output, form):
         return form
     if to.dtype not in BYTES:
@@ -92,7 +90,7 @@ def _form(finder: Finder, last: Node, notes: list[str]) -> Form | None:
         activation, node = node, finder.alone(node.inputs[0])
     if node is None or node.op not in FORMS or not any(finder.integers(name) for name in node.inputs):
         return None
-    form = Form(parts={node.output, *([activation.output] if activation is not None else [])})
+    form = Form(added, parts={node.output, *([activation.output] if activation is not None else [])})
     low, high = bounds(activation, to)
     try:
         op, inputs, attributes = FORMS[node.op](finder, node, to, form, last.output)

@@ -1,0 +1,74 @@
+"""Sums of integers by the kernels of float32: which are, in how many parts, and by no algorithm that is not exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from builders import Graph
+from quantised import Quantised, equal
+
+import tvmcnn
+from tvmcnn.fuse.exact_sums import LEAST, _parts
+from tvmcnn.fuse.passes import simplified
+from tvmcnn.importer import import_model
+
+
+def products(maps: int) -> onnx.ModelProto:
+    """A convolution of 64 · 25 · maps products."""
+    g = Quantised(1)
+    y = g.node("Conv", g.source(1, 64, 5, 5), g.weight(maps, 64, 1, 1))
+    return g.finished(g.up(y, 3.0, np.uint8(9)))
+
+
+def test_few_products_stay_integers() -> None:
+    for maps, op in ((LEAST // 1600 - 1, "QLinearConv"), (LEAST // 1600 + 1, "Requantised")):
+        assert simplified(import_model(products(maps))).nodes[-1].op == op
+
+
+def test_parts() -> None:
+    """The fewest ranges of channels whose weights, times the largest distance from the zero point, add up to less than
+    2^24."""
+    w = np.full((3, 64, 3, 3), 127, np.int8)  # 64 · 9 · 127 · 255 = 18.7 million
+    assert _parts(w, 255, 1, whole=False) == [(0, 32), (32, 64)]
+    assert _parts(w[:, :57], 255, 1, whole=False) == [(0, 57)]
+    w[:2] = 1
+    assert _parts(w, 255, 1, whole=False) == [(0, 32), (32, 64)], "one map is enough"
+    assert _parts(w, 228, 1, whole=False) == [(0, 64)]
+    assert _parts(w, 255, 1, whole=True) == []
+    assert _parts(np.full((600, 2), -128, np.int8), 255, 0, whole=False) == [(0, 300), (300, 600)]
+
+
+def test_readers_share_what_is_centred() -> None:
+    g = Quantised(1)
+    x = g.source(1, 64, 5, 7)
+    made = [g.up(g.node("Conv", x, g.weight(maps, 64, 1, 1)), 3.0, np.uint8(9)) for maps in (127, 130)]
+    network = simplified(import_model(g.finished(*made)))
+    assert [node.op for node in network.nodes] == ["Centred", "Conv", "Requantised", "Conv", "Requantised"]
+
+
+def test_never_by_winograd(target: str, tmp_path: Path) -> None:
+    """Whose sums have fractions; the same convolution of floats is by Winograd."""
+    g = Quantised(2)
+    y = g.node("Conv", g.source(1, 32, 14, 15), g.weight(48, 32, 3, 3), pads=[1, 1, 1, 1])
+    compiled = equal(g.finished(g.up(y, 3.0, np.uint8(9))), tmp_path, target)
+    assert [s.choice.algorithm for s in compiled.program.steps if s.choice.kernel.anchor.op == "Conv"] == ["direct"]
+    f = Graph(2)
+    f.output(f.conv(f.input(1, 32, 14, 15), 48, (3, 3), pads=[1, 1, 1, 1]))
+    compiled = tvmcnn.compile(f.model(), target, tmp_path / "f.so", verify=False)
+    assert "winograd" in [step.choice.algorithm for step in compiled.program.steps]
+
+
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+def test_parts_are_added_as_integers(op: str, target: str, tmp_path: Path) -> None:
+    """A 3 x 3 convolution of 512 channels, and its product."""
+    g = Quantised(3)
+    if op == "Conv":
+        y = g.node(op, g.source(1, 512, 7, 6, zero=0), g.weight(17, 512, 3, 3), pads=[1, 1, 1, 1])
+    else:
+        y = g.node(op, g.source(3, 4608, zero=0), g.weight(4608, 33))
+    compiled = equal(g.finished(g.up(y, 30.0, np.uint8(128))), tmp_path, target)
+    (last,) = (node for node in compiled.program.network.nodes if node.op == "Requantised")
+    assert last["sums"] > 1
