@@ -207,7 +207,7 @@ def test_constants_broadcast(op: str, batch: int, tmp_path: Path) -> None:
     g = Graph()
     x = g.node("Relu", g.conv(g.input(batch, 5, 4, 6, 7), 18, (1, 1, 1)))
     shapes = ((18, 1, 1, 1), (1, 18, 1, 1, 1), (4, 1, 1), (1, 4, 6, 7), (6, 7), (7,), (18, 4, 6, 7), (1, 1, 1, 1, 7))
-    for shape in (*shapes, (), (1,), (1, 1, 1), (1, 1, 1, 1, 1), (batch, 18, 1, 1, 1)):
+    for shape in (*shapes, (), (1,), (1, 1, 1), (1, 1, 1, 1, 1), (batch, 18, 1, 1, 1), (batch, 18, 4, 6, 7)):
         g.output(g.node(op, x, g.constant(2.5 + np.abs(g.rng.standard_normal(shape)))))
     agreed(g, tmp_path)
 

@@ -197,10 +197,10 @@ class _Frames:
         if len(own) <= 2 or (max(own) == 1 and len(own) < 5):
             return name  # broadcasts along the last axes, which frames have too
         n, c, d, h, w = (1,) * (5 - len(own)) + own
-        if own == shape:
-            return self.as_frames(name)
         if name in self.before.constants:
             return self.constant(name, (n, c, d, h, w), shape)
+        if own == shape:
+            return self.as_frames(name)
         key = (name, "spread", shape[0], shape[2])
         if key not in self.views:
             source, rows = self.volume(name) if name in self.frames else name, (n, d, c, h, w)
