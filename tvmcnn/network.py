@@ -4,6 +4,7 @@ Frozen dataclasses that check themselves when made and print themselves when ask
 What other words mean here:
 
     image      a tensor N x C x H x W, and one of its N
+    volume     a tensor N x C x D x H x W of D frames, each of them an image; unfolded: several frames as one image
     map        one output channel of a convolution, or one channel where it is read
     block      16 channels that lie side by side (NCHW16c), one or two vectors
     halo       zeros around an image in memory, which a convolution reads instead of asking where the border is
@@ -274,7 +275,9 @@ class Layout:
 
     block: int = 1
     halo: Pads = NO_PADS
-    pitch: int = 0  # blocks from one image to the next in a concatenation that this tensor is a part of; 0: its own
+    # Blocks from one image to the next where that is not its own: in a concatenation that this tensor is a part of, or
+    # among unfolded frames, of which neighbours share some
+    pitch: int = 0
     images: int = 1  # side by side
 
     @property
@@ -503,8 +506,11 @@ def row_shape(source: Shape, depth: int) -> Shape:
 
 
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:
-    """Bytes that a tensor takes in memory, padding included."""
-    return math.prod(layout.physical(tensor.shape)) * tensor.item_bytes
+    """Bytes that a tensor takes in memory, padding included; what images share is counted once."""
+    shape = layout.physical(tensor.shape)
+    if 0 < layout.pitch < shape[1]:
+        return ((shape[0] - 1) * layout.pitch + shape[1]) * math.prod(shape[2:]) * tensor.item_bytes
+    return math.prod(shape) * tensor.item_bytes
 
 
 def moved_bytes(choice: Choice) -> int:

@@ -30,6 +30,9 @@ def test_agrees_with_numpy(target: str, tmp_path: Path) -> None:
     g = along_frames(1, 60)
     compiled = verified(g.model(), tmp_path, target)
     assert rows_first(compiled)
+    # The frames with one of zeros on either side, the maps and the weights, each once
+    last = next(kernel for kernel in tvmcnn.load(compiled.path).manifest["kernels"] if kernel["macs"] > 1 << 26)
+    assert last["bytes"] == 4 * (6 * 48 * 60 * 37 + 4 * 160 * 60 * 37 + 160 * 144 + 160)
     x = next(iter(feeds(g.model()).values()))
     same_bits_in_any_memory(x, [tvmcnn.load(compiled.path, threads=count) for count in (1, 2, 3)])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from builders import Graph
@@ -288,6 +289,19 @@ def test_concatenations(axis: int, batch: int, tmp_path: Path) -> None:
     agreed(g, tmp_path)
 
 
+def test_parts_of_one_frame(tmp_path: Path) -> None:
+    """Of a concatenation, which are written into the whole, and are all of the frames that a stride leaves."""
+    g = Graph()
+    x = g.input(1, 5, 2, 6, 7)
+    parts = [g.conv(x, maps, (2, 1, 1)) for maps in (32, 16, 48)]
+    z = g.node("Concat", *parts, axis=1)
+    g.output(g.conv(z, 20, (1, 3, 2), strides=[2, 1, 1]), g.conv(parts[1], 24, (1, 1, 1), strides=[3, 1, 1]))
+    g.output(
+        g.conv(z, 17, (3, 1, 1), pads=[1, 0, 0, 1, 0, 0]), g.conv(parts[2], 18, (2, 1, 1), pads=[0, 0, 0, 1, 0, 0])
+    )
+    agreed(g, tmp_path)
+
+
 def test_one_frame_and_one_channel(tmp_path: Path) -> None:
     """Volumes that are frames in the same memory."""
     g = Graph()
@@ -348,6 +362,24 @@ def test_the_manifest_has_volumes(tmp_path: Path) -> None:
         "relu1": [3, 18, 2, 6, 7],
         "conv2": [3, 32, 1, 5, 6],
     }
+
+
+def test_new_weights(tmp_path: Path) -> None:
+    """They are laid out as frames, tap by tap and by groups too, as those that the library was compiled with."""
+
+    def model(seed: int) -> onnx.ModelProto:
+        g = Graph(seed)
+        x = g.conv(g.input(1, 5, 6, 13, 9), 18, (3, 1, 2))
+        x = g.node("Mul", x, g.constant(g.rng.random((18, 1, 1, 1)) + 1))
+        g.output(g.conv(g.node("Relu", x), 18, (2, 3, 1), group=18))
+        return g.model()
+
+    first, second = model(1), model(2)
+    (verdict,) = tvmcnn.reweight(verified(first, tmp_path).path, second, tmp_path / "y.so")
+    assert verdict.passed
+    given = feeds(second)
+    ours, fresh = (tvmcnn.load(path).run(None, given) for path in (tmp_path / "y.so", verified(second, tmp_path).path))
+    assert all(np.array_equal(one, other) for one, other in zip(ours, fresh, strict=True))
 
 
 def test_same_bits_on_threads(tmp_path: Path) -> None:

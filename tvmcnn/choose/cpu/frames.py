@@ -62,9 +62,9 @@ def unfold(state: State, kernel: Kernel) -> Choice:
     if front < before or back < after:
         return choice_of(kernel, "unfold_frames", [(tensor, layout)], Layout(BLOCK), "memory")
     channels = round_up(tensor.shape[1], BLOCK)
-    whole, _ = maker.within or (tensor, 0)
+    whole, start = maker.within or (tensor, 0)
     writes = dataclasses.replace(layout, pitch=node["stride"] * channels // BLOCK)
-    within = (whole, (front - node["begin"]) * channels)
+    within = (whole, start - node["begin"] * channels)
     return Choice(kernel, "view", (tensor,), (layout,), writes, "none", within=within)
 
 
