@@ -11,7 +11,10 @@ from quantised import Quantised
 
 import tvmcnn
 from tvmcnn.check.jumps import admissible, is_step, of_stored
+from tvmcnn.check.random_inputs import drawn_inputs
 from tvmcnn.errors import VerifyError
+from tvmcnn.fuse.passes import simplified
+from tvmcnn.importer import import_model
 from tvmcnn.network import Node
 from tvmcnn.ops import formulas
 
@@ -55,6 +58,18 @@ def test_a_float_kernel_between_integers_may_not_be_wrong(tmp_path: Path, monkey
     monkeypatch.setitem(formulas.FORMULAS, "Sigmoid", lambda x: real(x) * 1.01)
     with pytest.raises(VerifyError, match="sigmoid"):
         tvmcnn.compile(model, output=tmp_path / "q.so")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_integers_are_drawn_from_all(moved: bool) -> None:
+    """Of a small few, a wrong zero point or bound would not be seen."""
+    g = Quantised(2)
+    x = g.bytes(7, 33, dtype="int8")
+    x = g.node("Transpose", x, perm=[1, 0]) if moved else x
+    y = g.up(g.node("Sigmoid", g.down(x, 0.03, np.int8(3))), 0.004, np.uint8(0))
+    (found,) = drawn_inputs(simplified(import_model(g.finished(y))), 0).values()
+    assert found.dtype == np.int8
+    assert len(np.unique(found)) > 100 and found.min() < -120 and found.max() > 120
 
 
 def test_only_integers_are_told_of(tmp_path: Path) -> None:
