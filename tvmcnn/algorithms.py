@@ -27,7 +27,7 @@ def _as_a_sum(numbers: Mapping[str, Any]) -> float:
 
 def _by_tile(numbers: Mapping[str, Any]) -> float:
     """What Winograd's transforms of a tile add."""
-    return winograd.error_growth(numbers["tile"])
+    return winograd.error_growth(numbers["tile"], numbers.get("kernel", 3))
 
 
 def _by_factors(numbers: Mapping[str, Any]) -> float:

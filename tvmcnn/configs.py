@@ -9,7 +9,7 @@ import functools
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 Limit = Callable[[Any], str]  # what a value must be, in words; empty where it is that
@@ -49,6 +49,7 @@ Run = Annotated[int, within(1, 1 << 24)]
 Order = Annotated[str, order_of("rb", "rh", "rw", "rc")]
 Flag = Annotated[bool, one_of(False, True)]
 Outputs = Annotated[int, one_of(2, 4)]  # rows and columns that a tile of Winograd's makes: those of winograd.py
+Filter = Annotated[int, one_of(3, 5)]  # rows and columns of the filters that it transforms
 SUMS = 2048  # of one tile of a CPU, which has 512 in registers: many more would keep LLVM busy for hours
 LANES = 16  # sums in a vector, at most
 
@@ -118,11 +119,13 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
 
 @dataclass(frozen=True)
 class FilteringConfig(Config):
-    """Winograd's minimal filtering F(tile x tile, 3x3): `rows` x `columns` output pixels a tile, fewer with a pool."""
+    """Winograd's minimal filtering F(tile x tile, kernel x kernel): `rows` x `columns` output pixels a tile, fewer with
+    a pool."""
 
     tile: Outputs = 4
     rows: Count = 4
     columns: Count = 4
+    kernel: Filter = field(default=3, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def _in_whole_groups(choice: Choice, weight: Array) -> Array:
 
 
 def winograd(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> (p, m+2, m+2, ⌈M/16⌉/p, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, each OI16i16o, in p parts."""
+    """(M, C, r, r) --> (p, m+r-1, m+r-1, ⌈M/16⌉/p, ⌈C/16⌉, 16, 16): G g Gᵀ by its elements, OI16i16o, in p parts."""
     config = choice.numbers(WinogradConfig)
     moved, parts = transformed(weight, config.tile), config.parts
     moved = np.pad(moved, ((0, 0), (0, 0), (0, -moved.shape[2] % 16), (0, -moved.shape[3] % 16)))
@@ -52,7 +52,7 @@ def winograd(choice: Choice, weight: Array) -> Array:
 
 
 def streamed(choice: Choice, weight: Array) -> Array:
-    """(M, C, 3, 3) --> (⌈M/16⌉, ⌈C/16⌉, 16, 3, 3, 16): one run of memory in the order that it is transformed."""
+    """(M, C, r, r) --> (⌈M/16⌉, ⌈C/16⌉, 16, r, r, 16): one run of memory in the order that it is transformed."""
     return direct(choice, weight).transpose(0, 1, 4, 2, 3, 5)
 
 

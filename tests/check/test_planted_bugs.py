@@ -525,11 +525,11 @@ def filled_halo(patch: pytest.MonkeyPatch) -> None:
 
 def other_matrix(patch: pytest.MonkeyPatch) -> None:
     """One factor of Winograd's input transform is off by a thousandth."""
-    right = expressions.MATRICES[4]
+    right = expressions.MATRICES[4, 3]
     rows = [list(row) for row in right.bt]
     rows[1][1] *= 1.001
     wrong = dataclasses.replace(right, bt=tuple(map(tuple, rows)))
-    patch.setattr(expressions, "MATRICES", {**expressions.MATRICES, 4: wrong})
+    patch.setattr(expressions, "MATRICES", {**expressions.MATRICES, (4, 3): wrong})
 
 
 def early_reuse(patch: pytest.MonkeyPatch) -> None:

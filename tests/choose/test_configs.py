@@ -78,9 +78,9 @@ def test_what_is_wrong_is_said(config: type[Config], numbers: dict[str, Any], re
 
 def test_what_is_allowed_is_what_there_is() -> None:
     """The words of configs.py, which knows nobody, are those of the stages."""
-    for tile in MATRICES:
+    for tile, kernel in MATRICES:
         GemmConfig(winograd=tile)
-        WinogradConfig(tile=tile)
+        WinogradConfig(tile=tile, kernel=kernel)
     for precision in {*PRECISIONS} - {"fp32"}:
         MmaConfig(precision=precision)
     assert (configs.SIDE, configs.LANES) == (SIDE, BLOCK)
@@ -91,6 +91,10 @@ def test_what_is_allowed_is_what_there_is() -> None:
 
 def three_by_three(g: Graph) -> str:
     return g.node("Relu", g.conv(g.input(1, 18, 14, 25), 33, (3, 3), pads=[1, 1, 1, 1]))
+
+
+def five_by_five(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 18, 14, 25), 33, (5, 5), pads=[2, 2, 2, 2]))
 
 
 def pooled(g: Graph) -> str:
@@ -122,9 +126,11 @@ def row(g: Graph) -> str:
     return g.node("Gemm", g.input(3, 40), g.draw(40, 50), g.draw(50))
 
 
+UNFIT = "the convolution is not of at least 16 channels by 3 x 3 or 5 x 5 filters of stride 1"
 CONVOLUTIONS = ("direct", "winograd", "streamed", "gemm")
 CASES = {  # with the rules that a record may name for it, of which some never fit
     three_by_three: CONVOLUTIONS,
+    five_by_five: CONVOLUTIONS,
     pooled: CONVOLUTIONS,
     strided: CONVOLUTIONS,
     depthwise: ("direct", "winograd"),
@@ -182,9 +188,12 @@ def test_any_config_is_taken_or_refused(build: Callable[[Graph], str]) -> None:
         (three_by_three, "winograd", {"strip": 8}, "8 does not divide the 28 tiles"),
         (three_by_three, "winograd", {"parts": 2}, "2 does not divide the 3 blocks of 16 maps"),
         (three_by_three, "streamed", {"rows": 2}, "a tile makes 4 x 4 pixels, not 2 x 4"),
+        (three_by_three, "winograd", {"kernel": 5}, "the filters are 3 x 3, not 5 x 5"),
+        (five_by_five, "streamed", {"kernel": 5}, "filters of 5 x 5 make no tiles of 4 x 4"),
+        (five_by_five, "gemm", {"winograd": 2}, "the filters are 5 x 5, not 3 x 3"),
         (pooled, "streamed", {}, "the pool of 3 x 2 pixels does not divide a tile of 4 x 4"),
-        (strided, "winograd", {}, "the convolution is not of at least 16 channels by 3 x 3 filters of stride 1"),
-        (strided, "streamed", {}, "the convolution is not of at least 16 channels by 3 x 3 filters of stride 1"),
+        (strided, "winograd", {}, UNFIT),
+        (strided, "streamed", {}, UNFIT),
         (odd_groups, "pixels", {"groups": 6}, "the convolution has 3 groups, and a run at least 16 pixels"),
         (
             odd_groups,
@@ -207,7 +216,7 @@ def test_any_config_is_taken_or_refused(build: Callable[[Graph], str]) -> None:
             strided,
             "gemm",
             {"winograd": 4},
-            "the convolution is not of at least 16 channels by 3 x 3 filters of stride 1",
+            "the convolution is not of at least 16 channels by 3 x 3 or 5 x 5 filters of stride 1",
         ),
         (pooled, "gemm", {"thread_pixels": 4}, "a thread has no whole windows of 6 pixels"),
     ],

@@ -41,32 +41,38 @@ CONFIGS: list[Config] = [
     WinogradConfig(2, 2, 2, strip=5, vectors=1, tiles=5),
     StreamedConfig(4, 4, 4, vectors=1, tiles=4, prefetch=True),
     StreamedConfig(2, 2, 2, vectors=3, tiles=5, unroll=2),
+    WinogradConfig(2, 2, 2, strip=5, vectors=1, tiles=5, kernel=5),
+    StreamedConfig(2, 2, 2, vectors=3, tiles=8, kernel=5, prefetch=True),
 ]  # vectors as blocks of 16 maps
 
 
-def padded(batch: int) -> onnx.ModelProto:
+def padded(batch: int, kernel: int = 3) -> onnx.ModelProto:
     """14 x 9 pixels with uneven pads make 15 x 9: four tiles by three, or eight by five. 18 channels to 33 maps."""
-    g = Graph()
+    g, more = Graph(), kernel // 2 - 1
     x = g.node("Relu", g.conv(g.input(batch, 18, 14, 9), 18, (1, 1)))
-    g.output(g.node("Relu", g.conv(x, 33, (3, 3), pads=[2, 0, 1, 2])))
+    g.output(g.node("Relu", g.conv(x, 33, (kernel, kernel), pads=[2 + more, more, 1 + more, 2 + more])))
     return g.model()
 
 
-def residual() -> onnx.ModelProto:
+def residual(kernel: int = 3) -> onnx.ModelProto:
     """What is added after, of blocks too, and an output that another convolution reads with a halo."""
     g = Graph()
     x = g.node("Relu", g.conv(g.input(2, 17, 14, 9), 20, (1, 1)))
-    y = g.node("Add", g.conv(x, 48, (3, 3), pads=[1, 1, 1, 1]), g.conv(x, 48, (1, 1)))
+    y = g.node("Add", g.conv(x, 48, (kernel, kernel), pads=[kernel // 2] * 4), g.conv(x, 48, (1, 1)))
     g.output(g.conv(g.node("Relu", y), 19, (2, 3), pads=[1, 0, 1, 2]))
     return g.model()
 
 
 def compiled(model: onnx.ModelProto, config: Config, folder: Path, target: str, **options: Any) -> Compiled:
-    """The model with `config` for its convolutions of 3 x 3, verified."""
+    """The model with `config` for its convolutions by filters of its size, verified."""
     network = simplified(import_model(model))
     rule = "winograd" if isinstance(config, WinogradConfig) else "streamed"
     config = dataclasses.replace(config, vectors=config.vectors * 16 // resolve(target).lanes("float32"))
-    words = [each for kernel in fuse(network) if "x3x3" in (each := kernel_words(network, kernel))]
+    words = [
+        each
+        for kernel in fuse(network)
+        if f"x{config.kernel}x{config.kernel} " in (each := kernel_words(network, kernel))
+    ]
     lines = [record(each, rule, asdict(config), isa=isa) for each in words for isa in TARGETS]
     (folder / "records.jsonl").write_text("".join(lines))
     files = [folder / "records.jsonl"]
@@ -80,26 +86,31 @@ def algorithms(made: Compiled) -> set[str]:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_agrees_with_numpy(config: Config, target: str, tmp_path: Path) -> None:
     """Every tensor, those that fusion hides among them; batch 3, where weights serve several images."""
-    made = compiled(padded(3), config, tmp_path, target)
+    made = compiled(padded(3, config.kernel), config, tmp_path, target)
     assert algorithms(made) >= ({"winograd"} if isinstance(config, WinogradConfig) else {"streamed", "winograd_data"})
     assert made.verdict is not None and len(made.verdict.tensors) > 3
 
 
-@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[2]], ids=str)
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[2], CONFIGS[4]], ids=str)
 def test_with_a_residual(config: Config, target: str, tmp_path: Path) -> None:
-    assert compiled(residual(), dataclasses.replace(config, **_tiles(config)), tmp_path, target).verdict is not None
+    assert (
+        compiled(residual(config.kernel), dataclasses.replace(config, **_tiles(config)), tmp_path, target).verdict
+        is not None
+    )
 
 
 def _tiles(config: Config) -> dict[str, int]:
+    if config.tile == 2:
+        return {"strip": 5, "tiles": 5}
     return {"strip": 6, "tiles": 6} if isinstance(config, WinogradConfig) else {"tiles": 4}
 
 
-@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[3]], ids=str)
+@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[3], CONFIGS[4], CONFIGS[5]], ids=str)
 def test_with_a_pool(config: Config, tmp_path: Path) -> None:
     """2 x 2 pixels of one tile become one: the tile makes fewer outputs."""
     g = Graph()
     x = g.node("Relu", g.conv(g.input(1, 17, 14, 10), 32, (1, 1)))
-    y = g.node("Relu", g.conv(x, 32, (3, 3), pads=[1, 1, 1, 1]))
+    y = g.node("Relu", g.conv(x, 32, (config.kernel, config.kernel), pads=[config.kernel // 2] * 4))
     g.output(g.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2]))
     config = dataclasses.replace(config, rows=1, columns=1, vectors=2)
     assert compiled(g.model(), config, tmp_path, "native").verdict is not None
@@ -124,18 +135,20 @@ def test_exact_has_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "factor", "side"), [(CONFIGS[0], "10.5", 4), (CONFIGS[1], "0.556", 2), (CONFIGS[2], "10.5", 4)], ids=str
+    ("config", "factor", "side"),
+    [(CONFIGS[0], "10.5", 4), (CONFIGS[1], "0.556", 2), (CONFIGS[2], "10.5", 4), (CONFIGS[4], "3.95", 2)],
+    ids=str,
 )
 def test_what_it_means_is_said(config: Config, factor: str, side: int, tmp_path: Path) -> None:
     """In one line of the log, and in the library; the factor is the one that verification allows."""
     lines: list[str] = []
-    made = compiled(padded(1), config, tmp_path, "native", report=lines.append)
+    made = compiled(padded(1, config.kernel), config, tmp_path, "native", report=lines.append)
     said = (
         f"Winograd: 1 of 2 convolutions, with up to {factor} times the rounding error of direct ones; NaN, inf and"
         f" outliers spread inside a tile of {side} x {side} pixels (--exact has neither)"
     )
     assert [line for line in lines if line.startswith("Winograd")] == [said]
-    assert f"{winograd.error_growth(config.tile):.3g}" == factor
+    assert f"{winograd.error_growth(config.tile, config.kernel):.3g}" == factor
     manifest = tvmcnn.load(made.path).manifest
     assert manifest["winograd"] == said
     assert said in described(manifest)
@@ -179,25 +192,26 @@ def test_what_is_not_finite_stays_in_its_tiles(value: float, tmp_path: Path) -> 
 @pytest.mark.parametrize("matrix", ["bt", "at", "g"])
 def test_a_wrong_matrix_is_seen(matrix: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One factor of one matrix off by a thousandth."""
-    right = winograd.MATRICES[config.tile]
+    key = (config.tile, config.kernel)
+    right = winograd.MATRICES[key]
     rows = [list(row) for row in getattr(right, matrix)]
     rows[1][1] *= 1.001
     wrong = dataclasses.replace(right, **{matrix: tuple(map(tuple, rows))})
     for module in (winograd, expressions):
-        monkeypatch.setattr(module, "MATRICES", {**winograd.MATRICES, config.tile: wrong})
+        monkeypatch.setattr(module, "MATRICES", {**winograd.MATRICES, key: wrong})
     with pytest.raises(VerifyError):
-        compiled(padded(1), config, tmp_path, "native")
+        compiled(padded(1, config.kernel), config, tmp_path, "native")
 
 
 def test_sums_in_groups_are_the_same_sums() -> None:
     """`_combination` rearranges a row of a matrix: on numbers in place of tensors it is their product."""
     values = [3.0, -1.5, 0.25, 7.0, -2.0, 11.0]
-    for tile, matrices in winograd.MATRICES.items():
+    for key, matrices in winograd.MATRICES.items():
         for name, groups in (("bt", expressions.PARITY), ("g", expressions.PARITY), ("at", expressions.PAIRS)):
             for row in getattr(matrices, name):
                 terms = [expressions.float32(value) for value in values[: len(row)]]
                 made = float(expressions._combination(row, groups, lambda k, terms=terms: terms[k]).value)
-                assert made == pytest.approx(float(np.dot(row, values[: len(row)])), rel=1e-6), (tile, name, row)
+                assert made == pytest.approx(float(np.dot(row, values[: len(row)])), rel=1e-6), (key, name, row)
 
 
 def test_prefetch_changes_no_bit(tmp_path: Path) -> None:

@@ -54,9 +54,14 @@ def test_every_candidate_can_be_scheduled(height: int, width: int, window: int) 
 
 
 def test_tiles_and_halo() -> None:
-    node = Node("Conv", "conv", ("x", "w"), "y", {"pads": (1, 1, 1, 1)})
+    node = Node("Conv", "conv", ("x", "w"), "y", {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)})
     assert grid(node, (1, 16, 27, 25), 4) == (7, 7)
     assert grid(node, (1, 16, 27, 25), 4, (2, 2)) == (7, 6)
     assert halo(node, (1, 16, 27, 25), 4, (2, 2)) == (1, 1, 2, 0)
     assert grid(node, (1, 16, 15, 21), 4, (4, 4)) == (3, 5)
     assert halo(node, (1, 16, 15, 21), 4, (4, 4)) == (1, 1, 0, 0)  # the tiles end three rows before the image does
+    wide = Node("Conv", "conv", ("x", "w"), "y", {"kernel_shape": (5, 5), "pads": (2, 1, 2, 0)})
+    assert grid(wide, (1, 16, 27, 26), 2) == (14, 12)
+    assert halo(wide, (1, 16, 27, 26), 2) == (2, 1, 3, 1)
+    assert grid(wide, (1, 16, 27, 26), 2, (2, 2)) == (13, 11)
+    assert halo(wide, (1, 16, 27, 26), 2, (2, 2)) == (2, 1, 1, 0)

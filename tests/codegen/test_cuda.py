@@ -569,9 +569,9 @@ def next_pixel(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_matrix(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """The last row of a transform is twice too large."""
-    real = MATRICES[4]
+    real = MATRICES[4, 3]
     rows = (*getattr(real, name)[:-1], tuple(2 * factor for factor in getattr(real, name)[-1]))
-    return lambda patch: patch.setattr(winograd_planes, "MATRICES", {4: dataclasses.replace(real, **{name: rows})})
+    return lambda patch: patch.setattr(winograd_planes, "MATRICES", {(4, 3): dataclasses.replace(real, **{name: rows})})
 
 
 # Of "prologue" and "full_rows" the terms fill their tiles: a short sum loses a term and not a zero.

@@ -70,13 +70,13 @@ def layer(d: Draft, x: Held, maps: int | None = None) -> Held:
 
 
 def winograd(d: Draft) -> None:
-    """3 x 3 filters of stride 1 on whole blocks, large enough for tiles to pay."""
+    """3 x 3 or 5 x 5 filters of stride 1 on whole blocks, large enough for tiles to pay."""
     channels = d.choice((16, 32, 48, 20))
     height, width = d.integer(6, 15), d.integer(6, 15)
     x = d.input(d.numbers((batch(d), channels, height, width), "float32", 0))
     if d.chance(1, 2):
         x = d.node("Relu", [x])[0]
-    x = conv(d, x, d.choice((32, 48, 64, 33)), 3, keep=True)
+    x = conv(d, x, d.choice((32, 48, 64, 33)), d.choice((3, 3, 5)), keep=True)
     if d.chance(1, 3):
         x = d.node("Add", [x, partner(d, x, keep=True)])[0]
     if d.chance(1, 3):

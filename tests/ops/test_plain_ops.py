@@ -234,7 +234,7 @@ def test_indices() -> None:
     agree("ReverseSequence", drawn(5, 3, 7), ints(4, 1, 5), time_axis=0, batch_axis=1)
 
 
-@pytest.mark.parametrize("perm", itertools.permutations(range(3)))
+@pytest.mark.parametrize("perm", [*itertools.permutations(range(3))])
 def test_transpose_in_squares(perm: tuple[int, ...]) -> None:
     """Axes that squares of 32 divide, that smaller ones do, and that none does."""
     for shape in ((64, 3, 96), (40, 3, 28), (2, 37, 71)):

@@ -31,6 +31,10 @@ def direct(g: Graph) -> str:
 winograd = direct_overlap = direct
 
 
+def winograd_five(g: Graph) -> str:
+    return g.node("Relu", g.conv(g.input(1, 17, 6, 11), 33, (5, 5), pads=[2, 2, 2, 2]))
+
+
 def streamed(g: Graph) -> str:
     return g.conv(g.input(1, 17, 6, 11), 31, (3, 3), pads=[1, 1, 1, 1])
 
@@ -119,6 +123,7 @@ RULES = {
     "direct": "direct",
     "direct_overlap": "direct",
     "winograd": "winograd",
+    "winograd_five": "winograd",
     "streamed": "streamed",
     "pixels": "pixels",
     "direct_pool": "direct",

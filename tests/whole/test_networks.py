@@ -258,7 +258,8 @@ def test_check_networks_writes_the_table(
     assert 0 < good["differences"]["2"] <= TOLERANCE
     assert 0 < good["numpy_difference"] <= TOLERANCE
     assert good["nodes"] == 66 > good["kernels"] > 0
-    assert good["library_bytes"] > 1_235_496 * 4
+    one_pixel = 2 * (48 * 192 + 64 * 256)  # of filters of 3 x 3, whose other eight taps meet padding alone
+    assert good["library_bytes"] > (1_235_496 - 8 * one_pixel) * 4
     assert good["arena_bytes"] > 2 * 64 * 15 * 15 * 4  # the first convolution's output
     assert min(good["cold_seconds"], good["cached_seconds"]) > 0
     assert "alexnet cannot be built for 32 x 32" in bad["reason"]

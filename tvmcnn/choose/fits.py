@@ -20,7 +20,7 @@ from tvmcnn.choose.records import Records
 from tvmcnn.errors import TvmcnnError
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Choice, Kernel, Network
-from tvmcnn.winograd import grid
+from tvmcnn.winograd import grid, tiles_for
 
 
 def recorded(records: Records, network: Network, kernel: Kernel, rule: str) -> tuple[Any, str] | None:
@@ -60,9 +60,14 @@ def _refusal(kernel: Kernel, rule: str, config: Any, reason: str) -> TvmcnnError
 # ---- by rule, why a config does not fit a kernel; empty if it may ---------------------------------------------------
 
 
-def _winograd_tile(kernel: Kernel, tile: int) -> str:
+def _winograd_tile(kernel: Kernel, tile: int, side: int) -> str:
     if not winograd_fits(kernel):
-        return "the convolution is not of at least 16 channels by 3 x 3 filters of stride 1"
+        return "the convolution is not of at least 16 channels by 3 x 3 or 5 x 5 filters of stride 1"
+    height, width = kernel.anchor["kernel_shape"]
+    if height != side:
+        return f"the filters are {height} x {width}, not {side} x {side}"
+    if tile not in tiles_for(side):
+        return f"filters of {side} x {side} make no tiles of {tile} x {tile}"
     p, q = window_size(kernel)
     return (
         "" if tile % p == tile % q == 0 else f"the pool of {p} x {q} pixels does not divide a tile of {tile} x {tile}"
@@ -70,7 +75,7 @@ def _winograd_tile(kernel: Kernel, tile: int) -> str:
 
 
 def _streamed(kernel: Kernel, config: Any) -> str:
-    if reason := _winograd_tile(kernel, config.tile):
+    if reason := _winograd_tile(kernel, config.tile, config.kernel):
         return reason
     rows, columns = (config.tile // size for size in window_size(kernel))
     makes = f"a tile makes {rows} x {columns} pixels, not {config.rows} x {config.columns}"
@@ -109,7 +114,7 @@ def _gemm(kernel: Kernel, config: Any) -> str:
     if kernel.anchor.op != "Conv":
         return "a matrix product is not split, nor by Winograd" if config.split > 1 or config.winograd else ""
     if config.winograd:
-        return _winograd_tile(kernel, config.winograd)
+        return _winograd_tile(kernel, config.winograd, 3)
     window = math.prod(window_size(kernel))
     return "" if config.thread_pixels % window == 0 else f"a thread has no whole windows of {window} pixels"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvmcnn.fuse.dequantise_constants import dequantise_constants
+from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
 from tvmcnn.fuse.exact_sums import exact_sums
 from tvmcnn.fuse.fold_affine import fold_affine
 from tvmcnn.fuse.integers import integers
@@ -19,6 +20,7 @@ from tvmcnn.network import Network
 PASSES: tuple[Callable[[Network], Network], ...] = (
     integers,  # what stands between dequantised and quantised tensors  -->  integers
     dequantise_constants,  # integers that only float kernels read  -->  floats
+    drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     spelled_gelu,  # a GELU of five operators  -->  a Gelu

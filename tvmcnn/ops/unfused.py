@@ -15,7 +15,6 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.blocks import groups_together
-from tvmcnn.configs import WinogradConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
@@ -135,8 +134,7 @@ def _tap_of_depthwise(step: Step, packed: te.Tensor) -> Weight:
 
 
 def _tap_of_winograd(step: Step, packed: te.Tensor) -> Weight:
-    tile = step.choice.numbers(WinogradConfig).tile
-    return lambda o, c, i, j: filter_tap(packed, tile, o, c, i, j)
+    return lambda o, c, i, j: filter_tap(step, packed, o, c, i, j)
 
 
 def _tap_of_columns(step: Step, packed: te.Tensor) -> Weight:

@@ -1,4 +1,7 @@
-"""ONNX Conv with 3x3 filters by Winograd's F(m x m, 3x3), in NCHW16c: see tvmcnn/winograd.py for the formula."""
+"""ONNX Conv with r x r filters by Winograd's F(m x m, r x r), in NCHW16c: see tvmcnn/winograd.py for the formula.
+
+A tile of the image and what becomes of it has s x s elements, where s = m + r - 1.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finish
 from tvmcnn.ops.operands import Operands, extents, float32
-from tvmcnn.winograd import MATRICES, grid
+from tvmcnn.winograd import MATRICES, Matrices, grid
 
 Matrix = Sequence[Sequence[float]]
 Groups = Sequence[Sequence[int]]
@@ -22,7 +25,7 @@ PAIRS = ((0,), (1, 2), (3, 4), (5,))  # columns of Aᵀ come in pairs that diffe
 
 
 def winograd(step: Step, given: Operands) -> te.Tensor:
-    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: transformed, (parts, m+2, m+2, M/16/parts,
+    """x: NCHW16c with a halo that fills the last tiles; y: NCHW16c; weight: transformed, (parts, s, s, M/16/parts,
     C/16, 16, 16), in the order that the parts of the maps read it.
 
     With t the tile and (i, j) its transformed element, "rows" (N, C/16, t, i, s, c) and "transformed"
@@ -32,7 +35,7 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
     _, side, _, per_part, depth, lanes, _ = extents(weight)
     rows = _rows(step, given)
     n, count = int(rows.shape[0]), int(rows.shape[2])
-    matrix = MATRICES[step.choice.numbers(FilteringConfig).tile].bt
+    matrix = _matrices(step).bt
     data = te.compute(
         (n, depth, side, side, count, lanes),
         lambda b, cb, i, j, t, c: combined(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
@@ -46,9 +49,9 @@ def winograd(step: Step, given: Operands) -> te.Tensor:
 
 
 def winograd_data(step: Step, given: Operands) -> te.Tensor:
-    """Bᵀ d B for "streamed": x NCHW16c with a halo that fills the last tiles; y: (N, C/16, m+2, m+2, t, 16)."""
-    rows = _rows(step, given)
-    matrix = MATRICES[step.choice.kernel.anchor["tile"]].bt
+    """Bᵀ d B for "streamed": x NCHW16c with a halo that fills the last tiles; y: (N, C/16, s, s, t, 16)."""
+    rows, node = _rows(step, given), step.choice.kernel.anchor
+    matrix = MATRICES[node["tile"], node["kernel_shape"][0]].bt
     return te.compute(
         step.choice.kernel.output.shape,
         lambda b, cb, i, j, t, c: combined(matrix, PARITY, j, lambda s: rows[b, cb, t, i, s, c]),
@@ -59,14 +62,14 @@ def winograd_data(step: Step, given: Operands) -> te.Tensor:
 def streamed(step: Step, given: Operands) -> te.Tensor:
     """As "winograd", of data that "winograd_data" has transformed, the kernel's last input, and filters as they are.
 
-    weight: (M/16, C/16, 16, 3, 3, 16), nine vectors for each channel in one run. "filter_rows" (M/16, C/16, c, i, s, o)
+    weight: (M/16, C/16, 16, r, r, 16), r² vectors for each channel in one run. "filter_rows" (M/16, C/16, c, i, s, o)
     and "filters" (M/16, C/16, i, j, c, o) are G g Gᵀ.
     """
     weight = given.constants[step.choice.kernel.anchor.inputs[1]]
     data = given.inputs[step.choice.kernel.inputs[-1].name]
     blocks, depth, lanes, taps, _, _ = extents(weight)
     n, _, side, _, count, _ = extents(data)
-    matrix = MATRICES[step.choice.numbers(FilteringConfig).tile].g
+    matrix = _matrices(step).g
     down = te.compute(
         (blocks, depth, lanes, side, taps, lanes),
         lambda ob, cb, c, i, s, o: combined(matrix, PARITY, i, lambda r: weight[ob, cb, c, r, s, o]),
@@ -89,6 +92,7 @@ def _rows(step: Step, given: Operands) -> te.Tensor:
     node, layout, name = step.choice.kernel.anchor, step.choice.reads[0], step.choice.kernel.inputs[0].name
     x, image = given.inputs[name], given.shapes[name]
     m = node["tile"] if "tile" in node.attributes else step.choice.numbers(FilteringConfig).tile
+    kernel = node["kernel_shape"][0]
     rows, columns = grid(node, image, m, node.attributes.get("window") or window_size(step.choice.kernel))
     n, depth, _, _, lanes = extents(x)
     top, left = node["pads"][:2]
@@ -98,8 +102,8 @@ def _rows(step: Step, given: Operands) -> te.Tensor:
         return x[layout.index(where)]
 
     return te.compute(
-        (n, depth, rows * columns, m + 2, m + 2, lanes),
-        lambda b, cb, t, i, s, c: combined(MATRICES[m].bt, PARITY, i, lambda r: pixel(b, cb, t, r, s, c)),
+        (n, depth, rows * columns, m + kernel - 1, m + kernel - 1, lanes),
+        lambda b, cb, t, i, s, c: combined(MATRICES[m, kernel].bt, PARITY, i, lambda r: pixel(b, cb, t, r, s, c)),
         name="rows",
     )
 
@@ -109,20 +113,20 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
     "tile" (N, M/16, t, p, q, o), which are Aᵀ z A; and the epilogue.
     """
     choice = step.choice
-    m = choice.numbers(FilteringConfig).tile
-    matrix = MATRICES[m].at
+    config, matrix = choice.numbers(FilteringConfig), _matrices(step).at
+    m, side = config.tile, config.tile + config.kernel - 1
     n, depth, count, lanes = sizes
     blocks = -(-choice.kernel.output.shape[1] // lanes)
     window = window_size(choice.kernel)
     columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, m, window)[1]
     rb, rc = te.reduce_axis((0, depth), "rb"), te.reduce_axis((0, lanes), "rc")
     product = te.compute(
-        (n, blocks, m + 2, m + 2, count, lanes),
+        (n, blocks, side, side, count, lanes),
         lambda b, ob, i, j, t, o: te.sum(term(b, i, j, ob, t, o, rb, rc), axis=[rb, rc]),
         name="product",
     )
     lines = te.compute(
-        (n, blocks, count, m, m + 2, lanes),
+        (n, blocks, count, m, side, lanes),
         lambda b, ob, t, p, j, o: combined(matrix, PAIRS, p, lambda i: product[b, ob, i, j, t, o]),
         name="lines",
     )
@@ -140,9 +144,14 @@ def _products(step: Step, given: Operands, term: Callable[..., Expr], sizes: tup
     return finish(step, given, value)
 
 
-def filter_tap(weight: te.Tensor, tile: int, o: Any, c: Any, i: Any, j: Any) -> Expr:
+def _matrices(step: Step) -> Matrices:
+    config = step.choice.numbers(FilteringConfig)
+    return MATRICES[config.tile, config.kernel]
+
+
+def filter_tap(step: Step, weight: te.Tensor, o: Any, c: Any, i: Any, j: Any) -> Expr:
     """k[o, c, i, j] of the filters that `weight` holds transformed, for whoever convolves directly."""
-    back, per_part, lanes = MATRICES[tile].back, int(weight.shape[3]), int(weight.shape[-1])
+    back, per_part, lanes = _matrices(step).back, int(weight.shape[3]), int(weight.shape[-1])
     block = o // lanes
 
     def element(a: int, b: int) -> Expr:

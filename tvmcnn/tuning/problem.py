@@ -26,9 +26,9 @@ from tvmcnn.configs import StreamedConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes
 from tvmcnn.tuning.space import SPACES
+from tvmcnn.winograd import saving
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
-WINOGRAD_SAVES = 4.0  # of the products of direct convolution Winograd's F(4x4) needs one in so many
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Problem:
 
     def floor(self, gflops: float) -> float:
         """µs that no candidate undercuts, on a machine of that FMA peak: the roofline."""
-        winograd = self.choice.kernel.anchor.op == "Conv" and winograd_fits(self.choice.kernel)
-        products = self.flops / (WINOGRAD_SAVES if winograd else 1.0)
+        kernel = self.choice.kernel
+        winograd = kernel.anchor.op == "Conv" and winograd_fits(kernel)
+        products = self.flops / (saving(kernel.anchor["kernel_shape"][0]) if winograd else 1.0)
         return max(products / gflops, moved_bytes(self.choice) / GIGABYTES) / 1e3
 
     @functools.cached_property

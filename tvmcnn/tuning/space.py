@@ -47,7 +47,7 @@ from tvmcnn.configs import (
 from tvmcnn.fuse import is_depthwise, window_size
 from tvmcnn.network import Choice, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
-from tvmcnn.winograd import grid
+from tvmcnn.winograd import grid, tiles_for
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
 UNROLLS = (1, 2, 4, 8, 16)
@@ -170,7 +170,7 @@ def candidates(choice: Choice, network: Network, target: Target) -> Iterator[Cho
 
 
 def _convolutions(choice: Choice, network: Network, target: Target) -> Iterator[Choice]:
-    """Direct, and by Winograd in both ways where its filters are of 3 x 3."""
+    """Direct, and by Winograd in both ways where it fits."""
     if isinstance(choice.config, DirectConfig) and (is_depthwise(choice.kernel) or choice.reads[0].block == 1):
         found = (dataclasses.replace(choice, config=each) for each in _direct(choice, target))
         yield from (each for each in found if _reads_alike(choice, each, target))
@@ -224,7 +224,7 @@ def _alternating(one: Sequence[T], other: Sequence[T]) -> list[T]:
 
 
 def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
-    fetched = prefetches(choice.kernel, target)
+    fetched, filters = prefetches(choice.kernel, target), choice.kernel.anchor["kernel_shape"][0]
     for (tile, p, q), count in _grids(choice):
         blocks = -(-choice.kernel.output.shape[1] // BLOCK)
         for strip in divisors(count):
@@ -234,7 +234,7 @@ def _winograd(choice: Choice, target: Target) -> Iterator[WinogradConfig]:
             for v, tiles in _register_tiles(
                 blocks * BLOCK // parts // target.lanes(choice.kernel.dtype), strip, target
             ):
-                yield WinogradConfig(tile, p, q, strip, parts, v, tiles, prefetch=fetched)
+                yield WinogradConfig(tile, p, q, strip, parts, v, tiles, prefetch=fetched, kernel=filters)
 
 
 def _fastest(choice: Choice, configs: Iterable[WinogradConfig], target: Target) -> list[WinogradConfig]:
@@ -253,11 +253,11 @@ def _fastest(choice: Choice, configs: Iterable[WinogradConfig], target: Target) 
 
 def _streamed(choice: Choice, target: Target) -> Iterator[StreamedConfig]:
     """Where few tiles share the filters' transform, and L2 has room for it."""
-    depth = round_up(choice.kernel.inputs[0].shape[1], BLOCK)
+    depth, filters = round_up(choice.kernel.inputs[0].shape[1], BLOCK), choice.kernel.anchor["kernel_shape"][0]
     for (tile, p, q), count in _grids(choice):
         maps = round_up(choice.kernel.output.shape[1], BLOCK)
         for v, tiles in _register_tiles(maps // target.lanes(choice.kernel.dtype), count, target):
-            config = StreamedConfig(tile, p, q, v, tiles, prefetch=True)
+            config = StreamedConfig(tile, p, q, v, tiles, prefetch=True, kernel=filters)
             whole = v * target.lanes(choice.kernel.dtype) % BLOCK == 0
             if count <= 64 and whole and streamed_scratch(config, depth, count, target) <= 1.5 * target.l2_bytes:
                 yield config
@@ -266,7 +266,7 @@ def _streamed(choice: Choice, target: Target) -> Iterator[StreamedConfig]:
 def _grids(choice: Choice) -> Iterator[tuple[tuple[int, int, int], int]]:
     """Winograd's tile, the output pixels that it makes, and the number of tiles."""
     p, q = window_size(choice.kernel)
-    for tile in (4, 2):
+    for tile in tiles_for(choice.kernel.anchor["kernel_shape"][0]):
         if tile % p == 0 and tile % q == 0:
             rows, columns = grid(choice.kernel.anchor, choice.kernel.inputs[0].shape, tile, (p, q))
             yield (tile, tile // p, tile // q), rows * columns

@@ -86,4 +86,5 @@ def _evaluate(
     if every_tensor:
         wanted = {name: held for name, held in made.items() if name not in constants or name in wanted}
         wanted |= shown
-    return {name: np.array(held.array, held.dtype) for name, held in wanted.items() if held is not None}
+    with np.errstate(over="ignore"):  # what its type has no room for is infinite
+        return {name: np.array(held.array, held.dtype) for name, held in wanted.items() if held is not None}

@@ -12,6 +12,7 @@ from tvmcnn.configs import (
     ColumnsConfig,
     DenseConfig,
     DirectConfig,
+    FilteringConfig,
     ImagesConfig,
     MatmulConfig,
     PixelsConfig,
@@ -23,7 +24,7 @@ from tvmcnn.configs import (
 from tvmcnn.fuse import multiply_accumulates, window_size
 from tvmcnn.network import FLOAT32, Kernel, Network, divisors, round_up
 from tvmcnn.targets import Target
-from tvmcnn.winograd import KERNEL, grid
+from tvmcnn.winograd import grid, tiles_for
 
 LINE_ELEMENTS = 16  # elements: planes of tiles are an odd number of them apart, see schedule/x86/winograd.py
 # Bytes a thread. With all 49 tiles of 28 x 28 pixels of 512 maps at once, 5.5 MB, weights are read once: 6.1 ms, where
@@ -124,16 +125,16 @@ def fma_cycles(vectors: int, pixels: int, target: Target) -> float:
 
 
 def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
-    """The fastest Winograd convolution by the estimate below; None where the convolution is none of 3 x 3 and stride 1,
-    or direct convolution is estimated to be faster.
+    """The fastest Winograd convolution by the estimate below; None where the convolution is none that Winograd fits, or
+    direct convolution is estimated to be faster.
     """
     node, image = kernel.anchor, kernel.inputs[0]
     if not winograd_fits(kernel):
         return None
-    p, q = window_size(kernel)
+    (p, q), filters = window_size(kernel), node["kernel_shape"][0]
     depth, maps = (round_up(channels, BLOCK) for channels in (image.shape[1], kernel.output.shape[1]))
     found: list[tuple[float, WinogradConfig | None]] = []
-    for tile in (4, 2):
+    for tile in tiles_for(filters):
         if tile % p or tile % q:
             continue
         rows, columns = grid(node, image.shape, tile, (p, q))
@@ -141,24 +142,25 @@ def winograd_config(kernel: Kernel, target: Target) -> WinogradConfig | None:
             strips = rows * columns // strip
             parts = 2 if strips == 1 and maps % (2 * BLOCK) == 0 else 1
             config = WinogradConfig(
-                tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target)
+                tile, tile // p, tile // q, strip, parts, *_register_tile(strip, maps // parts, target), kernel=filters
             )
             if winograd_scratch(config, depth, maps) <= MAX_SCRATCH:
                 found.append((winograd_cycles(config, strips, depth, maps, target), config))
-    products = math.prod(kernel.output.shape[1:]) * p * q * depth * KERNEL**2
+    products = math.prod(kernel.output.shape[1:]) * p * q * depth * filters**2
     direct = products / target.lanes(FLOAT32) / target.fma_units
     cycles, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
     return best if cycles < direct else None
 
 
 def winograd_fits(kernel: Kernel) -> bool:
-    """True for an ungrouped convolution of at least one block of channels by 3 x 3 filters of stride 1, of floats."""
+    """True for an ungrouped convolution of at least one block of channels by 3 x 3 or 5 x 5 filters of stride 1."""
     node = kernel.anchor
     if node.attributes.get("exact"):  # sums of integers, which Winograd's are not
         return False
     steps = (node["strides"], node["dilations"])
     plain = node["group"] == 1 and not kernel.prologue and kernel.inputs[0].shape[1] >= BLOCK
-    return plain and node["kernel_shape"] == (KERNEL, KERNEL) and steps == ((1, 1), (1, 1))
+    height, width = node["kernel_shape"]
+    return plain and height == width and bool(tiles_for(height)) and steps == ((1, 1), (1, 1))
 
 
 def _register_tile(strip: int, maps: int, target: Target) -> tuple[int, int]:
@@ -179,7 +181,7 @@ def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, 
     at 32 bytes a cycle if they stay there beside a strip's scratch, else from L3 at 16, and at first from memory at 8;
     a fifth of that is not hidden behind the products. Scratch that L2 does not hold is written and read at 16.
     """
-    elements, v, t = (config.tile + 2) ** 2, config.vectors, config.tiles
+    elements, v, t = (config.tile + config.kernel - 1) ** 2, config.vectors, config.tiles
     tiles = strips * config.strip
     products = elements * tiles * depth * maps / target.lanes(FLOAT32) * fma_cycles(v, t, target)
     weights, scratch = elements * depth * maps * ITEM, winograd_scratch(config, depth, maps)
@@ -193,18 +195,18 @@ def winograd_cycles(config: WinogradConfig, strips: int, depth: int, maps: int, 
 def winograd_scratch(config: WinogradConfig, depth: int, maps: int) -> int:
     """Bytes of the transformed data and the products of one strip."""
     blocks = (depth + maps // config.parts) // BLOCK
-    return blocks * _planes(config.tile, config.strip) * ITEM
+    return blocks * _planes(config, config.strip) * ITEM
 
 
-def _planes(tile: int, vectors: int) -> int:
+def _planes(config: FilteringConfig, vectors: int) -> int:
     """Elements of the planes of one block, each of so many vectors and at most one to be an odd number."""
-    return (tile + 2) ** 2 * (vectors + 1) * BLOCK
+    return (config.tile + config.kernel - 1) ** 2 * (vectors + 1) * BLOCK
 
 
 def streamed_scratch(config: StreamedConfig, depth: int, tiles: int, target: Target) -> int:
     """Bytes of the transformed filters of `vectors` vectors of maps, and of their products with all `tiles`."""
     blocks = max(1, config.vectors * target.lanes(FLOAT32) // BLOCK)
-    return blocks * (depth // BLOCK * _planes(config.tile, BLOCK) + _planes(config.tile, tiles)) * ITEM
+    return blocks * (depth // BLOCK * _planes(config, BLOCK) + _planes(config, tiles)) * ITEM
 
 
 def columns_config(kernel: Kernel, maps: int, width: int, target: Target) -> ColumnsConfig:

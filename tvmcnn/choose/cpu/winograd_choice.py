@@ -52,11 +52,13 @@ def winograd_data(choice: Choice, tile: int) -> Choice:
     image, node = choice.sources[0], choice.kernel.anchor
     window = window_size(choice.kernel)
     rows, columns = grid(node, image.shape, tile, window)
-    name = f"{image.name}@winograd{tile}+{','.join(map(str, node['pads']))}"
+    filters = node["kernel_shape"]
+    name = f"{image.name}@winograd{tile}x{filters[0]}+{','.join(map(str, node['pads']))}"
     name += f"/{dims(window)}" * (window != (1, 1))  # another convolution of the image may need more tiles
-    side = tile + 2
+    side = tile + filters[0] - 1
     shape = (image.shape[0], -(-image.shape[1] // BLOCK), side, side, rows * columns, BLOCK)
-    made = Node("WinogradData", name, (image.name,), name, {"tile": tile, "pads": node["pads"], "window": window})
+    attributes = {"tile": tile, "kernel_shape": filters, "pads": node["pads"], "window": window}
+    made = Node("WinogradData", name, (image.name,), name, attributes)
     kernel = Kernel("winograd_data", (made,), (image,), Tensor(name, shape, image.dtype))
     return Choice(kernel, "winograd_data", (image,), (choice.reads[0],), PLAIN, "winograd_data")
 

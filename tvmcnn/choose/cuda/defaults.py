@@ -62,7 +62,7 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
 
     The transforms move (m+2)²/m² times the image each way, 2.25 times for m = 4, and are two launches more.
     """
-    if not winograd_fits(kernel):
+    if not winograd_fits(kernel) or kernel.anchor["kernel_shape"] != (3, 3):
         return []
     node, image, (a, b) = kernel.anchor, kernel.inputs[0].shape, window_size(kernel)
     maps, found = maps_of(kernel), []

@@ -23,6 +23,8 @@ from tvmcnn.ops.operands import Operands, extents, float32
 from tvmcnn.ops.winograd import PAIRS, PARITY, combined
 from tvmcnn.winograd import MATRICES, grid
 
+KERNEL = 3  # rows and columns of the filters
+
 
 def winograd_in(step: Step, given: Operands) -> te.Tensor:
     """x: (N, C, H, W); "out": (m+2)² planes of (C, N·tiles). "patch" is d, "rows" Bᵀ d."""
@@ -31,7 +33,7 @@ def winograd_in(step: Step, given: Operands) -> te.Tensor:
     planes, channels, count = kernel.output.shape
     m, (_, _, h, w) = node["tile"], given.shapes[name]
     rows, columns = grid(node, given.shapes[name], m)
-    side, matrix, (top, left) = m + 2, MATRICES[m].bt, node["pads"][:2]
+    side, matrix, (top, left) = m + 2, MATRICES[m, KERNEL].bt, node["pads"][:2]
 
     def element(c: Any, p: Any, r: Any, s: Any) -> Expr:
         image, tile = p // (rows * columns), p % (rows * columns)
@@ -82,7 +84,7 @@ def winograd_out(step: Step, given: Operands) -> te.Tensor:
     _, maps, count = extents(data)
     m = step.choice.numbers(PlanesConfig).tile
     rows, columns = grid(kernel.anchor, given.shapes[kernel.inputs[0].name], m)
-    side, matrix = m + 2, MATRICES[m].at
+    side, matrix = m + 2, MATRICES[m, KERNEL].at
     lines = te.compute(
         (maps, count, m, side),
         lambda o, p, i, j: combined(matrix, PAIRS, i, lambda k: data[k * side + j, o, p]),

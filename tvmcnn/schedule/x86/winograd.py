@@ -1,9 +1,9 @@
 """Winograd convolution by strips of tiles: a strip is transformed, multiplied and transformed back while it is in L2.
 
-The (m+2)² products are matrix products of tiles by channels with the accumulators of a register tile; they are at the
-FMA peak like direct convolution, with 1/2.25 or 1/4 of its work. The strip must be long enough that each weight, which
-comes from L2 or beyond, serves many tiles (a vector of weights serves one FMA a tile), and short enough that both
-transformed tensors stay near.
+The products of each element of a tile are matrix products of tiles by channels with the accumulators of a register
+tile; they are at the FMA peak like direct convolution, with 1/2.25 to 1/4 of its work. The strip must be long enough
+that each weight, which comes from L2 or beyond, serves many tiles (a vector of weights serves one FMA a tile), and
+short enough that both transformed tensors stay near.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tvmcnn.schedule.steps import Block, Loop, extent, initialise, prefetch, red
 # 16 entries translate for stores; the difference is small (the same convolution, filters transformed on the way: 712
 # against 690 µs).
 LINE_ELEMENTS = 16  # elements
-KERNEL = 3  # rows and columns of the filters
 
 
 def winograd(sch: Schedule, config: WinogradConfig, lanes: int) -> None:
@@ -102,7 +101,7 @@ def streamed(sch: Schedule, config: StreamedConfig, lanes: int) -> None:
     sch.compute_at(product, n, preserve_unit_loops=True)
     reduction, around = _products(sch, product, config, lanes)
     if config.prefetch:
-        prefetch(sch, reduction, (n, *around), _terms(sch, product) * KERNEL**2 * config.vectors * lanes)
+        prefetch(sch, reduction, (n, *around), _terms(sch, product) * config.kernel**2 * config.vectors * lanes)
 
     # Phase 4: the filters' transform, one vector of filters in registers.
     sch.compute_at(filters, ob_o, preserve_unit_loops=True)
