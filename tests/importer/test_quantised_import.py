@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,21 @@ def test_operators_of_microsoft(op: str, inputs: str, attributes: dict[str, Any]
     with pytest.raises(UnsupportedError) as caught:
         imported([node(op, inputs, "y", "q", **OWN, **attributes)], {"x": X8}, PARTS, TensorProto.UINT8, 17)
     assert words in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    "op", ["QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "QLinearSigmoid", "QLinearConcat"]
+)
+def test_operands_that_are_left_out(op: str) -> None:
+    """Of all numbers, and each at every place: refused, or taken where it may be."""
+    own = {} if op in ("QLinearConv", "QLinearMatMul") else OWN
+    for count in range(1, 12):
+        names = ["x", "xs", "xz", "x", "xs", "xz", "ys", "yz", "x", "xs", "xz"][:count]
+        for place in range(count):
+            given = [name if other != place else "" for other, name in enumerate(names)]
+            nodes = [helper.make_node(op, given, ["y"], "q", **own)]
+            with contextlib.suppress(UnsupportedError, ModelError):
+                imported(nodes, {"x": X8}, PARTS, TensorProto.UINT8, 17)
 
 
 def test_sums_of_rows_with_zero_points() -> None:

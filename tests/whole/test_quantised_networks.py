@@ -16,7 +16,10 @@ from helpers import TARGETS, use_target
 from quantised import any_input, equal, operators
 
 import tvmcnn
+from tvmcnn.check.bisect import bisect
 from tvmcnn.digits import Normalisation, load_mnist
+from tvmcnn.ops import quantised as expressions
+from tvmcnn.reweighting import reweight
 
 quantization = pytest.importorskip("onnxruntime.quantization")
 pytestmark = pytest.mark.slow
@@ -137,6 +140,28 @@ def test_dynamic_network(weights: str, target: str, tmp_path: Path) -> None:
     given = any_input(model, 11)
     found, (theirs,) = tvmcnn.load(compiled.path)(*given.values()), onnxruntime(model).run(None, given)
     np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_other_weights_and_a_guilty_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What works on libraries works on those of integers: new weights, and finding out what is to blame."""
+    model = quantised(convolutions(), "qdq-u8s8-channels", tmp_path)
+    tvmcnn.compile(model, output=tmp_path / "q.so")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array((array // 2).astype(np.int8), tensor.name))
+    (verdict,) = reweight(tmp_path / "q.so", model, tmp_path / "new.so")
+    assert verdict.passed
+    given = any_input(model, 11)
+    answer = tvmcnn.load(tmp_path / "new.so")(*given.values())
+    np.testing.assert_array_equal(answer, onnxruntime(model).run(None, given)[0])
+    real = expressions.stored
+    monkeypatch.setattr(expressions, "stored", lambda value, node, dtype: real(value * 1.1, node, dtype))
+    tvmcnn.compile(model, output=tmp_path / "wrong.so", verify=False)
+    monkeypatch.undo()
+    found = bisect(tmp_path / "wrong.so", model)
+    assert found.first is not None and found.first.name == "relu1_QuantizeLinear_Output"
+    assert "the file is not what this tvmcnn makes of the model" in str(found)
 
 
 def test_lenet5_on_mnist(test_data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Random inputs for a check, seeded, such as the network can take.
 
 Floats are normal, one in about 64 an outlier: near-uniform data would hide a misplaced tap. Integers are drawn from
-what their readers accept: an index from the extent that it indexes, a divisor from 1 on.
+what their readers accept: an index from the extent that it indexes, a divisor from 1 on; quantised ones from all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ PASSING: Mapping[str, tuple[int, ...]] = {
     **{"MaxUnpool": (0,), "Where": (1, 2), "Concat": tuple(range(1 << 10))},
 }
 INDEXED = ("Gather", "ScatterElements", "ScatterND", "MaxUnpool")  # beginnings of operators whose second operand points
+OF_BYTES = ("DequantizeLinear", "Centred", "ConvInteger", "MatMulInteger")
 NEGATIVE: Range = (-math.inf, 0)
 POSITIVE: Range = (0, math.inf)
 USUAL = 9  # the size of integers of which only one end is fixed
@@ -49,9 +50,22 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         found[tensor.name] = drawn(tensor, seed + place, accepted)
         if _hands_on(readers, tensor.name):
             found[tensor.name] = (found[tensor.name] / math.sqrt(tensor.shape[-1])).astype(tensor.dtype)
+        if accepted == ANY and tensor.item_bytes == 1 and _is_quantised(readers, tensor.name):
+            limits, rng = np.iinfo(tensor.dtype), np.random.default_rng(seed + place)
+            found[tensor.name] = rng.integers(limits.min, limits.max, tensor.shape, tensor.dtype, endpoint=True)
         if reader := _region_reader(readers, tensor.name):
             found[tensor.name] = _regions(network, reader, tensor, seed + place)
     return found
+
+
+def _is_quantised(readers: Mapping[str, list[Node]], name: str) -> bool:
+    """True for integers that stand for others, by a scale: all that there are may come."""
+    return any(
+        node.op.startswith("QLinear")
+        or node.op in OF_BYTES
+        or (node.op in PASSING and _is_quantised(readers, node.output))
+        for node in readers.get(name, ())
+    )
 
 
 def _hands_on(readers: Mapping[str, list[Node]], name: str) -> bool:

@@ -106,8 +106,8 @@ class Verdict:
         worst = self.as_json()["error"] or 0.0
         agree = f"{len(self.tensors)} tensors and the outputs agree"
         excused = f"; {self.excused} elements stand at a step, on its other side" if self.excused else ""
-        exact = len({error.name for error in (*self.tensors, *self.outputs) if error.exact})
-        agree += f", {exact} of them integers and equal in every byte" if exact and not self.excused else ""
+        exact = len({error.name for error in (*self.tensors, *self.outputs) if error.exact and not error.excused})
+        agree += f", {exact} of them integers and equal in every byte" if exact else ""
         return f"verified against NumPy: {agree} (outputs within {worst:.1e} of max{excused})"
 
 

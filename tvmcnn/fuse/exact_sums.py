@@ -45,8 +45,8 @@ class _Sums:
         terms = math.prod(weight.shape[1:]) if is_conv else weight.shape[0]
         reach = _reach(added.tensors[node.inputs[0]].dtype, int(node["zero"]))
         whole = is_conv and node["group"] > 1
-        parts = _parts(weight, reach, 1 if is_conv else 0, whole=whole)
-        if math.prod(shape) * terms < LEAST or not parts:
+        few = math.prod(shape) * terms < max(LEAST, 1)
+        if few or not (parts := _parts(weight, reach, 1 if is_conv else 0, whole=whole)):
             return [node]
         nodes, sums = list[Node](), list[str]()
         window = {key: value for key, value in node.attributes.items() if key not in OF_INTEGERS}

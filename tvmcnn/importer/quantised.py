@@ -35,11 +35,15 @@ def _operands(node: onnx.NodeProto, least: int, most: int) -> list[str]:
 
 
 def _dequantised(steps: Steps, x: str, scale: str, zero: str, **attributes: Any) -> str:
+    if not x or not scale:
+        raise ValueError("an operand or its scale is left out; only a zero point and a bias may be")
     return steps.add("DequantizeLinear", x, scale, *([zero] if zero else []), **attributes)
 
 
 def _quantised(steps: Steps, value: str, scale: str, zero: str) -> Spelled:
     """The nodes with the last, which makes the output."""
+    if not scale:
+        raise ValueError("the scale of its output is left out")
     if not zero:
         raise ValueError("the zero point of its output is left out, which must be there to tell the type")
     steps.add("QuantizeLinear", value, scale, zero, output=steps.node.output[0])
@@ -118,9 +122,9 @@ def _softmax(node: onnx.NodeProto, new: New) -> Spelled:
 
 def _concat(node: onnx.NodeProto, new: New) -> Spelled:
     """Concat of parts with a scale and a zero point each."""
-    ys, yz, *parts = node.input
-    if not parts or len(parts) % 3:
+    if len(node.input) < 5 or len(node.input) % 3 != 2:
         raise ValueError(f"it has {len(node.input)} inputs; it must have two, and three for each part")
+    ys, yz, *parts = node.input
     given = _attributes(node, "axis")
     if "axis" not in given:
         raise ValueError("it has no axis")
