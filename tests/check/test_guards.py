@@ -148,3 +148,15 @@ def test_a_library_is_seen_from_another_process(tmp_path: Path) -> None:
     assert len(pids) == 1
     maps = Path("/proc/self/maps").read_text()
     assert compiled.path.name not in maps
+
+
+def test_an_older_library_has_no_frames_around_its_volumes(tmp_path: Path) -> None:
+    """Its manifest does not say how many, and may be checked all the same."""
+    g = Graph()
+    g.output(g.conv(g.node("Relu", g.conv(g.input(1, 3, 5, 7), 18, (1, 1))), 20, (2, 3)))
+    net = tvmcnn.load(tvmcnn.compile(g.model(), output=tmp_path / "net.so", verify=False).path)
+    kernels = [kernel for kernel in net.manifest["kernels"] if kernel["output"]["space"] == "arena"]
+    found = [[*observe._written(net, kernel)] for kernel in kernels]
+    for kernel in kernels:
+        del kernel["output"]["ends"]
+    assert kernels and [[*observe._written(net, kernel)] for kernel in kernels] == found

@@ -185,7 +185,7 @@ def _written(runner: Runner, kernel: Mapping[str, Any]) -> Iterator[tuple[int, i
     item = np.dtype(output["dtype"]).itemsize
     size = math.prod(shape) * item
     if not layout.pitch:
-        before, after = output["ends"]
+        before, after = output.get("ends", (0, 0))
         yield output["offset"] - before, output["offset"] + size + after
         return
     apart = layout.strides(tuple(output["shape"]))[0] * item
