@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from graphs.draft import DTYPES, MOST, Draft, Held, Skip
 from graphs.elementwise import partner
-from graphs.growers import filled, grows
+from graphs.growers import allowed, filled, grows
 
 
 def ranked(least: int, most: int = 5):  # type: ignore[no-untyped-def]
@@ -292,7 +292,6 @@ def combined(d: Draft, x: Held, made: Held) -> None:
     """What was filled beside x, sometimes: alone it is an output."""
     if made.dtype != x.dtype or d.chance(1, 4):
         return
-    if x.dtype == "bool":
-        d.node("Or", [x, made])
-    else:
-        d.node("Max" if not filled(x) or d.chance(1, 2) else "Add", [x, made])
+    op = "Or" if x.dtype == "bool" else "Max" if not filled(x) or d.chance(1, 2) else "Add"
+    if x.dtype in allowed(op, d.opset):
+        d.node(op, [x, made])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from graphs.draft import Array, Draft, Held, Skip
-from graphs.growers import filled, grows
+from graphs.growers import allowed, filled, grows
 from graphs.moves import indices
 
 
@@ -104,7 +104,7 @@ def center_crop_pad(d: Draft, op: str, x: Held) -> None:
 @grows("EyeLike", when=lambda held: held.rank == 2 and held.size > 0)
 def eye_like(d: Draft, op: str, x: Held) -> None:
     made = d.node(op, [x], k=d.integer(-2, 2))[0]
-    if x.dtype != "bool":
+    if x.dtype in allowed("Add", d.opset):
         d.node("Add", [x, made])
 
 

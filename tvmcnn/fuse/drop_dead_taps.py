@@ -58,12 +58,18 @@ def _cropped(network: Network, node: Node) -> list[Along]:
 
 def _along(extent: int, made: int, taps: int, stride: int, dilation: int, begin: int, end: int) -> Along:
     """The taps from the first to the last that meet a pixel of `extent`, with pads for as many outputs as were made."""
-    places = np.arange(made) * stride + np.arange(taps)[:, None] * dilation - begin
-    live = np.flatnonzero(((places >= 0) & (places < extent)).any(axis=1))
+    offsets = [tap * dilation - begin for tap in range(taps)]  # of its pixel for the first output
+    # The first output for which it is not in front of the image; extents are not counted through, pads may be huge.
+    reached = [max(0, -(offset // stride)) for offset in offsets]
+    live = [
+        tap
+        for tap, (at, offset) in enumerate(zip(reached, offsets, strict=True))
+        if at < made and at * stride + offset < extent
+    ]
     whole = (0, taps, begin, end)
-    if not len(live):
+    if not live:
         return whole
-    first, last = int(live[0]), int(live[-1]) + 1
+    first, last = live[0], live[-1] + 1
     reach, before = (last - 1 - first) * dilation + 1, begin - first * dilation
     after = (made - 1) * stride + reach - extent - before
     # Pads are not negative: a window that starts inside of the image stays whole, and one that ends there may leave

@@ -122,12 +122,14 @@ def gather(data: Array, indices: Array, *, axis: int = 0) -> Array:
 
 @op("Slice", 10)
 def slice_(data: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
-    """Slice: data[start:end:step] along each of the axes, with Python's meaning of negative and far numbers."""
+    """Slice: data[start:end:step] along each of the axes, with Python's meaning of negative and far numbers, but for
+    where a slice that goes backwards begins before the first: there ONNX takes the first."""
     chosen = range(len(starts)) if axes is None else [int(axis) % data.ndim for axis in axes]
     slices = [slice(None)] * data.ndim
     for place, axis in enumerate(chosen):
         step = 1 if steps is None else int(steps[place])
-        slices[axis] = slice(int(starts[place]), int(ends[place]), step)
+        start = int(starts[place]) if step > 0 else max(int(starts[place]), -data.shape[axis])
+        slices[axis] = slice(start, int(ends[place]), step)
     return data[tuple(slices)]
 
 

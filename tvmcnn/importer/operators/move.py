@@ -82,8 +82,15 @@ def slice_(data: Value, starts: Value, ends: Value, axes: Value | None = None, s
         raise ModelError(f"steps {stride}: a step must not be 0")
     ranges = [range(extent) for extent in data.shape]
     for axis, bounds in zip(chosen, zip(first, last, stride, strict=True), strict=True):
-        ranges[axis] = range(*slice(*bounds).indices(data.shape[axis]))  # Python clamps as ONNX does
+        ranges[axis] = _clamped(*bounds, data.shape[axis])
     return part(data, [r.start for r in ranges], [len(r) for r in ranges], [r.step for r in ranges])
+
+
+def _clamped(start: int, end: int, step: int, extent: int) -> range:
+    """The elements of a slice. Unlike Python's, one that goes backwards from before the first begins at the first."""
+    least, most = (0, extent) if step > 0 else (-1, extent - 1)
+    start, end = (place + extent if place < 0 else place for place in (start, end))
+    return range(min(max(start, 0), most), min(max(end, least), most), step)
 
 
 @operator
