@@ -40,7 +40,7 @@ def test_quantize_linear() -> None:
 
 
 def test_zero_point() -> None:
-    """Of the range −1 to 1 it stands at 127½."""
+    """The zero point of the range −1 to 1 stands at 127½."""
     x = np.array([[-1.0, 0.5, 1.0]])
     expected = np.uint8(128)
     near = [admissible(ZERO_POINT, [x], [1e-6], expected, np.uint8(found)) for found in (126, 127, 128, 129)]
@@ -62,7 +62,7 @@ def test_a_float_kernel_between_integers_may_not_be_wrong(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_integers_are_drawn_from_all(moved: bool) -> None:
-    """Of a small few, a wrong zero point or bound would not be seen."""
+    """A few small ones would not show a wrong zero point or bound."""
     g = Quantised(2)
     x = g.bytes(7, 33, dtype="int8")
     x = g.node("Transpose", x, perm=[1, 0]) if moved else x

@@ -21,7 +21,7 @@ def along_frames(batch: int, rows: int, **attributes: list[int]) -> Graph:
 
 
 def rows_first(compiled: Compiled) -> bool:
-    """Of the last convolution."""
+    """True if the last convolution has all maps of a row of tiles before the next row."""
     choices = [step.choice for step in compiled.program.steps if step.choice.kernel.anchor.op == "Conv"]
     return bool(choices[-1].config.rows_first)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("least", [0, 1 << 60])
 def test_integers(least: int, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By loops over integers, and by sums in float32, whose factors tensor cores do not round: they have 8 bits."""
+    """Loops over integers, and sums in float32, whose factors tensor cores do not round: they have 8 bits."""
     monkeypatch.setenv("NVCC", str(NVCC))
     monkeypatch.setattr(exact_sums, "LEAST", least)
     g = Quantised(3)

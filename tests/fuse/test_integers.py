@@ -49,7 +49,7 @@ def test_weights_less_their_zero_points() -> None:
 
 
 def test_a_tensor_that_others_read_stays() -> None:
-    """Of a Conv that is an output, or has two readers, the float32 values are wanted."""
+    """The float32 values of a Conv that is an output, or has two readers, are wanted."""
     for extra in (True, False):
         g = Quantised()
         c = g.node("Conv", g.source(1, 3, 5, 7), g.weight(4, 3, 2, 2))

@@ -290,7 +290,7 @@ def test_concatenations(axis: int, batch: int, tmp_path: Path) -> None:
 
 
 def test_parts_of_one_frame(tmp_path: Path) -> None:
-    """Of a concatenation, which are written into the whole, and are all of the frames that a stride leaves."""
+    """Parts of a concatenation are written into the whole, and are all of the frames that a stride leaves."""
     g = Graph()
     x = g.input(1, 5, 2, 6, 7)
     parts = [g.conv(x, maps, (2, 1, 1)) for maps in (32, 16, 48)]

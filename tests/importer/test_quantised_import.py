@@ -112,7 +112,7 @@ def test_operators_of_microsoft(op: str, inputs: str, attributes: dict[str, Any]
     "op", ["QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd", "QLinearSigmoid", "QLinearConcat"]
 )
 def test_operands_that_are_left_out(op: str) -> None:
-    """Of all numbers, and each at every place: refused, or taken where it may be."""
+    """Each input is left out at every place, for all numbers of them: refused, or taken where it may be."""
     own = {} if op in ("QLinearConv", "QLinearMatMul") else OWN
     for count in range(1, 12):
         names = ["x", "xs", "xz", "x", "xs", "xz", "ys", "yz", "x", "xs", "xz"][:count]

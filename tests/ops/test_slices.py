@@ -32,7 +32,7 @@ def by_the_text(start: int, end: int, step: int, extent: int) -> list[int]:
 
 
 def test_bounds_are_clamped_as_the_text_says() -> None:
-    """By the importer and by the oracle, which do it each in a way of its own."""
+    """The importer and the oracle do it each in a way of its own."""
     places = (*range(-7, 8), LEAST, MOST)
     for start, end, step, extent in itertools.product(places, places, (1, 2, 5, -1, -2, -5, LEAST), (0, 1, 4)):
         wanted = by_the_text(start, end, step, extent)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from tvmcnn.network import Array, Network, Node, Shape, Tensor
+from tvmcnn.network import Array, Network, Node, Original, Shape, Tensor
 
 
 class Additions:
@@ -31,6 +31,19 @@ class Additions:
         self.constants[name] = data
         return name
 
+    def applied(
+        self, network: Network, nodes: Sequence[Node], originals: Mapping[str, Original] | None = None
+    ) -> Network:
+        """The network with other nodes, the tensors, those constants that are read, and what is behind new names."""
+        read = {name for node in nodes for name in node.inputs}
+        return dataclasses.replace(
+            network,
+            nodes=tuple(nodes),
+            tensors=self.tensors,
+            constants={name: array for name, array in self.constants.items() if name in read},
+            originals={**network.originals, **(originals or {})},
+        )
+
     def _fresh(self, name: str) -> str:
         while name in self.tensors or name in self.constants:
             name += "'"
@@ -43,6 +56,4 @@ def replaced(network: Network, ops: Sequence[str], parts: Callable[[Additions, N
         return network
     added = Additions(network)
     nodes = [each for node in network.nodes for each in (parts(added, node) if node.op in ops else [node])]
-    read = {name for node in nodes for name in node.inputs}
-    kept = {name: array for name, array in added.constants.items() if name in read}
-    return dataclasses.replace(network, nodes=tuple(nodes), constants=kept, tensors=added.tensors)
+    return added.applied(network, nodes)

@@ -14,6 +14,12 @@ from tvmcnn.network import Array, Network, Node
 LIMIT = 2**31  # of a sum in int32, which none may reach
 
 
+def reach_of(dtype: str, zero: int) -> int:
+    """The largest distance of an integer of a type from the zero point."""
+    limits = np.iinfo(dtype)
+    return max(int(limits.max) - zero, zero - int(limits.min))
+
+
 class NoForm(Exception):  # noqa: N818 (a reason, not an error)
     """There is no form in integers; the text says why."""
 
@@ -45,8 +51,7 @@ class Integers:
     @property
     def reach(self) -> int:
         """The largest distance that an integer of the type has from the zero point."""
-        limits = np.iinfo(self.dtype)
-        return max(int(limits.max) - int(self.zero.min()), int(self.zero.max()) - int(limits.min))
+        return max(reach_of(self.dtype, int(zero)) for zero in (self.zero.min(), self.zero.max()))
 
     def like(self, other: Integers) -> bool:
         """True if both mean the same by the same integer."""

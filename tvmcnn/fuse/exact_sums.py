@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from tvmcnn.fuse.added import Additions, replaced
+from tvmcnn.fuse.dequantised import reach_of
 from tvmcnn.network import Array, Network, Node
 
 EXACT = 2**24  # below which a float32 holds every integer
@@ -43,7 +44,7 @@ class _Sums:
         if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:
             return [node]
         terms = math.prod(weight.shape[1:]) if is_conv else weight.shape[0]
-        reach = _reach(added.tensors[node.inputs[0]].dtype, int(node["zero"]))
+        reach = reach_of(added.tensors[node.inputs[0]].dtype, int(node["zero"]))
         whole = is_conv and node["group"] > 1
         few = math.prod(shape) * terms < max(LEAST, 1)
         if few or not (parts := _parts(weight, reach, 1 if is_conv else 0, whole=whole)):
@@ -72,12 +73,6 @@ class _Sums:
         name = self.centred[key] = added.tensor(f"{source.name}.centred", shape, "float32")
         attributes = {"zero": node["zero"], "first": first, "axis": axis}
         return name, [Node("Centred", node.name, (source.name,), name, attributes)]
-
-
-def _reach(dtype: str, zero: int) -> int:
-    """The largest distance of an integer of a type from the zero point."""
-    limits = np.iinfo(dtype)
-    return max(int(limits.max) - zero, zero - int(limits.min))
 
 
 def _parts(weight: Array, reach: int, axis: int, *, whole: bool) -> list[tuple[int, int]]:

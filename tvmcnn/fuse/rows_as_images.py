@@ -64,12 +64,7 @@ class _Rows:
         first = [self.views[tensor.name] for tensor in self.before.inputs if tensor.name in self.views]
         behind = ((node, self.views.get(node.output)) for node in self.nodes)
         nodes = (*first, *(each for pair in behind for each in pair if each is not None))
-        read = {name for node in nodes for name in node.inputs}
-        constants = {name: array for name, array in self.added.constants.items() if name in read}
-        originals = {**self.before.originals, **self.originals}
-        return dataclasses.replace(
-            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals=originals
-        )
+        return self.added.applied(self.before, nodes, self.originals)
 
     def add(self, node: Node) -> None:
         """The node as one on images if it makes one, else reading flat what it read."""

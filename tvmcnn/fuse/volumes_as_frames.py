@@ -73,12 +73,7 @@ class _Frames:
         first = [node for tensor in self.before.inputs for node in self.behind.get(tensor.name, ())]
         rest = (node for name, nodes in self.nodes for node in (*nodes, *self.behind.get(name, ())))
         nodes = (*first, *rest)
-        read = {name for node in nodes for name in node.inputs}
-        constants = {name: array for name, array in self.added.constants.items() if name in read}
-        originals = {**self.before.originals, **self.originals}
-        return dataclasses.replace(
-            self.before, nodes=nodes, tensors=self.added.tensors, constants=constants, originals=originals
-        )
+        return self.added.applied(self.before, nodes, self.originals)
 
     # ---- nodes ------------------------------------------------------------------------------------------------------
 
