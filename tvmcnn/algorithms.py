@@ -15,6 +15,7 @@ from tvmcnn import loops, packing, precision, winograd
 from tvmcnn.network import VIEW, Array, Choice, Shape
 
 Packing: TypeAlias = Callable[[Choice, Array], Array]  # (choice, ONNX's array) --> as the expression reads it
+Constants: TypeAlias = Callable[[Choice, Mapping[str, Array]], Iterator[tuple[str, Array]]]  # all that it reads, by name
 Made: TypeAlias = Callable[[Choice], Iterator[tuple[str, Array]]]  # constants that no model has, by name
 Loops: TypeAlias = Callable[[Choice, Shape, int], Shape]  # (choice, output in memory, lanes) --> extents, see loops.py
 Growth: TypeAlias = Callable[[Mapping[str, Any]], float]  # a config's numbers --> how much larger rounding errors are
@@ -55,6 +56,7 @@ class Algorithm:
     weight: Packing | None = None  # the anchor's second operand; None where it is a constant like others, or none
     operand: Packing = packing.by_channel  # every other constant
     made: Made = packing.nothing
+    constants: Constants | None = None  # in the place of these three
     packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
     exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
@@ -115,6 +117,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
+    "dots": Algorithm({"direct": loops.direct}, constants=packing.dots),
+    "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
+    "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),
     "quantised": Algorithm(
         {"memory": loops.all_but_two, "rows": loops.rows}, ("threads",), operand=packing.as_it_is
     ),

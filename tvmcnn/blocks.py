@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tvmcnn.network import Kernel, Shape, divisors
+from tvmcnn.network import Kernel, Shape, divisors, round_up
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOST_TOGETHER = 3  # groups that fill no blocks
@@ -29,6 +29,15 @@ def groups_together(kernel: Kernel) -> int:
 def channels_together(kernel: Kernel) -> int:
     """The channels over which a map's sum runs: those of its group, and of the groups that are convolved with it."""
     return int(kernel.inputs[0].shape[1]) // int(kernel.anchor["group"]) * (groups_together(kernel) or 1)
+
+
+def summed_channels(channels: int, block: int) -> tuple[int, int]:
+    """(blocks, channels in one) of the sum over an input's channels, or (1, channels) where half a block is padding.
+
+    24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
+    """
+    blocks, rounded = -(-channels // block), round_up(channels, 4)
+    return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
 
 
 def strip(shape: Shape) -> tuple[int, int]:

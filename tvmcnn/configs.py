@@ -49,6 +49,8 @@ Run = Annotated[int, within(1, 1 << 24)]
 Order = Annotated[str, order_of("rb", "rh", "rw", "rc")]
 Flag = Annotated[bool, one_of(False, True)]
 Outputs = Annotated[int, one_of(2, 4)]  # rows and columns that a tile of Winograd's makes: those of winograd.py
+Terms = Annotated[int, one_of(1, 2, 4)]
+Shift = Annotated[int, one_of(0, 128)]
 Filter = Annotated[int, one_of(3, 5)]  # rows and columns of the filters that it transforms
 SUMS = 2048  # of one tile of a CPU, which has 512 in registers: many more would keep LLVM busy for hours
 LANES = 16  # sums in a vector, at most
@@ -115,6 +117,14 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     # What the choice decides, whatever a record says:
     bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; see row_bands.py
     rows_first: Flag = False  # all maps of a row of tiles before the next, for a prologue; see shared_prologue.py
+
+
+@dataclass(frozen=True)
+class DotsConfig(DirectConfig, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a convolution of integers, and how it multiplies them."""
+
+    terms: Terms = 4  # products that one instruction adds: 4 of bytes, 2 of 16 bits, or 1 where a map has one channel
+    shift: Shift = 0  # what is added to signed bytes, for an instruction that takes unsigned ones
 
 
 @dataclass(frozen=True)

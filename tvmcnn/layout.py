@@ -101,6 +101,9 @@ def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
         for part in choice.config.parts:
             yield from pack(part, constants)
         return
+    if how.constants is not None:
+        yield from how.constants(choice, constants)
+        return
     early = {name for node in kernel.prologue for name in node.inputs}
     for name in kernel.constants:
         array = constants[name]

@@ -36,6 +36,7 @@ Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX'
 NO_PADS: Pads = (0, 0, 0, 0)
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # the `perm` of NCHW to NHWC, and back
 FLOAT32 = "float32"
+BYTES = ("int8", "uint8")
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 VIEW = "view"  # the algorithm without code: the output lies in memory that other kernels wrote
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 vector
@@ -268,8 +269,9 @@ class Layout:
     """How a tensor lies in memory. Images: NCHW, NCHW{block}c or NCHW{images}n, with a halo of zeros around each map.
 
     block=16, halo=(1, 1, 1, 1) stores (N, C, H, W) as (N, ⌈C/16⌉, H+2, W+2, 16). A matrix may have a halo at its right,
-    which rounds its rows up to whole vectors. Padding, both the halo and the lanes past C, is zero always, so that a
-    consumer may read it without a test. images=16 stores (N, C, H, W) as (N/16, C, H, W, 16), and a matrix (N, C) as
+    which rounds its rows up to whole vectors. Padding of floats, both the halo and the lanes past C, is zero always, so
+    that a consumer may read it without a test; the halo of integers is `fill`, their zero point, and lanes past C hold
+    anything: the weights there are zero. images=16 stores (N, C, H, W) as (N/16, C, H, W, 16), and a matrix (N, C) as
     (N/16, C, 16). Tensors of other rank are always plain.
     """
 
@@ -279,6 +281,7 @@ class Layout:
     # among unfolded frames, of which neighbours share some
     pitch: int = 0
     images: int = 1  # side by side
+    fill: int = 0  # what the halo holds
 
     @property
     def plain(self) -> bool:
@@ -309,13 +312,19 @@ class Layout:
         _, blocks, rows, columns, block = self.physical(shape)
         return ((self.pitch or blocks) * rows * columns * block, rows * columns * block, columns * block, block, 1)
 
+    @property
+    def filled(self) -> int:
+        """What its halo holds, 0 where it has none."""
+        return self.fill if self.halo != NO_PADS else 0
+
     def first(self, shape: Shape) -> int:
         """Elements before the first of the image: the halo above it and at its left."""
         return (self.halo[0] * self.physical(shape)[3] + self.halo[1]) * self.block if self.block > 1 else 0
 
     def like(self, other: Layout) -> bool:
         """True if both store a pixel at the same indices; the strides may differ."""
-        return (self.block, self.images, self.halo) == (other.block, other.images, other.halo)
+        ours, theirs = ((each.block, each.images, each.halo, each.filled) for each in (self, other))
+        return ours == theirs
 
     def index(self, pixel: Pixel) -> tuple[Any, ...]:
         """Where an image stores the logical element `pixel`."""
@@ -332,6 +341,7 @@ class Layout:
     def covers(self, other: Layout) -> bool:
         """True if a reader that wants `other` can read this layout as it is."""
         same = (self.block, self.images) == (other.block, other.images)
+        same = same and (other.halo == NO_PADS or self.fill == other.fill)
         return same and all(a >= b for a, b in zip(self.halo, other.halo, strict=True))
 
     def pack(self, array: Array) -> Array:
@@ -346,7 +356,8 @@ class Layout:
         if array.ndim == 2:
             return np.pad(array, ((0, 0), (0, right)))
         lanes = -array.shape[1] % self.block
-        padded = np.pad(array, ((0, 0), (0, lanes), (top, bottom), (left, right)))
+        around = ((0, 0), (0, 0), (top, bottom), (left, right))
+        padded = np.pad(np.pad(array, around, constant_values=self.fill), ((0, 0), (0, lanes), (0, 0), (0, 0)))
         if self.block == 1:
             return padded
         n, c, h, w = padded.shape
@@ -372,7 +383,8 @@ class Layout:
         name = "plain" if self.block == 1 else f"NCHW{self.block}c"
         name = f"NCHW{self.images}n" if self.images > 1 else name
         name += f"/{self.pitch}" if self.pitch else ""
-        return name if self.halo == NO_PADS else f"{name}+halo{','.join(map(str, self.halo))}"
+        name += f"+halo{','.join(map(str, self.halo))}" if self.halo != NO_PADS else ""
+        return f"{name}={self.filled}" if self.filled else name
 
 
 PLAIN = Layout()
@@ -398,8 +410,9 @@ class Choice:
     def __post_init__(self) -> None:
         stored = (*zip(self.sources, self.reads, strict=False), (self.kernel.output, self.writes))
         for tensor, layout in stored:
-            if not layout.plain and tensor.dtype != "float32":
-                raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: only float32 has layouts")
+            if not layout.plain and tensor.dtype not in (FLOAT32, *BYTES):
+                kinds = f"only {FLOAT32} and integers of 8 bits have layouts"
+                raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: {kinds}")
 
     def numbers(self, kind: type[Numbers]) -> Numbers:
         """The config, which must be of that kind. Raises TypeError for another: the rule and the config disagree."""

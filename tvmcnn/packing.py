@@ -5,12 +5,12 @@ The table ALGORITHMS says which function packs the weight and which the other co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from tvmcnn.blocks import groups_together
-from tvmcnn.configs import DenseConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
+from tvmcnn.configs import DenseConfig, DotsConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -168,6 +168,33 @@ def aligned(choice: Choice, array: Array) -> Array:
 def _channels_of(choice: Choice) -> int:
     shape = choice.kernel.output.shape
     return shape[1] if len(shape) == 4 and choice.kernel.anchor.op != "Gemm" else shape[-1]
+
+
+# ---- all constants of a kernel, where one is made of several ---------------------------------------------------------
+
+
+def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The weight of a convolution of integers, its factors and its offsets: one of each for every map.
+
+    (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel a
+    group (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
+    zero · Σ w[m], so that the kernel multiplies the bytes themselves.
+    """
+    node, config = choice.kernel.anchor, choice.numbers(DotsConfig)
+    weight, factor, *bias = (constants[name] for name in node.inputs[1:])
+    sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
+    maps, offset = weight.shape[0], (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + config.shift) * sums
+    yield node.inputs[1], _in_quads(choice, weight, config.terms)
+    yield node.inputs[2], channels(factor, maps, choice.writes.block)
+    yield f"{choice.kernel.output.name}.offset", channels(offset.astype(np.int32), maps, choice.writes.block)
+
+
+def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
+    if terms == 1:
+        return depthwise(choice, weight).astype(np.int32)
+    packed = direct(choice, weight)
+    grouped = packed.reshape(*packed.shape[:4], packed.shape[4] // terms, terms, packed.shape[5])
+    return np.moveaxis(grouped, -1, -2).astype(np.int8 if terms == 4 else np.int16)
 
 
 # ---- constants that the model does not have -------------------------------------------------------------------------

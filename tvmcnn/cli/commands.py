@@ -161,7 +161,7 @@ def do_records(options: argparse.Namespace) -> int:
         return fail(f"records {options.action} takes at least one file")
     if options.action == "merge" and options.output is None:
         return fail("records merge writes a new file: name it with -o OUT.jsonl")
-    isa = targets.resolve(options.target).name if options.target else None
+    isa = targets.resolve(options.target).isa if options.target else None
     if options.action == "list":
         shelf = records_file.listed(options.files, isa)
     elif options.action == "merge":

@@ -282,7 +282,7 @@ def _kernel(network: Network, index: int, group: _Group) -> Kernel:
 def is_depthwise(kernel: Kernel) -> bool:
     """True for a convolution of an image that arrives, of as many groups as channels and maps."""
     anchor = kernel.anchor
-    if anchor.op != "Conv" or not kernel.inputs or len(kernel.inputs[0].shape) != len(kernel.output.shape):
+    if anchor.op not in ("Conv", "QLinearConv") or not kernel.inputs or len(kernel.inputs[0].shape) != len(kernel.output.shape):
         return False
     return bool(anchor["group"] == kernel.inputs[0].shape[1] == kernel.output.shape[1])
 

@@ -29,13 +29,15 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix
     fold_affine,  # a scale or shift of maps  -->  part of the weight and bias before it
-    exact_sums,  # large sums of products of integers  -->  those of float32, where they are exact
     turn_images,  # an image flattened and transposed  -->  transposed and flattened
 )
 
 
-def simplified(network: Network) -> Network:
-    """The network after all passes: every rewrite keeps what it computes."""
+def simplified(network: Network, *, in_bytes: bool = True) -> Network:
+    """The network after all passes: every rewrite keeps what it computes.
+
+    `in_bytes` where the machine has kernels for convolutions of integers of 8 bits.
+    """
     for rewrite in PASSES:
         network = rewrite(network)
-    return network
+    return exact_sums(network, in_bytes=in_bytes)

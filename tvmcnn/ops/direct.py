@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.blocks import channels_together, groups_together
+from tvmcnn.blocks import channels_together, groups_together, summed_channels
 from tvmcnn.configs import DirectConfig
 from tvmcnn.fuse import window_size
-from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step, round_up
+from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step
 from tvmcnn.ops.conv import finished
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, float32, inside, output_pixel, zero_padding
@@ -28,12 +29,12 @@ def direct(step: Step, given: Operands) -> Tiled:
     """
     choice, tiles = step.choice, PixelTiles.of(step.choice)
     node = choice.kernel.anchor
-    weight, image = given.constants[node.inputs[1]], _image(step, given, tiles)
+    weight, image = given.constants[node.inputs[1]], image_of(step, given, tiles)
     n, maps = choice.kernel.output.shape[:2]
     blocks, depth, kh, kw, block, lanes = (int(extent) for extent in weight.shape)
     group, together = node["group"], groups_together(choice.kernel)
     blocks_per_group = -(-maps // group * together // lanes)
-    blocks_read, terms = reduction(choice)
+    blocks_read, terms = summed_channels(channels_together(choice.kernel), block)
     rb, rc = te.reduce_axis((0, blocks_read), "rb"), te.reduce_axis((0, terms), "rc")
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
     cb, c = (rb, rc) if terms == block else (rc // block, rc % block)
@@ -44,17 +45,7 @@ def direct(step: Step, given: Operands) -> Tiled:
         return te.sum(product, axis=[rb, rh, rw, rc])
 
     conv = te.compute(tiles.window_shape(n, blocks, lanes), tap, name="conv")
-    return tiles.finish(step, given, conv)
-
-
-def reduction(choice: Choice) -> tuple[int, int]:
-    """(blocks, channels in one) of the sum over the input's channels, or (1, channels) where half a block is padding.
-
-    24 channels are stored as two blocks, 16 + 8 and 8 zeros, but summed as one run of 24.
-    """
-    channels, block = channels_together(choice.kernel), choice.reads[0].block
-    blocks, rounded = -(-channels // block), round_up(channels, 4)
-    return (1, rounded) if blocks * block - rounded >= block / 2 > 1 else (blocks, block)
+    return tiles.finish(step, conv, functools.partial(finished, step, given))
 
 
 def depthwise(step: Step, given: Operands) -> Tiled:
@@ -63,7 +54,7 @@ def depthwise(step: Step, given: Operands) -> Tiled:
     "conv" is that of `direct`.
     """
     choice, tiles = step.choice, PixelTiles.of(step.choice)
-    weight, image = given.constants[choice.kernel.anchor.inputs[1]], _image(step, given, tiles)
+    weight, image = given.constants[choice.kernel.anchor.inputs[1]], image_of(step, given, tiles)
     blocks, kh, kw, lanes = (int(extent) for extent in weight.shape)
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
 
@@ -72,9 +63,10 @@ def depthwise(step: Step, given: Operands) -> Tiled:
         return te.sum(pixel * weight[ob, rh, rw, o], axis=[rh, rw])
 
     conv = te.compute(tiles.window_shape(choice.kernel.output.shape[0], blocks, lanes), tap, name="conv")
-    return tiles.finish(step, given, conv)
+    return tiles.finish(step, conv, functools.partial(finished, step, given))
 
 
+Finish = Callable[[Pixel, Callable[[int, int], Expr]], Expr]  # (the pixel, the sum at a place in the pool's window)
 Position = tuple[Any, Any, Any, Any]  # along an axis: the tile, the pixel in it, that in the pool's window, the tap
 
 
@@ -114,8 +106,8 @@ class PixelTiles:
         tile, size, kernel = (self.rows, self.columns)[axis].tile, self.window[axis], self.node["kernel_shape"][axis]
         return int(self.offset(axis, tile - 1, size - 1, kernel - 1)) + 1
 
-    def finish(self, step: Step, given: Operands, conv: te.Tensor) -> Tiled:
-        """Bias, epilogue and pool over "conv": "out" is (N, M/16, H'/r, r, W'/c, c, 16)."""
+    def finish(self, step: Step, conv: te.Tensor, finished: Finish) -> Tiled:
+        """What `finished` makes of the sums in a pool's window: "out" is (N, M/16, H'/r, r, W'/c, c, 16)."""
         layout = step.choice.makes
         memory = layout.physical(step.choice.kernel.output.shape)
 
@@ -126,14 +118,14 @@ class PixelTiles:
         def element(*at: Any) -> Expr:
             i, ob, ty, y, tx, x, o = at
             pixel = output_pixel(layout, *place(at))
-            return finished(step, given, pixel, lambda dy, dx: conv[i, ob, ty, y, dy, tx, x, dx, o])
+            return finished(pixel, lambda dy, dx: conv[i, ob, ty, y, dy, tx, x, dx, o])
 
         rows, columns = self.rows, self.columns
         by_tiles = (*memory[:2], rows.count, rows.tile, columns.count, columns.tile, memory[4])
         return Tiled(te.compute(by_tiles, element, name="out"), memory, place)
 
 
-def _image(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, Channel, Position, Position], Expr]:
+def image_of(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, Channel, Position, Position], Expr]:
     """The image that the convolution reads: as it is stored, between zeros, or what the prologue makes of it.
 
     "prologue" is (N, C/b, H'/r, W'/c, rows, columns, b): what each tile reads. "padded" is (N, C, H'/r, rows, W).

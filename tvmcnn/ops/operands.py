@@ -174,7 +174,7 @@ def inside(layout: Layout, shape: Shape, pixel: Pixel) -> Expr | None:
 
 def zero_padding(layout: Layout, shape: Shape, pixel: Pixel, value: Expr) -> Expr:
     """`value`, or 0 where `pixel` is padding. A Select, not a branch: it keeps the store a vector, and `value` is
-    computed from padding that is itself finite.
+    computed from padding that is itself finite. Of integers it is `value` everywhere: their padding may hold anything.
     """
-    test = inside(layout, shape, pixel)
+    test = inside(layout, shape, pixel) if dtype_of(value) == "float32" else None
     return value if test is None else tirx.Select(test, value, float32(0.0))

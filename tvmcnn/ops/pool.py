@@ -11,6 +11,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Pixel, Step
 from tvmcnn.ops.functions import power
+from tvmcnn.ops.integers import less_zero, stored
 from tvmcnn.ops.operands import Operands, dtype_of, float32, output_pixel, zero_padding
 
 
@@ -37,7 +38,7 @@ def norm_root(total: Expr, p: int) -> Expr:
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:
-    """ONNX MaxPool, AveragePool and LpPool: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
+    """ONNX MaxPool, AveragePool and LpPool, and QLinearAveragePool of docs/quantised.md: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
     w·s + j·d − p]; of the frames of a volume over those that a window meets, too.
 
     Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum; a mean's
@@ -52,8 +53,9 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     taps = [
         te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)
     ]
-    is_max = node.op == "MaxPool"
-    neutral = lowest("float32") if is_max else float32(0.0)
+    is_max, quantised = node.op == "MaxPool", node.op == "QLinearAveragePool"
+    dtype = given.inputs[name].dtype
+    neutral = lowest(dtype) if is_max else tirx.const(0, "int32" if quantised else dtype)
     edges = _edges(node.attributes, sizes, extents)
 
     def tap(*indices: Any) -> Expr:
@@ -64,6 +66,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
         n = n // frames[1] * frames[0] + at[0] if frames else n
         value = given.read(name, Pixel(n, channel, *at[-2:]))
         value = norm_term(value, node["p"]) if node.op == "LpPool" else value
+        value = less_zero(value, node["zero"]) if quantised else value
         tests = [*(i >= 0 for i in at), *(i < size for i, size in zip(at, sizes, strict=True))]
         tests = [test for needed, test in zip(edges, tests, strict=True) if needed]
         value = tirx.if_then_else(tirx.all(*tests), value, neutral) if tests else value
@@ -72,8 +75,13 @@ def pool(step: Step, given: Operands) -> te.Tensor:
     window = te.compute(layout.physical(shape), tap, name="pool")
     divisor = None if node.op != "AveragePool" else given.constants[f"{choice.kernel.output.name}.divisor"]
 
+    factor = given.constants[node.inputs[1]] if quantised else None  # of all windows, or of each
+
     def finish(*indices: Any) -> Expr:
         pixel = output_pixel(layout, *indices)
+        if factor is not None:
+            place = tuple(0 if int(size) == 1 else i for size, i in zip(factor.shape, pixel[2:], strict=True))
+            return stored(window[indices].astype("float32") * factor[place], node, choice.kernel.output.dtype)
         place = (*((pixel.n % frames[1],) if frames else ()), pixel.h, pixel.w)
         value = window[indices] if divisor is None else window[indices] / divisor[place]
         value = norm_root(value, node["p"]) if node.op == "LpPool" else value

@@ -1,7 +1,6 @@
 """Quantised operators in plain layout: integers of 8 bits in and out, sums of them exact, floats in float32.
 
-What is rounded, and how often, is part of the result (docs/quantised.md): a product and a sum that LLVM or nvcc joined
-into one FMA would be rounded once instead of twice, and land on another integer.
+Those that work element by element have images in blocks of channels, too.
 """
 
 from __future__ import annotations
@@ -14,45 +13,10 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.network import Node, Tensor
-from tvmcnn.ops.operands import float32
+from tvmcnn.network import FLOAT32, Node, Step, Tensor
+from tvmcnn.ops.integers import REACH, less_zero, nearest, rounded_alone, stored, within
+from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 from tvmcnn.ops.windows import guarded, source_of, window_axes
-
-# 1.5 · 2^23: at this size the neighbours of a float32 are 1 apart, so that adding it rounds, halves to even, and leaves
-# the integer in the last bits. Two instructions on vectors of any CPU; TVM's `nearbyint` becomes a scalar one a lane.
-MAGIC, MAGIC_BITS = 12582912.0, 0x4B400000
-# Beyond every integer of 16 bits, however its zero point moves it, and within 2^22, where MAGIC rounds
-REACH = float(1 << 20)
-LEAST = -3.4028234663852886e38  # of the finite floats of 32 bits
-
-
-def rounded_alone(product: Expr) -> Expr:
-    """A product that is rounded before anything is added to it: between the two stands a maximum that changes nothing.
-
-    TVM lets LLVM fuse a·b + c into an FMA, as nvcc does by default.
-    """
-    return tirx.max(product, float32(LEAST))
-
-
-def _nearest(value: Expr) -> Expr:
-    """The integer next to a float32 of at most REACH, halves to even, as int32."""
-    return tirx.reinterpret("int32", value + float32(MAGIC)) - tirx.const(MAGIC_BITS, "int32")
-
-
-def _within(value: Expr, low: Any, high: Any) -> Expr:
-    return tirx.min(tirx.max(value, low), high)
-
-
-def stored(value: Expr, node: Node, dtype: str) -> Expr:
-    """A float32 as an integer of the output: within `low` and `high`, rounded, + its zero point `to`."""
-    low, high = (float32(node[word] - node["to"]) for word in ("low", "high"))
-    return (_nearest(_within(value, low, high)) + tirx.const(node["to"], "int32")).astype(dtype)
-
-
-def _centred(x: Expr, zero: Any) -> Expr:
-    """x less its zero point, in int32."""
-    zero = tirx.const(zero, "int32") if isinstance(zero, int) else zero.astype("int32")
-    return x.astype("int32") - zero
 
 
 def _at(tensor: te.Tensor, indices: tuple[Any, ...]) -> Expr:
@@ -69,20 +33,21 @@ def quantize_linear(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, 
     ends = tirx.min_value(output.dtype), tirx.max_value(output.dtype)
 
     def element(*i: Any) -> Expr:
-        quotient = _within(x[i] / _at(scale, i), float32(-REACH), float32(REACH))
-        moved = _nearest(quotient) + _at(zero, i).astype("int32")
-        return _within(moved, *(end.astype("int32") for end in ends)).astype(output.dtype)
+        quotient = within(x[i] / _at(scale, i), float32(-REACH), float32(REACH))
+        moved = nearest(quotient) + _at(zero, i).astype("int32")
+        return within(moved, *(end.astype("int32") for end in ends)).astype(output.dtype)
 
     return te.compute(output.shape, element, name="out")
 
 
 def dequantize_linear(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, zero: te.Tensor) -> te.Tensor:
     """ONNX DequantizeLinear: y = (x - zero) · scale."""
-    return te.compute(
-        output.shape,
-        lambda *i: _centred(x[i], _at(zero, i)).astype("float32") * _at(scale, i),
-        name="out",
-    )
+    return te.compute(output.shape, lambda *i: dequantised(x, scale, zero, i), name="out")
+
+
+def dequantised(x: te.Tensor, scale: te.Tensor, zero: te.Tensor, i: tuple[Any, ...]) -> Expr:
+    """The element of that at some indices."""
+    return less_zero(x[i], _at(zero, i)).astype("float32") * _at(scale, i)
 
 
 def _range(x: te.Tensor) -> Callable[[], tuple[Expr, Expr]]:
@@ -114,7 +79,7 @@ def dynamic_zero_point(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     def element(*i: Any) -> Expr:
         least, most = ends()
         quotient = (float32(0.0) - least) / _range_scale(least, most)
-        return _nearest(_within(quotient, float32(0.0), float32(255.0))).astype("uint8")
+        return nearest(within(quotient, float32(0.0), float32(255.0))).astype("uint8")
 
     return te.compute(output.shape, element, name="out")
 
@@ -174,7 +139,7 @@ def qlinear_conv(
     """y = rint((b[m] + Σ_{c,k} (x - zero) · (w[m, c, k] - other)) · factor[m]) + to."""
 
     def centred(value: Expr, tap: Expr, m: Any) -> Expr:
-        return _centred(value, node["zero"]) * _centred(tap, node["other"])
+        return less_zero(value, node["zero"]) * less_zero(tap, node["other"])
 
     return _requantised(node, output, _conv_sums(node, output, x, w, centred), factor, bias, 1)
 
@@ -185,7 +150,7 @@ def qlinear_matmul(
     """y = rint((c[j] + Σ_k (a - zero) · (b - other)) · factor[j]) + to."""
 
     def centred(left: Expr, right: Expr, j: Any) -> Expr:
-        return _centred(left, node["zero"]) * _centred(right, node["other"])
+        return less_zero(left, node["zero"]) * less_zero(right, node["other"])
 
     sums = _product_sums(output, a, b, centred)
     return _requantised(node, output, sums, factor, bias, len(output.shape) - 1)
@@ -197,7 +162,7 @@ def conv_integer(
     """ONNX ConvInteger: y = Σ_{c,k} (x - zero of x) · (w - zero of w), of which each map may have one."""
 
     def centred(value: Expr, tap: Expr, m: Any) -> Expr:
-        return _centred(value, _at(x_zero, (0,))) * _centred(tap, _at(w_zero, (m,)))
+        return less_zero(value, _at(x_zero, (0,))) * less_zero(tap, _at(w_zero, (m,)))
 
     sums = _conv_sums(node, output, x, w, centred)
     return te.compute(output.shape, lambda *i: sums[i], name="out")
@@ -209,7 +174,7 @@ def matmul_integer(
     """ONNX MatMulInteger: y = Σ_k (a - zero of a) · (b - zero of b), of which each column may have one."""
 
     def centred(left: Expr, right: Expr, j: Any) -> Expr:
-        return _centred(left, _at(a_zero, (0,))) * _centred(right, _at(b_zero, (j,)))
+        return less_zero(left, _at(a_zero, (0,))) * less_zero(right, _at(b_zero, (j,)))
 
     sums = _product_sums(output, a, b, centred)
     return te.compute(output.shape, lambda *i: sums[i], name="out")
@@ -221,7 +186,7 @@ def qlinear_average_pool(node: Node, output: Tensor, x: te.Tensor, factor: te.Te
 
     def tap(n: Any, c: Any, *position: Any) -> Expr:
         inside, source = source_of(node, x, output.shape, position, rk)
-        value = _centred(x[(n, c, *source)], node["zero"])
+        value = less_zero(x[(n, c, *source)], node["zero"])
         return te.sum(guarded(inside, value, tirx.const(0, "int32")), axis=rk)
 
     sums = te.compute(output.shape, tap, name="sum")
@@ -237,7 +202,7 @@ def centred(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
 
     def element(*i: Any) -> Expr:
         at = tuple(index + node["first"] if place == node["axis"] else index for place, index in enumerate(i))
-        return _centred(x[at], node["zero"]).astype("float32")
+        return less_zero(x[at], node["zero"]).astype("float32")
 
     return te.compute(output.shape, element, name="out")
 
@@ -268,10 +233,36 @@ def qlinear_binary(
     """y = rint(((a - zero) · scale of a [+ or ·] (b - other) · scale of b) / scale of y) + to, each step in float32."""
 
     def element(*i: Any) -> Expr:
-        left = _centred(_at(a, i), node["zero"]).astype("float32") * a_scale[0]
-        right = _centred(_at(b, i), node["other"]).astype("float32") * b_scale[0]
+        left = less_zero(_at(a, i), node["zero"]).astype("float32") * a_scale[0]
+        right = less_zero(_at(b, i), node["other"]).astype("float32") * b_scale[0]
         value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
         return stored(value / scale[0], node, output.dtype)
+
+    return te.compute(output.shape, element, name="out")
+
+
+class _Image:
+    """An operand of an element-wise operator on images in blocks, as if it had its output's shape in memory."""
+
+    def __init__(self, step: Step, given: Operands, name: str) -> None:
+        self.step, self.given, self.name = step, given, name
+        self.dtype = given.inputs[name].dtype
+        self.shape = step.choice.makes.physical(step.choice.kernel.output.shape)
+
+    def __getitem__(self, indices: tuple[Any, ...]) -> Expr:
+        return self.given.read(self.name, output_pixel(self.step.choice.makes, *indices))
+
+
+def in_blocks(step: Step, given: Operands) -> te.Tensor:
+    """An element-wise operator on images in blocks of channels, all of one shape or with one pixel a map."""
+    node, made, layout = step.choice.kernel.anchor, step.choice.kernel.output, step.choice.makes
+    operands = [_Image(step, given, name) if name in given.inputs else given.tensor(name) for name in node.inputs]
+    output = Tensor(made.name, layout.physical(made.shape), made.dtype)
+    if made.dtype != FLOAT32:
+        return EXPRESSIONS[node.op](node, output, *operands)
+
+    def element(*i: Any) -> Expr:
+        return zero_padding(layout, made.shape, output_pixel(layout, *i), dequantised(*operands, i))
 
     return te.compute(output.shape, element, name="out")
 

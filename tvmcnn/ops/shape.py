@@ -12,7 +12,7 @@ from tvm.ir import Expr
 from tvmcnn.blocks import strip
 from tvmcnn.network import Channel, Node, Pixel, Shape, Step, Tensor, unmoved
 from tvmcnn.ops.move import moved
-from tvmcnn.ops.operands import Operands, extents, float32, inside, output_pixel
+from tvmcnn.ops.operands import Operands, dtype_of, extents, float32, inside, output_pixel
 
 
 def concat(node: Node, output: Tensor, *parts: te.Tensor) -> te.Tensor:
@@ -87,7 +87,7 @@ def transpose_blocks(step: Step, given: Operands) -> te.Tensor:
 
 
 def reorder(step: Step, given: Operands) -> te.Tensor:
-    """The same tensor in another layout: blocks of channels, a halo of zeros, or neither."""
+    """The same tensor in another layout: blocks of channels, a halo, or neither."""
     choice = step.choice
     name, shape, layout = choice.kernel.anchor.inputs[0], choice.kernel.output.shape, choice.makes
     if len(shape) != 4:  # a matrix without its halo, or of images side by side
@@ -100,7 +100,7 @@ def reorder(step: Step, given: Operands) -> te.Tensor:
         pixel = output_pixel(layout, *indices)
         value = given.read(name, Pixel(pixel.n, Channel(pixel.channel.flat, 0, 1), pixel.h, pixel.w))
         test = inside(layout, shape, pixel)
-        return value if test is None else tirx.if_then_else(test, value, float32(0.0))
+        return value if test is None else tirx.if_then_else(test, value, tirx.const(0, dtype_of(value)))
 
     channels, rows = strip(shape)
     strips = {"channels": channels, "rows": rows} if layout.plain and choice.reads[0].block > 1 and rows else {}

@@ -18,7 +18,9 @@ class Target:
     `features` are /proc/cpuinfo's flags: all must be there before a library may run.
     """
 
-    name: str  # also what LLVM and the C compiler call it: -mcpu, -march
+    name: str
+    cpu: str  # what LLVM and the C compiler call the instruction set: -mcpu, -march
+    attributes: tuple[str, ...]  # LLVM's names of instructions beyond it: -mattr
     triple: str  # LLVM's
     baseline: str  # -march of the C around the kernels, which runs on every CPU of the triple and asks what it has
     pause: str  # C: wait a moment, and leave the core's units to its other thread
@@ -31,9 +33,12 @@ class Target:
     fma_latency: int  # cycles until the sum can be added to
     fma_broadcasts: bool  # whether an FMA can take one element in memory for all lanes
     loads: int  # of whole vectors in one cycle
+    quads: bool = False  # whether one instruction adds four products of bytes to a sum: VNNI
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     machine: str = ""  # the CPU's own name when the target is this machine, "" for a class of machines
+
+    multiplies_bytes = True  # has kernels for convolutions of integers of 8 bits
 
     def lanes(self, dtype: str) -> int:
         """Elements of a type in one vector register."""
@@ -41,13 +46,13 @@ class Target:
 
     @property
     def isa(self) -> str:
-        """What a record calls it."""
-        return self.name
+        """What a record calls it: floats are computed alike with instructions beyond the set and without."""
+        return self.cpu
 
     @property
     def short(self) -> str:
-        """v3, in the names of a library's programs."""
-        return self.name.rpartition("-")[2]
+        """v3 or v4_vnni, in the names of a library's programs."""
+        return self.name.removeprefix("x86-64-").replace("-", "_")
 
     @property
     def here(self) -> str:
@@ -75,6 +80,7 @@ class Gpu:
     name: str  # cuda:sm_80,sm_90
     archs: tuple[str, ...]  # sm_80, …: ascending
 
+    multiplies_bytes = False
     machine = here = ""  # a GPU is never this machine: libraries for it are made anywhere
 
     @property

@@ -1,6 +1,8 @@
-"""x86-64-v3: AVX2 and FMA, Intel's Haswell (2013) and AMD's Zen (2017) and later."""
+"""x86-64-v3: AVX2 and FMA, Intel's Haswell (2013) and AMD's Zen (2017) and later; with VNNI x86-64-v3-vnni."""
 
 from __future__ import annotations
+
+import dataclasses
 
 from tvmcnn.targets.kinds import Target
 
@@ -24,6 +26,8 @@ def supports(name: str | None) -> str:
 
 X86_64_V3 = Target(
     name="x86-64-v3",
+    cpu="x86-64-v3",
+    attributes=(),
     triple="x86_64-linux-gnu",
     baseline="x86-64",
     pause="__builtin_ia32_pause()",
@@ -36,4 +40,14 @@ X86_64_V3 = Target(
     fma_latency=4,
     fma_broadcasts=False,
     loads=2,
+)
+
+# Intel's Alder Lake (2021) and AMD's Zen 5 (2024) and later, whose VNNI instructions of 256 bits need no AVX-512
+X86_64_V3_VNNI = dataclasses.replace(
+    X86_64_V3,
+    name="x86-64-v3-vnni",
+    attributes=("+avxvnni",),
+    features=(*X86_64_V3.features, "avx_vnni"),
+    cpu_tests=(*X86_64_V3.cpu_tests, supports("avxvnni")),
+    quads=True,
 )

@@ -100,7 +100,7 @@ def tune(
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
         linker, measurers = Linker(folder, machine), [Measurer(place) for place in where]
         cpu = same_machine(measurers, linker)
-        conditions = {"isa": machine.name, "machine": cpu, "cache": "cold" if cold else "warm", "code": code_digest()}
+        conditions = {"isa": machine.isa, "machine": cpu, "cache": "cold" if cold else "warm", "code": code_digest()}
         journal = Journal(journal_path(path), conditions)
         stack.callback(journal.close)
         before = [snapshot(path, folder)] if known_records else []

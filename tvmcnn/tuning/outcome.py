@@ -76,7 +76,7 @@ class Tuned:
 def described_target(machine: Target, cpu: str) -> dict[str, Any]:
     """The target of a record."""
     caches = {"l1_bytes": machine.l1_bytes, "l2_bytes": machine.l2_bytes}
-    return {"isa": machine.name, "lanes": machine.lanes("float32"), **caches, "cores": usable_cpus(), "machine": cpu}
+    return {"isa": machine.isa, "lanes": machine.lanes("float32"), **caches, "cores": usable_cpus(), "machine": cpu}
 
 
 def write_records(path: Path, state: State, facts: Mapping[str, Any]) -> None:

@@ -21,8 +21,8 @@ def states(
     program: Program, machine: Target, cpu: str, path: Path, journal: Journal, seed: int, *, known: bool
 ) -> list[State]:
     """The kernels with more than one candidate, each with what records say of it and of the nearest others."""
-    ours = [record for record in _fitting(path, machine.name) if record.machine == cpu]
-    others = _known(path, machine.name) if known else []
+    ours = [record for record in _fitting(path, machine.isa) if record.machine == cpu]
+    others = _known(path, machine.isa) if known else []
     found = []
     for problem in problems(program):
         mine = {record.rule: (record.rule, record.config) for record in ours if record.kernel == problem.words}

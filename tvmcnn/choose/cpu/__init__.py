@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from tvmcnn.choose.cpu.convolution import decide_winograd
 from tvmcnn.choose.cpu.cost import microseconds
+from tvmcnn.choose.cpu.dots import wanted_bytes
 from tvmcnn.choose.cpu.frames import passed_on, wanted_ends
 from tvmcnn.choose.cpu.operators import decide, joins_blocks
 from tvmcnn.choose.cpu.row_bands import in_bands
@@ -69,13 +70,16 @@ def _front_to_back(
             readers[tensor.name] = (*readers.get(tensor.name, ()), kernel)
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
-    state = State(network, target, records, exact, readers, stored, {}, {}, {}, homes, images, blocked)
+    state = State(network, target, records, exact, readers, stored, {}, {}, {}, {}, homes, images, blocked)
     if blocked:
         state = dataclasses.replace(
             state, winograd={k.output.name: decide_winograd(state, k) for k in _convolutions(state, kernels)}
         )
         halos = passed_on(kernels, _halos(state, kernels))
-        state = dataclasses.replace(state, halos=halos, ends=wanted_ends(kernels))
+        wanted = wanted_bytes(state, kernels)
+        halos |= {name: layout.halo for name, layout in wanted.items()}
+        fills = {name: layout.fill for name, layout in wanted.items()}
+        state = dataclasses.replace(state, halos=halos, fills=fills, ends=wanted_ends(kernels))
     for kernel in kernels:
         is_output = state.is_output(kernel)
         if kernel.output.size == 0:

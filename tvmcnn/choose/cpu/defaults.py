@@ -75,7 +75,7 @@ def direct_tiles(kernel: Kernel, maps: int, depth: int, target: Target) -> list[
     """
     window = math.prod(window_size(kernel))
     _, _, height, width = kernel.output.shape
-    per_block, blocks = BLOCK // target.lanes(kernel.dtype), -(-maps // BLOCK)
+    per_block, blocks = BLOCK // target.lanes(FLOAT32), -(-maps // BLOCK)
     group, together = kernel.anchor["group"], groups_together(kernel) or 1
     vectors = [v for v in range(1, per_block) if per_block % v == 0]
     if depth == 0:  # depthwise: every block has its own input, so that only pixels share loads

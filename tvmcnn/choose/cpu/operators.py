@@ -10,6 +10,7 @@ from typing import TypeAlias
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
+from tvmcnn.choose.cpu.dots import convolve_bytes, convolves_bytes, in_blocks, pool_bytes, pools_bytes, works_in_blocks
 from tvmcnn.choose.cpu.frames import unfold, unfolds_blocks
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.samples import (
@@ -26,7 +27,7 @@ from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, QUANTISED, SUMS_OF_BYTES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
+from tvmcnn.network import ALIGNMENT, BYTES, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
@@ -121,8 +122,9 @@ def _keeps_float32(kernel: Kernel) -> bool:
 
 
 def joins_blocks(kernel: Kernel) -> bool:
-    """True for a Concat of float32 images along their channels, each a whole number of blocks."""
-    images = len(kernel.output.shape) == 4 and kernel.anchor["axis"] == 1 and _all_float32(kernel)
+    """True for a Concat of images of float32, or of bytes, along their channels, each a whole number of blocks."""
+    has_layout = _all_float32(kernel) or kernel.output.dtype in BYTES
+    images = len(kernel.output.shape) == 4 and kernel.anchor["axis"] == 1 and has_layout
     return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
 
 
@@ -294,6 +296,9 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_is_softmax, _softmax),
     (_normalizes, _normalize),
     (_pools_floats, _pool),
+    (convolves_bytes, convolve_bytes),
+    (works_in_blocks, in_blocks),
+    (pools_bytes, pool_bytes),
     (_resizes_blocks, _resize),
     (samples_grid, grid_sample),
     (samples_windows, deform_columns),

@@ -28,7 +28,8 @@ class State:
     exact: bool  # direct convolution only
     readers: Mapping[str, tuple[Kernel, ...]]  # by tensor name
     stored: dict[str, tuple[Tensor, Layout]]
-    halos: Mapping[str, Pads]  # by tensor name the zeros that its readers want around it
+    halos: Mapping[str, Pads]  # by tensor name what its readers want around it,
+    fills: Mapping[str, int]  # which is the zero point of integers, else zeros
     ends: Mapping[str, tuple[int, int]]  # and the images of zeros before the first and behind the last
     winograd: Mapping[str, tuple[WinogradConfig | StreamedConfig, str] | None]  # by output; None: not faster
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
@@ -118,7 +119,9 @@ class State:
                 pitch = home[0].shape[1] // BLOCK if home[0].shape[0] > 1 else 0  # a lone image is followed by none
                 choice = dataclasses.replace(choice, writes=Layout(BLOCK, pitch=pitch), within=home)
             else:
-                choice = dataclasses.replace(choice, writes=Layout(BLOCK, self.halos.get(kernel.output.name, NO_PADS)))
+                name = kernel.output.name
+                writes = Layout(BLOCK, self.halos.get(name, NO_PADS), fill=self.fills.get(name, 0))
+                choice = dataclasses.replace(choice, writes=writes)
                 choice = self.between_ends(choice)
         kernel = dataclasses.replace(kernel, name=f"k{len(self.choices)}_{kernel.anchor.op.lower()}")
         choice = sharing_prologue(dataclasses.replace(choice, kernel=kernel), self.target)

@@ -18,7 +18,7 @@ from tvmcnn import loops
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.configs import DirectConfig, WinogradConfig
 from tvmcnn.fuse import multiply_accumulates
-from tvmcnn.network import Choice, Network, Shape, moved_bytes
+from tvmcnn.network import FLOAT32, Choice, Network, Shape, moved_bytes
 from tvmcnn.targets import Target
 
 ENOUGH_TASKS = 64  # tasks: with fewer outer loops in one, less of its index is a division
@@ -41,7 +41,7 @@ def _microseconds(network: Network, choice: Choice) -> float:
 def outer_loops(choice: Choice, target: Target) -> Shape:
     """Extents of the loops around a kernel's tiles, outermost first, as its rule makes them; () if none is shared."""
     extents = ALGORITHMS[choice.algorithm].cpu.get(choice.rule, loops.none)
-    return extents(choice, choice.makes.physical(choice.kernel.output.shape), target.lanes(choice.kernel.dtype))
+    return extents(choice, choice.makes.physical(choice.kernel.output.shape), target.lanes(FLOAT32))
 
 
 def cut_by_rows(choice: Choice) -> bool:

@@ -41,7 +41,7 @@ def call(step: Step) -> str:
 
 
 def _halo(step: Step) -> str:
-    """The statement that zeroes the tasks' share of the halo of a step's output, which other tensors may have had the
+    """The statement that fills the tasks' share of the halo of a step's output, which other tensors may have had the
     place of: nothing if it has none.
     """
     choice = step.choice
@@ -50,7 +50,7 @@ def _halo(step: Step) -> str:
     shape = choice.kernel.output.shape
     function = "tvmcnn_halo_by_rows" if cut_by_rows(choice) else "tvmcnn_halo"
     images, blocks, rows, columns, block = choice.writes.physical(shape)
-    numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo
+    numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo, choice.writes.fill
     maps = f"(tvmcnn_maps){{{', '.join(map(str, numbers))}}}"
     return f"  {function}(A({step.arguments[-1].offset}), {maps}, begin, end, {choice.tasks});\n"
 

@@ -50,7 +50,7 @@ class Linker:
         self.folder, self.target = folder, target
         include = f"-I{tvm_ffi.libinfo.find_include_path()}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"
         self._flags = ["-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", f"-I{NATIVE}", *include]
-        for name, march in (("trial", target.baseline), ("peak", target.name)):
+        for name, march in (("trial", target.baseline), ("peak", target.cpu)):
             source = str(NATIVE / f"{name}.c")
             run_compiler([*c_compiler(), *self._flags, f"-march={march}", "-c", source, "-o", f"{name}.o"], folder)
 

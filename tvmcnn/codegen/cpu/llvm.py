@@ -56,7 +56,8 @@ def compile_kernels(
     `scratch` is the bytes of scratch that a function is given, 0 without an entry. `write_to_file("k.o")` emits the
     module, `inspect_source("asm")` shows it.
     """
-    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.name, "mtriple": target.triple})
+    words = {"kind": "llvm", "mcpu": target.cpu, "mtriple": target.triple}
+    machine = tvm.target.Target(words | ({"mattr": [*target.attributes]} if target.attributes else {}))
     machine = machine.with_host(machine)
     module = IRModule({name: raw_pointer_function(func) for name, func in functions.items()})
     module = tirx.transform.BindTarget(machine)(module)

@@ -13,7 +13,10 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
+from tvmcnn.schedule.x86.dots import intrinsic
 from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+
+TERMS = "rn"  # the axis of the products that one instruction adds, of integers
 
 
 def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
@@ -48,6 +51,8 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     names = _reductions(sch, conv)
     cb, _, cy, dy, _, cx, dx, co, *reduced = sch.get_loops(conv)[-8 - len(names) :]
     reductions = dict(zip(names, reduced, strict=True))
+    terms = [reductions[TERMS]] if TERMS in reductions else []
+    image = str(sch.get(conv).reads[0].source.ty.dtype)
     co_v, co_i = sch.split(co, [None, lanes])
     order = [reductions[name] for name in config.order.split() if name in reductions]
     inner = []
@@ -57,13 +62,16 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         rc_o, rc_i = sch.split(reductions["rc"], [None, config.unroll])
         order[position : position + 1] = [rc_o, rc_i]
         inner.append(rc_i)
-    sch.reorder(*order, cy, dy, cx, dx, cb, co_v, co_i)
+    sch.reorder(*order, cy, dy, cx, dx, cb, co_v, co_i, *terms)
     unroll(sch, (*inner, cy, dy, cx, dx, cb, co_v))
-    sch.vectorize(co_i)
+    if not terms:
+        sch.vectorize(co_i)
     if config.prefetch:
-        terms = math.prod(extent(sch, loop) for loop in order)
-        prefetch(sch, order[0], (y_o, x_o), terms * config.vectors * lanes)
+        taken = math.prod(extent(sch, loop) for loop in (*order, *terms))
+        prefetch(sch, order[0], (y_o, x_o), taken * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
+    if terms:
+        sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image))
     for block in padded:
         # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
         sch.compute_at(block, y_o, preserve_unit_loops=True)

@@ -1,0 +1,96 @@
+"""Dots: images of integers of 8 bits in blocks of channels, and the convolutions of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tvmcnn.blocks import BLOCK, channels_together, summed_channels
+from tvmcnn.choose.cpu.defaults import direct_tiles, divides, prefetches
+from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.shared import choice_of
+from tvmcnn.configs import DotsConfig
+from tvmcnn.fuse import is_depthwise
+from tvmcnn.fuse.bytes_convolved import multiplies_bytes
+from tvmcnn.network import BYTES, FLOAT32, NO_PADS, Choice, Kernel, Layout, Tensor
+
+ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul")
+POOLS = ("MaxPool", "QLinearAveragePool")
+
+
+def wanted_bytes(state: State, kernels: Sequence[Kernel]) -> dict[str, Layout]:
+    """By its name the layout of each image that convolutions of bytes read: with the largest halo, of the zero point
+    that the first reader has."""
+    found: dict[str, Layout] = {}
+    for kernel in filter(lambda kernel: convolves_bytes(state, kernel), kernels):
+        name, pads, zero = kernel.inputs[0].name, kernel.anchor["pads"], int(kernel.anchor["zero"])
+        have = found.get(name, Layout(BLOCK, NO_PADS, fill=zero))
+        halo = tuple(map(max, have.halo, pads)) if have.fill == zero else have.halo
+        found[name] = Layout(BLOCK, halo, fill=have.fill)
+    return found
+
+
+def convolves_bytes(state: State, kernel: Kernel) -> bool:
+    """A convolution of integers that has a kernel in blocks of channels."""
+    return state.blocked and multiplies_bytes(state.network, kernel.anchor)
+
+
+def convolve_bytes(state: State, kernel: Kernel) -> Choice:
+    """16 maps in the lanes. An image of few channels is in blocks of 4 or 8, of which fewer are padding."""
+    image, node = kernel.inputs[0], kernel.anchor
+    weight = state.network.constants[node.inputs[1]]
+    if is_depthwise(kernel):
+        block, terms, shift = BLOCK, 1, 0
+    else:
+        block = next(size for size in (4, 8, BLOCK) if size >= min(image.shape[1], BLOCK))
+        terms = 4 if state.target.quads and weight.dtype == "int8" else 2
+        shift = 128 if terms == 4 and image.dtype == "int8" else 0
+    stored = state.stored[image.name]
+    if stored[1].block == BLOCK and stored[0].shape == image.shape:
+        block = BLOCK
+    read = [state.image(image, Layout(block, node["pads"], fill=int(node["zero"])))]
+    config = dots_config(state, kernel, block, terms, shift)
+    return choice_of(kernel, "dots", read, Layout(BLOCK), "direct", (config, "default"))
+
+
+def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int) -> DotsConfig:
+    """The tile that is estimated to be fastest."""
+    maps, depth = kernel.output.shape[1], min(channels_together(kernel), block) if terms > 1 else 0
+    vectors = -(-maps // BLOCK) * (BLOCK // state.target.lanes(FLOAT32))
+    tiles = direct_tiles(kernel, maps, depth, state.target)
+    v, rows, columns = next(tile for tile in tiles if vectors % tile[0] == 0)  # `tensorize` takes no part of a tile
+    unroll = math.gcd(4, summed_channels(channels_together(kernel), block)[1] // terms) if terms > 1 else 1
+    prefetch = terms > 1 and prefetches(kernel, state.target)
+    order = "rb rh rw rc" if terms > 1 else "rw rb rh rc"
+    return DotsConfig(v, rows, columns, order, unroll, prefetch, not divides(kernel, rows, columns), terms=terms, shift=shift)
+
+
+def works_in_blocks(state: State, kernel: Kernel) -> bool:
+    """An element-wise operator on integers whose images are in blocks, with one scale and zero point each."""
+    if kernel.anchor.op not in ELEMENT_WISE or not kernel.inputs or len(kernel.output.shape) != 4:
+        return False
+    if any(state.network.constants[name].size > 1 for name in kernel.constants):
+        return False
+    return all(tensor.shape == kernel.output.shape and _in_blocks(state, tensor) for tensor in kernel.inputs)
+
+
+def in_blocks(state: State, kernel: Kernel) -> Choice:
+    """In the layout of its operands."""
+    read = [state.stored[tensor.name] for tensor in kernel.inputs]
+    return choice_of(kernel, "quantised_blocks", read, Layout(BLOCK), "memory")
+
+
+def pools_bytes(state: State, kernel: Kernel) -> bool:
+    """A pool of an image of bytes in blocks."""
+    image = kernel.inputs[0] if kernel.inputs else None
+    return kernel.anchor.op in POOLS and image is not None and image.dtype in BYTES and _in_blocks(state, image)
+
+
+def pool_bytes(state: State, kernel: Kernel) -> Choice:
+    """Channels in the lanes."""
+    return choice_of(kernel, "quantised_pool", [state.stored[kernel.inputs[0].name]], Layout(BLOCK), "pool")
+
+
+def _in_blocks(state: State, tensor: Tensor) -> bool:
+    stored, layout = state.stored[tensor.name]
+    return layout.block == BLOCK and stored.shape == tensor.shape and tensor.dtype in ("float32", *BYTES)
