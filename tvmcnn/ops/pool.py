@@ -54,7 +54,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
         te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)
     ]
     is_max, quantised = node.op == "MaxPool", node.op == "QLinearAveragePool"
-    dtype = given.inputs[name].dtype
+    dtype = str(given.inputs[name].dtype)
     neutral = lowest(dtype) if is_max else tirx.const(0, "int32" if quantised else dtype)
     edges = _edges(node.attributes, sizes, extents)
 
