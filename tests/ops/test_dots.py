@@ -48,7 +48,9 @@ def test_convolution(name: str, x_type: str, zero: int, y_type: str, isa: str, t
     w_scale = g.scale(kernel[0])
     inputs = [g.source(*shape, dtype=x_type, zero=zero, scale=0.03), g.weight(*kernel, scale=w_scale)]
     y = g.node("Conv", *inputs, g.bias(kernel[0], np.float32(0.03) * w_scale), **attributes)
-    compiled = equal(g.finished(g.up(g.node("Relu", y), 2.7, np.array(5, y_type)), dtype=y_type), tmp_path, isa, threads=2)
+    compiled = equal(
+        g.finished(g.up(g.node("Relu", y), 2.7, np.array(5, y_type)), dtype=y_type), tmp_path, isa, threads=2
+    )
     (read,) = layouts(compiled)
     assert (read.block, read.filled) == ({3: 4, 5: 8}.get(shape[1], 16), zero if any(read.halo) else 0)
 
