@@ -120,7 +120,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
     "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
-    "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
+    "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.several_by_channel),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),
     "quantised": Algorithm(
         {"memory": loops.all_but_two, "rows": loops.rows}, ("threads",), operand=packing.as_it_is
