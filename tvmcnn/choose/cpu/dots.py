@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int
     maps, depth = kernel.output.shape[1], min(channels_together(kernel), block) if terms > 1 else 0
     vectors = -(-maps // BLOCK) * (BLOCK // state.target.lanes(FLOAT32))
     tiles = direct_tiles(kernel, maps, depth, state.target)
-    v, rows, columns = next(tile for tile in tiles if vectors % tile[0] == 0)  # `tensorize` takes no part of a tile
+    tiles = [tile for tile in tiles if vectors % tile[0] == 0]  # `tensorize` takes no part of a tile
+    v, rows, columns = min(tiles, key=functools.partial(_instructions, kernel)) if terms == 2 else tiles[0]
     if terms == 4 and is_depthwise(kernel):
         v, rows, columns = _tile_of_rows(kernel)
     unroll = math.gcd(4, summed_channels(channels_together(kernel), block)[1] // terms) if terms > 1 else 1
@@ -87,6 +89,15 @@ def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int
     return DotsConfig(
         v, rows, columns, order, unroll, prefetch, not divides(kernel, rows, columns), terms=terms, shift=shift
     )
+
+
+def _instructions(kernel: Kernel, tile: tuple[int, int, int]) -> tuple[float, int]:
+    """Instructions by pairs of channels: a pixel is spread and widened by two for all vectors of maps, each product is
+    two more; fewer than 8 sums wait for each other."""
+    (v, rows, columns), (height, width) = tile, kernel.output.shape[2:]
+    pixels = rows * columns
+    once = max(v * pixels, 8) * (1 + 1 / v)
+    return -(-height // rows) * -(-width // columns) * once / v, -pixels
 
 
 def _tile_of_rows(kernel: Kernel) -> tuple[int, int, int]:
