@@ -167,12 +167,8 @@ def add_compile(commands: Commands) -> None:
 
 def add_quantize(commands: Commands) -> None:
     """tvmcnn quantize"""
-    sub = command(
-        commands,
-        "quantize",
-        do_quantize,
-        "turn a float32 model into one of 8-bit integers, and measure what that costs",
-    )
+    text = "turn a float32 model into one of 8-bit integers, and measure what that costs"
+    sub = command(commands, "quantize", do_quantize, text)
     sub.add_argument("model", type=Path, metavar="MODEL.onnx")
     text = "images, .npy, .npz (by input name) or .pb; in folders by class, accuracy is measured"
     sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=text)

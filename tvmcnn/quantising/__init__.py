@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from tvmcnn.errors import InputError, ToolError, caught
+from tvmcnn.errors import InputError, ModelError, ToolError, caught
 from tvmcnn.files import check_place, scratch_folder, written_whole
 from tvmcnn.importer import import_model
 from tvmcnn.network import Shape
@@ -59,9 +59,9 @@ def quantize(
 
     `calibrate` samples give the ranges, by `method` "minmax", "entropy" or "percentile"; on `evaluate` others, if there
     are as many, both networks are compared, with classes from a file of `labels` or from folders by class.
-    `activations` are "u8" or "s8"; `per_channel` gives a weight a scale for each output channel; `keep` names nodes that
-    stay in float32. Images are normalised by `mean`, `std` and `bgr`, or else as the model's metadata say. `report`,
-    `progress`, `input_shapes` and `external_data` are as in `compile`.
+    `activations` are "u8" or "s8"; `per_channel` gives a weight a scale for each output channel; `keep` names nodes
+    that stay in float32. Images are normalised by `mean`, `std` and `bgr`, or else as the model's metadata say.
+    `report`, `progress`, `input_shapes` and `external_data` are as in `compile`.
 
     Raises ModelError, UnsupportedError, InputError, or ToolError. The file appears whole or not at all.
     """
@@ -78,8 +78,8 @@ def quantize(
     samples = samples_of(data, reader, report)
     classes = classes_of([output.shape for output in network.outputs])
     samples = labelled(samples, data, None if labels is None else Path(labels), classes, report)
-    known = spread(samples, max(calibrate, reader.batch))
-    tried = _others(samples, known, max(evaluate, reader.batch))
+    known = spread(samples, calibrate, reader.batch)
+    tried = _others(samples, known, evaluate, reader.batch)
     report(f"{len(known)} samples for the ranges ({method}), {len(tried)} to compare: {_overlap(known, tried)}")
     report(f"onnxruntime {VERSION} quantises, and runs both networks: in float32, between the roundings to 8 bits")
     with scratch_folder() as folder:
@@ -87,21 +87,29 @@ def quantize(
         plain = session(prepared.closed, label)
         next(reader.feeds(tried))  # an image that does not fit is told before the work
         found = quantised(prepared.ready, label, settings, Samples(reader, known, progress), folder, report)
+    _check(found, label)
     comparison = compare(plain, session(found, f"the quantised {label}"), reader, tried, report, progress)
-    heard = (feed for _, feed in reader.feeds(spread(tried, max(LISTENED, reader.batch))))
+    heard = (feed for _, feed in reader.feeds(spread(tried, LISTENED, reader.batch)))
     layers = noises(prepared.ready, found, heard, label)
     with written_whole(target) as place:
         onnx.save(found, place)
-        import_model(place, name="quantised")  # what onnxruntime writes is not always valid
     sizes = prepared.closed.ByteSize(), target.stat().st_size
     return Quantised(target, method, len(known), *sizes, comparison, layers)
 
 
-def _others(samples: Sequence[Sample], known: Sequence[Sample], count: int) -> list[Sample]:
+def _check(found: onnx.ModelProto, label: str) -> None:
+    """Raise ModelError if what onnxruntime wrote is not valid, or cannot be compiled."""
+    try:
+        import_model(found)
+    except ModelError as error:
+        raise ModelError(f"what onnxruntime makes of {label} cannot be compiled: {error}") from error
+
+
+def _others(samples: Sequence[Sample], known: Sequence[Sample], count: int, batch: int) -> list[Sample]:
     """`count` samples that no range was found by, or of all, if there are not as many."""
     taken = set(known)
     others = [sample for sample in samples if sample not in taken]
-    return spread(others if len(others) >= count else samples, count)
+    return spread(others if len(others) >= max(count, batch) else samples, count, batch)
 
 
 def _overlap(known: Sequence[Sample], tried: Sequence[Sample]) -> str:

@@ -120,3 +120,7 @@ def _flatten_biases(proto: onnx.ModelProto) -> None:
         flat = np.ascontiguousarray(np.broadcast_to(bias, (1, columns))[0])
         node.input[2] = fresh(f"{node.input[2]}.flat", taken)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(flat, node.input[2]))
+    read = {name for _, nodes in node_lists(proto) for node in nodes for name in node.input}
+    read |= {value.name for value in proto.graph.output}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in read]:
+        proto.graph.initializer.remove(tensor)

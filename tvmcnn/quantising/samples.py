@@ -48,19 +48,21 @@ class Reader:
         for start in range(0, len(samples) - self.batch + 1, self.batch):
             group = samples[start : start + self.batch]
             parts = [(self.rows(sample.path), sample.row) for sample in group]
-            yield (
-                group,
-                {
-                    info.name: np.concatenate([part[info.name][row : row + 1] for part, row in parts]).reshape(
-                        info.shape
-                    )
-                    for info in self.inputs
-                },
-            )
+            yield group, {info.name: _joined(info, parts) for info in self.inputs}
+
+
+def _joined(info: ArrayInfo, parts: Sequence[tuple[Feed, int]]) -> Array:
+    """The rows of several files' arrays as one input."""
+    return np.concatenate([part[info.name][row : row + 1] for part, row in parts]).reshape(info.shape)
 
 
 def reader_for(inputs: Sequence[Tensor], pixels: Pixels) -> Reader:
-    """A reader for a network's inputs; it remembers the last file, whose rows come one after the other."""
+    """A reader for a network's inputs; it remembers the last file, whose rows come one after the other.
+
+    Raises InputError for a network without inputs.
+    """
+    if not inputs:
+        raise InputError("the network has no inputs: there is nothing to find ranges by")
     infos = tuple(ArrayInfo(tensor.name, tuple(tensor.shape), tensor.dtype) for tensor in inputs)
     leading = {info.shape[:1] for info in infos}
     batch = leading.pop()[0] if len(leading) == 1 and () not in leading else 1
@@ -126,9 +128,9 @@ def _count(path: Path, reader: Reader) -> int:
     return len(next(iter(reader.rows(path).values())))
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` of the samples, evenly spread: a folder's files lie class by class."""
-    count = min(count, len(samples))
+def spread(samples: Sequence[Sample], count: int, batch: int) -> list[Sample]:
+    """`count` of the samples, or as many as fill whole calls, evenly spread: a folder's files lie class by class."""
+    count = max(min(count, len(samples)) // batch, 1) * batch
     return [samples[place * len(samples) // count] for place in range(count)]
 
 
@@ -163,9 +165,7 @@ def labelled(
 
 def _in_order(samples: Sequence[Sample], numbers: Sequence[int], labels: Path) -> list[Sample]:
     if len(numbers) != len(samples):
-        raise InputError(
-            f"{labels} has {len(numbers)} classes without names of files; there are {len(samples)} samples"
-        )
+        raise InputError(f"{labels} has {len(numbers)} classes and no names of files; there are {len(samples)} samples")
     return [Sample(each.path, each.row, number) for each, number in zip(samples, numbers, strict=True)]
 
 
@@ -201,7 +201,6 @@ def _by_folder(
         return list(samples)
     numbers = {name: int(name) if numbered else place for place, name in enumerate(names)}
     how = "by their numbers" if numbered else "in the order of their names"
-    report(
-        f"classes: {len(names)} folders, {how}: '{names[0]}' is {numbers[names[0]]}, '{names[-1]}' {numbers[names[-1]]}"
-    )
+    ends = ", ".join(f"'{name}' is {numbers[name]}" for name in (names[0], names[-1]))
+    report(f"classes: {len(names)} folders, {how}: {ends}")
     return [Sample(each.path, each.row, numbers[part[0]]) for each, part in zip(samples, parts, strict=True)]

@@ -108,13 +108,12 @@ def quantised(
 
 
 def _kept(ready: onnx.ModelProto, keep: Sequence[str], label: str) -> list[str]:
-    """The names of nodes that are named by themselves or by what they make."""
-    names = {name: node.name for node in ready.graph.node for name in (*node.output, node.name)}
+    """The names of nodes given by name, or by what they make; a MatMul and its bias are one Gemm by now."""
+    fused = "/MatMulAddFusion"  # as onnxruntime names that
+    names = {name: n.name for n in ready.graph.node for name in (*n.output, n.name, n.name.removesuffix(fused))}
     if unknown := [name for name in keep if name not in names]:
         some = ", ".join(node.name for node in ready.graph.node if node.op_type in OPERATORS[:3])
-        raise ModelError(
-            f"{label} has no node '{unknown[0]}' when it is prepared; its Conv, Gemm and MatMul are {some}"
-        )
+        raise ModelError(f"the prepared {label} has no node '{unknown[0]}'; its Conv, Gemm and MatMul are {some}")
     return [names[name] for name in keep]
 
 
