@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import Graph, model_of, node
+from builders import Graph, graph_of, model_of, node
 from data import LENET5
 from onnx import numpy_helper
 from PIL import Image
@@ -24,9 +25,16 @@ from tvmcnn.check.reference import reference
 from tvmcnn.cli import main
 from tvmcnn.cli.parser import parser
 from tvmcnn.digits import load_mnist
+from tvmcnn.network import Tensor
+from tvmcnn.progress import silent
 from tvmcnn.quantising import quantize, static
+from tvmcnn.quantising.compare import Accuracy, compare
 from tvmcnn.quantising.noise import Noise
+from tvmcnn.quantising.prepare import _flatten_biases
 from tvmcnn.quantising.result import Quantised
+from tvmcnn.quantising.samples import Sample, labelled, reader_for, spread
+from tvmcnn.quantising.sessions import session
+from tvmcnn.run.inputs import Pixels
 
 Array = np.ndarray[Any, Any]
 CLASSES = ("bird", "cat", "dog", "fish", "goat")
@@ -93,6 +101,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "few" / "one.png").write_bytes((folder / "images" / "cat" / "0.png").read_bytes())
     (folder / "none").mkdir()
     (folder / "none" / "notes.txt").write_text("no image")
+    np.save(folder / "double.npy", np.zeros((1, 3, 17, 13)))
     np.save(folder / "none.npy", np.zeros((2, 3, 4, 5), np.float32))
     return folder
 
@@ -141,6 +150,8 @@ def test_an_old_network(shelf: Path, tmp_path: Path) -> None:
     assert [(each.domain, each.version >= 13) for each in model.opset_import] == [("", True)]
     operators = [each.op_type for each in model.graph.node]
     assert "BatchNormalization" not in operators
+    (scores,) = (each for each in model.graph.node if each.output[0] == "p")
+    assert scores.op_type == "Softmax", "scores of classes are not rounded to 8 bits"
     assert all(zero.dtype == np.uint8 and zero.size == 1 for zero in zeros(model)["activations"])
     assert sorted(zero.size for zero in zeros(model)["weights"]) == [5, 16, 16]
     assert "input 'x': its open leading dimension 'N' is bound to 1" in lines
@@ -150,7 +161,7 @@ def test_an_old_network(shelf: Path, tmp_path: Path) -> None:
     compiled = tvmcnn.compile(tmp_path / "q.onnx", output=tmp_path / "q.so", report=told.append)
     assert compiled.verdict is not None and compiled.verdict.passed
     (integers,) = (line for line in told if line.startswith("integers:"))
-    assert integers.endswith("1 in other types: Softmax"), "scores of classes are not rounded to 8 bits"
+    assert integers.endswith("1 in other types: Softmax")
     assert result.bytes_after < result.bytes_before
 
 
@@ -184,6 +195,9 @@ def test_figures(shelf: Path, tmp_path: Path) -> None:
     assert weight.decibels == pytest.approx(20 * math.log10(np.linalg.norm(dense) / error), abs=1e-3)
     assert [row.decibels for row in result.layers] == sorted(row.decibels for row in result.layers)
     assert result.bytes_after == (tmp_path / "q.onnx").stat().st_size
+    shown = {row.tensor for row in result.worst}
+    assert {"m", "f"} <= rows.keys() and not {"m", "f"} & shown, "what only moves has the noise of what it moves"
+    assert {"r", "d", "v"} <= shown
 
 
 def test_choices(shelf: Path, tmp_path: Path) -> None:
@@ -200,8 +214,10 @@ def test_choices(shelf: Path, tmp_path: Path) -> None:
         scales.add(float(constants(model)["r_scale"]))
         assert result.method == method and result.layers[0].decibels > 10
     assert len(scales) > 1
-    minmax, model = made(shelf, tmp_path, calibrate=5, evaluate=20)
-    assert (minmax.calibrated, minmax.comparison.samples) == (5, 20)
+    lines = list[str]()
+    few, _ = made(shelf, tmp_path, calibrate=5, evaluate=25, report=lines.append)
+    assert (few.calibrated, few.comparison.samples) == (5, 25)
+    assert "5 samples for the ranges (minmax), 25 to compare: none is of both" in lines
 
 
 def test_histograms_in_parts(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +230,11 @@ def test_histograms_in_parts(shelf: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(static.Samples, "set_range", noted)
     monkeypatch.setattr(static, "HISTOGRAM_BYTES", 250_000)
-    made(shelf, tmp_path, method="percentile")
-    parts = seen[1:]
+    told = list[tuple[str, int, int]]()
+    made(shelf, tmp_path, method="percentile", progress=lambda *what: told.append(what))
+    assert [what for what in told if what[0] == "calibrating"] == [("calibrating", n, 30) for n in range(1, 31)]
+    assert told[-1] == ("measuring noise", 30, 30)
+    parts = seen[1:-1]  # the first and the last are of all samples, and of those whose noise is measured
     size = parts[0][1]
     assert 1 < size < 30
     assert parts == [(start, start + size) for start in range(0, 30, size)]
@@ -278,6 +297,81 @@ def test_what_is_no_class(shelf: Path, tmp_path: Path) -> None:
     assert "5 folders in " in next(line for line in lines if "no classes" in line)
 
 
+def test_samples(tmp_path: Path) -> None:
+    """Evenly from the whole, in whole calls; folders are classes by their numbers, where their names are some."""
+    assert spread(range(30), 5, 1) == [0, 6, 12, 18, 24]
+    assert spread(range(10), 99, 4) == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert spread(range(10), 1, 4) == [0, 2, 5, 7]
+    files = [Sample(tmp_path / name / "a.png") for name in ("10", "3", "9")]
+    found = labelled(files, tmp_path, None, 1000, lambda line: None)
+    assert [sample.label for sample in found] == [10, 3, 9]
+    loose = [*files, Sample(tmp_path / "b.png")]
+    assert labelled(loose, tmp_path, None, 4, lambda line: None) == loose
+
+
+def test_comparison() -> None:
+    """Answers that differ, by hand: scores, integers, and outputs of another length."""
+    scores = {"scores": np.float32([[1, 3, 2]]), "boxes": np.float32([[[3, 4]]]), "index": np.int64([1, 7])}
+    other = {"scores": np.float32([[1, 2, 3]]), "boxes": np.float32([[[3, 3]]]), "index": np.int64([1, 8])}
+    answers = iter([scores, other, {**other, "boxes": np.zeros((1, 5, 2), np.float32)}])
+    reader = reader_for([Tensor("x", (1, 2), "float32")], Pixels())
+    samples = [Sample(Path("a.npy"), 0, 1), Sample(Path("a.npy"), 0, 1), Sample(Path("a.npy"))]
+    reader = dataclasses.replace(reader, rows=lambda path: {"x": np.zeros((1, 2), np.float32)})
+    found = compare(lambda x: scores, lambda x: next(answers), reader, samples, print, silent)
+    assert found.samples == 3
+    assert found.accuracy == Accuracy(2, before=2, after=1)
+    first, boxes, index = found.outputs
+    assert (first.output, first.same) == ("scores", 1 / 3)
+    assert first.relative_error == pytest.approx(math.sqrt(4 / 42))
+    assert (boxes.same, boxes.relative_error) == (None, math.inf)
+    assert index.same == 4 / 6
+
+
+def test_biases() -> None:
+    """Of a Gemm they get rank 1, for onnxruntime takes the first axis for channels; what a branch reads stays."""
+    inner = graph_of([node("Identity", "kept", "b")], {}, "b")
+    nodes = [
+        node("Gemm", "x w row", "y0"),
+        node("Gemm", "x v one", "y1", transB=1),
+        node("If", "which", "y2", then_branch=inner, else_branch=inner),
+    ]
+    weights = {
+        "w": np.ones((3, 5)),
+        "v": np.ones((7, 3)),
+        "row": np.arange(5.0).reshape(1, 5),
+        "one": np.array([2.0]),
+        "kept": np.array([4.0]),
+    }
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    model = model_of(nodes, {"x": (1, 3), "which": (onnx.TensorProto.BOOL, ())}, "y0 y1 y2", weights)
+    given = {"x": np.ones((1, 3), np.float32), "which": np.array(True)}
+    wanted = reference(model, given, every_tensor=True)
+    _flatten_biases(model)
+    assert {name: array.shape for name, array in constants(model).items()} == {
+        **{"w": (3, 5), "v": (7, 3), "kept": (1,)},
+        **{"row.flat": (5,), "one.flat": (7,)},
+    }
+    found = reference(model, given, every_tensor=True)
+    for name in ("y0", "y1", "y2"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_what_runs_both_networks() -> None:
+    """Roundings are where the file has them: fused, onnxruntime's Add takes other sides of ties, and its sums of
+    products saturate on CPUs without VNNI."""
+    weights = {"s": np.float32(0.5), "z": np.uint8(0), "t": np.float32(1), "odd": np.uint8(3)}
+    nodes = [
+        node("DequantizeLinear", "x s z", "a"),
+        node("DequantizeLinear", "y s z", "b"),
+        node("Add", "a b", "c"),
+        node("QuantizeLinear", "c t odd", "d"),
+    ]
+    x, y = np.arange(256, dtype=np.uint8)[None], np.full((1, 256), 2, np.uint8)
+    model = model_of(nodes, {"x": x, "y": y}, {"d": x}, weights)
+    found = session(model, "m")({"x": x, "y": y})["d"]
+    np.testing.assert_array_equal(found, reference(model, {"x": x, "y": y})["d"])
+
+
 # ---- faults that the figures betray ---------------------------------------------------------------------------------
 
 
@@ -288,7 +382,9 @@ def test_ranges_of_other_channels(shelf: Path, tmp_path: Path, monkeypatch: pyte
 
     def turned(self: static.Samples) -> dict[str, Array] | None:
         feed = real(self)
-        return feed and {name: array[:, ::-1].copy() for name, array in feed.items()}
+        if feed is None or self.doing != "calibrating":
+            return feed
+        return {name: array[:, ::-1].copy() for name, array in feed.items()}
 
     monkeypatch.setattr(static.Samples, "get_next", turned)
     wrong, _ = made(shelf, tmp_path)
@@ -312,6 +408,39 @@ def test_images_in_the_wrong_order(shelf: Path, tmp_path: Path) -> None:
     assert right.comparison.accuracy is not None and wrong.comparison.accuracy is not None
     assert right.comparison.accuracy.before == 30
     assert wrong.comparison.accuracy.before < 20
+
+
+def test_a_conversion_that_is_wrong(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is the network of the file: one that preparation damaged does not agree with it."""
+    preparing = sys.modules[_flatten_biases.__module__]  # the package has a function of that name
+    real = preparing.convert_opset
+
+    def careless(proto: onnx.ModelProto, label: str) -> list[str]:
+        notes = real(proto, label)
+        (bias,) = (tensor for tensor in proto.graph.initializer if tensor.name == "bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[:, ::-1], "bias"))
+        return notes
+
+    assert made(shelf, tmp_path)[0].comparison.outputs[0].relative_error < 0.05
+    monkeypatch.setattr(preparing, "convert_opset", careless)
+    assert made(shelf, tmp_path)[0].comparison.outputs[0].relative_error > 0.2
+
+
+def test_a_file_that_is_wrong(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What onnxruntime writes is imported before it is handed on."""
+    real = static.quantize_static
+
+    def careless(source: Path, target: Path, *arguments: Any, **keywords: Any) -> None:
+        real(source, target, *arguments, **keywords)
+        model = onnx.load(target)
+        (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == "r_scale")
+        scale.CopyFrom(numpy_helper.from_array(np.float32(-0.1), "r_scale"))
+        onnx.save(model, target)
+
+    monkeypatch.setattr(static, "quantize_static", careless)
+    with pytest.raises(tvmcnn.ModelError, match=r"(?s)what onnxruntime makes of .* cannot be compiled: .*scale"):
+        made(shelf, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -425,6 +554,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, dict[str, Any], str
     "none": (old_network, "images", {"calibrate": 0}, "0 samples cannot be calibrated or compared on"),
     "few": (lambda: old_network(4), "few", {}, "has 1 samples; a call of the network takes 4"),
     "mean": (old_network, "images", {"mean": (1, 2)}, "--mean has 2 values; the network takes 3 channels"),
+    "double": (old_network, "double.npy", {}, "double.npy is float64; the network's 'x' takes float32"),
     "suffix": (old_network, "images", {"output": "q.so"}, "ends in '.so'; allowed are .onnx"),
     "itself": (old_network, "images", {"output": "m.onnx"}, "m.onnx is the model itself: name another file"),
     "label": (old_network, "images", {"labels": "cat/1.png 5"}, "1.png is of class 5; the network has classes 0 to 4"),

@@ -89,7 +89,7 @@ def quantize(
         found = quantised(prepared.ready, label, settings, Samples(reader, known, progress), folder, report)
     _check(found, label)
     comparison = compare(plain, session(found, f"the quantised {label}"), reader, tried, report, progress)
-    heard = (feed for _, feed in reader.feeds(spread(tried, LISTENED, reader.batch)))
+    heard = Samples(reader, spread(tried, LISTENED, reader.batch), progress, "measuring noise")
     layers = noises(prepared.ready, found, heard, label)
     with written_whole(target) as place:
         onnx.save(found, place)

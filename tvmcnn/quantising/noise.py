@@ -58,7 +58,10 @@ class Pair:
 
 
 def noises(
-    ready: onnx.ModelProto, quantised: onnx.ModelProto, feeds: Iterable[dict[str, Array]], label: str
+    ready: onnx.ModelProto,
+    quantised: onnx.ModelProto,
+    feeds: Iterable[dict[str, Array]],
+    label: str,
 ) -> tuple[Noise, ...]:
     """Every quantised tensor and weight, the noisiest first."""
     pairs = _pairs(ready, quantised)

@@ -47,8 +47,10 @@ class Settings:
 class Samples(CalibrationDataReader):  # type: ignore[misc]
     """Samples in the form that onnxruntime asks for, one call's arrays after the other; progress is told."""
 
-    def __init__(self, reader: Reader, samples: Sequence[Sample], progress: Progress) -> None:
-        self.reader, self.samples, self.progress = reader, list(samples), progress
+    def __init__(
+        self, reader: Reader, samples: Sequence[Sample], progress: Progress, doing: str = "calibrating"
+    ) -> None:
+        self.reader, self.samples, self.progress, self.doing = reader, list(samples), progress, doing
         self.set_range(0, len(self))
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class Samples(CalibrationDataReader):  # type: ignore[misc]
         feed = next(self.left, None)
         if feed is not None:
             self.done += 1
-            self.progress("calibrating", self.done, len(self))
+            self.progress(self.doing, self.done, len(self))
         return feed
 
 
