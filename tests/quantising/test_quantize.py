@@ -2,138 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import json
-import logging
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from builders import Graph, graph_of, model_of, node
+from builders import Graph
 from data import LENET5
 from onnx import numpy_helper
-from PIL import Image
+from quantize_models import CLASSES, PIXELS, constants, images, made, old_network, zeros
 
 import tvmcnn
 from tvmcnn.check.reference import reference
-from tvmcnn.cli import main
-from tvmcnn.cli.parser import parser
 from tvmcnn.digits import load_mnist
-from tvmcnn.network import Tensor
-from tvmcnn.progress import silent
 from tvmcnn.quantising import quantize, static
-from tvmcnn.quantising.compare import Accuracy, compare
 from tvmcnn.quantising.noise import Noise
 from tvmcnn.quantising.prepare import _flatten_biases
 from tvmcnn.quantising.result import Quantised
-from tvmcnn.quantising.samples import Sample, labelled, reader_for, spread
-from tvmcnn.quantising.sessions import session
-from tvmcnn.run.inputs import Pixels
 
 Array = np.ndarray[Any, Any]
-CLASSES = ("bird", "cat", "dog", "fish", "goat")
-PIXELS = {"mean": "0.4,0.3,0.1", "std": "0.2,0.3,0.5"}
-
-
-def old_network(batch: int | str = "N", opset: int = 7) -> onnx.ModelProto:
-    """A residual network as files of 2017 have it: weights among the inputs, BatchNormalization, no names of nodes.
-
-    Its first filters read red most, green less and blue hardly, so that channels in the wrong order show.
-    """
-    rng, head = np.random.default_rng(5), np.random.default_rng(79)  # which tells the shades of draw_images apart
-    first = np.abs(rng.standard_normal((16, 3, 3, 3))) * np.array([1, 0.1, 0.01]).reshape(1, 3, 1, 1) / 5
-    weights = {
-        "w": first,
-        "scale": rng.uniform(0.5, 2, 16),
-        "shift": rng.standard_normal(16),
-        "centre": rng.standard_normal(16),
-        "spread": rng.uniform(0.5, 2, 16),
-        "v": rng.standard_normal((16, 16, 3, 3)) / 12,
-        "dense": head.standard_normal((16, 5)),
-        "bias": 3 * head.standard_normal((1, 5)),
-    }
-    weights = {name: array.astype(np.float32) for name, array in weights.items()}
-    nodes = [
-        node("Conv", "x w", "c", pads=[1, 1, 1, 1]),
-        node("BatchNormalization", "c scale shift centre spread", "n"),
-        node("Relu", "n", "r"),
-        node("Conv", "r v", "d", pads=[1, 1, 1, 1]),
-        node("Add", "d r", "a"),
-        node("Relu", "a", "s"),
-        node("MaxPool", "s", "m", kernel_shape=[2, 2], strides=[2, 2]),
-        node("GlobalAveragePool", "m", "g"),
-        node("Flatten", "g", "f"),
-        node("MatMul", "f dense", "t"),
-        node("Add", "t bias", "y"),
-        node("Softmax", "y", "p"),
-    ]
-    given = {"x": (batch, 3, 17, 13), **weights}
-    model = model_of(nodes, given, {"p": (batch, 5)}, weights, opset=opset, ir_version=3)
-    for key, value in PIXELS.items():
-        model.metadata_props.add(key=key, value=value)
-    return model
-
-
-def draw_images(folder: Path, count: int = 6) -> None:
-    """Reddish noise, another shade for each class, in a folder for each."""
-    rng = np.random.default_rng(7)
-    for place, name in enumerate(CLASSES):
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            colour = np.array([120 + 20 * place, 90 - 9 * place, 30])
-            pixels = np.clip(colour + rng.normal(0, 25, (19, 14, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The old network and its images."""
-    folder = tmp_path_factory.mktemp("shelf")
-    onnx.save(old_network(), folder / "old.onnx")
-    draw_images(folder / "images")
-    (folder / "few").mkdir()
-    (folder / "few" / "one.png").write_bytes((folder / "images" / "cat" / "0.png").read_bytes())
-    (folder / "none").mkdir()
-    (folder / "none" / "notes.txt").write_text("no image")
-    np.save(folder / "double.npy", np.zeros((1, 3, 17, 13)))
-    np.save(folder / "none.npy", np.zeros((2, 3, 4, 5), np.float32))
-    return folder
-
-
-def made(shelf: Path, folder: Path, **options: Any) -> tuple[Quantised, onnx.ModelProto]:
-    result = quantize(shelf / "old.onnx", shelf / "images", folder / "q.onnx", **options)
-    return result, onnx.load(folder / "q.onnx")
-
-
-def images(shelf: Path, metadata: dict[str, str] = PIXELS) -> list[Array]:
-    """All images as the network takes them, by formulas of their own."""
-    mean, std = (np.array([float(word) for word in metadata[key].split(",")]) for key in ("mean", "std"))
-    found = []
-    for path in sorted((shelf / "images").rglob("*.png")):
-        pixels = np.asarray(Image.open(path).resize((13, 17), Image.Resampling.BILINEAR), np.float64)
-        found.append(((pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32))
-    return found
-
-
-def constants(model: onnx.ModelProto) -> dict[str, Array]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def zeros(model: onnx.ModelProto) -> dict[str, list[Array]]:
-    """The zero points of activations and of weights in 8 bits."""
-    known, found = constants(model), {"activations": [], "weights": []}
-    for each in model.graph.node:
-        if each.op_type == "QuantizeLinear":
-            found["activations"].append(known[each.input[2]])
-        if each.op_type == "DequantizeLinear" and each.input[0] in known and known[each.input[0]].dtype == np.int8:
-            found["weights"].append(known[each.input[2]])
-    return found
 
 
 # ---- what is made ---------------------------------------------------------------------------------------------------
@@ -297,81 +187,6 @@ def test_what_is_no_class(shelf: Path, tmp_path: Path) -> None:
     assert "5 folders in " in next(line for line in lines if "no classes" in line)
 
 
-def test_samples(tmp_path: Path) -> None:
-    """Evenly from the whole, in whole calls; folders are classes by their numbers, where their names are some."""
-    assert spread(range(30), 5, 1) == [0, 6, 12, 18, 24]
-    assert spread(range(10), 99, 4) == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert spread(range(10), 1, 4) == [0, 2, 5, 7]
-    files = [Sample(tmp_path / name / "a.png") for name in ("10", "3", "9")]
-    found = labelled(files, tmp_path, None, 1000, lambda line: None)
-    assert [sample.label for sample in found] == [10, 3, 9]
-    loose = [*files, Sample(tmp_path / "b.png")]
-    assert labelled(loose, tmp_path, None, 4, lambda line: None) == loose
-
-
-def test_comparison() -> None:
-    """Answers that differ, by hand: scores, integers, and outputs of another length."""
-    scores = {"scores": np.float32([[1, 3, 2]]), "boxes": np.float32([[[3, 4]]]), "index": np.int64([1, 7])}
-    other = {"scores": np.float32([[1, 2, 3]]), "boxes": np.float32([[[3, 3]]]), "index": np.int64([1, 8])}
-    answers = iter([scores, other, {**other, "boxes": np.zeros((1, 5, 2), np.float32)}])
-    reader = reader_for([Tensor("x", (1, 2), "float32")], Pixels())
-    samples = [Sample(Path("a.npy"), 0, 1), Sample(Path("a.npy"), 0, 1), Sample(Path("a.npy"))]
-    reader = dataclasses.replace(reader, rows=lambda path: {"x": np.zeros((1, 2), np.float32)})
-    found = compare(lambda x: scores, lambda x: next(answers), reader, samples, print, silent)
-    assert found.samples == 3
-    assert found.accuracy == Accuracy(2, before=2, after=1)
-    first, boxes, index = found.outputs
-    assert (first.output, first.same) == ("scores", 1 / 3)
-    assert first.relative_error == pytest.approx(math.sqrt(4 / 42))
-    assert (boxes.same, boxes.relative_error) == (None, math.inf)
-    assert index.same == 4 / 6
-
-
-def test_biases() -> None:
-    """Of a Gemm they get rank 1, for onnxruntime takes the first axis for channels; what a branch reads stays."""
-    inner = graph_of([node("Identity", "kept", "b")], {}, "b")
-    nodes = [
-        node("Gemm", "x w row", "y0"),
-        node("Gemm", "x v one", "y1", transB=1),
-        node("If", "which", "y2", then_branch=inner, else_branch=inner),
-    ]
-    weights = {
-        "w": np.ones((3, 5)),
-        "v": np.ones((7, 3)),
-        "row": np.arange(5.0).reshape(1, 5),
-        "one": np.array([2.0]),
-        "kept": np.array([4.0]),
-    }
-    weights = {name: array.astype(np.float32) for name, array in weights.items()}
-    model = model_of(nodes, {"x": (1, 3), "which": (onnx.TensorProto.BOOL, ())}, "y0 y1 y2", weights)
-    given = {"x": np.ones((1, 3), np.float32), "which": np.array(True)}
-    wanted = reference(model, given, every_tensor=True)
-    _flatten_biases(model)
-    assert {name: array.shape for name, array in constants(model).items()} == {
-        **{"w": (3, 5), "v": (7, 3), "kept": (1,)},
-        **{"row.flat": (5,), "one.flat": (7,)},
-    }
-    found = reference(model, given, every_tensor=True)
-    for name in ("y0", "y1", "y2"):
-        np.testing.assert_array_equal(found[name], wanted[name])
-
-
-def test_what_runs_both_networks() -> None:
-    """Roundings are where the file has them: fused, onnxruntime's Add takes other sides of ties, and its sums of
-    products saturate on CPUs without VNNI."""
-    weights = {"s": np.float32(0.5), "z": np.uint8(0), "t": np.float32(1), "odd": np.uint8(3)}
-    nodes = [
-        node("DequantizeLinear", "x s z", "a"),
-        node("DequantizeLinear", "y s z", "b"),
-        node("Add", "a b", "c"),
-        node("QuantizeLinear", "c t odd", "d"),
-    ]
-    x, y = np.arange(256, dtype=np.uint8)[None], np.full((1, 256), 2, np.uint8)
-    model = model_of(nodes, {"x": x, "y": y}, {"d": x}, weights)
-    found = session(model, "m")({"x": x, "y": y})["d"]
-    np.testing.assert_array_equal(found, reference(model, {"x": x, "y": y})["d"])
-
-
 # ---- faults that the figures betray ---------------------------------------------------------------------------------
 
 
@@ -441,161 +256,6 @@ def test_a_file_that_is_wrong(shelf: Path, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(tvmcnn.ModelError, match=r"(?s)what onnxruntime makes of .* cannot be compiled: .*scale"):
         made(shelf, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-
-def test_command(shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["quantize", str(shelf / "old.onnx"), "--data", str(shelf / "images"), "-o", str(tmp_path / "q.onnx")]
-    assert main([*words, "--method", "entropy", "--keep", "d"]) == 0
-    out, err = capsys.readouterr()
-    assert err == "" and "onnxruntime" in out and "Collecting" not in out
-    for head in ("bytes", "right, of 30 samples", "same answer, of 30 samples", "noisiest tensors"):
-        assert f"\n{head} " in out
-    assert out.endswith(f"wrote {tmp_path / 'q.onnx'}\n")
-    assert main([*words, "--json"]) == 0
-    out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert found["bytes_after"] == (tmp_path / "q.onnx").stat().st_size
-    assert found["comparison"]["accuracy"]["samples"] == 30
-    assert {"tensor", "node", "op", "is_weight", "decibels", "alone"} == set(found["layers"][0])
-    assert "30 samples for the ranges" in err
-
-
-def test_the_command_has_the_defaults_of_the_function() -> None:
-    options = vars(parser().parse_args(["quantize", "m.onnx", "--data", "d", "-o", "q.onnx"]))
-    for name, parameter in inspect.signature(quantize).parameters.items():
-        if name in options and parameter.default is not inspect.Parameter.empty and name != "input_shapes":
-            assert options[name] == parameter.default, name
-    assert options["per_tensor"] is False
-
-
-def test_what_onnxruntime_says(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its warnings are lines of the log, each once, and Python's logging stays as it was."""
-    real = static.quantize_static
-
-    def talking(*arguments: Any, **keywords: Any) -> None:
-        for _ in range(2):
-            logging.warning("mind the gap\nand more")
-        print("chatter")
-        real(*arguments, **keywords)
-
-    monkeypatch.setattr(static, "quantize_static", talking)
-    lines, before = list[str](), list(logging.getLogger().handlers)
-    made(shelf, tmp_path, report=lines.append)
-    assert lines.count("onnxruntime: mind the gap") == 1
-    assert logging.getLogger().handlers == before
-
-
-# ---- refusals -------------------------------------------------------------------------------------------------------
-
-
-def quantised_already() -> onnx.ModelProto:
-    weights = {"s": np.float32(0.1), "z": np.uint8(3)}
-    nodes = [node("QuantizeLinear", "x s z", "q", "to_bytes"), node("DequantizeLinear", "q s z", "y")]
-    return model_of(nodes, {"x": (1, 3, 17, 13)}, {"y": (1, 3, 17, 13)}, weights)
-
-
-def newer_ir() -> onnx.ModelProto:
-    model = old_network()
-    model.ir_version = onnx.IR_VERSION + 1
-    return model
-
-
-def open_height() -> onnx.ModelProto:
-    model = old_network()
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
-    return model
-
-
-def of_rows() -> onnx.ModelProto:
-    g = Graph()
-    g.output(g.node("Gemm", g.input(1, 7), g.draw(7, 3)))
-    return g.model()
-
-
-def nothing_to_do() -> onnx.ModelProto:
-    g = Graph()
-    g.output(g.node("Sigmoid", g.input(1, 3, 17, 13)))
-    return g.model()
-
-
-def two_inputs() -> onnx.ModelProto:
-    g = Graph()
-    x = g.node("Add", g.input(1, 3, 17, 13), g.input(1, 3, 17, 13))
-    g.output(g.conv(x, 9, (1, 1)))
-    return g.model()
-
-
-REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, dict[str, Any], str]] = {
-    "no folder": (old_network, "nowhere", {}, "the folder {s}/nowhere does not exist"),
-    "no images": (old_network, "none", {}, "{s}/none has no images and no arrays: it takes .png"),
-    "quantised": (quantised_already, "images", {}, "is quantised already: node 'to_bytes' (QuantizeLinear) and 1 more"),
-    "newer": (newer_ir, "images", {}, f"ir_version {onnx.IR_VERSION + 1}"),
-    "open": (open_height, "images", {}, "give its open dimensions by --input-shape x:"),
-    "no images' shape": (of_rows, "images", {}, "is an image; the network takes (1, 7), not 1 x 1 x H x W"),
-    "other shape": (old_network, "none.npy", {}, "none.npy is 2x3x4x5; the network's 'x' takes 1x3x17x13"),
-    "nothing": (nothing_to_do, "images", {}, "has nothing to quantise"),
-    "two inputs": (two_inputs, "images", {}, "holds one array; the network has 2 inputs: give an .npz with x0, x1"),
-    "keep": (
-        old_network,
-        "images",
-        {"keep": ["d", "conv9"]},
-        "has no node 'conv9'; its Conv, Gemm and MatMul are c, d, t/Mat",
-    ),
-    "method": (
-        old_network,
-        "images",
-        {"method": "mean"},
-        "method 'mean' is unknown; allowed are minmax, entropy, perce",
-    ),
-    "type": (old_network, "images", {"activations": "u4"}, "activations 'u4' is unknown; allowed are u8, s8"),
-    "none": (old_network, "images", {"calibrate": 0}, "0 samples cannot be calibrated or compared on"),
-    "few": (lambda: old_network(4), "few", {}, "has 1 samples; a call of the network takes 4"),
-    "mean": (old_network, "images", {"mean": (1, 2)}, "--mean has 2 values; the network takes 3 channels"),
-    "double": (old_network, "double.npy", {}, "double.npy is float64; the network's 'x' takes float32"),
-    "suffix": (old_network, "images", {"output": "q.so"}, "ends in '.so'; allowed are .onnx"),
-    "itself": (old_network, "images", {"output": "m.onnx"}, "m.onnx is the model itself: name another file"),
-    "label": (old_network, "images", {"labels": "cat/1.png 5"}, "1.png is of class 5; the network has classes 0 to 4"),
-    "labels": (old_network, "images", {"labels": "0\n1"}, "has 2 classes and no names of files; there are 30 samples"),
-    "line": (
-        old_network,
-        "images",
-        {"labels": "a.png 0\nb.png cat"},
-        "the line 'b.png cat' does not end in the number",
-    ),
-    "names": (old_network, "images", {"labels": "a.png 0"}, "names none of the files in"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals(case: str, shelf: Path, tmp_path: Path) -> None:
-    """One sentence, and nothing is written."""
-    build, data, options, sentence = REFUSED[case]
-    onnx.save(build(), tmp_path / "m.onnx")
-    if "labels" in options:
-        (tmp_path / "labels").write_text(options["labels"])
-        options = {**options, "labels": tmp_path / "labels"}
-    output = tmp_path / options.get("output", "q.onnx")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(tvmcnn.TvmcnnError) as found:
-        quantize(tmp_path / "m.onnx", shelf / data, output, **{k: v for k, v in options.items() if k != "output"})
-    assert not isinstance(found.value, tvmcnn.errors.InternalError)
-    assert sentence.format(s=shelf) in str(found.value)
-    assert "\n" not in str(found.value)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_without_onnxruntime(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    for name in [name for name in sys.modules if name.startswith(("onnxruntime", "tvmcnn.quantising"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(tvmcnn.__dict__, "quantize", raising=False)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    words = ["quantize", str(shelf / "old.onnx"), "--data", str(shelf / "images"), "-o", str(tmp_path / "q.onnx")]
-    assert main(words) == 1
-    sentence = "tvmcnn: tvmcnn.quantize needs onnxruntime: install it by pip install 'tvmcnn[quant]'\n"
-    assert capsys.readouterr().err == sentence
 
 
 # ---- LeNet-5 --------------------------------------------------------------------------------------------------------
