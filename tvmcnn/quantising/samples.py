@@ -36,11 +36,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads samples as a network takes them: `batch` at once, images by their `pixels`' normalisation."""
+    """Reads samples as a network takes them, `batch` at once; `rows` has the arrays of a file, a row a sample."""
 
     inputs: tuple[ArrayInfo, ...]
     batch: int
-    pixels: Pixels
     rows: Callable[[Path], Feed]
 
     def feeds(self, samples: Sequence[Sample]) -> Iterator[tuple[Sequence[Sample], Feed]]:
@@ -71,7 +70,7 @@ def reader_for(inputs: Sequence[Tensor], pixels: Pixels) -> Reader:
     def rows(path: Path) -> Feed:
         return _rows(path, infos, batch, pixels)
 
-    return Reader(infos, batch, pixels, rows)
+    return Reader(infos, batch, rows)
 
 
 def _rows(path: Path, inputs: Sequence[ArrayInfo], batch: int, pixels: Pixels) -> Feed:
