@@ -205,6 +205,14 @@ class DenseConfig(Config, tile=("width", "rows", "parts")):
 
 
 @dataclass(frozen=True)
+class DenseDotsConfig(DenseConfig, tile=("width", "rows", "parts")):
+    """The register tile of a product of integers, and how it multiplies them, as in DotsConfig."""
+
+    terms: Annotated[int, one_of(2, 4)] = 4
+    shift: Shift = 0
+
+
+@dataclass(frozen=True)
 class MatmulConfig(Config, tile=("width", "rows")):
     """The register tile of a product of two computed matrices: rows by `width` columns, whole vectors of them."""
 

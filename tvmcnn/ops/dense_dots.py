@@ -1,0 +1,69 @@
+"""Products of rows of integers of 8 bits by a constant matrix, exactly: columns in the lanes, a few products of each in
+one instruction.
+
+    y[m, o] = rint(float32(offset[o] + Σ_k x[m, k] · w[k, o]) · factor[o]) + to
+
+The zero point of x is in the offsets, b[o] - zero · Σ w[k, o], so that the bytes are multiplied as they are. See
+docs/quantised.md for what is rounded, and schedule/x86/dots.py for the instructions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+from tvm.ir import Expr
+
+from tvmcnn.configs import DenseDotsConfig
+from tvmcnn.network import Step
+from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.quantised import stored as as_stored
+from tvmcnn.ops.tiles import Tiled, Tiles, stored
+
+
+def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
+    """QLinearMatMul, the x of any layout read as it lies: (M, K'). Weight: (⌈N/t⌉, ⌈K'/n⌉, t, n).
+
+    "dense" is (N/t, M/r, r, q, t), as that of ops/dense.py, in int32; its innermost reduction "rn" is the n products of
+    one instruction. Where n does not divide K' the last group is moved back until it ends with the row, and the weights
+    of what it shares with the one before are zero: nothing is read beyond x, and there is no second loop for what is
+    left.
+    """
+    choice = step.choice
+    node, config, output = choice.kernel.anchor, choice.numbers(DenseDotsConfig), choice.kernel.output
+    weight, factor, offset = given.constants.values()  # as packing.py makes them
+    tiles, groups, width, terms = (int(extent) for extent in weight.shape)
+    rows, columns, parts = math.prod(output.shape[:-1]), output.shape[-1], config.parts
+    if groups % parts:
+        raise ValueError(f"a sum over {groups} groups of terms does not split into {parts} parts")
+    (name, read), (source,) = next(iter(given.layouts.items())), choice.sources
+    depth = math.prod(read.physical(source.shape)) // rows
+    x = te.placeholder((rows, depth), source.dtype, given.inputs[name].op.name)
+    flat = te.compute((rows, depth), lambda m, k: x[m, k], name="flat")
+    rk, rn = te.reduce_axis((0, groups // parts), "rk"), te.reduce_axis((0, terms), "rn")
+    down, across, along = Tiles(rows, config.rows), Tiles(columns, min(width, columns)), Tiles(depth, terms)
+
+    def part(tc: Any, tr: Any, i: Any, s: Any, o: Any) -> Expr:
+        group = rk * parts + s
+        value = flat[down.element(tr, i), along.element(group, rn)].astype("int32")
+        value = value + config.shift if config.shift else value
+        return te.sum(value * weight[tc, group, o, rn].astype("int32"), axis=[rk, rn])
+
+    sums = te.compute((tiles, down.count, down.tile, parts, width), part, name="dense")
+
+    def finish(tc: Any, tr: Any, i: Any, c: Any) -> Expr:
+        o = across.element(tc, c)
+        total = offset[o]
+        for s in range(parts):
+            total = total + sums[tc, tr, i, s, c]
+        return as_stored(total.astype("float32") * factor[o], node, output.dtype)
+
+    def place(at: Sequence[Any]) -> tuple[Any, ...]:
+        tc, tr, i, c = at
+        return down.element(tr, i), across.element(tc, c)
+
+    out = te.compute((tiles, down.count, down.tile, across.tile), finish, name="out")
+    func = te.create_prim_func([x, *given.constants.values(), out])
+    return stored(func, Tiled(out, (rows, columns), place))  # a stack of matrices is one tall matrix
