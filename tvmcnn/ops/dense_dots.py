@@ -9,7 +9,9 @@ docs/quantised.md for what is rounded, and schedule/x86/dots.py for the instruct
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
     """QLinearMatMul, the x of any layout read as it lies: (M, K'). Weight: (⌈N/t⌉, ⌈K'/n⌉, t, n).
 
     "dense" is (N/t, M/r, r, q, t), as that of ops/dense.py, in int32; its innermost reduction "rn" is the n products of
-    one instruction. Where n does not divide K' the last group is moved back until it ends with the row, and the weights
+    one instruction, and "total", (N/t, M/r, r, t), adds the q parts. Where n does not divide K' the last group is moved back until it ends with the row, and the weights
     of what it shares with the one before are zero: nothing is read beyond x, and there is no second loop for what is
     left.
     """
@@ -41,24 +43,27 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
     (name, read), (source,) = next(iter(given.layouts.items())), choice.sources
     depth = math.prod(read.physical(source.shape)) // rows
     x = te.placeholder((rows, depth), source.dtype, given.inputs[name].op.name)
-    flat = te.compute((rows, depth), lambda m, k: x[m, k], name="flat")
     rk, rn = te.reduce_axis((0, groups // parts), "rk"), te.reduce_axis((0, terms), "rn")
     down, across, along = Tiles(rows, config.rows), Tiles(columns, min(width, columns)), Tiles(depth, terms)
 
     def part(tc: Any, tr: Any, i: Any, s: Any, o: Any) -> Expr:
         group = rk * parts + s
-        value = flat[down.element(tr, i), along.element(group, rn)].astype("int32")
+        value = x[down.element(tr, i), along.element(group, rn)].astype("int32")
         value = value + config.shift if config.shift else value
         return te.sum(value * weight[tc, group, o, rn].astype("int32"), axis=[rk, rn])
 
     sums = te.compute((tiles, down.count, down.tile, parts, width), part, name="dense")
 
+    def total(*at: Any) -> Expr:
+        tc, tr, i, o = at
+        return functools.reduce(operator.add, (sums[tc, tr, i, s, o] for s in range(parts)))
+
+    totals = te.compute((tiles, down.count, down.tile, width), total, name="total")
+
     def finish(tc: Any, tr: Any, i: Any, c: Any) -> Expr:
         o = across.element(tc, c)
-        total = offset[o]
-        for s in range(parts):
-            total = total + sums[tc, tr, i, s, c]
-        return as_stored(total.astype("float32") * factor[o], node, output.dtype)
+        value = (totals[tc, tr, i, c] + offset[o]).astype("float32") * factor[o]
+        return as_stored(value, node, output.dtype)
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
         tc, tr, i, c = at

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.configs import DenseConfig
-from tvmcnn.schedule.steps import extent, initialise, reduction_axes, unroll, vectorize_inner
+from tvmcnn.configs import DenseConfig, DenseDotsConfig
+from tvmcnn.schedule.steps import Block, Loop, initialise, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
 
 
@@ -17,33 +17,55 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     """Tile "out" by rows and by the packed width, compute "dense" inside the tile.
 
     Blocks: "flat" (m, k), inlined, "dense" (tc, tr, m, part, o | rk), "out" (tc, tr, m, o). The weights' tiles are
-    outermost: one stays in cache for all rows. Of integers "dense" has a second reduction, the few products that one
-    instruction adds.
+    outermost: one stays in cache for all rows.
     """
     sums, out = sch.get_sblock("dense"), sch.get_sblock("out")
     sch.compute_inline(sch.get_sblock("flat"))
     sch.set_scope(sums, 0, "local")
-    in_groups = len(reduction_axes(sch, sums)) > 1
 
     # Phase 1: one tile is `rows` rows by one packed width of columns.
-    if in_groups:
-        # The other way round, for all lanes of the accumulators: there may be fewer columns.
-        sch.reverse_compute_at(out, sch.get_loops(sums)[1], preserve_unit_loops=True)
-    down, row, columns = (sch.get_loops(out)[place] for place in (1, -2, -1))
+    _, down, row, columns = sch.get_loops(out)
     unroll(sch, [row])
     vectorize_inner(sch, columns, lanes)
 
     # Phase 2: the accumulators.
-    if not in_groups:
-        sch.compute_at(sums, down, preserve_unit_loops=True)
-    m, part, o, rk, *terms = sch.get_loops(sums)[-5 if in_groups else -4 :]
+    sch.compute_at(sums, down, preserve_unit_loops=True)
+    rk_o, o_i = _accumulators(sch, sums, config, lanes)
+    sch.vectorize(o_i)
+    initialise(sch, sums, rk_o, tile=3)
+
+
+def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
+    """The same of integers, by instructions that add the products `rn` of a few terms.
+
+    Blocks: "dense" (tc, tr, m, part, o | rk, rn), "total" (tc, tr, m, o), "out" (tc, tr, m, o). An instruction has all
+    lanes of a vector, of which "out" may have fewer: "total", which adds the parts, has them all.
+    """
+    sums, total, out = (sch.get_sblock(name) for name in ("dense", "total", "out"))
+    for block in (sums, total):
+        sch.set_scope(block, 0, "local")
+
+    # Phase 1: one tile, as above.
+    _, down, *inner = sch.get_loops(total)
+    sch.reverse_compute_at(out, down, preserve_unit_loops=True)
+    for row, columns in (inner, sch.get_loops(out)[-2:]):
+        unroll(sch, [row])
+        vectorize_inner(sch, columns, lanes)
+
+    # Phase 2: the accumulators.
+    sch.compute_at(sums, down, preserve_unit_loops=True)
+    x = str(sch.get(sums).reads[0].source.ty.dtype)
+    rk_o, o_i = _accumulators(sch, sums, config, lanes)
+    initialise(sch, sums, rk_o, tile=3)
+    sch.tensorize(o_i, intrinsic(lanes, config.terms, x))
+
+
+def _accumulators(sch: Schedule, sums: Block, config: DenseConfig, lanes: int) -> tuple[Loop, Loop]:
+    """The outer loop over terms, around the unrolled accumulators of a tile, and the lanes of one."""
+    depth = len(reduction_axes(sch, sums))
+    m, part, o, rk, *terms = sch.get_loops(sums)[-3 - depth :]
     o_v, o_i = sch.split(o, [None, lanes])
     rk_o, rk_i = sch.split(rk, [None, config.unroll])
     sch.reorder(rk_o, rk_i, m, part, o_v, o_i, *terms)
     unroll(sch, (rk_i, m, part, o_v))
-    if not in_groups:
-        sch.vectorize(o_i)
-    initialise(sch, sums, rk_o, tile=3)
-    for term in terms:
-        dtype = str(sch.get(sums).reads[1].source.ty.dtype)
-        sch.tensorize(o_i, intrinsic(lanes, extent(sch, term), dtype))
+    return rk_o, o_i
