@@ -7,6 +7,7 @@ import numpy as np
 from tvmcnn.blocks import BLOCK
 from tvmcnn.network import BYTES, Network, Node
 
+IN_BYTES = "in_bytes"  # the attribute that marks them
 LIMIT = 2**31  # of a sum in int32
 SHIFTED = 2**8  # a byte less a zero point, or of another sign, and any partial sum of such, is less
 
