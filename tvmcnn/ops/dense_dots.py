@@ -20,8 +20,8 @@ from tvm.ir import Expr
 
 from tvmcnn.configs import DenseDotsConfig
 from tvmcnn.network import Step
+from tvmcnn.ops import integers
 from tvmcnn.ops.operands import Operands
-from tvmcnn.ops.quantised import stored as as_stored
 from tvmcnn.ops.tiles import Tiled, Tiles, stored
 
 
@@ -29,9 +29,9 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
     """QLinearMatMul, the x of any layout read as it lies: (M, K'). Weight: (⌈N/t⌉, ⌈K'/n⌉, t, n).
 
     "dense" is (N/t, M/r, r, q, t), as that of ops/dense.py, in int32; its innermost reduction "rn" is the n products of
-    one instruction, and "total", (N/t, M/r, r, t), adds the q parts. Where n does not divide K' the last group is moved back until it ends with the row, and the weights
-    of what it shares with the one before are zero: nothing is read beyond x, and there is no second loop for what is
-    left.
+    one instruction, and "total", (N/t, M/r, r, t), adds the q parts. Where n does not divide K' the last group is moved
+    back until it ends with the row, and the weights of what it shares with the one before are zero: nothing is read
+    beyond x, and there is no second loop for what is left.
     """
     choice = step.choice
     node, config, output = choice.kernel.anchor, choice.numbers(DenseDotsConfig), choice.kernel.output
@@ -63,7 +63,7 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
     def finish(tc: Any, tr: Any, i: Any, c: Any) -> Expr:
         o = across.element(tc, c)
         value = (totals[tc, tr, i, c] + offset[o]).astype("float32") * factor[o]
-        return as_stored(value, node, output.dtype)
+        return integers.stored(value, node, output.dtype)
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
         tc, tr, i, c = at
