@@ -48,9 +48,13 @@ def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
     # Phase 1: one tile, as above.
     _, down, *inner = sch.get_loops(total)
     sch.reverse_compute_at(out, down, preserve_unit_loops=True)
-    for row, columns in (inner, sch.get_loops(out)[-2:]):
-        unroll(sch, [row])
-        vectorize_inner(sch, columns, lanes)
+    row, columns = inner
+    vectors, lane = sch.split(columns, [None, lanes])
+    unroll(sch, [row, vectors])
+    sch.vectorize(lane)
+    row, columns = sch.get_loops(out)[-2:]
+    unroll(sch, [row])
+    vectorize_inner(sch, columns, lanes)
 
     # Phase 2: the accumulators.
     sch.compute_at(sums, down, preserve_unit_loops=True)
