@@ -20,6 +20,7 @@ import numpy as np
 from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
 from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
+from tvmcnn.fuse.tried_forms import tried_form
 from tvmcnn.network import Array, Network, Node
 
 REASON = "between integers: computed with the kernel of {}"
@@ -223,31 +224,11 @@ def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -
     found = [each for each in given if each is not None and each.one_scale and each.dtype in BYTES]
     if len(found) != 2:
         raise NoForm("both operands must be quantised with one scale")
-    scale, reciprocal = _divisor(node.op, *found, to)
-    pairs = zip(("a", "b", "y"), (found[0].step, found[1].step, scale), strict=True)
-    scales = [form.keep(f"{output}.{word}_scale", each.reshape(1)) for word, each in pairs]
-    attributes = {"zero": found[0].shift, "other": found[1].shift, "reciprocal": reciprocal}
-    return f"QLinear{node.op}", (*(each.name for each in found), *scales), attributes
-
-
-def _divisor(op: str, a: Integers, b: Integers, to: Integers) -> tuple[np.float32, bool]:
-    """The scale of what is quantised, or 1 / scale and True where a product with it gives the same integers.
-
-    That is tried with all 65,536 pairs of bytes: a division of a vector takes 10 cycles and more, a product one.
-    """
-    left, right = ((np.arange(256) + np.iinfo(x.dtype).min - x.shift).astype(np.float32) * x.step for x in (a, b))
-    value = left[:, None] * right if op == "Mul" else left[:, None] + right
-    with np.errstate(over="ignore", invalid="ignore"):
-        reciprocal = np.float32(1) / to.step
-        same = (_kept(value / to.step, to) == _kept(value * reciprocal, to)).all()
-    finite = np.isfinite(reciprocal) and np.isfinite(value).all()
-    return (reciprocal, True) if same and finite else (to.step, False)
-
-
-def _kept(quotient: Array, to: Integers) -> Array:
-    """Quotients as the integers of a type that are stored, less the zero point."""
-    limits = np.iinfo(to.dtype)
-    return np.rint(np.clip(quotient, limits.min - to.shift, limits.max - to.shift))
+    tried = tried_form(node.op, found[0], found[1], to)
+    numbers = zip(("a", "b", "y"), tried.numbers, strict=True)
+    operands = [form.keep(f"{output}.{word}_scale", each.reshape(1)) for word, each in numbers]
+    attributes = {"zero": found[0].shift, "other": found[1].shift, "form": tried.name}
+    return f"QLinear{node.op}", (*(each.name for each in found), *operands), attributes
 
 
 def _pool(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:

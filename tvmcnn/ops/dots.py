@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tvm import te
+from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.blocks import BLOCK, channels_together, groups_together, summed_channels
 from tvmcnn.configs import DotsConfig
-from tvmcnn.network import Channel, Node, Pixel, Shape, Step
+from tvmcnn.network import IN_BYTES, Channel, Node, Pixel, Shape, Step
 from tvmcnn.ops.direct import PixelTiles, image_of
-from tvmcnn.ops.integers import combined, rounded
-from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.integers import combined, rounded, within
+from tvmcnn.ops.operands import Operands, float32
 from tvmcnn.ops.tiles import Tiled
 
 
@@ -33,12 +33,35 @@ def dots(step: Step, given: Operands) -> Tiled:
     conv = (_depthwise if config.terms == 1 else _products)(step, given, tiles)
 
     def finished(pixel: Pixel, sums: Callable[[int, int], Expr]) -> Expr:
-        value = rounded(_scaled(given, sums(0, 0), pixel.channel.block, pixel.channel.lane), node)
-        for after in step.choice.kernel.nodes[1:]:
-            value = rounded(_with_another(after, given, value, pixel), after)
-        return value.astype(step.choice.kernel.output.dtype)
+        value, last = _scaled(given, sums(0, 0), pixel.channel.block, pixel.channel.lane), step.choice.kernel.nodes[-1]
+        if last is not node:
+            value = _with_another(last, given, _nearest_float(value, node), pixel)
+        quick = node[IN_BYTES] if last is node else last["form"] == "linear"
+        made = _rounded_first(value, last) if quick else rounded(value, last)
+        return made.astype(step.choice.kernel.output.dtype)
 
     return tiles.finish(step, conv, finished)
+
+
+def _rounded_first(value: Expr, node: Node) -> Expr:
+    """A float32 within int32 as an integer of the output, in int32: LLVM's vcvtps2dq, then a narrowing that saturates.
+
+    Two instructions fewer than bounds in float32 are (64 to 256 channels of 56 x 56 pixels: 283 µs, and 2XX so).
+    """
+    return within(
+        _rint(value).astype("int32") + node["to"], *(tirx.const(node[word], "int32") for word in ("low", "high"))
+    )
+
+
+def _nearest_float(value: Expr, node: Node) -> Expr:
+    """That integer as a float32."""
+    low, high = (float32(node[word] - node["to"]) for word in ("low", "high"))
+    return _rint(within(value, low, high)) + float32(node["to"])
+
+
+def _rint(value: Expr) -> Expr:
+    """The next integer, halves to even: one instruction on a vector, where TVM's `nearbyint` is one a lane."""
+    return tirx.call_llvm_pure_intrin("float32", "llvm.rint", value)
 
 
 def _scaled(given: Operands, total: Expr, block: Any, lane: Any) -> Expr:
@@ -53,9 +76,7 @@ def _with_another(node: Node, given: Operands, value: Expr, pixel: Pixel) -> Exp
     return combined(node, a, b, [given.constants[name] for name in node.inputs[2:]])
 
 
-def unfused_sums(
-    step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]
-) -> te.Tensor:
+def unfused_sums(step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     """What the convolution makes, in plain layout, of the same image and constants."""
     config, layout = step.choice.numbers(DotsConfig), step.choice.reads[0]
     weight, x = given.constants[node.inputs[1]], given.inputs[node.inputs[0]]

@@ -55,12 +55,14 @@ def stored(value: Expr, node: Node, dtype: str) -> Expr:
 def combined(node: Node, a: Expr, b: Expr, scales: Sequence[te.Tensor]) -> Expr:
     """((a - zero) · scale of a [+ or ·] (b - other) · scale of b) / scale of y of integers, each step in float32.
 
-    By a product where `reciprocal` says that scales[2] is 1 / scale of y, which fuse/integers.py has tried.
+    Or in another form of the same integers, which `form` names and fuse/tried_forms.py has tried.
     """
+    if node["form"] == "linear":
+        return a.astype("float32") * scales[0][0] + (b.astype("float32") * scales[1][0] + scales[2][0])
     left = less_zero(a, node["zero"]).astype("float32") * scales[0][0]
     right = less_zero(b, node["other"]).astype("float32") * scales[1][0]
     value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
-    return value * scales[2][0] if node["reciprocal"] else value / scales[2][0]
+    return value * scales[2][0] if node["form"] == "reciprocal" else value / scales[2][0]
 
 
 def less_zero(x: Expr, zero: Any) -> Expr:
