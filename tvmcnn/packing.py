@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tvmcnn.blocks import groups_together
-from tvmcnn.configs import DenseConfig, DenseDotsConfig, DotsConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
+from tvmcnn.configs import (
+    DenseConfig,
+    DenseDotsConfig,
+    DotsConfig,
+    GemmConfig,
+    GemvConfig,
+    MmaConfig,
+    RecurrentConfig,
+    WinogradConfig,
+)
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed

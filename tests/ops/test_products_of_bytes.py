@@ -48,15 +48,13 @@ def cpus(request: pytest.FixtureRequest) -> str:
 def product(
     rows: tuple[int, ...], depth: int, columns: int, x_type: str = "uint8", w_type: str = "int8", zeros: Any = 0
 ) -> onnx.ModelProto:
-    """A product with a bias a column, between integers."""
+    """A product between integers; of a matrix it is a Gemm with a bias a column."""
     g = Quantised(8)
     scales = g.scale(columns)
     w = g.weight(depth, columns, dtype=w_type, scale=scales, zero=np.broadcast_to(zeros, columns), axis=1)
     x = g.source(*rows, depth, dtype=x_type, zero=131 if x_type == "uint8" else -5)
-    if len(rows) == 1:
-        y = g.node("Gemm", x, w, g.bias(columns, np.float32(0.0234) * scales))
-    else:
-        y = g.node("MatMul", x, w)
+    bias = [g.bias(columns, np.float32(0.0234) * scales)] if len(rows) == 1 else []
+    y = g.node("Gemm" if bias else "MatMul", x, w, *bias)
     return g.finished(g.up(y, 3.1, np.uint8(40)))
 
 
