@@ -214,9 +214,18 @@ def dense_dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
     """The weight of a product of integers, its factors and its offsets, as `dots` has them: one of each for a column.
 
     (K, N) --> (⌈N/t⌉, ⌈K'/n⌉, t, n): t columns of a tile side by side, each with the n terms that an instruction adds;
-    K' counts the input's padding too, where weights are zero.
+    K' counts the input's padding too, where weights are zero. Of MatMulInteger, whose zero point of x may arrive at run
+    time, there are only the sums of columns, by which it is multiplied then.
     """
     node, config = choice.kernel.anchor, choice.numbers(DenseDotsConfig)
+    if node.op == "MatMulInteger":
+        zero = constants[node.inputs[3]].astype(np.int64)
+        weight = constants[node.inputs[1]].astype(np.int64) - (zero if zero.size > 1 else zero.reshape(()))
+        yield node.inputs[1], _in_columns(choice, weight, config)
+        yield f"{choice.kernel.output.name}.offset", weight.sum(axis=0).astype(np.int32)
+        if node.inputs[2] in constants:
+            yield node.inputs[2], constants[node.inputs[2]]
+        return
     weight, factor, *bias = (constants[name] for name in node.inputs[1:])
     columns, sums = weight.shape[1], weight.astype(np.int64).sum(axis=0)
     offset = (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + config.shift) * sums

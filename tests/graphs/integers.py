@@ -123,7 +123,7 @@ def quantised(d: Draft, x: Held) -> None:
 
 
 def _classified(d: Draft, f: Held, scale: Held) -> Held:
-    """The product of flattened images by a stored matrix, turned or not, with a bias of the scale of its sums or none."""
+    """The product of flattened images by a stored matrix, with a bias of the scale of its sums or without one."""
     f = d.node("Flatten", [f])[0]
     turned, columns = d.chance(1, 2), d.choice(COLUMNS)
     shape = (columns, f.shape[1]) if turned else (f.shape[1], columns)

@@ -156,6 +156,20 @@ def test_what_it_does_not_take(depth: int, weight: int, tmp_path: Path) -> None:
     assert "dense_dots" not in [step.choice.algorithm for step in compiled.program.steps]
 
 
+@pytest.mark.parametrize("x_type", ["uint8", "int8"])
+@pytest.mark.parametrize("w_type", ["uint8", "int8"])
+@pytest.mark.parametrize("arrives", [True, False])
+def test_integers_of_a_scale_that_arrives(x_type: str, w_type: str, arrives: bool, cpus: str, tmp_path: Path) -> None:
+    """MatMulInteger, with zero points a column of the constant matrix."""
+    g = Quantised(5)
+    x, w = g.bytes(2, 7, 35, dtype=x_type), g.array(g.any_bytes(35, 41, dtype=w_type))
+    zero = g.bytes(dtype=x_type) if arrives else g.array(np.array(99, x_type))
+    zeros = g.array(g.any_bytes(41, dtype=w_type) if w_type == "uint8" else np.zeros(41, np.int8))
+    model = g.finished(g.node("MatMulInteger", x, w, zero, zeros), dtype="int32")
+    config = choice(equal(model, tmp_path, cpus)).numbers(DenseDotsConfig)
+    assert config.terms == (4 if w_type == "int8" and cpus.endswith("vnni") else 2)
+
+
 def test_vnni_without_avx_512(tmp_path: Path) -> None:
     """Compiled where it may not run."""
     compiled = tvmcnn.compile(product((5,), 35, 37), "x86-64-v3-vnni", tmp_path / "x.so", verify=False)

@@ -26,7 +26,8 @@ from tvmcnn.ops.tiles import Tiled, Tiles, stored
 
 
 def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
-    """QLinearMatMul, the x of any layout read as it lies: (M, K'). Weight: (⌈N/t⌉, ⌈K'/n⌉, t, n).
+    """QLinearMatMul, the x of any layout read as it lies: (M, K'). Weight: (⌈N/t⌉, ⌈K'/n⌉, t, n). MatMulInteger has the
+    sums less those of columns times the zero point of x, which may arrive.
 
     "dense" is (N/t, M/r, r, q, t), as that of ops/dense.py, in int32; its innermost reduction "rn" is the n products of
     one instruction, and "total", (N/t, M/r, r, t), adds the q parts. Where n does not divide K' the last group is moved
@@ -35,14 +36,13 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
     """
     choice = step.choice
     node, config, output = choice.kernel.anchor, choice.numbers(DenseDotsConfig), choice.kernel.output
-    weight, factor, offset = given.constants.values()  # as packing.py makes them
+    weight, *others = given.constants.values()  # as packing.py makes them
     tiles, groups, width, terms = (int(extent) for extent in weight.shape)
     rows, columns, parts = math.prod(output.shape[:-1]), output.shape[-1], config.parts
     if groups % parts:
         raise ValueError(f"a sum over {groups} groups of terms does not split into {parts} parts")
-    (name, read), (source,) = next(iter(given.layouts.items())), choice.sources
-    depth = math.prod(read.physical(source.shape)) // rows
-    x = te.placeholder((rows, depth), source.dtype, given.inputs[name].op.name)
+    depth = math.prod(choice.reads[0].physical(choice.sources[0].shape)) // rows
+    x = te.placeholder((rows, depth), choice.sources[0].dtype, given.parameters[0].op.name)
     rk, rn = te.reduce_axis((0, groups // parts), "rk"), te.reduce_axis((0, terms), "rn")
     down, across, along = Tiles(rows, config.rows), Tiles(columns, min(width, columns)), Tiles(depth, terms)
 
@@ -62,6 +62,11 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
 
     def finish(tc: Any, tr: Any, i: Any, c: Any) -> Expr:
         o = across.element(tc, c)
+        if node.op == "MatMulInteger":
+            zero = given.tensor(node.inputs[2])
+            lowest = zero[(0,) * len(zero.shape)].astype("int32") + config.shift
+            return totals[tc, tr, i, c] - lowest * others[0][o]
+        factor, offset = others
         value = (totals[tc, tr, i, c] + offset[o]).astype("float32") * factor[o]
         return integers.stored(value, node, output.dtype)
 
@@ -70,5 +75,5 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
         return down.element(tr, i), across.element(tc, c)
 
     out = te.compute((tiles, down.count, down.tile, across.tile), finish, name="out")
-    func = te.create_prim_func([x, *given.constants.values(), out])
+    func = te.create_prim_func([x, *given.parameters[1:], out])
     return stored(func, Tiled(out, (rows, columns), place))  # a stack of matrices is one tall matrix

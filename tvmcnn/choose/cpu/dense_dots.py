@@ -10,7 +10,7 @@ from tvmcnn.choose.cpu.defaults import MAX_ROWS, fits_registers
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DenseDotsConfig
-from tvmcnn.fuse.bytes_multiplied import multiplies_rows
+from tvmcnn.fuse.bytes_multiplied import matrix_less_zero, multiplies_rows
 from tvmcnn.network import FLOAT32, NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 
@@ -27,7 +27,8 @@ def multiplies_bytes(state: State, kernel: Kernel) -> bool:
 def multiply_bytes(state: State, kernel: Kernel) -> Choice:
     """Rows are read as they lie in memory: of an image of one pixel in blocks of channels, say."""
     image = kernel.inputs[0]
-    weight = state.network.constants[kernel.anchor.inputs[1]]
+    weight = matrix_less_zero(state.network, kernel.anchor)
+    assert weight is not None  # see multiplies_bytes
     rows = math.prod(kernel.output.shape[:-1])
     source, layout = state.stored[image.name]
     if not _lies_by_rows(source, layout, rows) or len(kernel.output.shape) != 2:
@@ -37,7 +38,8 @@ def multiply_bytes(state: State, kernel: Kernel) -> Choice:
     shift = 128 if terms == 4 and image.dtype == "int8" else 0
     multiplied = DenseDotsConfig(terms=terms, shift=shift)
     config = dots_config(state, rows, -(-depth // terms), kernel.output.shape[-1], multiplied)
-    return choice_of(kernel, "dense_dots", [(source, layout)], PLAIN, "dense_dots", (config, "default"))
+    read = [(source, layout), *(state.plain(tensor) for tensor in kernel.inputs[1:])]  # a zero point that arrives
+    return choice_of(kernel, "dense_dots", read, PLAIN, "dense_dots", (config, "default"))
 
 
 def _lies_by_rows(source: Tensor, layout: Layout, rows: int) -> bool:
