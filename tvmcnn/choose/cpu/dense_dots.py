@@ -43,8 +43,7 @@ def multiply_bytes(state: State, kernel: Kernel) -> Choice:
 
 
 def _lies_by_rows(source: Tensor, layout: Layout, rows: int) -> bool:
-    """Whether rows follow each other in memory, padding of channels between them perhaps, of integers that are zero
-    points nowhere."""
+    """Whether all of a row is one run of memory, the padding of channels in it perhaps, and the next row follows."""
     return source.shape[:1] == (rows,) and layout.halo == NO_PADS and layout.images == 1 and not layout.pitch
 
 
