@@ -121,7 +121,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
     "dense_dots": Algorithm(
-        {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift")
+        {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
     ),
     "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),

@@ -210,6 +210,7 @@ class DenseDotsConfig(DenseConfig, tile=("width", "rows", "parts")):
 
     terms: Annotated[int, one_of(2, 4)] = 4
     shift: Shift = 0
+    narrow: Flag = False  # two terms: weights of 8 bits stay so in memory, and are widened as they are read
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def _in_columns(choice: Choice, weight: Array, config: DenseDotsConfig) -> Array
     """The last group of terms ends with the row, and has zeros for those that the one before has too."""
     source, layout, terms = choice.sources[0], choice.reads[0], config.terms
     rows = dataclasses.replace(layout, fill=0).pack(weight.T.reshape(-1, *row_shape(source.shape, weight.shape[0])))
-    rows = rows.reshape(weight.shape[1], -1).astype(np.int8 if terms == 4 else np.int16)
+    rows = rows.reshape(weight.shape[1], -1).astype(np.int8 if terms == 4 or config.narrow else np.int16)
     rows = np.pad(rows, ((0, max(0, config.width - rows.shape[0])), (0, 0)))
     first = np.arange(0, rows.shape[1], terms)
     moved = np.minimum(first, rows.shape[1] - terms)

@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_product(size: str, x_type: str, cpus: str, tmp_path: Path) -> None:
     quads = cpus.endswith("vnni")
     assert config.terms == (4 if quads else 2)
     assert config.shift == (128 if quads and x_type == "int8" else 0)
+    assert config.narrow == (not quads and np.prod(rows) == 1)
 
 
 def test_weights_of_16_bits(cpus: str, tmp_path: Path) -> None:
@@ -89,8 +91,8 @@ def test_any_tile(
     real = dense_dots.dots_config
 
     def given(state: Any, *sizes: Any) -> DenseDotsConfig:
-        config, width_ = real(state, *sizes), width * state.target.lanes("float32")
-        return DenseDotsConfig(width_, rows, parts, unroll, terms=config.terms, shift=config.shift)
+        tile = {"width": width * state.target.lanes("float32"), "rows": rows, "parts": parts, "unroll": unroll}
+        return dataclasses.replace(real(state, *sizes), **tile)
 
     monkeypatch.setattr(dense_dots, "dots_config", given)
     equal(product((13,), 63, 53), tmp_path, cpus)  # 16 groups of four, 32 of two

@@ -61,7 +61,7 @@ def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
     x = str(sch.get(sums).reads[0].source.ty.dtype)
     rk_o, o_i = _accumulators(sch, sums, config, lanes)
     initialise(sch, sums, rk_o, tile=3)
-    sch.tensorize(o_i, intrinsic(lanes, config.terms, x))
+    sch.tensorize(o_i, intrinsic(lanes, config.terms, x, narrow=config.narrow))
 
 
 def _accumulators(sch: Schedule, sums: Block, config: DenseConfig, lanes: int) -> tuple[Loop, Loop]:
