@@ -123,7 +123,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dense_dots": Algorithm(
         {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
     ),
-    "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
+    "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.several_by_channel),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),
     "quantised": Algorithm(
         {"memory": loops.all_but_two, "rows": loops.rows}, ("threads",), operand=packing.as_it_is

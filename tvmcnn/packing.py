@@ -163,6 +163,11 @@ def by_channel(choice: Choice, array: Array) -> Array:
     return channels(array, _channels_of(choice), choice.writes.block)
 
 
+def several_by_channel(choice: Choice, array: Array) -> Array:
+    """`by_channel` of what is not one value."""
+    return by_channel(choice, array) if array.size > 1 else array.reshape(-1)
+
+
 def by_column(choice: Choice, array: Array) -> Array:
     """One value for each column of a matrix product, up to whole tiles."""
     values = np.broadcast_to(array.reshape(-1), _channels_of(choice))

@@ -131,3 +131,14 @@ def test_floats_between(isa: str, tmp_path: Path) -> None:
     x = g.up(g.node("Conv", g.source(1, 20, 6, 7), g.weight(33, 20, 1, 1)), 1.5, np.uint8(100))
     y = g.node("Conv", g.node("Softplus", g.down(x, 1.5, np.uint8(100))), g.weight(35, 33, 1, 1))
     equal(g.finished(x, g.up(y, 7.0, np.uint8(60))), tmp_path, isa)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_one_integer_a_channel(op: str, isa: str, tmp_path: Path) -> None:
+    """A scale or shift of maps that is quantised too, as of a BatchNormalization taken apart: read in blocks."""
+    g = Quantised(8)
+    x = g.up(g.node("Conv", g.source(2, 20, 6, 7), g.weight(39, 20, 1, 1)), 1.5, np.uint8(100))
+    of_maps = g.down(g.array(g.any_bytes(39, 1, 1)), 0.04, np.int8(3))
+    y = g.node(op, g.down(x, 1.5, np.uint8(100)), of_maps)
+    compiled = equal(g.finished(g.up(y, 2.5, np.uint8(60))), tmp_path, isa, threads=2)
+    assert "quantised_blocks" in [step.choice.algorithm for step in compiled.program.steps]

@@ -239,11 +239,12 @@ def qlinear_binary(
 
 
 class _Image:
-    """An operand of an element-wise operator on images in blocks, as if it had its output's shape in memory."""
+    """An operand of an element-wise operator on images in blocks, an image or one integer a channel, as if it had its
+    output's shape in memory."""
 
     def __init__(self, step: Step, given: Operands, name: str) -> None:
         self.step, self.given, self.name = step, given, name
-        self.dtype = given.inputs[name].dtype
+        self.dtype = given.tensor(name).dtype
         self.shape = step.choice.makes.physical(step.choice.kernel.output.shape)
 
     def __getitem__(self, indices: tuple[Any, ...]) -> Expr:
@@ -253,7 +254,11 @@ class _Image:
 def in_blocks(step: Step, given: Operands) -> te.Tensor:
     """An element-wise operator on images in blocks of channels, all of one shape or with one pixel a map."""
     node, made, layout = step.choice.kernel.anchor, step.choice.kernel.output, step.choice.makes
-    operands = [_Image(step, given, name) if name in given.inputs else given.tensor(name) for name in node.inputs]
+    several = {name for name, array in given.constants.items() if len(array.shape) == 2}
+    operands = [
+        _Image(step, given, name) if name in given.inputs or name in several else given.tensor(name)
+        for name in node.inputs
+    ]
     output = Tensor(made.name, layout.physical(made.shape), made.dtype)
     if made.dtype != FLOAT32:
         return EXPRESSIONS[node.op](node, output, *operands)

@@ -11,10 +11,11 @@ from tvmcnn.choose.cpu.defaults import direct_tiles, divides, prefetches
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DotsConfig
-from tvmcnn.fuse import is_depthwise
+from tvmcnn.fuse import is_depthwise, is_per_channel
 from tvmcnn.network import BYTES, FLOAT32, IN_BYTES, NO_PADS, Choice, Kernel, Layout, Pads, Tensor, round_up
 
-ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul")
+BINARY = ("QLinearAdd", "QLinearMul")
+ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", *BINARY)
 MOST_SUMS = 28  # vectors of a tile
 POOLS = ("MaxPool", "QLinearAveragePool")
 
@@ -107,11 +108,15 @@ def _tile_of_rows(kernel: Kernel) -> tuple[int, int, int]:
 
 
 def works_in_blocks(state: State, kernel: Kernel) -> bool:
-    """An element-wise operator on integers whose images are in blocks, with one scale and zero point each."""
+    """An element-wise operator on integers whose images are in blocks, with one scale and zero point each; another
+    operand may be one integer a channel."""
     if kernel.anchor.op not in ELEMENT_WISE or not kernel.inputs or len(kernel.output.shape) != 4:
         return False
-    if any(state.network.constants[name].size > 1 for name in kernel.constants):
-        return False
+    operands = kernel.anchor.inputs[:2] if kernel.anchor.op in BINARY else ()
+    for name in kernel.constants:
+        array = state.network.constants[name]
+        if array.size > 1 and (name not in operands or not is_per_channel(array, kernel.output.shape)):
+            return False
     return all(tensor.shape == kernel.output.shape and _in_blocks(state, tensor) for tensor in kernel.inputs)
 
 
