@@ -120,6 +120,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
     "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
+    "dense_dots": Algorithm(
+        {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
+    ),
     "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.several_by_channel),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),
     "quantised": Algorithm(

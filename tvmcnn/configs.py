@@ -205,6 +205,15 @@ class DenseConfig(Config, tile=("width", "rows", "parts")):
 
 
 @dataclass(frozen=True)
+class DenseDotsConfig(DenseConfig, tile=("width", "rows", "parts")):
+    """The register tile of a product of integers, and how it multiplies them, as in DotsConfig."""
+
+    terms: Annotated[int, one_of(2, 4)] = 4
+    shift: Shift = 0
+    narrow: Flag = False  # two terms: weights of 8 bits stay so in memory, and are widened as they are read
+
+
+@dataclass(frozen=True)
 class MatmulConfig(Config, tile=("width", "rows")):
     """The register tile of a product of two computed matrices: rows by `width` columns, whole vectors of them."""
 

@@ -87,7 +87,7 @@ def images(choice: Choice, shape: Shape, lanes: int) -> Shape:
 def dense(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Tiles of columns, and tiles of rows."""
     config = choice.numbers(DenseConfig)
-    rows, columns = (math.prod(shape[:-1]), shape[-1]) if choice.kernel.anchor.op == "Gemm" else shape[:2]
+    rows, columns = shape[:2] if choice.kernel.anchor.op == "Conv" else (math.prod(shape[:-1]), shape[-1])
     return (math.ceil(columns / config.width), math.ceil(rows / config.rows))
 
 

@@ -5,12 +5,22 @@ The table ALGORITHMS says which function packs the weight and which the other co
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from tvmcnn.blocks import groups_together
-from tvmcnn.configs import DenseConfig, DotsConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
+from tvmcnn.configs import (
+    DenseConfig,
+    DenseDotsConfig,
+    DotsConfig,
+    GemmConfig,
+    GemvConfig,
+    MmaConfig,
+    RecurrentConfig,
+    WinogradConfig,
+)
 from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
@@ -208,6 +218,44 @@ def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
     packed = direct(choice, weight)
     grouped = packed.reshape(*packed.shape[:4], packed.shape[4] // terms, terms, packed.shape[5])
     return np.moveaxis(grouped, -1, -2).astype(np.int8 if terms == 4 else np.int16)
+
+
+def dense_dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The weight of a product of integers, its factors and its offsets, as `dots` has them: one of each for a column.
+
+    (K, N) --> (⌈N/t⌉, ⌈K'/n⌉, t, n): t columns of a tile side by side, each with the n terms that an instruction adds;
+    K' counts the input's padding too, where weights are zero. Of MatMulInteger, whose zero point of x may arrive at run
+    time, there are only the sums of columns, by which it is multiplied then.
+    """
+    node, config = choice.kernel.anchor, choice.numbers(DenseDotsConfig)
+    if node.op == "MatMulInteger":
+        zero = constants[node.inputs[3]].astype(np.int64)
+        weight = constants[node.inputs[1]].astype(np.int64) - (zero if zero.size > 1 else zero.reshape(()))
+        yield node.inputs[1], _in_columns(choice, weight, config)
+        yield f"{choice.kernel.output.name}.offset", weight.sum(axis=0).astype(np.int32)
+        if node.inputs[2] in constants:
+            yield node.inputs[2], constants[node.inputs[2]]
+        return
+    weight, factor, *bias = (constants[name] for name in node.inputs[1:])
+    columns, sums = weight.shape[1], weight.astype(np.int64).sum(axis=0)
+    offset = (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + config.shift) * sums
+    yield node.inputs[1], _in_columns(choice, weight, config)
+    yield node.inputs[2], np.broadcast_to(factor.reshape(-1), columns)
+    yield f"{choice.kernel.output.name}.offset", offset.astype(np.int32)
+
+
+def _in_columns(choice: Choice, weight: Array, config: DenseDotsConfig) -> Array:
+    """The last group of terms ends with the row, and has zeros for those that the one before has too."""
+    source, layout, terms = choice.sources[0], choice.reads[0], config.terms
+    rows = dataclasses.replace(layout, fill=0).pack(weight.T.reshape(-1, *row_shape(source.shape, weight.shape[0])))
+    rows = rows.reshape(weight.shape[1], -1).astype(np.int8 if terms == 4 or config.narrow else np.int16)
+    rows = np.pad(rows, ((0, max(0, config.width - rows.shape[0])), (0, 0)))
+    first = np.arange(0, rows.shape[1], terms)
+    moved = np.minimum(first, rows.shape[1] - terms)
+    place = moved[:, None] + np.arange(terms)
+    grouped = np.where(place >= first[:, None], rows[:, place], 0)  # (N, K'/n, n)
+    tiles = config.first_columns(weight.shape[1])
+    return np.stack([grouped[column : column + config.width].transpose(1, 0, 2) for column in tiles])
 
 
 # ---- constants that the model does not have -------------------------------------------------------------------------

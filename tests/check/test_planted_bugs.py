@@ -39,6 +39,7 @@ from tvmcnn.network import Channel, Choice, Network, Pixel, Step
 from tvmcnn.ops import (
     conv,
     dense,
+    dense_dots,
     direct,
     elementwise,
     formulas,
@@ -657,6 +658,59 @@ def between_integers(op: str, **attributes: Any) -> Build:
     return build
 
 
+def product_of_bytes(arriving: bool = False) -> Build:
+    """A product between integers, by a constant matrix or by one that arrives; no instruction adds 13 terms by twos or
+    fours."""
+
+    def build(g: Graph) -> str:
+        def stored(array: Any) -> str:
+            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
+            return g.initializers[-1].name
+
+        scale, zero, none = stored(np.float32(0.05)), stored(np.uint8(113)), stored(np.int8(0))
+        q = g.node("QuantizeLinear", g.input(3, 13), scale, zero)
+        if arriving:
+            w = g.node("QuantizeLinear", g.input(13, 17), scale, none)
+        else:
+            w = stored(g.rng.integers(-128, 128, (13, 17), np.int8))
+        factors = g.node("DequantizeLinear", q, scale, zero), g.node("DequantizeLinear", w, scale, none)
+        half = stored(np.float32(0.5))
+        made = g.node("QuantizeLinear", g.node("MatMul", *factors), half, zero)
+        g.output(g.node("DequantizeLinear", made, half, zero))
+        return made
+
+    return build
+
+
+def short_groups(patch: pytest.MonkeyPatch) -> None:
+    """The last group of terms of a product of bytes is left out."""
+
+    def reduced(dom: Any, name: str) -> Any:
+        return te.reduce_axis((0, dom[1] - 1) if name == "rk" else dom, name)
+
+    patch.setattr(dense_dots, "te", SimpleNamespace(**{**vars(te), "reduce_axis": reduced}))
+
+
+def doubled_terms(patch: pytest.MonkeyPatch) -> None:
+    """What the last group of terms shares with the one before is added twice."""
+    other = SimpleNamespace(**{**vars(np), "where": lambda test, here, there: here})
+    patch.setattr(packing, "np", other)
+
+
+def without_zero_point(patch: pytest.MonkeyPatch) -> None:
+    """The offsets of a product of bytes have no zero point in them."""
+    real = ALGORITHMS["dense_dots"]
+    assert real.constants is not None
+
+    def constants(choice: Choice, arrays: Any) -> Any:
+        node = choice.kernel.anchor
+        other = dataclasses.replace(node, attributes={**node.attributes, "zero": 0})
+        kernel = dataclasses.replace(choice.kernel, nodes=(other,))
+        return real.constants(dataclasses.replace(choice, kernel=kernel), arrays)
+
+    patch.setitem(ALGORITHMS, "dense_dots", dataclasses.replace(real, constants=constants))
+
+
 def in_float32(plant: Plant) -> Plant:
     """A plant in sums of integers that the kernels of float32 compute."""
 
@@ -679,7 +733,11 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 BUGS = [
     Bug("integers-short-sum", between_integers("Conv"), short_reduction(quantised)),
-    Bug("integers-short-product", between_integers("MatMul"), short_reduction(quantised)),
+    Bug("integers-short-product", product_of_bytes(arriving=True), short_reduction(quantised)),
+    Bug("dense-dots-short-sum", product_of_bytes(), short_groups),
+    Bug("dense-dots-terms-twice", product_of_bytes(), doubled_terms),
+    Bug("dense-dots-zero-point", product_of_bytes(), without_zero_point),
+    Bug("dense-dots-bound", product_of_bytes(), attribute("dense_dots", high=lambda high: high - 100)),
     Bug(
         "integers-zero-point-in-padding",
         between_integers("Conv", pads=[1, 0, 0, 1]),
@@ -688,7 +746,7 @@ BUGS = [
     Bug("integers-other-bound", between_integers("Conv"), of_integers("QLinearConv", low=lambda low: low + 1)),
     Bug("integers-centred", between_integers("Conv"), in_float32(of_integers("Centred", zero=lambda z: z + 1))),
     Bug("integers-requantised", between_integers("Conv"), in_float32(of_integers("Requantised", to=lambda z: z + 1))),
-    Bug("integers-cut-off", between_integers("MatMul"), cut_off),
+    Bug("integers-cut-off", product_of_bytes(arriving=True), cut_off),
     Bug(
         "integers-other-window",
         between_integers("AveragePool", kernel_shape=[3, 2]),

@@ -59,8 +59,9 @@ def test_readers_share_what_is_centred() -> None:
 
 @pytest.fixture
 def in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As machines compute that have no kernels for convolutions of bytes."""
-    monkeypatch.setattr(exact_sums, "multiplies_bytes", lambda *_: False)
+    """As machines compute that have no kernels for convolutions and products of bytes."""
+    for test in ("multiplies_bytes", "multiplies_rows"):
+        monkeypatch.setattr(exact_sums, test, lambda *_: False)
 
 
 @pytest.mark.parametrize("side", [3, 5])

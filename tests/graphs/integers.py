@@ -11,6 +11,7 @@ from graphs.growers import filled, grows, image
 from graphs.windows import placed
 
 BYTES = ("uint8", "int8")
+COLUMNS = (10, 16, 7, 17, 33, 1, 8, 24)
 MAPS = (16, 17, 3, 5, 8, 31)
 
 
@@ -94,7 +95,7 @@ def quantised(d: Draft, x: Held) -> None:
     q, scale, zero = up(d, x)
     for _ in range(d.choice((1, 1, 2))):
         f = down(d, q, scale, zero)
-        kind = d.integer(0, 6)
+        kind = d.integer(0, 7)
         if kind < 3:
             f = _convolved(d, f, scale)
         elif kind == 3:
@@ -102,6 +103,8 @@ def quantised(d: Draft, x: Held) -> None:
             f = d.node(d.choice(("Add", "Mul")), [f, down(d, other, *its)])[0]
         elif kind == 4:
             f = d.node("GlobalAveragePool", [f])[0]
+        elif kind == 5:
+            f = d.node("MatMul", [f, stored(d, (f.shape[-1], d.choice(COLUMNS)), 1)[0]])[0]
         elif min(f.shape[2:]) >= 2:
             words: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [d.choice((2, 1))] * 2}
             f = d.node(d.choice(("AveragePool", "MaxPool")), [f], **words)[0]
@@ -113,8 +116,26 @@ def quantised(d: Draft, x: Held) -> None:
             q = d.node("QuantizeLinear", [f, scale, zero])[0]  # the same scale: what only moves needs no float
         else:
             q, scale, zero = up(d, f)
+    if d.chance(1, 3):
+        q, scale, zero = up(d, _classified(d, down(d, q, scale, zero), scale))
     if d.chance(1, 2):
         down(d, q, scale, zero)
+
+
+def _classified(d: Draft, f: Held, scale: Held) -> Held:
+    """The product of flattened images by a stored matrix, with a bias of the scale of its sums or without one."""
+    f = d.node("Flatten", [f])[0]
+    turned, columns = d.chance(1, 2), d.choice(COLUMNS)
+    shape = (columns, f.shape[1]) if turned else (f.shape[1], columns)
+    w, w_scale = stored(d, shape, 0 if turned else 1)
+    bias = _bias(d, columns, scale, w_scale) if d.chance(1, 2) else None
+    return d.node("Gemm", [f, w, bias], transB=int(turned))[0]
+
+
+def _bias(d: Draft, count: int, scale: Held, w_scale: Held) -> Held:
+    """Integers of the scale of the sums of products, dequantised."""
+    q = d.constant(np.random.default_rng(d.integer(0, 99)).integers(-5000, 5000, count, np.int32))
+    return down(d, q, d.constant(np.asarray(scale.value * w_scale.value, np.float32)), None, axis=0)
 
 
 def _convolved(d: Draft, f: Held, scale: Held) -> Held:
@@ -124,8 +145,7 @@ def _convolved(d: Draft, f: Held, scale: Held) -> Held:
     w, w_scale = stored(d, (maps, f.shape[1], *kernels), 0)
     bias = None
     if d.chance(1, 2):
-        q = d.constant(np.random.default_rng(d.integer(0, 99)).integers(-5000, 5000, maps, np.int32))
-        bias = down(d, q, d.constant(np.asarray(scale.value * w_scale.value, np.float32)), None, axis=0)
+        bias = _bias(d, maps, scale, w_scale)
     elif d.chance(1, 4):
         bias = d.drawn((maps,), "float32")
     return d.node("Conv", [f, w, bias], **words)[0]

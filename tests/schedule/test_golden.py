@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Graph
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import tvmcnn
 from tvmcnn.choose import records
@@ -70,6 +70,18 @@ def dense(g: Graph) -> str:
 
 def dense_rows(g: Graph) -> str:
     return g.node("MatMul", g.input(2, 4, 18), g.draw(18, 32))
+
+
+def dense_dots(g: Graph) -> str:
+    def stored(array: np.ndarray) -> str:
+        g.initializers.append(numpy_helper.from_array(array, f"q{len(g.initializers)}"))
+        return g.initializers[-1].name
+
+    scale, zero = stored(np.array(0.05, np.float32)), stored(np.array(113, np.uint8))
+    weight = g.node("DequantizeLinear", stored(g.rng.integers(-128, 128, (19, 37), np.int8)), scale)
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(5, 19), scale, zero), scale, zero)
+    y = g.node("QuantizeLinear", g.node("MatMul", x, weight), scale, zero)
+    return g.node("DequantizeLinear", y, scale, zero)
 
 
 def pool(g: Graph) -> str:
@@ -148,6 +160,7 @@ RULES = {
     "images": "images",
     "dense": "dense",
     "dense_rows": "dense",
+    "dense_dots": "dense_dots",
     "pool": "pool",
     "pool_of_frames": "pool",
     "unfold_frames": "memory",
@@ -170,8 +183,10 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("isa", ["x86-64-v3", "x86-64-v4"])
-@pytest.mark.parametrize("name", RULES)
+TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")] + [("dense_dots", "x86-64-v4-vnni")]
+
+
+@pytest.mark.parametrize(("name", "isa"), TEXTS)
 def test_rule(
     name: str, isa: str, golden: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

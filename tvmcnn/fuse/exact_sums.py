@@ -18,6 +18,7 @@ import numpy as np
 
 from tvmcnn.fuse.added import Additions, replaced
 from tvmcnn.fuse.bytes_convolved import multiplies_bytes, rounds_in_int32
+from tvmcnn.fuse.bytes_multiplied import multiplies_rows
 from tvmcnn.fuse.dequantised import reach_of
 from tvmcnn.network import IN_BYTES, Array, Network, Node
 
@@ -29,7 +30,7 @@ OF_INTEGERS = ("zero", "other", "to", "low", "high")  # attributes of QLinearCon
 
 def exact_sums(network: Network, *, in_bytes: bool) -> Network:
     """The network with the large sums of products of 8 bits as sums in float32; `in_bytes` those that no kernel for
-    convolutions of bytes takes, for which others are marked.
+    convolutions or products of bytes takes; the convolutions that one does are marked.
     """
     return replaced(network, ("QLinearConv", "QLinearMatMul"), _Sums(network if in_bytes else None).instead)
 
@@ -38,7 +39,7 @@ def exact_sums(network: Network, *, in_bytes: bool) -> Network:
 class _Sums:
     """What is centred so far: by tensor, zero point and channels the name of it in float32."""
 
-    with_bytes: Network | None  # of which some convolutions stay
+    with_bytes: Network | None  # of which some convolutions and products stay
     centred: dict[tuple[object, ...], str] = dataclasses.field(default_factory=dict)
 
     def instead(self, added: Additions, node: Node) -> list[Node]:
@@ -49,6 +50,8 @@ class _Sums:
                     node, attributes={**node.attributes, IN_BYTES: rounds_in_int32(self.with_bytes, node)}
                 )
             ]
+        if self.with_bytes is not None and multiplies_rows(self.with_bytes, node):
+            return [node]
         weight, shape = added.constants.get(node.inputs[1]), added.shape(node.output)
         is_conv = node.op == "QLinearConv"
         if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:

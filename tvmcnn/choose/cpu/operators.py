@@ -10,6 +10,7 @@ from typing import TypeAlias
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
+from tvmcnn.choose.cpu.dense_dots import multiplies_bytes, multiply_bytes
 from tvmcnn.choose.cpu.dots import convolve_bytes, convolves_bytes, in_blocks, pool_bytes, pools_bytes, works_in_blocks
 from tvmcnn.choose.cpu.frames import unfold, unfolds_blocks
 from tvmcnn.choose.cpu.product import dense
@@ -297,6 +298,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_normalizes, _normalize),
     (_pools_floats, _pool),
     (convolves_bytes, convolve_bytes),
+    (multiplies_bytes, multiply_bytes),
     (works_in_blocks, in_blocks),
     (pools_bytes, pool_bytes),
     (_resizes_blocks, _resize),

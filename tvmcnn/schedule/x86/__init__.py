@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.network import Choice
 from tvmcnn.schedule.steps import Loop, extent
 from tvmcnn.schedule.x86.columns import columns
-from tvmcnn.schedule.x86.dense import dense
+from tvmcnn.schedule.x86.dense import dense, dense_dots
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.images import images
@@ -37,6 +37,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "columns": columns,
     "pixels": pixels,
     "dense": dense,
+    "dense_dots": dense_dots,
     "matmul": matmul,
     "images": images,
     "pool": pool,

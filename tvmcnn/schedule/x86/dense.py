@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.configs import DenseConfig
-from tvmcnn.schedule.steps import initialise, unroll, vectorize_inner
+from tvmcnn.configs import DenseConfig, DenseDotsConfig
+from tvmcnn.schedule.steps import Block, Loop, initialise, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.x86.dots import intrinsic
 
 
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
@@ -29,10 +30,46 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
 
     # Phase 2: the accumulators.
     sch.compute_at(sums, down, preserve_unit_loops=True)
-    m, part, o, rk = sch.get_loops(sums)[-4:]
-    o_v, o_i = sch.split(o, [None, lanes])
-    rk_o, rk_i = sch.split(rk, [None, config.unroll])
-    sch.reorder(rk_o, rk_i, m, part, o_v, o_i)
-    unroll(sch, (rk_i, m, part, o_v))
+    rk_o, o_i = _accumulators(sch, sums, config, lanes)
     sch.vectorize(o_i)
     initialise(sch, sums, rk_o, tile=3)
+
+
+def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
+    """The same of integers, by instructions that add the products `rn` of a few terms.
+
+    Blocks: "dense" (tc, tr, m, part, o | rk, rn), "total" (tc, tr, m, o), "out" (tc, tr, m, o). An instruction has all
+    lanes of a vector, of which "out" may have fewer: "total", which adds the parts, has them all.
+    """
+    sums, total, out = (sch.get_sblock(name) for name in ("dense", "total", "out"))
+    for block in (sums, total):
+        sch.set_scope(block, 0, "local")
+
+    # Phase 1: one tile, as above.
+    _, down, *inner = sch.get_loops(total)
+    sch.reverse_compute_at(out, down, preserve_unit_loops=True)
+    row, columns = inner
+    vectors, lane = sch.split(columns, [None, lanes])
+    unroll(sch, [row, vectors])
+    sch.vectorize(lane)
+    row, columns = sch.get_loops(out)[-2:]
+    unroll(sch, [row])
+    vectorize_inner(sch, columns, lanes)
+
+    # Phase 2: the accumulators.
+    sch.compute_at(sums, down, preserve_unit_loops=True)
+    x = str(sch.get(sums).reads[0].source.ty.dtype)
+    rk_o, o_i = _accumulators(sch, sums, config, lanes)
+    initialise(sch, sums, rk_o, tile=3)
+    sch.tensorize(o_i, intrinsic(lanes, config.terms, x, narrow=config.narrow))
+
+
+def _accumulators(sch: Schedule, sums: Block, config: DenseConfig, lanes: int) -> tuple[Loop, Loop]:
+    """The outer loop over terms, around the unrolled accumulators of a tile, and the lanes of one."""
+    depth = len(reduction_axes(sch, sums))
+    m, part, o, rk, *terms = sch.get_loops(sums)[-3 - depth :]
+    o_v, o_i = sch.split(o, [None, lanes])
+    rk_o, rk_i = sch.split(rk, [None, config.unroll])
+    sch.reorder(rk_o, rk_i, m, part, o_v, o_i, *terms)
+    unroll(sch, (rk_i, m, part, o_v))
+    return rk_o, o_i

@@ -29,31 +29,38 @@ PAIR = (
     "T.Cast('int16x{terms}', T.reinterpret(T.broadcast(T.reinterpret(x.vload([0], dtype='{x}x2'), dtype='int16'),"
     " {lanes}), dtype='{x}x{terms}'))"
 )
+WEIGHTS = "w.vload([0, 0], dtype='int16x{terms}')"
+NARROW_WEIGHTS = "T.Cast('int16x{terms}', w.vload([0, 0], dtype='int8x{terms}'))"
 BY_PAIRS = (
     "sums.vload([0], dtype='int32x{lanes}') + T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id('{call}'), "
     + PAIR
-    + ", w.vload([0, 0], dtype='int16x{terms}'), dtype='int32x{lanes}')"
+    + ", {pair}, dtype='int32x{lanes}')"
 )
 
 
 # Four neighbouring pixels of 16 channels as the four of each channel: one vpermb, or vpermd and vpshufb before VBMI.
 COLUMNS = "T.Shuffle([x.vload([0, 0], dtype='{x}x{bytes}')], [{turned}])"
-SIGNED_COLUMNS = f"T.bitwise_xor(T.reinterpret({COLUMNS}, dtype='int32x{{lanes}}'), T.broadcast(T.int32(-2139062144), {{lanes}}))"
+SIGNED_COLUMNS = (
+    f"T.bitwise_xor(T.reinterpret({COLUMNS}, dtype='int32x{{lanes}}'), T.broadcast(T.int32(-2139062144), {{lanes}}))"
+)
 
 
 @functools.cache
-def intrinsic(lanes: int, count: int, dtype: str, *, across: bool = False) -> str:
+def intrinsic(lanes: int, count: int, dtype: str, *, across: bool = False, narrow: bool = False) -> str:
     """The name of the sum of `count` products of integers of a type in so many lanes; TVM knows it from then on.
 
-    Across pixels each lane has a channel of its own: sums[i] += Σ_k int32(x[k, i]) · int32(w[i, k]).
+    Across pixels each lane has a channel of its own: sums[i] += Σ_k int32(x[k, i]) · int32(w[i, k]). Narrow weights are
+    bytes where two are multiplied, too.
     """
-    name = f"tvmcnn_dots_{count}_{dtype}_{lanes}{'_across' * across}"
+    weights = "int8" if count == 4 or narrow else "int16"
+    name = f"tvmcnn_dots_{count}_{dtype}_{weights}_{lanes}{'_across' * across}"
     shifted = count == 4 and dtype == "int8"
     words: dict[str, object] = {"x": dtype, "lanes": lanes, "bytes": 4 * lanes, "terms": 2 * lanes}
     words["turned"] = ", ".join(str(k * lanes + i) for i in range(lanes) for k in range(count))
     words["call"] = (QUADS if count == 4 else PAIRS)[lanes]
     quads = ((QUAD, SIGNED_QUAD), (COLUMNS, SIGNED_COLUMNS))[across][shifted]
     words["quad"] = quads.format(**words)
+    words["pair"] = (NARROW_WEIGHTS if narrow else WEIGHTS).format(**words)
     given = f"T.Cast('int32', x[{'k, i' if across else 'k'}]){' + 128' * shifted}"
     meaning = f"""
     for lane, term in T.grid({lanes}, {count}):
@@ -63,16 +70,18 @@ def intrinsic(lanes: int, count: int, dtype: str, *, across: bool = False) -> st
     call = f"""
     sums[T.ramp(T.int32(0), 1, {lanes})] = {(BY_QUADS if count == 4 else BY_PAIRS).format(**words)}"""
     image = (count, lanes) if across else (count,)
-    TensorIntrin.register(name, *(_function(body, lanes, count, dtype, image) for body in (meaning, call)))
+    functions = (_function(body, lanes, count, (dtype, weights), image) for body in (meaning, call))
+    TensorIntrin.register(name, *functions, override=True)  # by another spelling of the same arguments
     return name
 
 
-def _function(body: str, lanes: int, count: int, dtype: str, image: tuple[int, ...]) -> object:
+def _function(body: str, lanes: int, count: int, dtypes: tuple[str, str], image: tuple[int, ...]) -> object:
     """A PrimFunc of a body over the image, the weights and the sums."""
+    dtype, weights = dtypes
     lines = f"""@T.prim_func(s_tir=True)
 def function(p_x: T.handle, p_w: T.handle, p_sums: T.handle) -> None:
     x = T.match_buffer(p_x, {image}, '{dtype}', offset_factor=1)
-    w = T.match_buffer(p_w, ({lanes}, {count}), '{"int8" if count == 4 else "int16"}', offset_factor=1)
+    w = T.match_buffer(p_w, ({lanes}, {count}), '{weights}', offset_factor=1)
     sums = T.match_buffer(p_sums, ({lanes},), 'int32', offset_factor=1, scope='local')
     with T.sblock('root'):
         T.reads(sums[0:{lanes}], x[{", ".join(f"0:{extent}" for extent in image)}], w[0:{lanes}, 0:{count}])
