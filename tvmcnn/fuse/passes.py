@@ -14,12 +14,14 @@ from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
+from tvmcnn.fuse.tables import composed_tables
 from tvmcnn.fuse.turn_images import turn_images
 from tvmcnn.fuse.volumes_as_frames import volumes_as_frames
 from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     integers,  # what stands between dequantised and quantised tensors  -->  integers
+    composed_tables,  # tables of tables, and what else depends on one byte  -->  one table
     dequantise_constants,  # integers that only float kernels read  -->  floats
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row

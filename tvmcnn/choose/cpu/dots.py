@@ -14,7 +14,7 @@ from tvmcnn.fuse import is_depthwise
 from tvmcnn.fuse.bytes_convolved import multiplies_bytes
 from tvmcnn.network import BYTES, FLOAT32, NO_PADS, Choice, Kernel, Layout, Tensor
 
-ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul")
+ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul", "Table")
 POOLS = ("MaxPool", "QLinearAveragePool")
 
 
@@ -69,7 +69,7 @@ def works_in_blocks(state: State, kernel: Kernel) -> bool:
     """An element-wise operator on integers whose images are in blocks, with one scale and zero point each."""
     if kernel.anchor.op not in ELEMENT_WISE or not kernel.inputs or len(kernel.output.shape) != 4:
         return False
-    if any(state.network.constants[name].size > 1 for name in kernel.constants):
+    if kernel.anchor.op != "Table" and any(state.network.constants[name].size > 1 for name in kernel.constants):
         return False
     return all(tensor.shape == kernel.output.shape and _in_blocks(state, tensor) for tensor in kernel.inputs)
 
