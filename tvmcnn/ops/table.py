@@ -16,4 +16,4 @@ def table(node: Node, output: Tensor, x: te.Tensor, entries: te.Tensor) -> te.Te
     def element(*i: Any) -> Expr:
         return entries[tirx.reinterpret("uint8", x[i]).astype("int32")]
 
-    return te.compute(output.shape, element, name="out")
+    return te.compute(output.shape, element, name="out", attrs={"run": min(2, len(output.shape)), "lookups": 1})

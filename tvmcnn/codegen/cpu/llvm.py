@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
+from tvmcnn.codegen.cpu.lookups import looked_up
 from tvmcnn.codegen.cpu.prefetch import prefetching
 from tvmcnn.codegen.cpu.short_circuit import short_circuited
 from tvmcnn.codegen.cpu.shorten import shortened
@@ -107,7 +108,7 @@ def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.Prim
         return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
 
     body = tvm_ffi.structural_map(
-        short_circuited(prefetching(shortened(func.body))), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post"
+        looked_up(short_circuited(prefetching(shortened(func.body)))), ((tirx.AllocBuffer, place), (tirx.For, bound)), order="post"
     )
     if on_stack > STACK_LIMIT:
         raise RuntimeError(
