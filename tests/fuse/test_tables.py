@@ -274,10 +274,11 @@ def test_parts_of_other_scales(target: str, tmp_path: Path) -> None:
     assert operators(compiled) == ["Table", "Table", "Concat"]
 
 
-def test_in_blocks_of_channels(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [2, 3, 7, 8])
+def test_in_blocks_of_channels(width: int, target: str, tmp_path: Path) -> None:
     """Between convolutions nothing is copied into another layout, and the halo holds the zero point."""
     g = Quantised(3)
-    c = g.node("Conv", g.source(2, 18, 9, 7), g.weight(19, 18, 1, 2))
+    c = g.node("Conv", g.source(2, 18, 9, width), g.weight(19, 18, 1, 2))
     x = g.down(g.up(c, 0.3, np.int8(-7)), 0.3, np.int8(-7))
     y = g.up(g.node("HardSwish", x), 0.21, np.uint8(13))
     d = g.node("Conv", g.down(y, 0.21, np.uint8(13)), g.weight(33, 19, 3, 2), pads=[1, 0, 2, 1])

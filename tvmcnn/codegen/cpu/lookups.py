@@ -5,11 +5,13 @@
     k = x / 2; v = k < 64 ? permuted(table[0:64], …)[k] : …[k - 64], pairs of bytes; y = x even ? the low byte : the high
 
 LLVM takes a vector of loads apart: extract, load and insert for each element, 3.0 elements a nanosecond where the
-permutations make {} (AMD EPYC, Zen 4). vpermi2w chooses among 64 pairs of bytes in two registers; the table is 128 of
+permutations make 19 (AMD EPYC, Zen 4). vpermi2w chooses among 64 pairs of bytes in two registers; the table is 128 of
 these in four. The same of bytes needs AVX-512 VBMI, which x86-64-v4 does not promise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import tvm_ffi
 from tvm import tirx
@@ -36,13 +38,13 @@ def _permuted(load: TensorLoad) -> Expr:
         return load
     wide = tirx.Cast(f"uint16x{lanes}", index.value)
     if lanes < LANES:
-        wide = tirx.Shuffle([wide], [tirx.const(lane % lanes, "int32") for lane in range(LANES)])
+        wide = _shuffled([wide] * -(-LANES // lanes), LANES)
     pair = tirx.reinterpret(f"int16x{LANES}", tirx.shift_right(wide, _all(1)))
     low, high = (_chosen(load.source, dtype, half, pair) for half in range(2))
     chosen = tirx.reinterpret(f"uint16x{LANES}", tirx.Select(wide < _all(ENTRIES // 2), low, high))
     byte = tirx.Cast(f"uint8x{LANES}", tirx.shift_right(chosen, tirx.shift_left(tirx.bitwise_and(wide, _all(1)), _all(3))))
     if lanes < LANES:
-        byte = tirx.Shuffle([byte], [tirx.const(lane, "int32") for lane in range(lanes)])
+        byte = _shuffled([byte], lanes)
     return tirx.reinterpret(f"{dtype}x{lanes}", byte)
 
 
@@ -55,6 +57,11 @@ def _chosen(table: Expr, dtype: str, half: int, pair: Expr) -> Expr:
     )
     low, high = registers
     return tirx.call_llvm_pure_intrin(f"int16x{LANES}", PERMUTE, low, pair, high)
+
+
+def _shuffled(vectors: Sequence[Expr], lanes: int) -> Expr:
+    """The first lanes of vectors side by side."""
+    return tirx.Shuffle(vectors, [tirx.const(lane, "int32") for lane in range(lanes)])
 
 
 def _all(value: int) -> Expr:
