@@ -187,6 +187,9 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     yield node.inputs[1], _in_quads(choice, weight, config.terms)
     yield node.inputs[2], channels(factor, maps, choice.writes.block)
     yield f"{choice.kernel.output.name}.offset", channels(offset.astype(np.int32), maps, choice.writes.block)
+    for name in choice.kernel.constants:
+        if name not in node.inputs:  # scales of the epilogue
+            yield name, constants[name]
 
 
 def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tvmcnn.blocks import BLOCK
+from tvmcnn.fuse.bytes_convolved import IN_BYTES
 from tvmcnn.fuse.regions import regions
-from tvmcnn.network import Array, Kernel, Network, Node, Shape
+from tvmcnn.network import BYTES, Array, Kernel, Network, Node, Shape
 
 ELEMENTWISE = frozenset(
     """
@@ -159,13 +160,16 @@ class _Fusion:
         """True if `node`, the only reader, can be the epilogue's next."""
         if not self.fusable(group):
             return False
+        if node.op in ("QLinearAdd", "QLinearMul"):
+            return self.joins_bytes(group, node)
         if node.op not in ELEMENTWISE:
             return self.tiles(group, node)
         return _copies((*group.nodes, node)) <= MOST_COPIES and self.joins(group, node, {group.last})
 
     def fusable(self, group: _Group) -> bool:
         """True if the kernel of `group` has an epilogue."""
-        return group.anchor.op in ELEMENTWISE or is_anchor(self.network, group.anchor)
+        known = group.anchor.op in ELEMENTWISE or is_anchor(self.network, group.anchor)
+        return known or IN_BYTES in group.anchor.attributes
 
     def joins(self, group: _Group, node: Node, values: set[str]) -> bool:
         """True if the element-wise `node` can be computed of `values`, which the epilogue has, and other operands."""
@@ -178,6 +182,20 @@ class _Fusion:
         if made.shape != network.tensors[group.last].shape:
             return False  # the other operand broadcasts the anchor's output to something larger
         return all(name in values or self.fits(group, name, made.shape) for name in node.inputs)
+
+    def joins_bytes(self, group: _Group, node: Node) -> bool:
+        """True if a sum or product with another image of bytes can be the epilogue of a convolution of bytes."""
+        network, shape = self.network, self.network.tensors[node.output].shape
+        others = [name for name in node.inputs[:2] if name != group.last]
+        return (
+            IN_BYTES in group.anchor.attributes
+            and len(group.nodes) == len(others) == 1
+            and network.tensors[group.last].shape == shape
+            and others[0] in network.tensors
+            and network.tensors[others[0]].dtype in BYTES
+            and self.fits(group, others[0], shape)
+            and others[0] not in group.anchor.inputs
+        )
 
     def fits(self, group: _Group, name: str, shape: Shape) -> bool:
         """True if the epilogue of `group` can read operand `name` beside a value of `shape`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tvmcnn.blocks import BLOCK
-from tvmcnn.network import BYTES, Network, Node
+from tvmcnn.network import BYTES, Array, Network, Node
 
+IN_BYTES = "in_bytes"  # the attribute that marks them; True where `rounds_in_int32`
 LIMIT = 2**31  # of a sum in int32
 SHIFTED = 2**8  # a byte less a zero point, or of another sign, and any partial sum of such, is less
 
@@ -24,6 +25,18 @@ def multiplies_bytes(network: Network, node: Node) -> bool:
     maps, depth = weight.shape[:2]
     if not (group == 1 or depth % BLOCK == maps // group % BLOCK == 0 or group == maps == image.shape[1]):
         return False
+    return bool(_largest(network, node).max(initial=0) < LIMIT)
+
+
+def rounds_in_int32(network: Network, node: Node) -> bool:
+    """True where no sum times its factor leaves int32, so that it may be rounded before it is kept within bounds."""
+    factor = network.constants[node.inputs[2]].astype(np.float64)
+    return bool((_largest(network, node) * np.abs(factor)).max(initial=0) < LIMIT / 2)
+
+
+def _largest(network: Network, node: Node) -> Array:
+    """The largest magnitude of each map's sums, and of any part of them."""
+    weight = network.constants[node.inputs[1]]
     bias = network.constants[node.inputs[3]] if len(node.inputs) > 3 else np.zeros(1)
-    sums = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 2 * SHIFTED + np.abs(bias.astype(np.int64))
-    return bool(sums.max(initial=0) < LIMIT)
+    sums: Array = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 2 * SHIFTED + np.abs(bias.astype(np.int64))
+    return sums

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from tvmcnn.fuse.added import Additions, replaced
-from tvmcnn.fuse.bytes_convolved import multiplies_bytes
+from tvmcnn.fuse.bytes_convolved import IN_BYTES, multiplies_bytes, rounds_in_int32
 from tvmcnn.fuse.dequantised import reach_of
 from tvmcnn.network import Array, Network, Node
 
@@ -29,7 +29,7 @@ OF_INTEGERS = ("zero", "other", "to", "low", "high")  # attributes of QLinearCon
 
 def exact_sums(network: Network, *, in_bytes: bool) -> Network:
     """The network with the large sums of products of 8 bits as sums in float32; `in_bytes` those that no kernel for
-    convolutions of bytes takes.
+    convolutions of bytes takes, for which others are marked.
     """
     return replaced(network, ("QLinearConv", "QLinearMatMul"), _Sums(network if in_bytes else None).instead)
 
@@ -44,7 +44,7 @@ class _Sums:
     def instead(self, added: Additions, node: Node) -> list[Node]:
         """The nodes for one, which is itself where there are no others."""
         if self.with_bytes is not None and multiplies_bytes(self.with_bytes, node):
-            return [node]
+            return [dataclasses.replace(node, attributes={**node.attributes, IN_BYTES: rounds_in_int32(self.with_bytes, node)})]
         weight, shape = added.constants.get(node.inputs[1]), added.shape(node.output)
         is_conv = node.op == "QLinearConv"
         if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:

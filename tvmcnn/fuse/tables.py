@@ -176,15 +176,23 @@ class _Known:
         constants = [self.network.constants[name] for name in node.inputs[len(tables) :]]
         if node.op == "Table":
             return constants[0][tables[0].view(np.uint8)]
-        zeros = node["zero"], node["other"]
-        a, b = (
-            (table.astype(np.int32) - zero).astype(np.float32) * scale.reshape(())
-            for table, zero, scale in zip(tables, zeros, constants, strict=False)
-        )
-        with np.errstate(all="ignore"):
-            steps = np.rint((a * b if node.op == "QLinearMul" else a + b) / constants[2].reshape(()))
-        whole = np.clip(steps.astype(np.float64) + node["to"], node["low"], node["high"])
+        steps = _combined(node, [table.astype(np.int32) for table in tables], [array.reshape(()) for array in constants])
+        whole = np.clip(np.rint(steps).astype(np.float64) + node["to"], node["low"], node["high"])
         return whole.astype(self.network.tensors[node.output].dtype)
+
+
+def _combined(node: Node, tables: Sequence[Array], numbers: Sequence[Array]) -> Array:
+    """What a sum or product of integers rounds, in the form that it has (tried_forms.py), in float32."""
+    first, second, last = numbers
+    with np.errstate(all="ignore"):
+        if node["form"] == "linear":
+            a, b = (table.astype(np.float32) for table in tables)
+            return np.asarray(a * first + (b * second + last))
+        zeros = node["zero"], node["other"]
+        a, b = ((table - zero).astype(np.float32) for table, zero in zip(tables, zeros, strict=True))
+        a, b = a * first, b * second
+        value = a * b if node.op == "QLinearMul" else a + b
+        return np.asarray(value * last if node["form"] == "reciprocal" else value / last)
 
 
 def composed_tables(network: Network) -> Network:

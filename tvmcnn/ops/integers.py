@@ -6,9 +6,10 @@ into one FMA would be rounded once instead of twice, and land on another integer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Node
@@ -40,10 +41,28 @@ def within(value: Expr, low: Any, high: Any) -> Expr:
     return tirx.min(tirx.max(value, low), high)
 
 
-def stored(value: Expr, node: Node, dtype: str) -> Expr:
-    """A float32 as an integer of the output: within `low` and `high`, rounded, + its zero point `to`."""
+def rounded(value: Expr, node: Node) -> Expr:
+    """A float32 as an integer of the node's output, in int32: within `low` and `high`, rounded, + its zero point."""
     low, high = (float32(node[word] - node["to"]) for word in ("low", "high"))
-    return (nearest(within(value, low, high)) + tirx.const(node["to"], "int32")).astype(dtype)
+    return nearest(within(value, low, high)) + tirx.const(node["to"], "int32")
+
+
+def stored(value: Expr, node: Node, dtype: str) -> Expr:
+    """That integer in the output's type."""
+    return rounded(value, node).astype(dtype)
+
+
+def combined(node: Node, a: Expr, b: Expr, scales: Sequence[te.Tensor]) -> Expr:
+    """((a - zero) · scale of a [+ or ·] (b - other) · scale of b) / scale of y of integers, each step in float32.
+
+    Or in another form of the same integers, which `form` names and fuse/tried_forms.py has tried.
+    """
+    if node["form"] == "linear":
+        return a.astype("float32") * scales[0][0] + (b.astype("float32") * scales[1][0] + scales[2][0])
+    left = less_zero(a, node["zero"]).astype("float32") * scales[0][0]
+    right = less_zero(b, node["other"]).astype("float32") * scales[1][0]
+    value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
+    return value * scales[2][0] if node["form"] == "reciprocal" else value / scales[2][0]
 
 
 def less_zero(x: Expr, zero: Any) -> Expr:

@@ -14,8 +14,8 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import FLOAT32, Node, Step, Tensor
-from tvmcnn.ops.integers import REACH, less_zero, nearest, rounded_alone, stored, within
 from tvmcnn.ops import table
+from tvmcnn.ops.integers import REACH, combined, less_zero, nearest, stored, within
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 from tvmcnn.ops.windows import guarded, source_of, window_axes
 
@@ -234,10 +234,7 @@ def qlinear_binary(
     """y = rint(((a - zero) · scale of a [+ or ·] (b - other) · scale of b) / scale of y) + to, each step in float32."""
 
     def element(*i: Any) -> Expr:
-        left = less_zero(_at(a, i), node["zero"]).astype("float32") * a_scale[0]
-        right = less_zero(_at(b, i), node["other"]).astype("float32") * b_scale[0]
-        value = left * right if node.op == "QLinearMul" else rounded_alone(left) + rounded_alone(right)
-        return stored(value / scale[0], node, output.dtype)
+        return stored(combined(node, _at(a, i), _at(b, i), (a_scale, b_scale, scale)), node, output.dtype)
 
     return te.compute(output.shape, element, name="out")
 

@@ -18,6 +18,7 @@ from tvmcnn.blocks import groups_together
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
+from tvmcnn.ops.dots import unfused_sums
 from tvmcnn.ops.elementwise import computed
 from tvmcnn.ops.images import term
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
@@ -189,4 +190,4 @@ def _elementwise(
     return te.compute(shape, element, name=node.op.lower())
 
 
-ANCHORS = {"Conv": _conv, "Gemm": _dense}
+ANCHORS = {"Conv": _conv, "Gemm": _dense, "QLinearConv": unfused_sums}

@@ -11,7 +11,7 @@ from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DotsConfig
 from tvmcnn.fuse import is_depthwise
-from tvmcnn.fuse.bytes_convolved import multiplies_bytes
+from tvmcnn.fuse.bytes_convolved import IN_BYTES
 from tvmcnn.network import BYTES, FLOAT32, NO_PADS, Choice, Kernel, Layout, Tensor
 
 ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul", "Table")
@@ -32,7 +32,7 @@ def wanted_bytes(state: State, kernels: Sequence[Kernel]) -> dict[str, Layout]:
 
 def convolves_bytes(state: State, kernel: Kernel) -> bool:
     """A convolution of integers that has a kernel in blocks of channels."""
-    return state.blocked and multiplies_bytes(state.network, kernel.anchor)
+    return IN_BYTES in kernel.anchor.attributes
 
 
 def convolve_bytes(state: State, kernel: Kernel) -> Choice:
@@ -49,6 +49,7 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     if stored[1].block == BLOCK and stored[0].shape == image.shape:
         block = BLOCK
     read = [state.image(image, Layout(block, node["pads"], fill=int(node["zero"])))]
+    read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
     config = dots_config(state, kernel, block, terms, shift)
     return choice_of(kernel, "dots", read, Layout(BLOCK), "direct", (config, "default"))
 

@@ -20,6 +20,7 @@ from tvm.ir.expr import TensorLoad
 
 ENTRIES = 256
 LANES = 32  # of 16 bits in one register
+PERMUTES = {"avx512f", "avx512bw"}  # what a CPU must have
 PERMUTE = "llvm.x86.avx512.vpermi2var.hi.512"
 
 
