@@ -33,7 +33,24 @@ def binary(op: str, value: float, *, last: bool = True) -> Chain:
 
 
 CHAINS: dict[str, Chain] = {
-    **{op: unary(op) for op in "Abs Neg Sqrt Reciprocal Exp Log Erf Tanh Sigmoid Softplus Softsign Mish Relu".split()},
+    **{
+        op: unary(op)
+        for op in [
+            "Abs",
+            "Neg",
+            "Sqrt",
+            "Reciprocal",
+            "Exp",
+            "Log",
+            "Erf",
+            "Tanh",
+            "Sigmoid",
+            "Softplus",
+            "Softsign",
+            "Mish",
+            "Relu",
+        ]
+    },
     **{op: unary(op) for op in ("HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Celu", "Selu", "Gelu", "Swish")},
     "Gelu-tanh": unary("Gelu", approximate="tanh"),
     "HardSigmoid-other": unary("HardSigmoid", alpha=0.31, beta=0.4),

@@ -666,7 +666,9 @@ def between_convolutions(g: Graph) -> str:
     x = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
     made = []
     for kernel in ((17, 6, 3, 2), (7, 17, 1, 3)):
-        w = g.node("DequantizeLinear", stored(g, g.rng.integers(-128, 128, kernel, np.int8)), scale, stored(g, np.int8(0)))
+        w = g.node(
+            "DequantizeLinear", stored(g, g.rng.integers(-128, 128, kernel, np.int8)), scale, stored(g, np.int8(0))
+        )
         x = g.node("QuantizeLinear", g.node("Conv", g.node("DequantizeLinear", x, scale, zero), w), scale, zero)
         x = g.node("QuantizeLinear", g.node("Tanh", g.node("DequantizeLinear", x, scale, zero)), scale, zero)
         made.append(x)

@@ -59,7 +59,6 @@ def _first_of_a_pair(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tirx, "shift_left", lambda value, by: tirx.shift_right(value, by))
 
 
-
 @needs_avx512
 @pytest.mark.parametrize("plant", [_swapped_halves, _first_of_a_pair])
 def test_a_planted_bug_is_caught(

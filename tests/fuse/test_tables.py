@@ -53,9 +53,7 @@ def test_both_know_the_same_operators() -> None:
 
 @pytest.mark.parametrize("y_type", TYPES)
 @pytest.mark.parametrize("x_type", TYPES)
-def test_every_byte_of_every_operator(
-    x_type: str, y_type: str, target: str, tmp_path: Path, said: list[bool]
-) -> None:
+def test_every_byte_of_every_operator(x_type: str, y_type: str, target: str, tmp_path: Path, said: list[bool]) -> None:
     """All 256, equal to the oracle's; many fall within the range of y."""
     g = Quantised(3)
     g.opset = 24
@@ -93,7 +91,7 @@ def test_a_chain_is_rounded_once() -> None:
 
 
 def _scale_that_tells() -> np.float32:
-    """A scale of y at which one of the bytes lies at a half, on another side if e^x is rounded before it is multiplied."""
+    """A scale of y at which a byte lies at a half, and on its other side if e^x is rounded before it is multiplied."""
     reals = ((np.arange(256) - 131).astype(np.float32) * SCALE).astype(np.float64)
     once = (np.exp(reals) * np.float64(np.float32(0.37))).astype(np.float32)
     twice = np.exp(reals).astype(np.float32) * np.float32(0.37)
@@ -211,7 +209,11 @@ def test_two_of_one_byte_and_another(tmp_path: Path) -> None:
     x = g.source(1, 5, 7, 1)
     s = g.down(g.up(g.node("Sigmoid", x), 1 / 256, np.uint8(0)), 1 / 256, np.uint8(0))
     y = g.up(g.node("Mul", s, g.source(1, 5, 7, 1)), 0.02, np.uint8(13))
-    z = g.up(g.node("Add", x, g.node("DequantizeLinear", g.array(np.full((2, 1, 1, 3), 5, np.uint8)), g.array(SCALE))), 0.03, np.uint8(9))
+    z = g.up(
+        g.node("Add", x, g.node("DequantizeLinear", g.array(np.full((2, 1, 1, 3), 5, np.uint8)), g.array(SCALE))),
+        0.03,
+        np.uint8(9),
+    )
     compiled = equal(g.finished(y, z), tmp_path)
     assert sorted(operators(compiled)) == ["QLinearAdd", "QLinearMul", "Table"]
 

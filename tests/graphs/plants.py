@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-
 from tvm import te, tirx
 
 from tvmcnn import compiler, ops, packing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tvmcnn.fuse.composed_tables import composed_tables
 from tvmcnn.fuse.dequantise_constants import dequantise_constants
 from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
 from tvmcnn.fuse.exact_sums import exact_sums
@@ -14,7 +15,6 @@ from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
-from tvmcnn.fuse.tables import composed_tables
 from tvmcnn.fuse.turn_images import turn_images
 from tvmcnn.fuse.volumes_as_frames import volumes_as_frames
 from tvmcnn.network import Network

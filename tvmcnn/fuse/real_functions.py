@@ -21,7 +21,7 @@ def _gelu(node: Node, x: Array) -> Array:
         inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
     else:
         inner = _erf(x / math.sqrt(2))
-    return 0.5 * x * (1 + inner)
+    return np.asarray(0.5 * x * (1 + inner))
 
 
 def _erf(x: Array) -> Array:

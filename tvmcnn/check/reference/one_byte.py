@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FLOAT32 = np.dtype(np.float32)
 SMOOTH = frozenset(  # without jumps
     """
-    Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu Pow Reciprocal
-    Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
+    Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu Pow
+    Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
     """.split()  # noqa: SIM905
 )
 FOREIGN = frozenset({"Gelu", "QuickGelu"})  # of com.microsoft
@@ -106,7 +106,7 @@ def _value(graph: Patterns, name: str, made: dict[str, Held]) -> Held | None:
 
 
 def _one_value(graph: Patterns, name: str) -> Held | None:
-    """A constant of float32, all of whose elements are alike: also one behind a DequantizeLinear, and NaN as a bound."""
+    """A constant of float32, all of whose elements are alike: one behind a DequantizeLinear, too, or NaN as a bound."""
     held = graph.values.get(name)
     if held is None or name in graph.fed or held.dtype != FLOAT32 or not held.array.size:
         return None

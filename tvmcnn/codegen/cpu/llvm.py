@@ -75,7 +75,7 @@ def compile_kernels(
 
 def _lookups(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
     """The function with lookups in tables of bytes as the target has them."""
-    return func.with_body(looked_up(func.body)) if PERMUTES <= {*target.features} else func
+    return func.with_body(looked_up(func.body)) if {*target.features} >= PERMUTES else func
 
 
 def _task_range(func: tirx.PrimFunc, name: str, scratch_bytes: int) -> tirx.PrimFunc:

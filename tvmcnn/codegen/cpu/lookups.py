@@ -2,11 +2,12 @@
 
     y[0:32] = table[x[0:32]]      x bytes, as indices
       -->
-    k = x / 2; v = k < 64 ? permuted(table[0:64], …)[k] : …[k - 64], pairs of bytes; y = x even ? the low byte : the high
+    pair = x / 2; v = pair < 64 ? permuted(table[0:128])[pair] : permuted(table[128:256])[pair - 64], 16 bits each;
+    y = x is even ? the low byte of v : the high
 
-LLVM takes a vector of loads apart: extract, load and insert for each element, 1.6 elements a nanosecond where one by one
-makes 3 to 4.5 and the permutations 18 (AMD EPYC, Zen 4). vpermi2w chooses among 64 pairs of bytes in two registers; the table is 128 of
-these in four. The same of bytes needs AVX-512 VBMI, which x86-64-v4 does not promise.
+LLVM takes a vector of loads apart: extract, load and insert for each element, 1.6 of them in a nanosecond. One by one
+makes 3 to 4.5, the permutations 18 (AMD EPYC, Zen 4). vpermi2w chooses among 64 pairs of bytes in two registers; the
+table is 128 of these in four. The same of bytes needs AVX-512 VBMI, which x86-64-v4 does not promise.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def _permuted(load: TensorLoad) -> Expr:
     pair = tirx.reinterpret(f"int16x{LANES}", tirx.shift_right(wide, _all(1)))
     low, high = (_chosen(load.source, dtype, half, pair) for half in range(2))
     chosen = tirx.reinterpret(f"uint16x{LANES}", tirx.Select(wide < _all(ENTRIES // 2), low, high))
-    byte = tirx.Cast(f"uint8x{LANES}", tirx.shift_right(chosen, tirx.shift_left(tirx.bitwise_and(wide, _all(1)), _all(3))))
+    byte = tirx.Cast(
+        f"uint8x{LANES}", tirx.shift_right(chosen, tirx.shift_left(tirx.bitwise_and(wide, _all(1)), _all(3)))
+    )
     if lanes < LANES:
         byte = _shuffled([byte], lanes)
     return tirx.reinterpret(f"{dtype}x{lanes}", byte)
