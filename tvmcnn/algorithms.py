@@ -15,7 +15,9 @@ from tvmcnn import loops, packing, precision, winograd
 from tvmcnn.network import VIEW, Array, Choice, Shape
 
 Packing: TypeAlias = Callable[[Choice, Array], Array]  # (choice, ONNX's array) --> as the expression reads it
-Constants: TypeAlias = Callable[[Choice, Mapping[str, Array]], Iterator[tuple[str, Array]]]  # all that it reads, by name
+Constants: TypeAlias = Callable[
+    [Choice, Mapping[str, Array]], Iterator[tuple[str, Array]]
+]  # all that it reads, by name
 Made: TypeAlias = Callable[[Choice], Iterator[tuple[str, Array]]]  # constants that no model has, by name
 Loops: TypeAlias = Callable[[Choice, Shape, int], Shape]  # (choice, output in memory, lanes) --> extents, see loops.py
 Growth: TypeAlias = Callable[[Mapping[str, Any]], float]  # a config's numbers --> how much larger rounding errors are
@@ -117,7 +119,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
-    "dots": Algorithm({"direct": loops.direct}, constants=packing.dots),
+    "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
     "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.as_it_is),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),
     "quantised": Algorithm(

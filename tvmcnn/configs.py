@@ -333,6 +333,7 @@ class InOrderConfig(Config):
 
 CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
+    "dots": DotsConfig,
     "winograd": WinogradConfig,
     "streamed": StreamedConfig,
     "columns": ColumnsConfig,

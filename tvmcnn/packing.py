@@ -176,8 +176,8 @@ def _channels_of(choice: Choice) -> int:
 def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     """The weight of a convolution of integers, its factors and its offsets: one of each for every map.
 
-    (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel a
-    group (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
+    (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel
+    a group (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
     zero · Σ w[m], so that the kernel multiplies the bytes themselves.
     """
     node, config = choice.kernel.anchor, choice.numbers(DotsConfig)

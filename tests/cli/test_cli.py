@@ -744,7 +744,7 @@ def test_tune(shell: Shell) -> None:
     """A budget in, records out, which compile takes and `records` keeps in order; of another target it refuses them."""
     onnx.save(tiny(), shell.folder / "few.onnx")
     done = shell.succeeds("tune few.onnx --budget 24h --from-scratch -o mine.jsonl --plot best.svg")
-    isa = targets.resolve("native").name
+    isa = targets.resolve("native").isa
     assert re.search(r"^1 kernels of few have \d+ candidates; 86400 s to try them$", done.out, re.MULTILINE)
     assert re.search(r"^network, 1 thread: [\d.]+ µs before, [\d.]+ after", done.out, re.MULTILINE)
     closing = r"^\d+ trials in \d+ s \(\d+ with those of earlier runs; 0 wrong, 0 failed\); nothing is left to try$"
@@ -754,7 +754,7 @@ def test_tune(shell: Shell) -> None:
     assert re.search(
         r"^k\d_conv .*\(given record\)", shell.succeeds("compile few.onnx --records mine.jsonl").out, re.MULTILINE
     )
-    other = next(name for name in targets.TARGETS if name != isa)
+    other = next(name for name, target in targets.TARGETS.items() if target.isa != isa)
     told = shell.succeeds(f"compile few.onnx --records mine.jsonl --target {other} --no-verify").out
     assert re.search(r"^configs: \d computed$|^configs: .*by shipped", told, re.MULTILINE)
     assert re.search(rf"^mine.jsonl: (\d+) of \1 records are not used: \1 (is|are) for {isa}$", told, re.MULTILINE)

@@ -11,6 +11,7 @@ from builders import Graph
 from quantised import Quantised, equal
 
 import tvmcnn
+from tvmcnn.fuse import exact_sums
 from tvmcnn.fuse.exact_sums import LEAST, _parts
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
@@ -25,7 +26,14 @@ def products(maps: int) -> onnx.ModelProto:
 
 def test_few_products_stay_integers() -> None:
     for maps, op in ((LEAST // 1600 - 1, "QLinearConv"), (LEAST // 1600 + 1, "Requantised")):
-        assert simplified(import_model(products(maps))).nodes[-1].op == op
+        assert simplified(import_model(products(maps)), in_bytes=False).nodes[-1].op == op
+
+
+def test_convolutions_of_bytes_stay() -> None:
+    """Where the machine has kernels for them, marked."""
+    node = simplified(import_model(products(LEAST // 1600 + 1))).nodes[-1]
+    assert node.op == "QLinearConv"
+    assert node["in_bytes"] is True
 
 
 def test_parts() -> None:
@@ -45,12 +53,18 @@ def test_readers_share_what_is_centred() -> None:
     g = Quantised(1)
     x = g.source(1, 64, 5, 7)
     made = [g.up(g.node("Conv", x, g.weight(maps, 64, 1, 1)), 3.0, np.uint8(9)) for maps in (127, 130)]
-    network = simplified(import_model(g.finished(*made)))
+    network = simplified(import_model(g.finished(*made)), in_bytes=False)
     assert [node.op for node in network.nodes] == ["Centred", "Conv", "Requantised", "Conv", "Requantised"]
 
 
+@pytest.fixture
+def in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As machines compute that have no kernels for convolutions of bytes."""
+    monkeypatch.setattr(exact_sums, "multiplies_bytes", lambda *_: False)
+
+
 @pytest.mark.parametrize("side", [3, 5])
-def test_never_by_winograd(side: int, target: str, tmp_path: Path) -> None:
+def test_never_by_winograd(side: int, target: str, tmp_path: Path, in_floats: None) -> None:
     """Whose sums have fractions; the same convolution of floats is by Winograd."""
     g = Quantised(2)
     y = g.node("Conv", g.source(1, 32, 24, 25), g.weight(48, 32, side, side), pads=[1, 1, 1, 1])
@@ -64,7 +78,7 @@ def test_never_by_winograd(side: int, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("op", ["Conv", "MatMul"])
-def test_parts_are_added_as_integers(op: str, target: str, tmp_path: Path) -> None:
+def test_parts_are_added_as_integers(op: str, target: str, tmp_path: Path, in_floats: None) -> None:
     """A 3 x 3 convolution of 512 channels, and its product."""
     g = Quantised(3)
     if op == "Conv":

@@ -129,8 +129,8 @@ def searched(
     machine.folder = folder
     target = resolve("native")
     program = program_of(model or small())
-    journal = Journal(folder / "j.jsonl", {"isa": target.name})
-    journal.write({"event": "start", "isa": target.name})
+    journal = Journal(folder / "j.jsonl", {"isa": target.isa})
+    journal.write({"event": "start", "isa": target.isa})
     states = [State(each, journal.log(each.words), target, same, (), {}, seed) for each in problems(program)]
     now = time.monotonic()
     made: Any = machine

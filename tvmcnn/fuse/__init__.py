@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tvmcnn.blocks import BLOCK
-from tvmcnn.fuse.bytes_convolved import IN_BYTES
 from tvmcnn.fuse.regions import regions
-from tvmcnn.network import BYTES, Array, Kernel, Network, Node, Shape
+from tvmcnn.network import BYTES, IN_BYTES, Array, Kernel, Network, Node, Shape
 
 ELEMENTWISE = frozenset(
     """
@@ -300,7 +299,11 @@ def _kernel(network: Network, index: int, group: _Group) -> Kernel:
 def is_depthwise(kernel: Kernel) -> bool:
     """True for a convolution of an image that arrives, of as many groups as channels and maps."""
     anchor = kernel.anchor
-    if anchor.op not in ("Conv", "QLinearConv") or not kernel.inputs or len(kernel.inputs[0].shape) != len(kernel.output.shape):
+    if (
+        anchor.op not in ("Conv", "QLinearConv")
+        or not kernel.inputs
+        or len(kernel.inputs[0].shape) != len(kernel.output.shape)
+    ):
         return False
     return bool(anchor["group"] == kernel.inputs[0].shape[1] == kernel.output.shape[1])
 

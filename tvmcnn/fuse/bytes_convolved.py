@@ -7,7 +7,6 @@ import numpy as np
 from tvmcnn.blocks import BLOCK
 from tvmcnn.network import BYTES, Array, Network, Node
 
-IN_BYTES = "in_bytes"  # the attribute that marks them; True where `rounds_in_int32`
 LIMIT = 2**31  # of a sum in int32
 SHIFTED = 2**8  # a byte less a zero point, or of another sign, and any partial sum of such, is less
 

@@ -17,9 +17,9 @@ import math
 import numpy as np
 
 from tvmcnn.fuse.added import Additions, replaced
-from tvmcnn.fuse.bytes_convolved import IN_BYTES, multiplies_bytes, rounds_in_int32
+from tvmcnn.fuse.bytes_convolved import multiplies_bytes, rounds_in_int32
 from tvmcnn.fuse.dequantised import reach_of
-from tvmcnn.network import Array, Network, Node
+from tvmcnn.network import IN_BYTES, Array, Network, Node
 
 EXACT = 2**24  # below which a float32 holds every integer
 LEAST = 200_000  # products of a kernel: with fewer the copies cost more than loops over integers do
@@ -44,7 +44,11 @@ class _Sums:
     def instead(self, added: Additions, node: Node) -> list[Node]:
         """The nodes for one, which is itself where there are no others."""
         if self.with_bytes is not None and multiplies_bytes(self.with_bytes, node):
-            return [dataclasses.replace(node, attributes={**node.attributes, IN_BYTES: rounds_in_int32(self.with_bytes, node)})]
+            return [
+                dataclasses.replace(
+                    node, attributes={**node.attributes, IN_BYTES: rounds_in_int32(self.with_bytes, node)}
+                )
+            ]
         weight, shape = added.constants.get(node.inputs[1]), added.shape(node.output)
         is_conv = node.op == "QLinearConv"
         if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:

@@ -19,9 +19,9 @@ import numpy as np
 
 from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
-from tvmcnn.fuse.tried_forms import tried_form
 from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
 from tvmcnn.fuse.tables import tabled
+from tvmcnn.fuse.tried_forms import tried_form
 from tvmcnn.network import Array, Network, Node
 
 REASON = "between integers: computed with the kernel of {}"
@@ -228,7 +228,7 @@ def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -
     found = [each for each in given if each is not None and each.one_scale and each.dtype in BYTES]
     if len(found) != 2:
         raise NoForm("both operands must be quantised with one scale")
-    tried = tried_form(node.op, *found, to)
+    tried = tried_form(node.op, found[0], found[1], to)
     numbers = zip(("a", "b", "y"), tried.numbers, strict=True)
     operands = [form.keep(f"{output}.{word}_scale", each.reshape(1)) for word, each in numbers]
     attributes = {"zero": found[0].shift, "other": found[1].shift, "form": tried.name}

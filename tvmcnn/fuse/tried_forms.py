@@ -65,7 +65,9 @@ def _linear(a: Integers, b: Integers, to: Integers) -> Iterator[Numbers]:
     least = min(abs(first), abs(second))
     normal = np.isfinite(third) and np.finfo(np.float32).tiny <= least
     if normal and (first + second) * 512 < REACH:
-        for steps in sorted(itertools.product((0, 1, -1), (0, 1, -1), (0, 1, -1, 2, -2)), key=lambda s: sum(map(abs, s))):
+        for steps in sorted(
+            itertools.product((0, 1, -1), (0, 1, -1), (0, 1, -1, 2, -2)), key=lambda s: sum(map(abs, s))
+        ):
             pairs = zip((first, second, third), steps, strict=True)
             yield tuple(np.float32(number + step * np.spacing(number)) for number, step in pairs)
 
@@ -107,4 +109,5 @@ def _alike(ours: Array, wanted: Array, to: Integers) -> bool:
 def _stored(quotient: Array, to: Integers) -> Array:
     """Quotients as the integers of the type, less the zero point."""
     limits = np.iinfo(to.dtype)
-    return np.rint(np.clip(quotient, limits.min - to.shift, limits.max - to.shift))
+    kept: Array = np.rint(np.clip(quotient, limits.min - to.shift, limits.max - to.shift))
+    return kept

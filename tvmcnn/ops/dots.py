@@ -17,8 +17,7 @@ from tvm.ir import Expr
 
 from tvmcnn.blocks import BLOCK, channels_together, groups_together, summed_channels
 from tvmcnn.configs import DotsConfig
-from tvmcnn.fuse.bytes_convolved import IN_BYTES
-from tvmcnn.network import Channel, Node, Pixel, Shape, Step
+from tvmcnn.network import IN_BYTES, Channel, Node, Pixel, Shape, Step
 from tvmcnn.ops.direct import PixelTiles, image_of
 from tvmcnn.ops.integers import combined, rounded, within
 from tvmcnn.ops.operands import Operands, float32
@@ -49,7 +48,9 @@ def _rounded_first(value: Expr, node: Node) -> Expr:
 
     Two instructions fewer than bounds in float32 are (64 to 256 channels of 56 x 56 pixels: 283 µs, and 2XX so).
     """
-    return within(_rint(value).astype("int32") + node["to"], *(tirx.const(node[word], "int32") for word in ("low", "high")))
+    return within(
+        _rint(value).astype("int32") + node["to"], *(tirx.const(node[word], "int32") for word in ("low", "high"))
+    )
 
 
 def _nearest_float(value: Expr, node: Node) -> Expr:
@@ -75,9 +76,7 @@ def _with_another(node: Node, given: Operands, value: Expr, pixel: Pixel) -> Exp
     return combined(node, a, b, [given.constants[name] for name in node.inputs[2:]])
 
 
-def unfused_sums(
-    step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]
-) -> te.Tensor:
+def unfused_sums(step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     """What the convolution makes, in plain layout, of the same image and constants."""
     config, layout = step.choice.numbers(DotsConfig), step.choice.reads[0]
     weight, x = given.constants[node.inputs[1]], given.inputs[node.inputs[0]]

@@ -38,8 +38,9 @@ def norm_root(total: Expr, p: int) -> Expr:
 
 
 def pool(step: Step, given: Operands) -> te.Tensor:
-    """ONNX MaxPool, AveragePool and LpPool, and QLinearAveragePool of docs/quantised.md: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
-    w·s + j·d − p]; of the frames of a volume over those that a window meets, too.
+    """ONNX MaxPool, AveragePool and LpPool: y[n, c, h, w] = max, mean or p-norm over i, j of x[n, c, h·s + i·d − p,
+    w·s + j·d − p]; of the frames of a volume over those that a window meets, too. And QLinearAveragePool of
+    docs/quantised.md, whose sums are exact.
 
     Padding never wins a max; whether a NaN does depends on its place in the window. Padding adds 0 to a sum; a mean's
     divisor is a table: window_sizes of packing.py.

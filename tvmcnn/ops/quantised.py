@@ -46,7 +46,7 @@ def dequantize_linear(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor
     return te.compute(output.shape, lambda *i: dequantised(x, scale, zero, i), name="out")
 
 
-def dequantised(x: te.Tensor, scale: te.Tensor, zero: te.Tensor, i: tuple[Any, ...]) -> Expr:
+def dequantised(x: Any, scale: te.Tensor, zero: te.Tensor, i: tuple[Any, ...]) -> Expr:
     """The element of that at some indices."""
     return less_zero(x[i], _at(zero, i)).astype("float32") * _at(scale, i)
 
@@ -259,8 +259,10 @@ def in_blocks(step: Step, given: Operands) -> te.Tensor:
     if made.dtype != FLOAT32:
         return EXPRESSIONS[node.op](node, output, *operands)
 
+    x, scale, zero = operands
+
     def element(*i: Any) -> Expr:
-        return zero_padding(layout, made.shape, output_pixel(layout, *i), dequantised(*operands, i))
+        return zero_padding(layout, made.shape, output_pixel(layout, *i), dequantised(x, scale, zero, i))
 
     return te.compute(output.shape, element, name="out")
 

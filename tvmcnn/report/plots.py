@@ -20,6 +20,7 @@ COLOURS = {  # by algorithm; Okabe and Ito's, which the colour-blind can tell ap
     "streamed": "#e69f00",
     "dense": "#009e73",
     "columns": "#cc79a7",
+    "dots": "#f0e442",
 }
 OTHER = "#8a9199"
 NAMED = 8  # kernels that the roofline names: those that take most of the time

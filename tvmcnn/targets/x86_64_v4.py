@@ -1,4 +1,7 @@
-"""x86-64-v4: AVX-512, Intel's server CPUs from Skylake (2017) and AMD's from Zen 4 (2022) on; with VNNI x86-64-v4-vnni."""
+"""x86-64-v4: AVX-512, Intel's server CPUs from Skylake (2017) and AMD's from Zen 4 (2022) on.
+
+With VNNI it is x86-64-v4-vnni.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DotsConfig
 from tvmcnn.fuse import is_depthwise
-from tvmcnn.fuse.bytes_convolved import IN_BYTES
-from tvmcnn.network import BYTES, FLOAT32, NO_PADS, Choice, Kernel, Layout, Tensor
+from tvmcnn.network import BYTES, FLOAT32, IN_BYTES, NO_PADS, Choice, Kernel, Layout, Tensor
 
 ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", "QLinearAdd", "QLinearMul", "Table")
 POOLS = ("MaxPool", "QLinearAveragePool")
@@ -51,7 +50,7 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     read = [state.image(image, Layout(block, node["pads"], fill=int(node["zero"])))]
     read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
     config = dots_config(state, kernel, block, terms, shift)
-    return choice_of(kernel, "dots", read, Layout(BLOCK), "direct", (config, "default"))
+    return choice_of(kernel, "dots", read, Layout(BLOCK), "dots", (config, "default"))
 
 
 def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int) -> DotsConfig:
@@ -63,7 +62,9 @@ def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int
     unroll = math.gcd(4, summed_channels(channels_together(kernel), block)[1] // terms) if terms > 1 else 1
     prefetch = terms > 1 and prefetches(kernel, state.target)
     order = "rb rh rw rc" if terms > 1 else "rw rb rh rc"
-    return DotsConfig(v, rows, columns, order, unroll, prefetch, not divides(kernel, rows, columns), terms=terms, shift=shift)
+    return DotsConfig(
+        v, rows, columns, order, unroll, prefetch, not divides(kernel, rows, columns), terms=terms, shift=shift
+    )
 
 
 def works_in_blocks(state: State, kernel: Kernel) -> bool:

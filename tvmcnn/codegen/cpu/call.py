@@ -50,7 +50,14 @@ def _halo(step: Step) -> str:
     shape = choice.kernel.output.shape
     function = "tvmcnn_halo_by_rows" if cut_by_rows(choice) else "tvmcnn_halo"
     images, blocks, rows, columns, block = choice.writes.physical(shape)
-    numbers = images * blocks, rows, columns, block * choice.kernel.output.item_bytes, *choice.writes.halo, choice.writes.fill
+    numbers = (
+        images * blocks,
+        rows,
+        columns,
+        block * choice.kernel.output.item_bytes,
+        *choice.writes.halo,
+        choice.writes.fill,
+    )
     maps = f"(tvmcnn_maps){{{', '.join(map(str, numbers))}}}"
     return f"  {function}(A({step.arguments[-1].offset}), {maps}, begin, end, {choice.tasks});\n"
 

@@ -30,6 +30,7 @@ from tvmcnn.schedule.x86.winograd import streamed, winograd, winograd_data
 
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
+    "dots": direct,
     "winograd": winograd,
     "winograd_data": winograd_data,
     "streamed": streamed,

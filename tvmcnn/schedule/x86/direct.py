@@ -13,8 +13,8 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.x86.dots import intrinsic
 from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.x86.dots import intrinsic
 
 TERMS = "rn"  # the axis of the products that one instruction adds, of integers
 

@@ -2,9 +2,9 @@
 
     sums[i] += Σ_k int32(x[k]) · int32(w[i, k])        i a lane of int32, k 2 or 4 neighbouring channels
 
-Of four bytes it is VNNI's vpdpbusd, one instruction: x unsigned, w signed, and nothing saturates. Of two it is vpmaddwd,
-x widened to 16 bits, and an addition: less than half the rate, on CPUs without VNNI, and exact too. (vpmaddubsw, which
-others use there, adds two products in 16 bits, and saturates.) LLVM 22 finds neither in plain loops.
+Of four bytes it is VNNI's vpdpbusd, one instruction: x unsigned, w signed, and nothing saturates. Of two it is
+vpmaddwd, x widened to 16 bits, and an addition: less than half the rate, on CPUs without VNNI, and exact too.
+(vpmaddubsw, which others use there, adds two products in 16 bits, and saturates.) LLVM 22 finds neither in plain loops.
 """
 
 from __future__ import annotations
