@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from builders import model_of
 from chains import CHAINS, Chain, every_byte
 from quantised import TYPES, Quantised, equal, operators
 
@@ -102,6 +103,42 @@ def _scale_that_tells() -> np.float32:
                 if np.rint(once[place] / near) != np.rint(twice[place] / near):
                     return np.float32(near)
     raise AssertionError("there is none")
+
+
+@pytest.mark.parametrize("op", ["Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu"])
+def test_operators_of_onnxruntime(op: str, tmp_path: Path) -> None:
+    """They mean the same."""
+    g = Quantised(3)
+    own = {"domain": "com.microsoft"}
+    x, zeros = g.bytes(4, 64), (g.array(np.uint8(131)), g.array(np.uint8(13)))
+    if op.startswith("QLinear"):
+        y = g.node(op, x, g.array(SCALE), zeros[0], g.array(np.float32(0.0211)), zeros[1], **own)
+    else:
+        y = g.up(g.node(op, g.down(x, SCALE, np.uint8(131)), **own), 0.0211, np.uint8(13))
+    model = _with_microsofts(g, y)
+    compiled = tvmcnn.compile(model, output=tmp_path / "q.so")
+    assert operators(compiled) == ["Table"]
+    given = every_byte("uint8")
+    np.testing.assert_array_equal(tvmcnn.load(compiled.path)(given), reference(model, {"x0": given})[y])
+
+
+def _with_microsofts(g: Quantised, y: str) -> onnx.ModelProto:
+    """A model of ONNX's operators and of onnxruntime's own, with one output of bytes."""
+    return model_of(
+        g.nodes,
+        {"x0": (onnx.TensorProto.UINT8, (4, 64))},
+        {y: (onnx.TensorProto.UINT8, (4, 64))},
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in g.initializers},
+    )
+
+
+def test_what_import_takes_out(tmp_path: Path, said: list[bool]) -> None:
+    """An Identity within a chain is none of it, to the oracle neither."""
+    g = Quantised(3)
+    y = g.up(g.node("Identity", g.node("Tanh", g.node("Identity", g.source(4, 64, zero=131)))), 0.008, np.uint8(100))
+    model = g.finished(y)
+    assert operators(equal(model, tmp_path)) == ["Table"]
+    assert said and all(said)
 
 
 # ---- what is none ---------------------------------------------------------------------------------------------------
