@@ -11,6 +11,7 @@ import numpy as np
 
 from tvmcnn.blocks import groups_together
 from tvmcnn.configs import DenseConfig, DotsConfig, GemmConfig, GemvConfig, MmaConfig, RecurrentConfig, WinogradConfig
+from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -177,7 +178,7 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     """The weight of a convolution of integers, its factors and its offsets: one of each for every map.
 
     (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel
-    a group (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
+    a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
     zero · Σ w[m], so that the kernel multiplies the bytes themselves.
     """
     node, config = choice.kernel.anchor, choice.numbers(DotsConfig)
@@ -195,6 +196,10 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
 def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
     if terms == 1:
         return depthwise(choice, weight).astype(np.int32)
+    if is_depthwise(choice.kernel):
+        wide = np.pad(depthwise(choice, weight), ((0, 0), (0, 0), (0, -weight.shape[3] % terms), (0, 0)))
+        blocks, height, width, lanes = wide.shape
+        return np.moveaxis(wide.reshape(blocks, height, width // terms, terms, lanes), -1, -2).astype(np.int8)
     packed = direct(choice, weight)
     grouped = packed.reshape(*packed.shape[:4], packed.shape[4] // terms, terms, packed.shape[5])
     return np.moveaxis(grouped, -1, -2).astype(np.int8 if terms == 4 else np.int16)

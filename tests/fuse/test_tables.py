@@ -47,8 +47,8 @@ def ops(model: onnx.ModelProto) -> list[str]:
 
 
 def test_both_know_the_same_operators() -> None:
-    """Identity, which the importer takes out, aside; all are among the chains."""
-    assert set(FUNCTIONS) == SMOOTH - {"Identity"}
+    """Identity and Dropout, which the importer takes out, aside; all are among the chains."""
+    assert set(FUNCTIONS) == SMOOTH - {"Identity", "Dropout"}
     assert {name.split("-")[0] for name in CHAINS} >= set(FUNCTIONS)
 
 
@@ -133,9 +133,10 @@ def _with_microsofts(g: Quantised, y: str) -> onnx.ModelProto:
 
 
 def test_what_import_takes_out(tmp_path: Path, said: list[bool]) -> None:
-    """An Identity within a chain is none of it, to the oracle neither."""
+    """An Identity or Dropout within a chain is none of it, to the oracle neither."""
     g = Quantised(3)
-    y = g.up(g.node("Identity", g.node("Tanh", g.node("Identity", g.source(4, 64, zero=131)))), 0.008, np.uint8(100))
+    x = g.node("Dropout", g.node("Tanh", g.node("Identity", g.source(4, 64, zero=131))))
+    y = g.up(g.node("Dropout", x, g.constant(np.float32(0.3))), 0.008, np.uint8(100))
     model = g.finished(y)
     assert operators(equal(model, tmp_path)) == ["Table"]
     assert said and all(said)

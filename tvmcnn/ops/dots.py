@@ -17,6 +17,7 @@ from tvm.ir import Expr
 
 from tvmcnn.blocks import BLOCK, channels_together, groups_together, summed_channels
 from tvmcnn.configs import DotsConfig
+from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import IN_BYTES, Channel, Node, Pixel, Shape, Step
 from tvmcnn.ops.direct import PixelTiles, image_of
 from tvmcnn.ops.integers import combined, rounded, within
@@ -30,7 +31,7 @@ def dots(step: Step, given: Operands) -> Tiled:
     "conv" is that of ops/direct.py, in int32, whose innermost reduction "rn" is the n products of one instruction.
     """
     config, tiles, node = step.choice.numbers(DotsConfig), PixelTiles.of(step.choice), step.choice.kernel.anchor
-    conv = (_depthwise if config.terms == 1 else _products)(step, given, tiles)
+    conv = (_depthwise if is_depthwise(step.choice.kernel) else _products)(step, given, tiles)
 
     def finished(pixel: Pixel, sums: Callable[[int, int], Expr]) -> Expr:
         value, last = _scaled(given, sums(0, 0), pixel.channel.block, pixel.channel.lane), step.choice.kernel.nodes[-1]
@@ -46,7 +47,7 @@ def dots(step: Step, given: Operands) -> Tiled:
 def _rounded_first(value: Expr, node: Node) -> Expr:
     """A float32 within int32 as an integer of the output, in int32: LLVM's vcvtps2dq, then a narrowing that saturates.
 
-    Two instructions fewer than bounds in float32 are (64 to 256 channels of 56 x 56 pixels: 283 µs, and 2XX so).
+    Two instructions fewer than bounds in float32 are (64 to 256 channels of 56 x 56 pixels: 283 µs, and 281 so).
     """
     return within(
         _rint(value).astype("int32") + node["to"], *(tirx.const(node[word], "int32") for word in ("low", "high"))
@@ -88,6 +89,8 @@ def unfused_sums(step: Step, node: Node, shape: Shape, given: Operands, made: Ma
     def filter_tap(o: Any, c: Any) -> Expr:
         if config.terms == 1:
             return weight[o // BLOCK, rh, rw, o % BLOCK]
+        if is_depthwise(step.choice.kernel):
+            return weight[o // BLOCK, rh, rw // config.terms, o % BLOCK, rw % config.terms]
         quads, terms = int(weight.shape[4]), int(weight.shape[6])
         c = c + o // (shape[1] // node["group"]) % together * depth
         lane = c % (quads * terms)
@@ -131,13 +134,18 @@ def _products(step: Step, given: Operands, tiles: PixelTiles) -> te.Tensor:
 
 
 def _depthwise(step: Step, given: Operands, tiles: PixelTiles) -> te.Tensor:
-    """One filter a channel."""
+    """One filter a channel. An instruction adds the products of 4 taps of a row; taps that a row has not are 0, for
+    whose pixels there is room in the halo at the right."""
     weight, image = given.constants[step.choice.kernel.anchor.inputs[1]], image_of(step, given, tiles)
-    blocks, kh, kw, lanes = (int(extent) for extent in weight.shape)
+    blocks, kh, kw, lanes, *terms = (int(extent) for extent in weight.shape)
     rh, rw = te.reduce_axis((0, kh), "rh"), te.reduce_axis((0, kw), "rw")
+    rn = [te.reduce_axis((0, extent), "rn") for extent in terms]
+    shift = step.choice.numbers(DotsConfig).shift
 
     def tap(i: Any, ob: Any, ty: Any, y: Any, dy: Any, tx: Any, x: Any, dx: Any, o: Any) -> Expr:
-        value = image(i, Channel(ob, o, lanes), (ty, y, dy, rh), (tx, x, dx, rw)).astype("int32")
-        return te.sum(value * weight[ob, rh, rw, o], axis=[rh, rw])
+        column = rw * terms[0] + rn[0] if terms else rw
+        value = image(i, Channel(ob, o, lanes), (ty, y, dy, rh), (tx, x, dx, column)).astype("int32")
+        value = value + shift if shift else value
+        return te.sum(value * weight[(ob, rh, rw, o, *rn)].astype("int32"), axis=[rh, rw, *rn])
 
     return te.compute(tiles.window_shape(step.choice.kernel.output.shape[0], blocks, lanes), tap, name="conv")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tvmcnn.check.reference.integers import Patterns
 
 FLOAT32 = np.dtype(np.float32)
-SMOOTH = frozenset(  # without jumps
+SMOOTH = frozenset(  # without jumps; a Dropout that does not train is an Identity
     """
-    Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu Pow
+    Abs Add Celu Clip Div Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu Pow
     Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
     """.split()  # noqa: SIM905
 )
@@ -101,7 +101,7 @@ def _value(graph: Patterns, name: str, made: dict[str, Held]) -> Held | None:
     given = [made.get(each) or _one_value(graph, each) if each else None for each in node.input]
     if any(each and held is None for each, held in zip(node.input, given, strict=True)):
         return None
-    (found,) = operate(node, given, graph.context)
+    found, *_ = operate(node, given, graph.context)
     return found
 
 

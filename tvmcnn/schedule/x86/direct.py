@@ -16,6 +16,7 @@ from tvmcnn.configs import DirectConfig
 from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
 
+UNROLLED = 8  # rows of four taps: what rows of a tile share of the image is loaded and turned once
 TERMS = "rn"  # the axis of the products that one instruction adds, of integers
 
 
@@ -70,8 +71,11 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         taken = math.prod(extent(sch, loop) for loop in (*order, *terms))
         prefetch(sch, order[0], (y_o, x_o), taken * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
+    across = "rc" not in names
+    if terms and across and math.prod(extent(sch, loop) for loop in order) <= UNROLLED:
+        unroll(sch, order)
     if terms:
-        sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image))
+        sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image, across=across))
     for block in padded:
         # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
         sch.compute_at(block, y_o, preserve_unit_loops=True)

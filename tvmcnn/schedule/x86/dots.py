@@ -36,14 +36,25 @@ BY_PAIRS = (
 )
 
 
+# Four neighbouring pixels of 16 channels as the four of each channel: one vpermb, or vpermd and vpshufb before VBMI.
+COLUMNS = "T.Shuffle([x.vload([0, 0], dtype='{x}x{bytes}')], [{turned}])"
+SIGNED_COLUMNS = f"T.bitwise_xor(T.reinterpret({COLUMNS}, dtype='int32x{{lanes}}'), T.broadcast(T.int32(-2139062144), {{lanes}}))"
+
+
 @functools.cache
-def intrinsic(lanes: int, count: int, dtype: str) -> str:
-    """The name of the sum of `count` products of integers of a type in so many lanes; TVM knows it from then on."""
-    name, shifted = f"tvmcnn_dots_{count}_{dtype}_{lanes}", count == 4 and dtype == "int8"
+def intrinsic(lanes: int, count: int, dtype: str, *, across: bool = False) -> str:
+    """The name of the sum of `count` products of integers of a type in so many lanes; TVM knows it from then on.
+
+    Across pixels each lane has a channel of its own: sums[i] += Σ_k int32(x[k, i]) · int32(w[i, k]).
+    """
+    name = f"tvmcnn_dots_{count}_{dtype}_{lanes}{'_across' * across}"
+    shifted = count == 4 and dtype == "int8"
     words: dict[str, object] = {"x": dtype, "lanes": lanes, "bytes": 4 * lanes, "terms": 2 * lanes}
+    words["turned"] = ", ".join(str(k * lanes + i) for i in range(lanes) for k in range(count))
     words["call"] = (QUADS if count == 4 else PAIRS)[lanes]
-    words["quad"] = (SIGNED_QUAD if shifted else QUAD).format(**words)
-    given = f"T.Cast('int32', x[k]){' + 128' * shifted}"
+    quads = ((QUAD, SIGNED_QUAD), (COLUMNS, SIGNED_COLUMNS))[across][shifted]
+    words["quad"] = quads.format(**words)
+    given = f"T.Cast('int32', x[{'k, i' if across else 'k'}]){' + 128' * shifted}"
     meaning = f"""
     for lane, term in T.grid({lanes}, {count}):
         with T.sblock("sums"):
@@ -51,18 +62,19 @@ def intrinsic(lanes: int, count: int, dtype: str) -> str:
             sums[i] = sums[i] + ({given}) * T.Cast('int32', w[i, k])"""
     call = f"""
     sums[T.ramp(T.int32(0), 1, {lanes})] = {(BY_QUADS if count == 4 else BY_PAIRS).format(**words)}"""
-    TensorIntrin.register(name, *(_function(body, lanes, count, dtype) for body in (meaning, call)))
+    image = (count, lanes) if across else (count,)
+    TensorIntrin.register(name, *(_function(body, lanes, count, dtype, image) for body in (meaning, call)))
     return name
 
 
-def _function(body: str, lanes: int, count: int, dtype: str) -> object:
-    """A PrimFunc of a body over the channels, the weights and the sums."""
+def _function(body: str, lanes: int, count: int, dtype: str, image: tuple[int, ...]) -> object:
+    """A PrimFunc of a body over the image, the weights and the sums."""
     lines = f"""@T.prim_func(s_tir=True)
 def function(p_x: T.handle, p_w: T.handle, p_sums: T.handle) -> None:
-    x = T.match_buffer(p_x, ({count},), '{dtype}', offset_factor=1)
+    x = T.match_buffer(p_x, {image}, '{dtype}', offset_factor=1)
     w = T.match_buffer(p_w, ({lanes}, {count}), '{"int8" if count == 4 else "int16"}', offset_factor=1)
     sums = T.match_buffer(p_sums, ({lanes},), 'int32', offset_factor=1, scope='local')
     with T.sblock('root'):
-        T.reads(sums[0:{lanes}], x[0:{count}], w[0:{lanes}, 0:{count}])
+        T.reads(sums[0:{lanes}], x[{", ".join(f"0:{extent}" for extent in image)}], w[0:{lanes}, 0:{count}])
         T.writes(sums[0:{lanes}])"""
     return from_source(lines + body.replace("\n", "\n    "), {"T": T})
