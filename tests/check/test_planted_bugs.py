@@ -634,23 +634,20 @@ def other_gate(first: int, second: int) -> Plant:
     )
 
 
-def between_integers(op: str, **attributes: Any) -> Build:
+def between_integers(op: str, dtype: str = "uint8", **attributes: Any) -> Build:
     """One operator between integers, of which the one that makes floats again is the last."""
 
     def build(g: Graph) -> str:
-        def stored(array: Any) -> str:
-            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
-            return g.initializers[-1].name
-
-        scale, zero = stored(np.float32(0.05)), stored(np.uint8(113))
-        q = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
-        x = g.node("DequantizeLinear", q, scale, zero)
+        scale, zero = stored(g, np.float32(0.05)), stored(g, np.array(113 if dtype == "uint8" else -5, dtype))
+        x, *others = (
+            g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero), scale, zero)
+            for _ in range(2 if op == "Add" else 1)
+        )
         if op in ("Conv", "MatMul"):
-            w = stored(g.rng.integers(-128, 128, (7, 6, 3, 2) if op == "Conv" else (12, 17), np.int8))
-            y = g.node(op, x, g.node("DequantizeLinear", w, scale, stored(np.int8(0))), **attributes)
-        else:
-            y = g.node(op, *([x] if "Pool" in op else [x, x]), **attributes)
-        other = scale if op == "Add" else stored(np.float32(0.5 if op in ("Conv", "MatMul") else 0.04))
+            w = stored(g, g.rng.integers(-128, 128, (7, 6, 3, 2) if op == "Conv" else (12, 17), np.int8))
+            others = [g.node("DequantizeLinear", w, scale, stored(g, np.int8(0)))]
+        y = g.node(op, x, *others, **attributes)
+        other = scale if op == "Add" else stored(g, np.float32(0.5 if op in ("Conv", "MatMul") else 0.04))
         made = g.node("QuantizeLinear", y, other, zero)
         g.output(g.node("DequantizeLinear", made, other, zero))
         return made
@@ -663,18 +660,14 @@ def product_of_bytes(arriving: bool = False) -> Build:
     fours."""
 
     def build(g: Graph) -> str:
-        def stored(array: Any) -> str:
-            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
-            return g.initializers[-1].name
-
-        scale, zero, none = stored(np.float32(0.05)), stored(np.uint8(113)), stored(np.int8(0))
+        scale, zero, none = (stored(g, array) for array in (np.float32(0.05), np.uint8(113), np.int8(0)))
         q = g.node("QuantizeLinear", g.input(3, 13), scale, zero)
         if arriving:
             w = g.node("QuantizeLinear", g.input(13, 17), scale, none)
         else:
-            w = stored(g.rng.integers(-128, 128, (13, 17), np.int8))
+            w = stored(g, g.rng.integers(-128, 128, (13, 17), np.int8))
         factors = g.node("DequantizeLinear", q, scale, zero), g.node("DequantizeLinear", w, scale, none)
-        half = stored(np.float32(0.5))
+        half = stored(g, np.float32(0.5))
         made = g.node("QuantizeLinear", g.node("MatMul", *factors), half, zero)
         g.output(g.node("DequantizeLinear", made, half, zero))
         return made
@@ -709,6 +702,41 @@ def without_zero_point(patch: pytest.MonkeyPatch) -> None:
         return real.constants(dataclasses.replace(choice, kernel=kernel), arrays)
 
     patch.setitem(ALGORITHMS, "dense_dots", dataclasses.replace(real, constants=constants))
+
+
+def stored(g: Graph, array: Any) -> str:
+    """A constant of the type that it has."""
+    g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
+    return g.initializers[-1].name
+
+
+def between_convolutions(g: Graph) -> str:
+    """An activation of bytes in blocks of channels."""
+    scale, zero = stored(g, np.float32(0.05)), stored(g, np.uint8(113))
+    x = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
+    made = []
+    for kernel in ((17, 6, 3, 2), (7, 17, 1, 3)):
+        w = g.node(
+            "DequantizeLinear", stored(g, g.rng.integers(-128, 128, kernel, np.int8)), scale, stored(g, np.int8(0))
+        )
+        x = g.node("QuantizeLinear", g.node("Conv", g.node("DequantizeLinear", x, scale, zero), w), scale, zero)
+        x = g.node("QuantizeLinear", g.node("Tanh", g.node("DequantizeLinear", x, scale, zero)), scale, zero)
+        made.append(x)
+    g.output(g.node("DequantizeLinear", x, scale, zero))
+    return made[0]
+
+
+def other_entry(edit: Callable[[Any], Any]) -> Plant:
+    """A table is read at other places."""
+
+    def table(node: Any, output: Any, x: te.Tensor, entries: te.Tensor) -> te.Tensor:
+        return te.compute(output.shape, lambda *i: entries[edit(x[i].astype("int32"))], name="out")
+
+    def planted(patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(ops.PLAIN, "Table", table)
+        patch.setitem(quantised.EXPRESSIONS, "Table", table)
+
+    return planted
 
 
 def in_float32(plant: Plant) -> Plant:
@@ -752,6 +780,9 @@ BUGS = [
         between_integers("AveragePool", kernel_shape=[3, 2]),
         of_integers("QLinearAveragePool", dilations=lambda d: (1, 2)),
     ),
+    Bug("integers-next-entry", between_integers("Tanh"), other_entry(lambda x: (x + 1) % 256)),
+    Bug("integers-entries-from-the-least", between_integers("Tanh", "int8"), other_entry(lambda x: x + 128)),
+    Bug("integers-next-entry-in-blocks", between_convolutions, other_entry(lambda x: tirx.min(x + 1, 255))),
     Bug("integers-other-zero", between_integers("Add"), of_integers("QLinearAdd", other=lambda z: z + 1)),
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),

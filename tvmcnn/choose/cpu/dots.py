@@ -16,7 +16,7 @@ from tvmcnn.fuse import is_depthwise, is_per_channel
 from tvmcnn.network import BYTES, FLOAT32, IN_BYTES, NO_PADS, Choice, Kernel, Layout, Pads, Tensor, round_up
 
 BINARY = ("QLinearAdd", "QLinearMul")
-ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", *BINARY)
+ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", *BINARY, "Table")
 MOST_SUMS = 28  # vectors of a tile
 POOLS = ("MaxPool", "QLinearAveragePool")
 
@@ -28,8 +28,8 @@ def wanted_bytes(state: State, kernels: Sequence[Kernel]) -> dict[str, Layout]:
     for kernel in filter(lambda kernel: convolves_bytes(state, kernel), kernels):
         name, pads, zero = kernel.inputs[0].name, _pads(state, kernel), int(kernel.anchor["zero"])
         have = found.get(name, Layout(BLOCK, NO_PADS, fill=zero))
-        halo = tuple(map(max, have.halo, pads)) if have.fill == zero else have.halo
-        found[name] = Layout(BLOCK, halo, fill=have.fill)
+        top, left, bottom, right = map(max, have.halo, pads if have.fill == zero else NO_PADS)
+        found[name] = Layout(BLOCK, (top, left, bottom, right), fill=have.fill)
     return found
 
 
@@ -81,7 +81,7 @@ def dots_config(state: State, kernel: Kernel, block: int, terms: int, shift: int
     tiles = direct_tiles(kernel, maps, depth, state.target)
     tiles = [tile for tile in tiles if vectors % tile[0] == 0]  # `tensorize` takes no part of a tile
     v, rows, columns = tiles[0]
-    if terms == 2 and state.target.registers > MOST_SUMS:  # ResNet-18: 22.7 ms, and 27.9; with 16 registers 31, and 28.8
+    if terms == 2 and state.target.registers > MOST_SUMS:  # ResNet-18: 22.7 ms, and 27.9; with 16: 31, 28.8
         v, rows, columns = min(tiles, key=functools.partial(_instructions, kernel))
     if terms == 4 and is_depthwise(kernel):
         v, rows, columns = _tile_of_rows(kernel)
@@ -128,7 +128,11 @@ def works_in_blocks(state: State, kernel: Kernel) -> bool:
     operands = kernel.anchor.inputs[:2] if kernel.anchor.op in BINARY else ()
     for name in kernel.constants:
         array = state.network.constants[name]
-        if array.size > 1 and (name not in operands or not is_per_channel(array, kernel.output.shape)):
+        if (
+            array.size > 1
+            and kernel.anchor.op != "Table"
+            and (name not in operands or not is_per_channel(array, kernel.output.shape))
+        ):
             return False
     return all(tensor.shape == kernel.output.shape and _in_blocks(state, tensor) for tensor in kernel.inputs)
 
