@@ -192,8 +192,8 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     """The weight of a convolution of integers, its factors and its offsets: one of each for every map.
 
     (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel
-    a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one
-    number for each map, b[m] - zero · Σ w[m], so that the kernel multiplies the bytes themselves.
+    a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). The offset of a map, b[m] - zero · Σ w[m], has what would
+    be subtracted from every byte, so that the kernel multiplies the bytes themselves.
     """
     node, config = choice.kernel.anchor, choice.numbers(DotsConfig)
     weight, factor, *bias = (constants[name] for name in node.inputs[1:])

@@ -269,7 +269,7 @@ MISTAKES = [
     ("compile {m} -o out.txt", "'out.txt' ends in '.txt'; a library's name must end in .so"),
     ("compile {m} -o out", "a library's name must end in .so"),
     ("compile {m} --no-verify -o nowhere/out.so", "cannot write nowhere/out.so: the folder nowhere does not exist"),
-    ("compile {m} --target sparc", "unknown target 'sparc'; allowed are native, host, x86-64-v3, x86-64-v4"),
+    ("compile {m} --target sparc", "unknown target 'sparc'; allowed are native, host, x86-64-v3, x86-64-v3-vnni"),
     ("compile {m} --target x86-64-v3,native", "'native' cannot be one of several; those that can are"),
     ("compile {m} --input-shape image:1x1x32x32", "has no input 'image'; its inputs are input"),
     ("compile {m} --input-shape input:1x1x32", "the shape 1x1x32 does not fit it"),

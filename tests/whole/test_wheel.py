@@ -199,7 +199,8 @@ from tvmcnn import targets
 from tvmcnn.choose import records
 print(tvmcnn.__file__)
 print(records.schedules_folder())
-found = [records.load_records(target, own=False).found for target in targets.TARGETS.values()]
+sets = {target.isa: target for target in targets.TARGETS.values()}
+found = [records.load_records(target, own=False).found for target in sets.values()]
 print(sum(len(rules) for kernels in found for rules in kernels.values()))
 """
     module, folder, count = alone(program, workplace).splitlines()
