@@ -5,7 +5,7 @@
     scores = net(x)
 
 Importing tvmcnn loads nothing else. `load` needs numpy and tvm_ffi when it is first used, which takes 0.2 s; `compile`,
-`tune` and `reference` need TVM and ONNX.
+`tune` and `reference` need TVM and ONNX, `quantize` needs ONNX and onnxruntime.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tvmcnn.errors import (
     TvmcnnError,
     UnsupportedError,
     VerifyError,
+    needs,
 )
 from tvmcnn.version import __version__
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tvmcnn import backend
     from tvmcnn.check.reference import reference
     from tvmcnn.compiler import compile  # noqa: A004 (the contract's name)
+    from tvmcnn.quantising import quantize
     from tvmcnn.reweighting import reweight
     from tvmcnn.run import load
     from tvmcnn.run.runner import Runner
@@ -49,6 +51,7 @@ __all__ = [
     "backend",
     "compile",
     "load",
+    "quantize",
     "reference",
     "reweight",
     "tune",
@@ -59,6 +62,7 @@ _HOMES = {
     "backend": "tvmcnn.backend",
     "compile": "tvmcnn.compiler",
     "load": "tvmcnn.run",
+    "quantize": "tvmcnn.quantising",
     "reference": "tvmcnn.check.reference",
     "reweight": "tvmcnn.reweighting",
     "tune": "tvmcnn.tuning",
@@ -75,7 +79,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "tvmcnn":
             raise
-        raise ToolError(f"tvmcnn.{name} needs {error.name}: install it by pip install 'tvmcnn[compiler]'") from error
+        raise needs(f"tvmcnn.{name}", error.name or "a package") from error
     value = globals()[name] = getattr(module, name, module)
     return value
 

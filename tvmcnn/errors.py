@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PAGES = ("igraph", "jinja2", "markupsafe")  # modules of the extra "report"; others are of "compiler"
+EXTRAS = {"report": ("igraph", "jinja2", "markupsafe"), "quant": ("onnxruntime",)}  # others are of "compiler"
 MACHINE = (
     *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
     *(errno.ENOSPC, errno.EPERM, errno.EROFS),
@@ -110,8 +110,7 @@ def explained(error: Exception, doing: str) -> TvmcnnError:
     if isinstance(error, MemoryError):
         return ToolError(f"there is not enough memory for this: {_line(error)}")
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "tvmcnn":
-        extra = "report" if error.name in PAGES else "compiler"
-        return ToolError(f"this needs {error.name}: install it by pip install 'tvmcnn[{extra}]'")
+        return needs("this", error.name)
     if isinstance(error, ValueError) and str(error) == "embedded null byte":
         return InputError("a path has a null character in it")
     if isinstance(error, OSError) and error.errno in MACHINE:
@@ -123,6 +122,12 @@ def explained(error: Exception, doing: str) -> TvmcnnError:
         lost = f"its report cannot be written ({obstacle.strerror})"
         return InternalError(f"{found}: this is a fault of tvmcnn, please report it; {lost}")
     return InternalError(f"{found}: this is a fault of tvmcnn, please report it with the file {report}", report)
+
+
+def needs(what: str, module: str) -> ToolError:
+    """The error for a package that is not installed."""
+    extra = next((extra for extra, modules in EXTRAS.items() if module.split(".")[0] in modules), "compiler")
+    return ToolError(f"{what} needs {module}: install it by pip install 'tvmcnn[{extra}]'")
 
 
 def _is_callers_own(error: Exception, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:

@@ -21,7 +21,6 @@ from tvmcnn.configs import (
     RecurrentConfig,
     WinogradConfig,
 )
-from tvmcnn.fuse import is_depthwise
 from tvmcnn.network import Array, Choice, Layout, row_shape
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
@@ -164,8 +163,8 @@ def by_channel(choice: Choice, array: Array) -> Array:
 
 
 def several_by_channel(choice: Choice, array: Array) -> Array:
-    """`by_channel` of what is not one value."""
-    return by_channel(choice, array) if array.size > 1 else array.reshape(-1)
+    """`by_channel` of an operand of several values; scales, zero points and tables as they are."""
+    return by_channel(choice, array) if array.ndim > 1 and array.size > 1 else array.reshape(-1)
 
 
 def by_column(choice: Choice, array: Array) -> Array:
@@ -193,8 +192,8 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     """The weight of a convolution of integers, its factors and its offsets: one of each for every map.
 
     (M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b/n, 16, n), n the products that an instruction adds; of one channel
-    a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one number for each map, b[m] -
-    zero · Σ w[m], so that the kernel multiplies the bytes themselves.
+    a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). What is subtracted from every byte that is multiplied is one
+    number for each map, b[m] - zero · Σ w[m], so that the kernel multiplies the bytes themselves.
     """
     node, config = choice.kernel.anchor, choice.numbers(DotsConfig)
     weight, factor, *bias = (constants[name] for name in node.inputs[1:])
@@ -211,7 +210,7 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
 def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
     if terms == 1:
         return depthwise(choice, weight).astype(np.int32)
-    if is_depthwise(choice.kernel):
+    if weight.shape[:2] == (choice.kernel.anchor["group"], 1):  # one filter a channel
         wide = np.pad(depthwise(choice, weight), ((0, 0), (0, 0), (0, -weight.shape[3] % terms), (0, 0)))
         blocks, height, width, lanes = wide.shape
         return np.moveaxis(wide.reshape(blocks, height, width // terms, terms, lanes), -1, -2).astype(np.int8)

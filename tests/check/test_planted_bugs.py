@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from tvmcnn.ops import (
     dense,
     dense_dots,
     direct,
+    dots,
     elementwise,
     formulas,
     lanes,
@@ -634,23 +636,22 @@ def other_gate(first: int, second: int) -> Plant:
     )
 
 
-def between_integers(op: str, **attributes: Any) -> Build:
+def between_integers(op: str, dtype: str = "uint8", **attributes: Any) -> Build:
     """One operator between integers, of which the one that makes floats again is the last."""
 
     def build(g: Graph) -> str:
-        def stored(array: Any) -> str:
-            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
-            return g.initializers[-1].name
-
-        scale, zero = stored(np.float32(0.05)), stored(np.uint8(113))
-        q = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
-        x = g.node("DequantizeLinear", q, scale, zero)
+        scale, zero = stored(g, np.float32(0.05)), stored(g, np.array(113 if dtype == "uint8" else -5, dtype))
+        x, *others = (
+            g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero), scale, zero)
+            for _ in range(2 if op == "Add" else 1)
+        )
         if op in ("Conv", "MatMul"):
-            w = stored(g.rng.integers(-128, 128, (7, 6, 3, 2) if op == "Conv" else (12, 17), np.int8))
-            y = g.node(op, x, g.node("DequantizeLinear", w, scale, stored(np.int8(0))), **attributes)
-        else:
-            y = g.node(op, *([x] if "Pool" in op else [x, x]), **attributes)
-        other = scale if op == "Add" else stored(np.float32(0.5 if op in ("Conv", "MatMul") else 0.04))
+            group = attributes.get("group", 0)
+            kernel = (group or 7, 6 // (group or 1), 3, 2)  # 2 groups fill no blocks of channels: plain loops
+            w = stored(g, g.rng.integers(-128, 128, kernel if op == "Conv" else (12, 17), np.int8))
+            others = [g.node("DequantizeLinear", w, scale, stored(g, np.int8(0)))]
+        y = g.node(op, x, *others, **attributes)
+        other = scale if op == "Add" else stored(g, np.float32(0.5 if op in ("Conv", "MatMul") else 0.04))
         made = g.node("QuantizeLinear", y, other, zero)
         g.output(g.node("DequantizeLinear", made, other, zero))
         return made
@@ -663,18 +664,14 @@ def product_of_bytes(arriving: bool = False) -> Build:
     fours."""
 
     def build(g: Graph) -> str:
-        def stored(array: Any) -> str:
-            g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
-            return g.initializers[-1].name
-
-        scale, zero, none = stored(np.float32(0.05)), stored(np.uint8(113)), stored(np.int8(0))
+        scale, zero, none = (stored(g, array) for array in (np.float32(0.05), np.uint8(113), np.int8(0)))
         q = g.node("QuantizeLinear", g.input(3, 13), scale, zero)
         if arriving:
             w = g.node("QuantizeLinear", g.input(13, 17), scale, none)
         else:
-            w = stored(g.rng.integers(-128, 128, (13, 17), np.int8))
+            w = stored(g, g.rng.integers(-128, 128, (13, 17), np.int8))
         factors = g.node("DequantizeLinear", q, scale, zero), g.node("DequantizeLinear", w, scale, none)
-        half = stored(np.float32(0.5))
+        half = stored(g, np.float32(0.5))
         made = g.node("QuantizeLinear", g.node("MatMul", *factors), half, zero)
         g.output(g.node("DequantizeLinear", made, half, zero))
         return made
@@ -682,13 +679,13 @@ def product_of_bytes(arriving: bool = False) -> Build:
     return build
 
 
-def short_groups(patch: pytest.MonkeyPatch) -> None:
-    """The last group of terms of a product of bytes is left out."""
+def shorter(module: Any, axis: str) -> Plant:
+    """One reduction of products of bytes ends early: of the terms, or of the rows of a filter."""
 
     def reduced(dom: Any, name: str) -> Any:
-        return te.reduce_axis((0, dom[1] - 1) if name == "rk" else dom, name)
+        return te.reduce_axis((0, dom[1] - 1) if name == axis else dom, name)
 
-    patch.setattr(dense_dots, "te", SimpleNamespace(**{**vars(te), "reduce_axis": reduced}))
+    return lambda patch: patch.setattr(module, "te", SimpleNamespace(**{**vars(te), "reduce_axis": reduced}))
 
 
 def doubled_terms(patch: pytest.MonkeyPatch) -> None:
@@ -697,9 +694,9 @@ def doubled_terms(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(packing, "np", other)
 
 
-def without_zero_point(patch: pytest.MonkeyPatch) -> None:
+def without_zero_point(algorithm: str) -> Plant:
     """The offsets of a product of bytes have no zero point in them."""
-    real = ALGORITHMS["dense_dots"]
+    real = ALGORITHMS[algorithm]
     assert real.constants is not None
 
     def constants(choice: Choice, arrays: Any) -> Any:
@@ -708,7 +705,82 @@ def without_zero_point(patch: pytest.MonkeyPatch) -> None:
         kernel = dataclasses.replace(choice.kernel, nodes=(other,))
         return real.constants(dataclasses.replace(choice, kernel=kernel), arrays)
 
-    patch.setitem(ALGORITHMS, "dense_dots", dataclasses.replace(real, constants=constants))
+    return lambda patch: patch.setitem(ALGORITHMS, algorithm, dataclasses.replace(real, constants=constants))
+
+
+def zeros_around(patch: pytest.MonkeyPatch) -> None:
+    """Images of bytes have zeros around them, whatever their zero point."""
+    real = call._halo
+    patch.setattr(call, "_halo", lambda step: re.sub(r", \d+}, begin", ", 0}, begin", real(step)))
+
+
+def joined_sum(g: Graph) -> str:
+    """A convolution of bytes and what is added to it, which another has made."""
+    scale, zero = stored(g, np.float32(0.5)), stored(g, np.uint8(113))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero), scale, zero)
+    made = []
+    for kernel in ((17, 6, 1, 1), (17, 6, 1, 1)):
+        integers = stored(g, g.rng.integers(-128, 128, kernel, np.int8))
+        w = g.node("DequantizeLinear", integers, scale, stored(g, np.int8(0)))
+        q = g.node("QuantizeLinear", g.node("Conv", x, w), scale, zero)
+        made.append(g.node("DequantizeLinear", q, scale, zero))
+    total = g.node("QuantizeLinear", g.node("Add", *made), scale, zero)
+    g.output(g.node("DequantizeLinear", total, scale, zero))
+    return total
+
+
+def one_more_added(patch: pytest.MonkeyPatch) -> None:
+    """What is added to a convolution of bytes is one more than the integer that was stored."""
+    real = dots.combined
+    patch.setattr(dots, "combined", lambda node, a, b, scales: real(node, a, b + 1, scales))
+
+
+def pooled_bytes(g: Graph) -> str:
+    """A mean of bytes in blocks of channels."""
+    scale, zero = stored(g, np.float32(0.5)), stored(g, np.uint8(113))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero), scale, zero)
+    integers = stored(g, g.rng.integers(-128, 128, (17, 6, 1, 1), np.int8))
+    w = g.node("DequantizeLinear", integers, scale, stored(g, np.int8(0)))
+    q = g.node("QuantizeLinear", g.node("Conv", x, w), scale, zero)
+    mean = g.node("AveragePool", g.node("DequantizeLinear", q, scale, zero), kernel_shape=[3, 2])
+    made = g.node("QuantizeLinear", mean, scale, zero)
+    g.output(g.node("DequantizeLinear", made, scale, zero))
+    return made
+
+
+def stored(g: Graph, array: Any) -> str:
+    """A constant of the type that it has."""
+    g.initializers.append(onnx.numpy_helper.from_array(np.asarray(array), f"c{len(g.initializers)}"))
+    return g.initializers[-1].name
+
+
+def between_convolutions(g: Graph) -> str:
+    """An activation of bytes in blocks of channels."""
+    scale, zero = stored(g, np.float32(0.05)), stored(g, np.uint8(113))
+    x = g.node("QuantizeLinear", g.input(1, 6, 9, 12), scale, zero)
+    made = []
+    for kernel in ((17, 6, 3, 2), (7, 17, 1, 3)):
+        w = g.node(
+            "DequantizeLinear", stored(g, g.rng.integers(-128, 128, kernel, np.int8)), scale, stored(g, np.int8(0))
+        )
+        x = g.node("QuantizeLinear", g.node("Conv", g.node("DequantizeLinear", x, scale, zero), w), scale, zero)
+        x = g.node("QuantizeLinear", g.node("Tanh", g.node("DequantizeLinear", x, scale, zero)), scale, zero)
+        made.append(x)
+    g.output(g.node("DequantizeLinear", x, scale, zero))
+    return made[0]
+
+
+def other_entry(edit: Callable[[Any], Any]) -> Plant:
+    """A table is read at other places."""
+
+    def table(node: Any, output: Any, x: te.Tensor, entries: te.Tensor) -> te.Tensor:
+        return te.compute(output.shape, lambda *i: entries[edit(x[i].astype("int32"))], name="out")
+
+    def planted(patch: pytest.MonkeyPatch) -> None:
+        patch.setitem(ops.PLAIN, "Table", table)
+        patch.setitem(quantised.EXPRESSIONS, "Table", table)
+
+    return planted
 
 
 def in_float32(plant: Plant) -> Plant:
@@ -732,27 +804,46 @@ MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 BUGS = [
-    Bug("integers-short-sum", between_integers("Conv"), short_reduction(quantised)),
+    Bug("integers-short-sum", between_integers("Conv", group=2), short_reduction(quantised)),
+    Bug("dots-short-sum", between_integers("Conv"), shorter(dots, "rh")),
+    Bug("dots-short-sum-of-a-channel", between_integers("Conv", group=6), shorter(dots, "rh")),
+    Bug("dots-zero-point", between_integers("Conv"), without_zero_point("dots")),
+    Bug("dots-zeros-around", between_integers("Conv", pads=[1, 0, 0, 1]), zeros_around),
+    Bug("dots-residual", joined_sum, one_more_added),
+    Bug(
+        "integers-other-window-in-blocks",
+        pooled_bytes,
+        attribute("quantised_pool", dilations=lambda d: (1, 2)),
+    ),
     Bug("integers-short-product", product_of_bytes(arriving=True), short_reduction(quantised)),
-    Bug("dense-dots-short-sum", product_of_bytes(), short_groups),
+    Bug("dense-dots-short-sum", product_of_bytes(), shorter(dense_dots, "rk")),
     Bug("dense-dots-terms-twice", product_of_bytes(), doubled_terms),
-    Bug("dense-dots-zero-point", product_of_bytes(), without_zero_point),
+    Bug("dense-dots-zero-point", product_of_bytes(), without_zero_point("dense_dots")),
     Bug("dense-dots-bound", product_of_bytes(), attribute("dense_dots", high=lambda high: high - 100)),
     Bug(
         "integers-zero-point-in-padding",
-        between_integers("Conv", pads=[1, 0, 0, 1]),
+        between_integers("Conv", group=2, pads=[1, 0, 0, 1]),
         of_integers("QLinearConv", zero=lambda z: z + 1),
     ),
-    Bug("integers-other-bound", between_integers("Conv"), of_integers("QLinearConv", low=lambda low: low + 1)),
-    Bug("integers-centred", between_integers("Conv"), in_float32(of_integers("Centred", zero=lambda z: z + 1))),
-    Bug("integers-requantised", between_integers("Conv"), in_float32(of_integers("Requantised", to=lambda z: z + 1))),
+    Bug("integers-other-bound", between_integers("Conv", group=2), of_integers("QLinearConv", low=lambda low: low + 1)),
+    Bug(
+        "integers-centred", between_integers("Conv", group=2), in_float32(of_integers("Centred", zero=lambda z: z + 1))
+    ),
+    Bug(
+        "integers-requantised",
+        between_integers("Conv", group=2),
+        in_float32(of_integers("Requantised", to=lambda z: z + 1)),
+    ),
     Bug("integers-cut-off", product_of_bytes(arriving=True), cut_off),
     Bug(
         "integers-other-window",
         between_integers("AveragePool", kernel_shape=[3, 2]),
         of_integers("QLinearAveragePool", dilations=lambda d: (1, 2)),
     ),
-    Bug("integers-other-zero", between_integers("Add"), of_integers("QLinearAdd", other=lambda z: z + 1)),
+    Bug("integers-next-entry", between_integers("Tanh"), other_entry(lambda x: (x + 1) % 256)),
+    Bug("integers-entries-from-the-least", between_integers("Tanh", "int8"), other_entry(lambda x: x + 128)),
+    Bug("integers-next-entry-in-blocks", between_convolutions, other_entry(lambda x: tirx.min(x + 1, 255))),
+    Bug("integers-other-zero", between_integers("Add"), of_integers("QLinearAdd", to=lambda z: z + 1)),
     Bug("resize-shifted-taps", resized("linear"), shifted_taps),
     Bug("resize-shifted-taps-nearest", resized("nearest"), shifted_taps),
     Bug("grid-sample-corners", sampled(), attribute("grid_sample", align_corners=lambda corners: not corners)),

@@ -51,7 +51,8 @@ def test_zero_point() -> None:
 def test_a_float_kernel_between_integers_may_not_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One part in a hundred is more than rounding, and seen in the integers behind it."""
     g = Quantised(2)
-    y = g.up(g.node("Sigmoid", g.source(3, 17)), 0.004, np.uint8(0))
+    x = g.down(g.bytes(3, 17), g.scale(17), np.full(17, 7, np.uint8), axis=1)  # with a scale a column it is no table
+    y = g.up(g.node("Sigmoid", x), 0.004, np.uint8(0))
     model = g.finished(y)
     tvmcnn.compile(model, output=tmp_path / "q.so")
     real = formulas.FORMULAS["Sigmoid"]

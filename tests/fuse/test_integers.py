@@ -86,18 +86,29 @@ def test_bytes_move(name: str, target: str, tmp_path: Path) -> None:
     g = Quantised(3)
     y = g.up(MOVES[name](g, g.source(2, 5, 9, 12)), SCALE, np.uint8(7))
     compiled = equal(
-        g.finished(g.up(g.node("Sigmoid", g.down(y, SCALE, np.uint8(7))), 0.004, np.uint8(0))), tmp_path, target
+        g.finished(g.up(g.node("Softmax", g.down(y, SCALE, np.uint8(7))), 0.004, np.uint8(0))), tmp_path, target
     )
     kernels = [ops for ops in operators(compiled) if "Quant" not in ops and "quant" not in ops]
     assert len(kernels) - kernels.count("Concat") <= 3
     assert [ops for ops in operators(compiled) if "Linear" in ops] == ["DequantizeLinear", "QuantizeLinear"]
 
 
+@pytest.mark.parametrize("name", MOVES)
 @pytest.mark.parametrize("scale", [0.0235, 0.0468])
-def test_other_scales_are_computed(scale: float, target: str, tmp_path: Path) -> None:
+def test_other_scales_are_tables(name: str, scale: float, tmp_path: Path) -> None:
+    """Each operand's bytes become those of the result's scale, and move then; the border of a Pad is its zero point."""
     g = Quantised(3)
-    y = g.up(g.node("MaxPool", g.source(2, 5, 9, 12), kernel_shape=[3, 2]), scale, np.uint8(7))
-    assert operators(equal(g.finished(y), tmp_path, target)) == ["DequantizeLinear", "MaxPool", "QuantizeLinear"]
+    y = g.up(MOVES[name](g, g.source(2, 5, 9, 12)), scale, np.uint8(9))
+    kernels = operators(equal(g.finished(y), tmp_path))
+    assert "Table" in kernels
+    assert not [ops for ops in kernels if "Linear" in ops]
+
+
+def test_scales_of_channels_are_computed(tmp_path: Path) -> None:
+    g = Quantised(3)
+    x = g.down(g.bytes(2, 5, 9, 12), g.scale(5), np.full(5, 7, np.uint8), axis=1)
+    y = g.up(g.node("MaxPool", x, kernel_shape=[3, 2]), 0.0468, np.uint8(7))
+    assert operators(equal(g.finished(y), tmp_path)) == ["DequantizeLinear", "MaxPool", "QuantizeLinear"]
 
 
 # ---- what has no form -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from graphs.windows import placed
 BYTES = ("uint8", "int8")
 COLUMNS = (10, 16, 7, 17, 33, 1, 8, 24)
 MAPS = (16, 17, 3, 5, 8, 31)
+ACTIVATIONS = ("Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Softplus", "Abs", "Neg", "Erf", "HardSwish")
 
 
 def zero_of(d: Draft, dtype: str, shape: tuple[int, ...] = ()) -> Held:
@@ -58,7 +59,9 @@ def quantize(d: Draft, op: str, x: Held) -> None:
         return
     q, scale, zero = up(d, x)
     if d.chance(2, 3):
-        down(d, q, scale, zero)
+        f = down(d, q, scale, zero)
+        if d.chance(1, 2):
+            up(d, _activated(d, f))
 
 
 @grows("DequantizeLinear", when=lambda held: held.dtype in (*BYTES, "int32") and filled(held))
@@ -95,16 +98,19 @@ def quantised(d: Draft, x: Held) -> None:
     q, scale, zero = up(d, x)
     for _ in range(d.choice((1, 1, 2))):
         f = down(d, q, scale, zero)
-        kind = d.integer(0, 7)
+        kind = d.integer(0, 11)
         if kind < 3:
             f = _convolved(d, f, scale)
         elif kind == 3:
-            other, *its = up(d, f)
-            f = d.node(d.choice(("Add", "Mul")), [f, down(d, other, *its)])[0]
+            f = d.node(d.choice(("Add", "Mul")), [f, _other(d, f.shape)])[0]
         elif kind == 4:
             f = d.node("GlobalAveragePool", [f])[0]
         elif kind == 5:
             f = d.node("MatMul", [f, stored(d, (f.shape[-1], d.choice(COLUMNS)), 1)[0]])[0]
+        elif kind == 7:
+            f = d.node("Concat", [f, _other(d, (f.shape[0], d.choice((16, 3)), *f.shape[2:]))], axis=1)[0]
+        elif kind >= 9:
+            f = _activated(d, f)
         elif min(f.shape[2:]) >= 2:
             words: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [d.choice((2, 1))] * 2}
             f = d.node(d.choice(("AveragePool", "MaxPool")), [f], **words)[0]
@@ -136,6 +142,22 @@ def _bias(d: Draft, count: int, scale: Held, w_scale: Held) -> Held:
     """Integers of the scale of the sums of products, dequantised."""
     q = d.constant(np.random.default_rng(d.integer(0, 99)).integers(-5000, 5000, count, np.int32))
     return down(d, q, d.constant(np.asarray(scale.value * w_scale.value, np.float32)), None, axis=0)
+
+
+def _other(d: Draft, shape: tuple[int, ...]) -> Held:
+    """What arrives beside, quantised by another scale."""
+    return down(d, *up(d, d.input(d.numbers(shape, "float32", 0))))
+
+
+def _activated(d: Draft, f: Held) -> Held:
+    """A function of one operand, perhaps scaled, or as a gate of its operand, and perhaps with integers between."""
+    g = d.node(d.choice(ACTIVATIONS[: None if d.opset >= 14 else -1]), [f])[0]
+    kind = d.integer(0, 3)
+    if kind == 0:
+        return d.node(d.choice(("Mul", "Add", "Sub")), [g, d.constant(np.float32(0.37))])[0]
+    if kind == 1:
+        return g
+    return d.node("Mul", [f, down(d, *up(d, g)) if kind == 2 else g])[0]
 
 
 def _convolved(d: Draft, f: Held, scale: Held) -> Held:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
 
-from tvmcnn import compiler, packing
+from tvmcnn import compiler, ops, packing
 from tvmcnn.check import verify
 from tvmcnn.check.bounds import Bounds
 from tvmcnn.choose.cpu import operators
@@ -71,4 +72,16 @@ def larger_factor() -> None:
     quantised.stored = lambda value, node, dtype: right(value * 1.1, node, dtype)
 
 
-PLANTS = ("larger_factor", "dropped_type", "padded_constant", "short_halo", "infinite_bound")
+def next_entry() -> None:
+    """Of each pair of bytes a table has the entry of the second."""
+
+    def table(node: Any, output: Any, x: Any, entries: Any) -> Any:
+        def element(*i: Any) -> Any:
+            return entries[tirx.bitwise_or(tirx.reinterpret("uint8", x[i]).astype("int32"), 1)]
+
+        return te.compute(output.shape, element, name="out")
+
+    ops.PLAIN["Table"] = quantised.EXPRESSIONS["Table"] = table
+
+
+PLANTS = ("larger_factor", "next_entry", "dropped_type", "padded_constant", "short_halo", "infinite_bound")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvmcnn.demo import SHADES, picture
 from tvmcnn.digits import Normalisation, check_mnist, find_idx, load_mnist, read_idx
 from tvmcnn.errors import InputError, ToolError
-from tvmcnn.run.inputs import read_image, read_inputs, write_arrays
+from tvmcnn.run.inputs import Pixels, read_image, read_inputs, write_arrays
 from tvmcnn.run.runner import ArrayInfo
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -179,12 +179,12 @@ def test_arrays_round_trip(tmp_path: Path) -> None:
     one, two = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)
     infos = [ArrayInfo("one", (2, 3)), ArrayInfo("two/b", (4,))]
     write_arrays(tmp_path / "both.npz", {"one": one, "two/b": two})
-    found = read_inputs(tmp_path / "both.npz", infos, [0.0], [1.0], False)
+    found = read_inputs(tmp_path / "both.npz", infos, Pixels())
     assert list(found) == ["one", "two/b"]
     np.testing.assert_array_equal(found["one"], one)
     np.testing.assert_array_equal(found["two/b"], two)
     write_arrays(tmp_path / "lone.npy", {"one": one})
-    np.testing.assert_array_equal(read_inputs(tmp_path / "lone.npy", infos[:1], [0.0], [1.0], False)["one"], one)
+    np.testing.assert_array_equal(read_inputs(tmp_path / "lone.npy", infos[:1], Pixels())["one"], one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.npz", "lone.npy"]
 
 
@@ -193,7 +193,7 @@ def test_arrays_keep_any_name(tmp_path: Path) -> None:
     arrays = {"file": np.ones(2, np.float32), "out:0": np.zeros(3, np.float32)}
     write_arrays(tmp_path / "y.npz", arrays)
     infos = [ArrayInfo(name, array.shape) for name, array in arrays.items()]
-    found = read_inputs(tmp_path / "y.npz", infos, [0.0], [1.0], False)
+    found = read_inputs(tmp_path / "y.npz", infos, Pixels())
     assert {name: array.tolist() for name, array in found.items()} == {"file": [1, 1], "out:0": [0, 0, 0]}
 
 
@@ -205,7 +205,7 @@ def test_refused_arrays(tmp_path: Path) -> None:
         write_arrays(tmp_path / "both.csv", {"one": one})
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"the network has 2 inputs: give an \.npz with a, b"):
-        read_inputs(tmp_path / "x.npy", [ArrayInfo("a", (1,)), ArrayInfo("b", (1,))], [0.0], [1.0], False)
+        read_inputs(tmp_path / "x.npy", [ArrayInfo("a", (1,)), ArrayInfo("b", (1,))], Pixels())
 
 
 def test_any_damage_to_a_file_is_told_in_one_sentence(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_any_damage_to_a_file_is_told_in_one_sentence(tmp_path: Path) -> None:
             path = tmp_path / f"damaged{suffix}"
             path.write_bytes(content if rng.random() < 0.8 else content[: rng.integers(len(content))])
             try:
-                read_inputs(path, infos, [0.0], [1.0], False)
+                read_inputs(path, infos, Pixels())
             except InputError as error:
                 refused += 1
                 assert str(error).startswith(f"cannot read {path}: "), error  # noqa: PT017 (success is allowed too)
@@ -239,13 +239,11 @@ def test_an_image_is_resized_and_turned_grey(tmp_path: Path) -> None:
 
     grey = np.tile(np.array([[0, 51], [102, 255]], np.uint8), (1, 1))
     Image.fromarray(grey).save(tmp_path / "grey.bmp")
-    np.testing.assert_allclose(
-        read_image(tmp_path / "grey.bmp", (1, 1, 2, 2), [0.0], [1.0], False)[0, 0], grey / 255, rtol=1e-6
-    )
-    three = read_image(tmp_path / "grey.bmp", (1, 3, 2, 2), [0.0, 0.2, 0.4], [1.0], False)
+    np.testing.assert_allclose(read_image(tmp_path / "grey.bmp", (1, 1, 2, 2), Pixels())[0, 0], grey / 255, rtol=1e-6)
+    three = read_image(tmp_path / "grey.bmp", (1, 3, 2, 2), Pixels((0.0, 0.2, 0.4)))
     for channel, mean in enumerate((0, 0.2, 0.4)):
         np.testing.assert_allclose(three[0, channel], grey / 255 - mean, atol=1e-6)
-    large = read_image(tmp_path / "grey.bmp", (1, 1, 6, 4), [0.0], [1.0], False)
+    large = read_image(tmp_path / "grey.bmp", (1, 1, 6, 4), Pixels())
     assert large.shape == (1, 1, 6, 4)
     assert large.dtype == np.float32
     assert large[0, 0, 0, 0] < large[0, 0, 0, -1] < large[0, 0, -1, -1]

@@ -218,7 +218,7 @@ def test_arguments_of_another_type(
 def test_every_public_function_is_caught() -> None:
     """All but the hot path, a call of a CPU's runner, whose slow way is, and the oracle, which has its own guard."""
     functions = [getattr(tvmcnn, name) for name in tvmcnn.__all__ if inspect.isfunction(getattr(tvmcnn, name))]
-    assert {f.__name__ for f in functions} == {"compile", "load", "reference", "reweight", "tune"}
+    assert {f.__name__ for f in functions} == {"compile", "load", "quantize", "reference", "reweight", "tune"}
     functions = [f for f in functions if f.__name__ != "reference"]
     functions += [verify.verify_library, bisect.bisect, bench, tuning.tune]
     functions += [TvmcnnRep.run, *(vars(TvmcnnBackend)[n].__func__ for n in vars(TvmcnnBackend) if n[0] != "_")]

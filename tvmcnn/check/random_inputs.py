@@ -27,7 +27,7 @@ PASSING: Mapping[str, tuple[int, ...]] = {
     **{"MaxUnpool": (0,), "Where": (1, 2), "Concat": tuple(range(1 << 10))},
 }
 INDEXED = ("Gather", "ScatterElements", "ScatterND", "MaxUnpool")  # beginnings of operators whose second operand points
-OF_BYTES = ("DequantizeLinear", "Centred", "ConvInteger", "MatMulInteger")
+OF_BYTES = ("DequantizeLinear", "Centred", "ConvInteger", "MatMulInteger", "Table")
 NEGATIVE: Range = (-math.inf, 0)
 POSITIVE: Range = (0, math.inf)
 USUAL = 9  # the size of integers of which only one end is fixed

@@ -23,7 +23,10 @@ IN_ORDER = (  # their steps follow one another
 SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a grid says
 REGIONS = ("RoiAlign", "MaxRoiPool")  # reductions over the parts of an image that an operand names
 SUMS_OF_BYTES = ("QLinearConv", "QLinearMatMul", "QLinearAveragePool", "ConvInteger", "MatMulInteger")
-QUANTISED = (*SUMS_OF_BYTES, "QLinearAdd", "QLinearMul", "QuantizeLinear", "DequantizeLinear", "Centred", "Requantised")
+QUANTISED = (
+    *(*SUMS_OF_BYTES, "QLinearAdd", "QLinearMul", "QuantizeLinear", "DequantizeLinear", "Centred", "Requantised"),
+    "Table",
+)
 LANES = (  # reductions that have an expression with the terms in the lanes
     *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),
     *("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array, Shape
-from tvmcnn.run.inputs import read_inputs
+from tvmcnn.run.inputs import pixels_of, read_inputs
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net
@@ -55,6 +55,11 @@ def floats(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number or numbers separated by commas") from None
 
 
+def words(text: str) -> tuple[str, ...]:
+    """conv1,conv2"""
+    return tuple(filter(None, text.split(",")))
+
+
 def seconds(text: str) -> float:
     """A number above 0."""
     try:
@@ -97,17 +102,8 @@ def permitted(model: Path, options: argparse.Namespace) -> os.PathLike[str]:
 
 def read_feeds(net: Net, path: Path, options: argparse.Namespace) -> dict[str, Array]:
     """The arrays of a file by input name; an image is normalised as the options say, or the model itself."""
-    mean, std = options.mean or fact_of(net, "mean", "0"), options.std or fact_of(net, "std", "1")
-    return read_inputs(path, net.inputs, mean, std, options.bgr)
-
-
-def fact_of(net: Net, key: str, default: str) -> tuple[float, ...]:
-    """Numbers that the model's own metadata has under a key. Raises InputError where it has other text."""
-    text = net.manifest["metadata"].get(key, default)
-    try:
-        return floats(text)
-    except argparse.ArgumentTypeError:
-        raise InputError(f"the model's metadata says {key} = '{text}', which is not numbers: give --{key}") from None
+    pixels = pixels_of(net.manifest["metadata"], options.mean, options.std, options.bgr)
+    return read_inputs(path, net.inputs, pixels)
 
 
 def read_labels(path: Path | None) -> list[str]:

@@ -21,7 +21,20 @@ from tvmcnn.cli.commands import (
     do_tune,
 )
 from tvmcnn.cli.inspect import do_inspect, do_verify
-from tvmcnn.cli.options import EMITS, FORMS, batches, code, emits, floats, named_shape, natural, positive, seconds
+from tvmcnn.cli.options import (
+    EMITS,
+    FORMS,
+    batches,
+    code,
+    emits,
+    floats,
+    named_shape,
+    natural,
+    positive,
+    seconds,
+    words,
+)
+from tvmcnn.cli.quantize import do_quantize
 from tvmcnn.precision import PRECISIONS
 from tvmcnn.version import __version__
 
@@ -39,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         add_demo,
         add_compile,
+        add_quantize,
         add_tune,
         add_records,
         add_run,
@@ -84,12 +98,17 @@ def takes_threads(sub: Parser) -> None:
     sub.add_argument("--threads", type=positive, default=None, metavar="N", help=text)
 
 
-def takes_image(sub: Parser) -> None:
-    """--mean, --std, --bgr, --labels"""
+def takes_pixels(sub: Parser) -> None:
+    """--mean, --std, --bgr"""
     text = "image: (pixel/255 - mean) / std; default: the model's own, or 0"
     sub.add_argument("--mean", type=floats, metavar="M[,M,M]", help=text)
     sub.add_argument("--std", type=floats, metavar="S[,S,S]", help="default: the model's own, or 1")
     sub.add_argument("--bgr", action="store_true", help="image: channels in the order blue, green, red")
+
+
+def takes_image(sub: Parser) -> None:
+    """--mean, --std, --bgr, --labels"""
+    takes_pixels(sub)
     sub.add_argument("--labels", type=Path, metavar="FILE", help="a text file with one class name a line")
 
 
@@ -144,6 +163,32 @@ def add_compile(commands: Commands) -> None:
     sub.add_argument(
         "--emit", type=emits, default=(), metavar=",".join(EMITS), help="write these beside the library too"
     )
+
+
+def add_quantize(commands: Commands) -> None:
+    """tvmcnn quantize"""
+    text = "turn a float32 model into one of 8-bit integers, and measure what that costs"
+    sub = command(commands, "quantize", do_quantize, text)
+    sub.add_argument("model", type=Path, metavar="MODEL.onnx")
+    text = "images, .npy, .npz (by input name) or .pb; in folders by class, accuracy is measured"
+    sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=text)
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx")
+    text = "the number of each sample's class: lines of FILE,NUMBER, or of NUMBER in the order of the samples"
+    sub.add_argument("--labels", type=Path, metavar="FILE", help=text)
+    text = "samples that give the ranges of activations (default: 128)"
+    sub.add_argument("--calibrate", type=positive, default=128, metavar="N", help=text)
+    text = "samples to compare both networks on, others if there are as many (default: 1000)"
+    sub.add_argument("--evaluate", type=positive, default=1000, metavar="N", help=text)
+    text = "how ranges are found: all that was seen, or without rare extremes (default: minmax)"
+    sub.add_argument("--method", choices=["minmax", "entropy", "percentile"], default="minmax", help=text)
+    sub.add_argument("--activations", choices=["u8", "s8"], default="u8", help="their type (default: u8)")
+    text = "one scale for each weight, not one for each of its output channels"
+    sub.add_argument("--per-tensor", action="store_true", help=text)
+    text = "nodes that stay in float32, by their names or by what they make"
+    sub.add_argument("--keep", type=words, default=(), metavar="NODE[,NODE…]", help=text)
+    takes_pixels(sub)
+    takes_shapes(sub)
+    takes_external_data(sub)
 
 
 def add_tune(commands: Commands) -> None:

@@ -20,7 +20,8 @@ EITHER = (
     "winograd.py",  # its matrices
     "codegen/over_time.py",
 )
-SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in ("llvm", "prefetch", "short_circuit", "shorten", "kernels")))
+LOWERED = ("llvm", "lookups", "prefetch", "short_circuit", "shorten", "kernels")
+SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in LOWERED))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 
 

@@ -1,11 +1,15 @@
-"""Operators that only move elements, or choose among them, on the integers themselves where the scales are equal.
+"""Operators that only move elements, or choose among them, on the integers themselves.
 
-y = QuantizeLinear(MaxPool(DequantizeLinear(x, s, z)), s, z)    -->    y = MaxPool(x)
+y = QuantizeLinear(MaxPool(DequantizeLinear(x, s, z)), s, z)                 -->    y = MaxPool(x)
+y = QuantizeLinear(Concat(DequantizeLinear(a, s, z), …(b, t, u)), s, z)      -->    y = Concat(a, Table(b, bytes))
+
+QuantizeLinear never reverses an order, so that what is chosen before it is what would be chosen behind it.
 """
 
 from __future__ import annotations
 
 from tvmcnn.fuse.dequantised import Finder, Form, Integers
+from tvmcnn.fuse.tables import requantised
 from tvmcnn.network import Node
 
 # Those whose first operand alone is moved; the others say where
@@ -21,7 +25,7 @@ def moved(finder: Finder, name: str, to: Integers, output: str, form: Form) -> b
     given = finder.integers(name)
     if given is not None:
         if not given.like(to):
-            return False
+            return _requantised(given, to, output, form)
         form.nodes.append(Node("Reshape", output, (given.name,), output))
         return True
     node = finder.alone(name)
@@ -53,7 +57,16 @@ def _moves(node: Node) -> bool:
 def _source(finder: Finder, name: str, to: Integers, like: str, form: Form) -> str | None:
     """The integers behind a float operand: those that are there, or a new tensor that nodes of `form` make."""
     given = finder.integers(name)
-    if given is not None:
-        return given.name if given.like(to) else None
+    if given is not None and given.like(to):
+        return given.name
     made = form.added.tensor(like, finder.network.tensors[name].shape, to.dtype)
     return made if moved(finder, name, to, made, form) else None
+
+
+def _requantised(given: Integers, to: Integers, output: str, form: Form) -> bool:
+    """Whether integers become others that mean the same by a table; then `form` has it."""
+    table = requantised(given, to) if given.name in form.added.tensors else None
+    if table is None:
+        return False
+    form.nodes.append(Node("Table", output, (given.name, form.keep(f"{output}.table", table)), output))
+    return True

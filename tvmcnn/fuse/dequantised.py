@@ -80,6 +80,7 @@ class Finder:
         self.makers: Mapping[str, Node] = network.makers
         self.readers = Counter(name for node in network.nodes for name in {*node.inputs})
         self.outputs = {tensor.name for tensor in network.outputs}
+        self.places = {node.output: place for place, node in enumerate(network.nodes)}
 
     def alone(self, name: str) -> Node | None:
         """The node that makes a tensor which one node reads and nobody else."""

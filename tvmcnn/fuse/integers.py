@@ -20,6 +20,7 @@ import numpy as np
 from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
 from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
+from tvmcnn.fuse.tables import tabled
 from tvmcnn.fuse.tried_forms import tried_form
 from tvmcnn.network import Array, Network, Node
 
@@ -86,6 +87,9 @@ def _form(finder: Finder, added: Additions, last: Node, notes: list[str]) -> For
         return form
     if to.dtype not in BYTES:
         return None
+    form = Form(added)
+    if tabled(finder, last, to, form):
+        return form
     activation, node = None, finder.alone(last.inputs[0])
     if node is not None and (node.op == "Relu" or (node.op == "Clip" and len(node.inputs) == 1)):
         activation, node = node, finder.alone(node.inputs[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tvmcnn.fuse.composed_tables import composed_tables
 from tvmcnn.fuse.dequantise_constants import dequantise_constants
 from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
 from tvmcnn.fuse.exact_sums import exact_sums
@@ -20,6 +21,7 @@ from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     integers,  # what stands between dequantised and quantised tensors  -->  integers
+    composed_tables,  # tables of tables, and what else depends on one byte  -->  one table
     dequantise_constants,  # integers that only float kernels read  -->  floats
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row

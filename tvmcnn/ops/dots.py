@@ -30,7 +30,7 @@ def dots(step: Step, given: Operands) -> Tiled:
 
     "conv" is that of ops/direct.py, in int32, whose innermost reduction "rn" is the n products of one instruction.
     """
-    config, tiles, node = step.choice.numbers(DotsConfig), PixelTiles.of(step.choice), step.choice.kernel.anchor
+    tiles, node = PixelTiles.of(step.choice), step.choice.kernel.anchor
     conv = (_depthwise if is_depthwise(step.choice.kernel) else _products)(step, given, tiles)
 
     def finished(pixel: Pixel, sums: Callable[[int, int], Expr]) -> Expr:

@@ -14,6 +14,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import FLOAT32, Node, Step, Tensor
+from tvmcnn.ops import table
 from tvmcnn.ops.integers import REACH, combined, less_zero, nearest, stored, within
 from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
 from tvmcnn.ops.windows import guarded, source_of, window_axes
@@ -283,6 +284,7 @@ EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "QLinearAveragePool": qlinear_average_pool,
     "QLinearAdd": qlinear_binary,
     "QLinearMul": qlinear_binary,
+    "Table": table.table,
     "ConvInteger": conv_integer,
     "MatMulInteger": matmul_integer,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,44 @@ from tvmcnn.run.runner import ArrayInfo
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
-def read_inputs(
-    path: Path, inputs: Sequence[ArrayInfo], mean: Sequence[float], std: Sequence[float], bgr: bool
-) -> dict[str, Array]:
+@dataclass(frozen=True)
+class Pixels:
+    """What an image becomes: (pixel/255 − mean) / std, one mean and std for all channels or one each, which are red,
+    green, blue, or in the other order."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    bgr: bool = False
+
+
+def pixels_of(
+    metadata: Mapping[str, str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    bgr: bool = False,
+) -> Pixels:
+    """The normalisation that is given, and else that of the model's own metadata.
+
+    Raises InputError where these have other text than numbers under "mean" or "std".
+    """
+    centre = _fact(metadata, "mean", "0") if mean is None else tuple(mean)
+    spread = _fact(metadata, "std", "1") if std is None else tuple(std)
+    return Pixels(centre, spread, bgr)
+
+
+def _fact(metadata: Mapping[str, str], key: str, default: str) -> tuple[float, ...]:
+    """0.485,0.456,0.406 under a key"""
+    text = metadata.get(key, default)
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"the model's metadata says {key} = '{text}', which is not numbers: give --{key}") from None
+
+
+def read_inputs(path: Path, inputs: Sequence[ArrayInfo], pixels: Pixels) -> dict[str, Array]:
     """The arrays of a file by input name: .npy and .pb for a network with one input, .npz by name, or an image.
 
-    An image becomes (pixel/255 − mean) / std, one mean and std for all channels or one each. Raises InputError for a
-    file that cannot be read or does not fit.
+    Raises InputError for a file that cannot be read or does not fit.
     """
     try:
         if path.suffix == ".npz":
@@ -39,7 +71,7 @@ def read_inputs(
 
             return {inputs[0].name: read_tensor(path)}
         if path.suffix.lower() in IMAGES:
-            return {inputs[0].name: read_image(path, inputs[0].shape, mean, std, bgr)}
+            return {inputs[0].name: read_image(path, inputs[0].shape, pixels)}
     except (TvmcnnError, ModuleNotFoundError):
         raise
     except OSError as error:
@@ -50,7 +82,7 @@ def read_inputs(
     raise InputError(f"{path} ends in '{path.suffix}'; allowed are .npy, .npz, .pb, {', '.join(IMAGES)}")
 
 
-def read_image(path: Path, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], bgr: bool) -> Array:
+def read_image(path: Path, shape: Sequence[int], normal: Pixels) -> Array:
     """An image file as an image volume (1, C, H, W), resized (bilinear) to the network's H and W, grey if C is 1."""
     try:
         from PIL import Image
@@ -64,17 +96,17 @@ def read_image(path: Path, shape: Sequence[int], mean: Sequence[float], std: Seq
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         volume = np.asarray(pixels, np.float32).reshape(height, width, channels).transpose(2, 0, 1)[None] / 255
-    if bgr:
+    if normal.bgr:
         volume = volume[:, ::-1]
-    for name, values in (("mean", mean), ("std", std)):
+    for name, values in (("mean", normal.mean), ("std", normal.std)):
         if len(values) not in (1, channels):
             allowed = "1" if channels == 1 else f"1 or {channels}"
             raise InputError(
                 f"--{name} has {len(values)} values; the network takes {channels} channels: give {allowed}"
             )
-    if not all(std):
+    if not all(normal.std):
         raise InputError("--std has a zero; pixels are divided by it")
-    centre, spread = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (mean, std))
+    centre, spread = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (normal.mean, normal.std))
     return np.ascontiguousarray((volume - centre) / spread, dtype=np.float32)
 
 

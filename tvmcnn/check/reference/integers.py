@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.check.reference.model import attribute_value, plain_domain
+from tvmcnn.check.reference.one_byte import function_of_one_byte
 from tvmcnn.check.reference.order import reads
 from tvmcnn.check.reference.words import Context, Held, Values
 from tvmcnn.check.reference_ops import Array, quantised
@@ -53,6 +54,8 @@ class Patterns:
         if not _is(last, "QuantizeLinear", MICROSOFT) or len(last.output) != 1:
             return None
         y = self._target(last)
+        if y is not None and (bytes_ := function_of_one_byte(self, last, y)) is not None:
+            return Held(bytes_, bytes_.dtype)
         name, low, high = last.input[0], None, None
         node = self._alone(name)
         if node is not None and _is(node, "Relu"):

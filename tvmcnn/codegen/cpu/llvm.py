@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
+from tvmcnn.codegen.cpu.lookups import PERMUTES, looked_up
 from tvmcnn.codegen.cpu.prefetch import prefetching
 from tvmcnn.codegen.cpu.short_circuit import short_circuited
 from tvmcnn.codegen.cpu.shorten import shortened
@@ -64,7 +65,7 @@ def compile_kernels(
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _task_range(var.name_hint, func, (scratch or {}).get(var.name_hint, 0)).with_attr(
+        var: _task_range(_lookups(func, target), var.name_hint, (scratch or {}).get(var.name_hint, 0)).with_attr(
             "global_symbol", var.name_hint
         )
         for var, func in module.functions_items()
@@ -72,7 +73,12 @@ def compile_kernels(
     return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
 
 
-def _task_range(name: str, func: tirx.PrimFunc, scratch_bytes: int) -> tirx.PrimFunc:
+def _lookups(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """The function with lookups in tables of bytes as the target has them."""
+    return func.with_body(looked_up(func.body)) if {*target.features} >= PERMUTES else func
+
+
+def _task_range(func: tirx.PrimFunc, name: str, scratch_bytes: int) -> tirx.PrimFunc:
     """A lowered function that runs some of its tasks, in memory that it is given.
 
     def f(x, y): v = alloc(40000); for i in parallel(28): …
