@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Graph
+from onnx import TensorProto, helper
 from quantised import Quantised
 
 import tvmcnn
@@ -71,6 +72,15 @@ def test_integers_are_drawn_from_all(moved: bool) -> None:
     (found,) = drawn_inputs(simplified(import_model(g.finished(y))), 0).values()
     assert found.dtype == np.int8
     assert len(np.unique(found)) > 100 and found.min() < -120 and found.max() > 120
+
+
+def test_a_condition_before_a_product_of_bytes_is_drawn() -> None:
+    """It has one byte an element, and is no integer."""
+    g = Quantised(2)
+    g.inputs.append(helper.make_tensor_value_info("test", TensorProto.BOOL, (5, 7)))
+    x = g.node("Where", "test", g.bytes(5, 7), g.array(np.uint8(3)))
+    made = g.finished(g.node("MatMulInteger", x, g.array(g.any_bytes(7, 9))), dtype="int32")
+    assert drawn_inputs(simplified(import_model(made)), 0)["test"].dtype == bool
 
 
 def test_only_integers_are_told_of(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tvmcnn.fuse import RECURRENT
-from tvmcnn.network import Array, Network, Node, Tensor
+from tvmcnn.network import BYTES, Array, Network, Node, Tensor
 from tvmcnn.run.runner import ArrayInfo, random_array
 
 Range = tuple[float, float]  # the least and the greatest value
@@ -50,7 +50,7 @@ def drawn_inputs(network: Network, seed: int, *, tame: int = 0) -> dict[str, Arr
         found[tensor.name] = drawn(tensor, seed + place, accepted)
         if _hands_on(readers, tensor.name):
             found[tensor.name] = (found[tensor.name] / math.sqrt(tensor.shape[-1])).astype(tensor.dtype)
-        if accepted == ANY and tensor.item_bytes == 1 and _is_quantised(readers, tensor.name):
+        if accepted == ANY and tensor.dtype in BYTES and _is_quantised(readers, tensor.name):
             limits, rng = np.iinfo(tensor.dtype), np.random.default_rng(seed + place)
             found[tensor.name] = rng.integers(limits.min, limits.max, tensor.shape, tensor.dtype, endpoint=True)
         if reader := _region_reader(readers, tensor.name):
