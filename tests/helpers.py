@@ -57,7 +57,8 @@ def use_target(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     kept = {word: getattr(narrow, word) for word in ("name", "cpu", "features", "cpu_tests")}
     split = dataclasses.replace(wide, **kept)
     monkeypatch.setitem(targets.TARGETS, narrow.name, split)
-    monkeypatch.setattr(exact_sums, "multiplies_bytes", lambda *_: False)
+    for test in ("multiplies_bytes", "multiplies_rows"):
+        monkeypatch.setattr(exact_sums, test, lambda *_: False)
     load = records.load_records
     monkeypatch.setattr(compiler, "load_records", lambda target, *files, **kinds: load(wide, *files, **kinds))
     return narrow.name

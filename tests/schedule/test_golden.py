@@ -73,14 +73,26 @@ def dense_rows(g: Graph) -> str:
 
 
 def dense_dots(g: Graph) -> str:
+    return between_integers(g, "MatMul", (5, 19), (19, 37))
+
+
+def dots(g: Graph) -> str:
+    return between_integers(g, "Conv", (1, 35, 6, 11), (37, 35, 3, 2), pads=[1, 0, 1, 1])
+
+
+def dots_of_a_channel(g: Graph) -> str:
+    return between_integers(g, "Conv", (1, 35, 6, 11), (35, 1, 3, 5), pads=[1, 2, 1, 2], group=35)
+
+
+def between_integers(g: Graph, op: str, image: tuple[int, ...], kernel: tuple[int, ...], **attributes: object) -> str:
     def stored(array: np.ndarray) -> str:
         g.initializers.append(numpy_helper.from_array(array, f"q{len(g.initializers)}"))
         return g.initializers[-1].name
 
     scale, zero = stored(np.array(0.05, np.float32)), stored(np.array(113, np.uint8))
-    weight = g.node("DequantizeLinear", stored(g.rng.integers(-128, 128, (19, 37), np.int8)), scale)
-    x = g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(5, 19), scale, zero), scale, zero)
-    y = g.node("QuantizeLinear", g.node("MatMul", x, weight), scale, zero)
+    weight = g.node("DequantizeLinear", stored(g.rng.integers(-128, 128, kernel, np.int8)), scale)
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", g.input(*image), scale, zero), scale, zero)
+    y = g.node("QuantizeLinear", g.node(op, x, weight, **attributes), scale, zero)
     return g.node("DequantizeLinear", y, scale, zero)
 
 
@@ -161,6 +173,8 @@ RULES = {
     "dense": "dense",
     "dense_rows": "dense",
     "dense_dots": "dense_dots",
+    "dots": "dots",
+    "dots_of_a_channel": "dots",
     "pool": "pool",
     "pool_of_frames": "pool",
     "unfold_frames": "memory",
@@ -183,7 +197,8 @@ GIVEN = {
 }
 
 
-TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")] + [("dense_dots", "x86-64-v4-vnni")]
+TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")] 
+TEXTS += [(name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel")]
 
 
 @pytest.mark.parametrize(("name", "isa"), TEXTS)

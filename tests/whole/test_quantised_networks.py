@@ -18,7 +18,7 @@ from quantised import any_input, equal, operators
 import tvmcnn
 from tvmcnn.check.bisect import bisect
 from tvmcnn.digits import Normalisation, load_mnist
-from tvmcnn.ops import quantised as expressions
+from tvmcnn.ops import dots as expressions
 from tvmcnn.reweighting import reweight
 
 quantization = pytest.importorskip("onnxruntime.quantization")
@@ -155,8 +155,8 @@ def test_other_weights_and_a_guilty_choice(tmp_path: Path, monkeypatch: pytest.M
     given = any_input(model, 11)
     answer = tvmcnn.load(tmp_path / "new.so")(*given.values())
     np.testing.assert_array_equal(answer, onnxruntime(model).run(None, given)[0])
-    real = expressions.stored
-    monkeypatch.setattr(expressions, "stored", lambda value, node, dtype: real(value * 1.1, node, dtype))
+    real = expressions._scaled
+    monkeypatch.setattr(expressions, "_scaled", lambda *given: 1.1 * real(*given))
     tvmcnn.compile(model, output=tmp_path / "wrong.so", verify=False)
     monkeypatch.undo()
     found = bisect(tmp_path / "wrong.so", model)
