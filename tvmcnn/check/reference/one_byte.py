@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FLOAT32 = np.dtype(np.float32)
 SMOOTH = frozenset(  # without jumps; a Dropout that does not train is an Identity
     """
-    Abs Add Celu Clip Div Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu
-    Pow Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
+    Abs Add Celu Clip Div Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg
+    PRelu Pow Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Sum Swish Tanh
     """.split()  # noqa: SIM905
 )
 FOREIGN = frozenset({"Gelu", "QuickGelu"})  # of com.microsoft
