@@ -197,7 +197,7 @@ GIVEN = {
 }
 
 
-TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")] 
+TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")]
 TEXTS += [(name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel")]
 
 
