@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from models import NETWORKS, make
 from models.topology import Size, extents
@@ -14,7 +16,9 @@ from models.topology import Size, extents
 from tvmcnn.demo import MODEL
 from tvmcnn.errors import InputError
 from tvmcnn.files import write_file
+from tvmcnn.importer import import_model
 from tvmcnn.network import Shape
+from tvmcnn.quantising import quantize
 
 _ENTRY = re.compile(r"(?P<name>.+?)(?:@(?P<size>\d+(?:x\d+)?))?(?::(?P<batch>\d+))?")
 
@@ -79,6 +83,20 @@ def _entry(text: str, size: tuple[int, int]) -> Entry:
     if pixels:
         raise InputError(f"'{text}': the shipped LeNet-5 takes 32 x 32 pixels only")
     return Entry(name, count)
+
+
+def in_integers(model: Path, folder: Path) -> Path:
+    """The model quantised by `tvmcnn.quantize`, ranges from 8 samples of normal numbers; one of integers as it is."""
+    if any(node.op_type == "QuantizeLinear" for node in onnx.load(str(model)).graph.node):
+        return model
+    samples, path = folder / "samples", folder / "quantised.onnx"
+    samples.mkdir()
+    inputs = import_model(model, batch=1).inputs
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {tensor.name: rng.standard_normal((8, *tensor.shape[1:]), np.float32) for tensor in inputs}
+    np.savez(samples / "normal.npz", **arrays)
+    quantize(model, samples, path, calibrate=4, evaluate=4)
+    return path
 
 
 def closed(model: Path, shapes: Mapping[str, Shape], folder: Path) -> Path:

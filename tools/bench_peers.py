@@ -1,8 +1,8 @@
 """Latency beside other runtimes: same inputs, outputs compared first, one process, interleaved rounds, medians.
 
     python tools/bench_peers.py --models lenet5:1,lenet5:256,resnet50:1,resnet18@192x256:1,path/to/model.onnx:2
-                                [--threads 1] [--target native] [--peers onnxruntime,openvino,relax] [--rounds 31]
-                                [--seconds 20] [--size 224] [--layers] [--json out.json] [--markdown table.md]
+                                [--threads 1] [--target native] [--precision int8] [--peers onnxruntime,openvino,relax]
+                                [--rounds 31] [--seconds 20] [--size 224] [--layers] [--json FILE] [--markdown FILE]
 
 Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds,
 do. Each network is timed by its plain call, net(x) beside the peers' plain calls, and with inputs and outputs bound to
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_models import Entry, closed, parse, parse_size
+from bench_models import Entry, closed, in_integers, parse, parse_size
 from bench_tables import Layer, PeerTimes, Row, Table, Time, Times, cells, header_lines, heads, layer_lines, markdown
 from models import SIZE
 from peers import DEFAULT, PEERS, Peer, Task, difference, find, loaded
@@ -40,7 +40,9 @@ from tvmcnn.run.runner import Runner, random_array
 from tvmcnn.targets import TARGETS, Target, resolve
 from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit, Limits
 
-TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders
+# Of the largest output. Both sides round, in different orders; between integers by whole steps, each 1/255 of a
+# tensor's range, which the layers behind carry on: which bytes are right `verify` tells, here only gross errors show.
+TOLERANCES = {"fp32": 1e-4, "int8": 0.2}
 BATCH_SECONDS = 0.01  # of each call in each round
 FEWEST_ROUNDS = 5
 LOOK = 0.002  # seconds between two looks at what the process's threads use
@@ -58,6 +60,9 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
         folder = Path(scratch)
         progress(f"{entry}: making the model", 0, 0)
         model, library = entry.file(folder), folder / "network.so"
+        if options.precision == "int8":
+            progress(f"{entry}: quantising it", 0, 0)
+            model = in_integers(model, folder)
         extra: dict[str, Any] = {"exact": True} if options.exact and exact_is_known() else {}
         tvmcnn.compile(model, options.target, library, batch=entry.batch, verify=False, progress=progress, **extra)
         net = tvmcnn.load(library, threads=options.threads)
@@ -73,7 +78,9 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
     bind = getattr(net, "bind", None)  # which not every version has
     bound = bind(*arrays, out=outputs) if bind else lambda: net(*arrays, out=outputs)
     bound()
-    differences = {name: check(str(entry), name, net.run(None, feeds), outputs, peer) for name, peer in peers.items()}
+    allowed = TOLERANCES[options.precision]
+    found = net.run(None, feeds)
+    differences = {name: check(str(entry), name, found, outputs, peer, allowed) for name, peer in peers.items()}
 
     calls: dict[tuple[str, str], Callable[[], object]] = {("", "plain"): lambda: net(*arrays)}
     calls |= {(name, "plain"): peer.plain for name, peer in peers.items()}
@@ -96,15 +103,15 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
     )
 
 
-def check(label: str, name: str, found: Sequence[Array], bound: Sequence[Array], peer: Peer) -> float:
+def check(label: str, name: str, found: Sequence[Array], bound: Sequence[Array], peer: Peer, allowed: float) -> float:
     """The difference of our outputs to the peer's, by both calls. Raises TvmcnnError if it is too large."""
     theirs = peer.plain()
     peer.bound()
     worst = max(difference(found, theirs), difference(bound, theirs), difference(peer.read(), theirs))
-    if worst > TOLERANCE:
+    if worst > allowed:
         raise TvmcnnError(
             f"{label}: outputs differ from those of {name} by {worst:.1e} of the largest;"
-            f" allowed is {TOLERANCE:.0e}; it is not timed"
+            f" allowed is {allowed:.0e}; it is not timed"
         )
     return worst
 
@@ -237,6 +244,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "bound_call": "net.bind" if hasattr(Runner, "bind") else "net(x, out=y)",
         "threads": options.threads,
         "exact": options.exact,
+        "precision": options.precision,
         "peers": peers,
         "cpu": cpu_name(),
         "cores": usable_cpus(),
@@ -257,6 +265,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", default=str(SIZE), help="of made networks: 224, or rows x columns as 192x256")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native")
+    parser.add_argument(
+        "--precision", choices=[*TOLERANCES], default="fp32", help="int8: quantised, the same file for all"
+    )
     parser.add_argument("--exact", action="store_true", help="only algorithms that round as a plain sum does")
     parser.add_argument("--peers", default=",".join(DEFAULT), metavar="NAME,…", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, default=31, help="at most, for each model (%(default)s)")

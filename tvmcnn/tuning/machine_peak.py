@@ -69,7 +69,7 @@ class FmaPeak:
     def __init__(self, target: Target) -> None:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "peak.so"
-            flags = ["-std=gnu11", "-O2", f"-march={target.name}", "-shared", "-fPIC"]
+            flags = ["-std=gnu11", "-O2", f"-march={target.cpu}", "-shared", "-fPIC"]
             run_compiler([*c_compiler(), *flags, "-o", str(library), str(NATIVE / "peak.c")], Path(folder))
             self._peak = ctypes.CDLL(str(library)).tvmcnn_peak
         self._peak.argtypes, self._peak.restype = [ctypes.c_int64, ctypes.POINTER(ctypes.c_float)], ctypes.c_double
