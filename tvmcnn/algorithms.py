@@ -101,6 +101,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "deform_columns": Algorithm({"memory": loops.sampled}, operand=packing.as_it_is),
     "regions": Algorithm({"rows": loops.sampled}, ("threads",), operand=packing.as_it_is),
     "depth_to_space": Algorithm({"memory": loops.all_but_two}),
+    "slice": Algorithm({"memory": loops.all_but_two}),
     "unfold_frames": Algorithm({"memory": loops.all_but_two}),
     "transpose": Algorithm({"memory": loops.all_but_two}),
     "concat": Algorithm({"memory": loops.image_maps}),

@@ -735,6 +735,14 @@ def one_more_added(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dots, "combined", lambda node, a, b, scales: real(node, a, b + 1, scales))
 
 
+def sliced(g: Graph) -> str:
+    """A block of channels of three, without its first row."""
+    bounds = (stored(g, np.array(each, np.int64)) for each in ([16, 1], [32, 7], [1, 2]))
+    y = g.node("Slice", g.conv(g.input(1, 5, 9, 12), 48, (2, 3)), *bounds)
+    g.output(g.node("Relu", y))
+    return y
+
+
 def pooled_bytes(g: Graph) -> str:
     """A mean of bytes in blocks of channels."""
     scale, zero = stored(g, np.float32(0.5)), stored(g, np.uint8(113))
@@ -810,6 +818,8 @@ BUGS = [
     Bug("dots-zero-point", between_integers("Conv"), without_zero_point("dots")),
     Bug("dots-zeros-around", between_integers("Conv", pads=[1, 0, 0, 1]), zeros_around),
     Bug("dots-residual", joined_sum, one_more_added),
+    Bug("slice-first-block", sliced, attribute("slice", starts=lambda starts: (0, 0, *starts[2:]))),
+    Bug("slice-row", sliced, attribute("slice", starts=lambda starts: (*starts[:2], 0, *starts[3:]))),
     Bug(
         "integers-other-window-in-blocks",
         pooled_bytes,

@@ -142,3 +142,24 @@ def test_one_integer_a_channel(op: str, isa: str, tmp_path: Path) -> None:
     y = g.node(op, g.down(x, 1.5, np.uint8(100)), of_maps)
     compiled = equal(g.finished(g.up(y, 2.5, np.uint8(60))), tmp_path, isa, threads=2)
     assert "quantised_blocks" in [step.choice.algorithm for step in compiled.program.steps]
+
+
+def test_moves_in_blocks(isa: str, tmp_path: Path) -> None:
+    """Whole blocks of a Split, the last of them not full, and a nearest Resize by a factor and by none."""
+    g = Quantised(9)
+    scale, zero = 1.5, np.uint8(100)
+    x = g.up(g.node("Conv", g.source(2, 20, 6, 7), g.weight(57, 20, 1, 1)), scale, zero)
+    f = g.down(x, scale, zero)
+
+    def cut(first: int, last: int, *rest: int) -> str:
+        starts, ends = ([first, *rest[:1]], [last, *rest[1:]]) if rest else ([first], [last])
+        axes = [1, 2][: len(starts)]
+        return g.node("Slice", f, *(g.array(np.array(each, np.int64)) for each in (starts, ends, axes)))
+
+    parts = [cut(0, 16), cut(16, 48), cut(32, 57, 1, 4), cut(5, 21)]
+    sizes = [g.array(np.array(each, np.int64)) for each in ((2, 57, 12, 21), (2, 57, 5, 11))]
+    parts += [g.node("Resize", f, "", "", each, mode="nearest") for each in sizes]
+    made = [g.up(g.node("Add", part, part), 2 * scale, np.uint8(90)) for part in parts]
+    compiled = equal(g.finished(*made), tmp_path, isa, threads=2)
+    used = [step.choice.algorithm for step in compiled.program.steps]
+    assert (used.count("slice"), used.count("resize")) == (3, 2)

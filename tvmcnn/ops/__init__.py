@@ -112,6 +112,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "deform_columns": sample.deform_columns_blocks,
     "regions": regions.regions,
     "depth_to_space": move.depth_to_space_blocks,
+    "slice": move.slice_blocks,
     "unfold_frames": move.unfold_frames_blocks,
     "lanes": reduce.in_lanes,
     "softmax": norm.softmax,

@@ -39,6 +39,20 @@ def slice_(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     return moved(sizes, element, run)
 
 
+def slice_blocks(step: Step, given: Operands) -> te.Tensor:
+    """ONNX Slice of an image in NCHW16c, from the first channel of a block on."""
+    choice = step.choice
+    node, layout, name = choice.kernel.anchor, choice.makes, choice.kernel.anchor.inputs[0]
+    (n0, c0, h0, w0), (sn, _, sh, sw) = node["starts"], node["steps"]
+
+    def element(*indices: Any) -> Expr:
+        n, channel, h, w = output_pixel(layout, *indices)
+        channel = channel._replace(block=channel.block + c0 // layout.block)
+        return given.read(name, Pixel(n0 + sn * n, channel, h0 + sh * h, w0 + sw * w))
+
+    return te.compute(layout.physical(choice.kernel.output.shape), element, name="out")
+
+
 def frames(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """The frames of ONNX STFT, which may overlap: y[n, f, t, part] = x[n, f·step + t, part]."""
     return moved(output.shape, lambda n, f, t, part: x[n, f * node["step"] + t, part], 2)

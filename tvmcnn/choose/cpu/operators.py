@@ -28,7 +28,7 @@ from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, QUANTISED, SUMS_OF_BYTES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import ALIGNMENT, BYTES, PLAIN, Choice, Kernel, Layout, Network, Tensor, round_up
+from tvmcnn.network import ALIGNMENT, BYTES, FLOAT32, PLAIN, Choice, Kernel, Layout, Network, Node, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
@@ -88,10 +88,12 @@ def _pools_floats(state: State, kernel: Kernel) -> bool:
 
 
 def _resizes_blocks(state: State, kernel: Kernel) -> bool:
-    """A Resize of rows and columns, with so few taps that all fit one expression, of maps that lie in blocks."""
-    return (
-        kernel.anchor.op == "Resize" and _keeps_float32(kernel) and _in_blocks(state, kernel) and _resizes_maps(kernel)
-    )
+    """A Resize of rows and columns, with so few taps that all fit one expression, of maps that lie in blocks: of
+    float32, or of bytes that it moves."""
+    if kernel.anchor.op != "Resize" or not kernel.inputs or not _in_blocks(state, kernel):
+        return False
+    known = _keeps_float32(kernel) or (kernel.inputs[0].dtype in BYTES and _moves_pixels(kernel.anchor))
+    return known and _resizes_maps(kernel)
 
 
 def _is_quantised(state: State, kernel: Kernel) -> bool:
@@ -104,6 +106,18 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
     return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
+
+
+def _slices_blocks(state: State, kernel: Kernel) -> bool:
+    """A Slice of an image in blocks, as of a Split, that takes whole blocks of channels, or all that are left."""
+    node, shape = kernel.anchor, kernel.output.shape
+    if node.op != "Slice" or not kernel.inputs or len(shape) != 4 or kernel.output.dtype not in (FLOAT32, *BYTES):
+        return False
+    image, first, step = kernel.inputs[0], node["starts"][1], node["steps"][1]
+    if len(image.shape) != 4 or not _in_blocks(state, kernel) or state.stored[image.name][0].shape != image.shape:
+        return False
+    whole = shape[1] % BLOCK == 0 or first + shape[1] == image.shape[1]
+    return step == 1 and first % BLOCK == 0 and whole
 
 
 def _joins(state: State, kernel: Kernel) -> bool:
@@ -127,6 +141,10 @@ def joins_blocks(kernel: Kernel) -> bool:
     has_layout = _all_float32(kernel) or kernel.output.dtype in BYTES
     images = len(kernel.output.shape) == 4 and kernel.anchor["axis"] == 1 and has_layout
     return images and not kernel.constants and all(tensor.shape[1] % BLOCK == 0 for tensor in kernel.inputs)
+
+
+def _moves_pixels(resize: Node) -> bool:
+    return "factors" in resize.attributes or (resize["mode"] == "nearest" and resize["extrapolation"] is None)
 
 
 def _resizes_maps(kernel: Kernel) -> bool:
@@ -233,6 +251,10 @@ def _pool(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, algorithm, [(tensor, layout)], Layout(layout.block), rule)
 
 
+def _slice(state: State, kernel: Kernel) -> Choice:
+    return choice_of(kernel, "slice", [state.stored[kernel.inputs[0].name]], Layout(BLOCK), "memory")
+
+
 def _concat(state: State, kernel: Kernel) -> Choice:
     """In place where a part was written into the whole; those that were not are moved there."""
     found = [state.stored[tensor.name] for tensor in kernel.inputs]
@@ -309,6 +331,7 @@ KERNELS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (turns_image, turned_image),
     (unfolds_blocks, unfold),
     (_joins, _concat),
+    (_slices_blocks, _slice),
     (goes_in_order, in_order),
     (_is_quantised, _quantised),
     (_always, _plain),
