@@ -89,3 +89,17 @@ def test_parts_are_added_as_integers(op: str, target: str, tmp_path: Path, in_fl
     compiled = equal(g.finished(g.up(y, 30.0, np.uint8(128))), tmp_path, target)
     (last,) = (node for node in compiled.program.network.nodes if node.op == "Requantised")
     assert last["sums"] > 1
+
+
+@pytest.mark.parametrize("zeros", [1, 19])
+def test_convolutions_of_integers_at_run_time(zeros: int, target: str, tmp_path: Path) -> None:
+    """ConvInteger of what DynamicQuantizeLinear makes: the zero point of the image comes at run time, a map has one."""
+    g = Quantised(4)
+    x = g.input(1, 37, 11, 12)
+    g.nodes.append(onnx.helper.make_node("DynamicQuantizeLinear", [x], ["q", "scale", "zero"]))
+    w = g.array(g.any_bytes(19, 37, 3, 2, dtype="uint8"))
+    zero = g.array(g.any_bytes(*([zeros] if zeros > 1 else []), dtype="uint8"))
+    y = g.node("ConvInteger", "q", w, "zero", zero, pads=[1, 1, 0, 2], strides=[2, 1])
+    compiled = equal(g.finished(y, dtype="int32"), tmp_path, target)
+    ops = [step.choice.kernel.anchor.op for step in compiled.program.steps]
+    assert "Summed" in ops and "ConvInteger" not in ops

@@ -206,7 +206,9 @@ def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping
             square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
         known = network.known_name(node.output)
         if known in visible:  # a copy in another form adds nothing
-            found.setdefault(known, math.sqrt(square) if node.op != "Requantised" else 0.0)  # of sums that are exact
+            found.setdefault(
+                known, math.sqrt(square) if node.op not in ("Requantised", "Summed") else 0.0
+            )  # of sums that are exact
         else:
             carried[node.output] = square
     return found

@@ -13,6 +13,7 @@ from tvmcnn.configs import MmaConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Choice, Kernel, Network, Program
 
+OF_SUMS = ("Requantised", "Summed")  # what is made of exact sums in float32
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicScale", "DynamicZeroPoint", "Centred")
 
 
@@ -46,7 +47,7 @@ def in_integers(choices: Iterable[Choice]) -> str:
     """
     copies = (Makes.COPY, Makes.NOTHING)
     kernels = [choice.kernel for choice in choices if ALGORITHMS[choice.algorithm].makes not in copies]
-    sums = {name for kernel in kernels if kernel.anchor.op == "Requantised" for name in kernel.anchor.inputs}
+    sums = {name for kernel in kernels if kernel.anchor.op in OF_SUMS for name in kernel.anchor.inputs}
     parts = [kernel for kernel in kernels if kernel.anchor.output in sums]
     operators = [kernel for kernel in kernels if kernel.anchor.op not in CONVERSIONS and kernel not in parts]
     on = [kernel for kernel in operators if _is_of_bytes(kernel)]
@@ -58,7 +59,7 @@ def in_integers(choices: Iterable[Choice]) -> str:
 
 
 def _is_of_bytes(kernel: Kernel) -> bool:
-    return kernel.anchor.op == "Requantised" or any(
+    return kernel.anchor.op in OF_SUMS or any(
         tensor.item_bytes == 1 and tensor.dtype != "bool" for tensor in kernel.inputs
     )
 

@@ -1,6 +1,7 @@
 """Sums of products of integers by the kernels of float32, where these are exact.
 
-y = QLinearConv(x, w, m, b)    -->    y = Requantised(Conv(Centred(x), w in float32), m, b)
+y = QLinearConv(x, w, m, b)       -->    y = Requantised(Conv(Centred(x), w in float32), m, b)
+y = ConvInteger(x, w, zx, zw)     -->    y = Summed(Conv(Centred(x, zx), w - zw in float32))
 
 A float32 holds every integer up to 2^24, so that a sum of products whose magnitudes add up to less is exact in whatever
 order, with or without FMA: direct convolutions and matrix products of float32 compute it, ten times as fast as plain
@@ -25,6 +26,7 @@ from tvmcnn.network import IN_BYTES, Array, Network, Node
 EXACT = 2**24  # below which a float32 holds every integer
 LEAST = 200_000  # products of a kernel: with fewer the copies cost more than loops over integers do
 MOST_PARTS = 8
+FARTHEST = 255  # from any zero point
 OF_INTEGERS = ("zero", "other", "to", "low", "high")  # attributes of QLinearConv that Conv has not
 
 
@@ -32,7 +34,9 @@ def exact_sums(network: Network, *, in_bytes: bool) -> Network:
     """The network with the large sums of products of 8 bits as sums in float32; `in_bytes` those that no kernel for
     convolutions or products of bytes takes; the convolutions that one does are marked.
     """
-    return replaced(network, ("QLinearConv", "QLinearMatMul"), _Sums(network if in_bytes else None).instead)
+    return replaced(
+        network, ("QLinearConv", "QLinearMatMul", "ConvInteger"), _Sums(network if in_bytes else None).instead
+    )
 
 
 @dataclasses.dataclass
@@ -52,12 +56,13 @@ class _Sums:
             ]
         if self.with_bytes is not None and multiplies_rows(self.with_bytes, node):
             return [node]
-        weight, shape = added.constants.get(node.inputs[1]), added.shape(node.output)
-        is_conv = node.op == "QLinearConv"
+        weight, shape = _weight(added, node), added.shape(node.output)
+        is_conv = node.op != "QLinearMatMul"
         if weight is None or weight.ndim != (4 if is_conv else 2) or len(shape) < 2:
             return [node]
         terms = math.prod(weight.shape[1:]) if is_conv else weight.shape[0]
-        reach = reach_of(added.tensors[node.inputs[0]].dtype, int(node["zero"]))
+        zero = node.attributes.get("zero")  # at run time, of a ConvInteger, it may be any
+        reach = FARTHEST if zero is None else reach_of(added.tensors[node.inputs[0]].dtype, int(zero))
         whole = is_conv and node["group"] > 1
         few = math.prod(shape) * terms < max(LEAST, 1)
         if few or not (parts := _parts(weight, reach, 1 if is_conv else 0, whole=whole)):
@@ -71,6 +76,8 @@ class _Sums:
             sums.append(added.tensor(f"{node.output}.sum", shape, "float32"))
             product = Node("Conv", node.name, (x, w), sums[-1], {**window, "exact": True})
             nodes += [*made, product if is_conv else Node("Gemm", node.name, (x, w), sums[-1])]
+        if node.op == "ConvInteger":
+            return [*nodes, Node("Summed", node.name, tuple(sums), node.output)]
         bounds = {word: node[word] for word in ("to", "low", "high")}
         attributes = {**bounds, "axis": 1 if is_conv else len(shape) - 1, "sums": len(sums)}
         return [*nodes, Node("Requantised", node.name, (*sums, *node.inputs[2:]), node.output, attributes)]
@@ -79,13 +86,25 @@ class _Sums:
         """Some channels less the zero point in float32, and the node that makes them unless another has."""
         source = added.tensors[node.inputs[0]]
         last = min(last, source.shape[axis])
-        key = (source.name, node["zero"], first, last)
+        zero = node.attributes.get("zero")
+        given = (source.name,) if zero is not None else (source.name, node.inputs[2])
+        key = (*given, zero, first, last)
         if key in self.centred:
             return self.centred[key], []
         shape = (*source.shape[:axis], last - first, *source.shape[axis + 1 :])
         name = self.centred[key] = added.tensor(f"{source.name}.centred", shape, "float32")
-        attributes = {"zero": node["zero"], "first": first, "axis": axis}
-        return name, [Node("Centred", node.name, (source.name,), name, attributes)]
+        return name, [Node("Centred", node.name, given, name, {"zero": zero, "first": first, "axis": axis})]
+
+
+def _weight(added: Additions, node: Node) -> Array | None:
+    """The constant weight less its zero points; None for one that arrives."""
+    weight = added.constants.get(node.inputs[1])
+    if node.op != "ConvInteger" or weight is None:
+        return weight
+    zero = added.constants.get(node.inputs[3])
+    if zero is None:
+        return None
+    return weight.astype(np.int16) - zero.astype(np.int16).reshape(-1, *(1,) * (weight.ndim - 1))
 
 
 def _parts(weight: Array, reach: int, axis: int, *, whole: bool) -> list[tuple[int, int]]:

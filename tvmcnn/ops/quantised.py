@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -198,14 +198,24 @@ def qlinear_average_pool(node: Node, output: Tensor, x: te.Tensor, factor: te.Te
     )
 
 
-def centred(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
+def centred(node: Node, output: Tensor, x: te.Tensor, zero: te.Tensor | None = None) -> te.Tensor:
     """Some channels of x less their zero point, as float32: those from `first` on along `axis`."""
+    from_each = node["zero"] if zero is None else _at(zero, (0,))
 
     def element(*i: Any) -> Expr:
         at = tuple(index + node["first"] if place == node["axis"] else index for place, index in enumerate(i))
-        return less_zero(x[at], node["zero"]).astype("float32")
+        return less_zero(x[at], from_each).astype("float32")
 
     return te.compute(output.shape, element, name="out")
+
+
+def summed(node: Node, output: Tensor, *sums: te.Tensor) -> te.Tensor:
+    """y = Σ sums in int32: sums that are integers in float32."""
+    return te.compute(output.shape, lambda *i: _total(sums, i), name="out")
+
+
+def _total(sums: Sequence[te.Tensor], i: tuple[Any, ...]) -> Expr:
+    return functools.reduce(operator.add, (each[i].astype("int32") for each in sums))
 
 
 def requantised(node: Node, output: Tensor, *given: te.Tensor) -> te.Tensor:
@@ -214,12 +224,10 @@ def requantised(node: Node, output: Tensor, *given: te.Tensor) -> te.Tensor:
 
     def element(*i: Any) -> Expr:
         of = i[node["axis"]]
-        terms = [each[i] for each in sums]
-        if len(terms) > 1 or bias:
-            whole = functools.reduce(operator.add, (term.astype("int32") for term in terms))
+        value = sums[0][i]
+        if len(sums) > 1 or bias:
+            whole = _total(sums, i)
             value = (whole + bias[0][of] if bias else whole).astype("float32")
-        else:
-            value = terms[0]
         return stored(value * factor[0 if int(factor.shape[0]) == 1 else of], node, output.dtype)
 
     return te.compute(output.shape, element, name="out")
@@ -279,6 +287,7 @@ EXPRESSIONS: dict[str, Callable[..., te.Tensor]] = {
     "DynamicZeroPoint": dynamic_zero_point,
     "Centred": centred,
     "Requantised": requantised,
+    "Summed": summed,
     "QLinearConv": qlinear_conv,
     "QLinearMatMul": qlinear_matmul,
     "QLinearAveragePool": qlinear_average_pool,
