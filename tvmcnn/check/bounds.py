@@ -206,9 +206,8 @@ def _deviations(network: Network, visible: Mapping[str, Array], growths: Mapping
             square += (UNITS[dtype] * growths.get(node.output, 1.0)) ** 2 * terms
         known = network.known_name(node.output)
         if known in visible:  # a copy in another form adds nothing
-            found.setdefault(
-                known, math.sqrt(square) if node.op not in ("Requantised", "Summed") else 0.0
-            )  # of sums that are exact
+            exact_sums = node.op in ("Requantised", "Summed")
+            found.setdefault(known, 0.0 if exact_sums else math.sqrt(square))
         else:
             carried[node.output] = square
     return found
