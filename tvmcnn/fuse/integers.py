@@ -223,16 +223,17 @@ def _bias(finder: Finder, node: Node, scale: Array, maps: int) -> Array:
 
 
 def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
-    """QLinearAdd or QLinearMul."""
+    """QLinearAdd, also of a Sum of two, or QLinearMul."""
+    op = "Add" if node.op == "Sum" else node.op
     given = [finder.integers(name) for name in node.inputs]
     found = [each for each in given if each is not None and each.one_scale and each.dtype in BYTES]
-    if len(found) != 2:
+    if len(found) != len(node.inputs) or len(found) != 2:
         raise NoForm("both operands must be quantised with one scale")
-    tried = tried_form(node.op, found[0], found[1], to)
+    tried = tried_form(op, found[0], found[1], to)
     numbers = zip(("a", "b", "y"), tried.numbers, strict=True)
     operands = [form.keep(f"{output}.{word}_scale", each.reshape(1)) for word, each in numbers]
     attributes = {"zero": found[0].shift, "other": found[1].shift, "form": tried.name}
-    return f"QLinear{node.op}", (*(each.name for each in found), *operands), attributes
+    return f"QLinear{op}", (*(each.name for each in found), *operands), attributes
 
 
 def _pool(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:
@@ -271,6 +272,7 @@ FORMS: dict[str, Callable[[Finder, Node, Integers, Form, str], Made]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Add": _binary,
+    "Sum": _binary,
     "Mul": _binary,
     "AveragePool": _pool,
     "GlobalAveragePool": _pool,

@@ -237,6 +237,8 @@ def _gemm(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mapping[
 
 def _both(combine: Callable[[Scaled, Scaled, Target], Array]) -> Callable[..., Array | None]:
     def combined(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mapping[str, Any]) -> Array | None:
+        if len(node.input) != 2:
+            return None
         a, b = (graph.one_scale(name) for name in node.input)
         return None if a is None or b is None else combine(a, b, y)
 
@@ -259,6 +261,7 @@ DEFINED: Mapping[str, Callable[[Patterns, onnx.NodeProto, Target, Mapping[str, A
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Add": _both(quantised.added),
+    "Sum": _both(quantised.added),
     "Mul": _both(quantised.times),
     "AveragePool": _average,
     "GlobalAveragePool": _average,
