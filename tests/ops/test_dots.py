@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from quantised import Quantised, equal
 
+import tvmcnn
 from tvmcnn import targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.network import PLAIN, Layout
@@ -163,3 +164,15 @@ def test_moves_in_blocks(isa: str, tmp_path: Path) -> None:
     compiled = equal(g.finished(*made), tmp_path, isa, threads=2)
     used = [step.choice.algorithm for step in compiled.program.steps]
     assert (used.count("slice"), used.count("resize")) == (3, 2)
+
+
+@pytest.mark.parametrize(("isa", "instruction"), [("x86-64-v3-vnni", "{vex}\tvpdpbusd"), ("x86-64-v3", "vpmaddwd")])
+def test_instructions(isa: str, instruction: str, tmp_path: Path) -> None:
+    """What multiplies is VNNI's where the class has it; code is compiled anywhere."""
+    g = Quantised(10)
+    y = g.node("Conv", g.source(1, 35, 6, 7), g.weight(33, 35, 3, 2))
+    compiled = tvmcnn.compile(g.finished(g.up(y, 3.5, np.uint8(60))), isa, tmp_path / "q.so", verify=False)
+    text = compiled.code["asm"]()
+    assert instruction in text
+    assert ("vpdpbusd" in text) == isa.endswith("vnni")
+    assert "vpmaddubsw" not in text
