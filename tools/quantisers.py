@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from models import make
 from models.builder import Builder
 from models.weights import fill
 
 SIZE = 64  # pixels
+OPSET = 17  # below 13 onnxruntime writes files of a scale a channel that it refuses itself
 SHAPE = (1, 3, SIZE, SIZE)
 CALIBRATION = 8  # images
 TORCH_NETWORKS = ("branches", "resnet18")
@@ -41,7 +43,7 @@ def branches() -> onnx.ModelProto:
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "branches": branches,
     "resnet18": lambda: make("resnet18", SIZE),
-    "squeezenet": lambda: make("squeezenet", SIZE),
+    "squeezenet": lambda: onnx.version_converter.convert_version(make("squeezenet", SIZE), OPSET),
 }
 
 
