@@ -114,15 +114,6 @@ def test_scales_of_channels_are_computed(tmp_path: Path) -> None:
 # ---- what has no form -----------------------------------------------------------------------------------------------
 
 
-def _scaled_bias(g: Quantised) -> str:
-    b = g.bias(4, np.float32(2 * SCALE * 0.0321))
-    return g.node("Conv", g.source(1, 3, 5, 7), g.weight(4, 3, 2, 2), b)
-
-
-def _float_bias(g: Quantised) -> str:
-    return g.node("Conv", g.source(1, 3, 5, 7), g.weight(4, 3, 2, 2), g.draw(4))
-
-
 def _float_weight(g: Quantised) -> str:
     return g.node("Conv", g.source(1, 3, 5, 7), g.draw(4, 3, 2, 2))
 
@@ -155,8 +146,6 @@ def _scaled_activations(g: Quantised) -> str:
 
 
 NONE = {
-    "bias-scale": (_scaled_bias, "the scale of its bias '{}' is not that of its sums"),
-    "float-bias": (_float_bias, "its bias '{}' is no constant of int32 behind a DequantizeLinear"),
     "float-weight": (_float_weight, "its operand '{}' is not quantised"),
     "computed-weight": (_computed_weight, "its operand '{}' is computed, and has more than one scale"),
     "channels": (_scales_of_channels, "the scales of its weight are not one an output channel"),

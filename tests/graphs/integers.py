@@ -97,10 +97,12 @@ def quantised(d: Draft, x: Held) -> None:
         raise Skip("no image of float32")
     q, scale, zero = up(d, x)
     for _ in range(d.choice((1, 1, 2))):
-        f = down(d, q, scale, zero)
+        f = _moved(d, down(d, q, scale, zero))
         kind = d.integer(0, 11)
         if kind < 3:
             f = _convolved(d, f, scale)
+            if d.chance(1, 4):
+                f = _normalised(d, f)
         elif kind == 3:
             f = d.node(d.choice(("Add", "Mul")), [f, _other(d, f.shape)])[0]
         elif kind == 4:
@@ -118,6 +120,7 @@ def quantised(d: Draft, x: Held) -> None:
             f = d.node("Relu", [f])[0]
         elif d.chance(1, 4):
             f = d.node("Clip", [f, d.constant(np.float32(-0.3)), d.constant(np.float32(2.1))])[0]
+        f = _moved(d, f)
         if d.chance(1, 3):
             q = d.node("QuantizeLinear", [f, scale, zero])[0]  # the same scale: what only moves needs no float
         else:
@@ -126,6 +129,24 @@ def quantised(d: Draft, x: Held) -> None:
         q, scale, zero = up(d, _classified(d, down(d, q, scale, zero), scale))
     if d.chance(1, 2):
         down(d, q, scale, zero)
+
+
+def _moved(d: Draft, f: Held) -> Held:
+    """An image that is moved without a QuantizeLinear of its own, or the same."""
+    kind = d.integer(0, 11)
+    if kind == 0 and min(f.shape[2:]) >= 2:
+        return d.node("MaxPool", [f], kernel_shape=[2, 2], strides=[1, 1])[0]
+    if kind == 1:
+        return d.node("Transpose", [f], perm=[0, 1, 3, 2])[0]
+    return d.node("Concat", [f, f], axis=1)[0] if kind == 2 else f
+
+
+def _normalised(d: Draft, f: Held) -> Held:
+    """BatchNormalization, some of whose factors are negative."""
+    rng = np.random.default_rng(d.integer(0, 99))
+    statistics = (rng.uniform(-0.5, 1, f.shape[1]), rng.standard_normal(f.shape[1]), rng.standard_normal(f.shape[1]))
+    numbers = [d.constant(array.astype(np.float32)) for array in (*statistics, rng.uniform(0.5, 2, f.shape[1]))]
+    return d.node("BatchNormalization", [f, *numbers])[0]
 
 
 def _classified(d: Draft, f: Held, scale: Held) -> Held:

@@ -59,6 +59,14 @@ class Integers:
         return alone and self.step == other.step and self.shift == other.shift
 
 
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNormalization behind a convolution: y·scale + shift, in float32, one of each a map."""
+
+    scale: Array
+    shift: Array
+
+
 @dataclass
 class Form:
     """Nodes in integers that replace float ones, with what they add, and the tensors between that go."""
@@ -66,6 +74,7 @@ class Form:
     added: Additions
     nodes: list[Node] = field(default_factory=list)
     parts: set[str] = field(default_factory=set)
+    norm: Norm | None = None
 
     def keep(self, name: str, array: Array) -> str:
         """The name of a new constant, which is like `name`."""

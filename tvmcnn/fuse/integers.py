@@ -20,22 +20,25 @@ import numpy as np
 from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
 from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
+from tvmcnn.fuse.moved_integers import ALONE, moved_integers
 from tvmcnn.fuse.tables import tabled
 from tvmcnn.fuse.tried_forms import tried_form
+from tvmcnn.fuse.whole_bias import factor_and_bias, norm_of
 from tvmcnn.network import Array, Network, Node
 
 REASON = "between integers: computed with the kernel of {}"
-NEAR = 1e-5  # of the scale of a bias to the product of those of its operands, as onnxruntime has it
 BYTES = ("int8", "uint8")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def integers(network: Network) -> Network:
     """The network with the nodes that have a form in integers in that form."""
+    network = moved_integers(network, tuple(FORMS))
     finder, added, notes = Finder(network), Additions(network), list[str]()
     forms: dict[str, Form] = {}
     for node in network.nodes:
-        if node.op == "QuantizeLinear" and (form := _form(finder, added, node, notes)) is not None:
+        to = finder.described(node, node.output) if node.op == "QuantizeLinear" else None
+        if to is not None and to.one_scale and (form := _form(finder, added, node, to, notes)) is not None:
             forms[node.output] = form
     return _unread(_replaced(network, added, forms), notes)
 
@@ -77,11 +80,8 @@ def _unread(network: Network, notes: list[str]) -> Network:
 # ---- a form of what ends in a QuantizeLinear ------------------------------------------------------------------------
 
 
-def _form(finder: Finder, added: Additions, last: Node, notes: list[str]) -> Form | None:
+def _form(finder: Finder, added: Additions, last: Node, to: Integers, notes: list[str]) -> Form | None:
     """The form of all that a QuantizeLinear ends."""
-    to = finder.described(last, last.output)
-    if to is None or not to.one_scale:
-        return None
     form = Form(added)
     if moved(finder, last.inputs[0], to, last.output, form):
         return form
@@ -90,12 +90,18 @@ def _form(finder: Finder, added: Additions, last: Node, notes: list[str]) -> For
     form = Form(added)
     if tabled(finder, last, to, form):
         return form
-    activation, node = None, finder.alone(last.inputs[0])
-    if node is not None and (node.op == "Relu" or (node.op == "Clip" and len(node.inputs) == 1)):
-        activation, node = node, finder.alone(node.inputs[0])
-    if node is None or node.op not in FORMS or not any(finder.integers(name) for name in node.inputs):
+    mover = finder.alone(last.inputs[0])
+    if mover is not None and mover.op in ALONE:
+        return _moved_behind(finder, added, last, mover, to, notes)
+    found = _between(finder, last.inputs[0])
+    if found is None:
         return None
-    form = Form(added, parts={node.output, *([activation.output] if activation is not None else [])})
+    node, norm, activation = found
+    form = Form(added, parts={each.output for each in found if each is not None})
+    if norm is not None and (numbers := norm_of(finder, norm)) is not None:
+        form.norm = numbers
+    elif norm is not None:
+        return None
     low, high = bounds(activation, to)
     try:
         op, inputs, attributes = FORMS[node.op](finder, node, to, form, last.output)
@@ -106,6 +112,35 @@ def _form(finder: Finder, added: Additions, last: Node, notes: list[str]) -> For
     attributes |= {"to": to.shift, "low": low, "high": high}
     form.nodes.append(Node(op, node.name, inputs, last.output, attributes))
     return form
+
+
+def _moved_behind(
+    finder: Finder, added: Additions, last: Node, mover: Node, to: Integers, notes: list[str]
+) -> Form | None:
+    """The form of what is moved between its last operator and a QuantizeLinear, which reverses no order.
+
+    y = QuantizeLinear(MaxPool(Conv(…)))    -->    y = MaxPool(QuantizeLinear(Conv(…)))
+    """
+    source = mover.inputs[0]
+    before = added.tensor(f"{last.output}.before", finder.network.shape(source), to.dtype)
+    quantised = dataclasses.replace(last, inputs=(source, *last.inputs[1:]), output=before)
+    form = _form(finder, added, quantised, to, notes)
+    if form is not None:
+        form.nodes.append(dataclasses.replace(mover, inputs=(before, *mover.inputs[1:]), output=last.output))
+        form.parts.add(mover.output)
+    return form
+
+
+def _between(finder: Finder, name: str) -> tuple[Node, Node | None, Node | None] | None:
+    """The operator that a float tensor comes from, a BatchNormalization behind it and the activation behind that."""
+    norm, activation, node = None, None, finder.alone(name)
+    if node is not None and (node.op == "Relu" or (node.op == "Clip" and len(node.inputs) == 1)):
+        activation, node = node, finder.alone(node.inputs[0])
+    if node is not None and node.op == "BatchNormalization":
+        norm, node = node, finder.alone(node.inputs[0])
+    if node is None or node.op not in FORMS or (norm is not None and node.op != "Conv"):
+        return None
+    return (node, norm, activation) if any(finder.integers(name) for name in node.inputs) else None
 
 
 Made = tuple[str, tuple[str, ...], dict[str, Any]]  # operator, operands and attributes
@@ -185,11 +220,11 @@ def _constants(
     maps = weight.shape[0 if is_conv else -1] if weight.ndim > 1 else 1
     scale = x.step * w.scale.reshape(-1)  # in float32
     sums = np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim)) if is_conv else -2 % weight.ndim)
-    bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
+    factor, bias = factor_and_bias(finder, node, scale, maps, to, form.norm)
     most = sums * x.reach + (0 if bias is None else np.abs(bias.astype(np.int64)))
     if most.size and int(most.max()) >= LIMIT:
         raise NoForm(f"sums of {math.prod(weight.shape[1:]) if is_conv else weight.shape[0]} products may leave int32")
-    names = [form.keep(f"{output}.weight", weight), form.keep(f"{output}.multiplier", scale / to.step)]
+    names = [form.keep(f"{output}.weight", weight), form.keep(f"{output}.multiplier", factor)]
     return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
 
 
@@ -200,26 +235,12 @@ def _computed(
     if not w.one_scale:
         raise NoForm(f"its operand '{node.inputs[1]}' is computed, and has more than one scale")
     scale = np.reshape(x.step * w.step, (1,))
-    bias = _bias(finder, node, scale, maps) if len(node.inputs) > 2 else None
+    factor, bias = factor_and_bias(finder, node, scale, maps, to, form.norm)
     most = 0 if bias is None else int(np.abs(bias.astype(np.int64)).max(initial=0))
     if depth * x.reach * w.reach + most >= LIMIT:
         raise NoForm(f"sums of {depth} products may leave int32")
-    names = [w.name, form.keep(f"{output}.multiplier", scale / to.step)]
+    names = [w.name, form.keep(f"{output}.multiplier", factor)]
     return names if bias is None else [*names, form.keep(f"{output}.bias", bias)]
-
-
-def _bias(finder: Finder, node: Node, scale: Array, maps: int) -> Array:
-    name = node.inputs[2]
-    found = finder.integers(name)
-    array = finder.array(found)
-    if found is None or array is None or found.dtype != "int32" or found.zero.any():
-        raise NoForm(f"its bias '{name}' is no constant of int32 behind a DequantizeLinear")
-    own = found.scale.reshape(-1)
-    if own.size not in (1, maps) or (array.size not in (1, maps)) or array.shape[-1:] not in ((), (1,), (maps,)):
-        raise NoForm(f"its bias '{name}' is not one value an output channel")
-    if (np.abs(own - scale) > NEAR * scale).any():
-        raise NoForm(f"the scale of its bias '{name}' is not that of its sums")
-    return np.broadcast_to(array.reshape(-1), (maps,))
 
 
 def _binary(finder: Finder, node: Node, to: Integers, form: Form, output: str) -> Made:

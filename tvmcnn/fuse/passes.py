@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tvmcnn.fuse.clipped_integers import clipped_integers
 from tvmcnn.fuse.composed_tables import composed_tables
 from tvmcnn.fuse.dequantise_constants import dequantise_constants
 from tvmcnn.fuse.drop_dead_taps import drop_dead_taps
@@ -21,6 +22,7 @@ from tvmcnn.network import Network
 
 PASSES: tuple[Callable[[Network], Network], ...] = (
     integers,  # what stands between dequantised and quantised tensors  -->  integers
+    clipped_integers,  # bounds of integers  -->  those of the kernel that makes them
     composed_tables,  # tables of tables, and what else depends on one byte  -->  one table
     dequantise_constants,  # integers that only float kernels read  -->  floats
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones

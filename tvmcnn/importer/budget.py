@@ -19,6 +19,11 @@ FOLD_TOTAL = 1 << 30  # and of all of them
 
 UNFOLDED = ("ConstantOfShape", "DequantizeLinear", "QuantizeLinear")  # the optimizer would not fold them by itself
 WITH_INTEGERS = ("Add", "Conv", "Gemm", "MatMul", "Mul")  # operators that fuse/integers.py computes in integers
+MOVERS = frozenset(  # what fuse/moved_integers.py moves in integers, as files call it
+    """
+    Concat DepthToSpace Dropout Flatten Identity MaxPool Reshape Slice SpaceToDepth Split Squeeze Transpose Unsqueeze
+    """.split()  # noqa: SIM905
+)
 DRAWN = ("Bernoulli", "ImageDecoder", "Multinomial")  # random, or of a size that only decoding tells: never folded
 
 
@@ -81,7 +86,10 @@ def _meets_quantised(node: ir.Node) -> bool:
 
 
 def _arrives_quantised(value: ir.Value) -> bool:
+    """True for integers of run time, dequantised and perhaps moved then."""
     maker = value.producer()
+    while maker is not None and maker.op_type in MOVERS and maker.inputs[0] is not None:
+        maker = maker.inputs[0].producer()
     if maker is None or maker.op_type != "DequantizeLinear":
         return False
     return maker.inputs[0] is not None and maker.inputs[0].const_value is None

@@ -140,6 +140,34 @@ def _plain(node: onnx.NodeProto, new: New) -> Spelled:
     yield copy
 
 
+LSTM = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
+
+
+def _lstm(node: onnx.NodeProto, new: New) -> Spelled:
+    """LSTM with its weights dequantised: D x I x 4H, the other way round, with a scale a direction or a column.
+
+    onnxruntime quantises x and h too, anew at each time, by rules that no text defines; what the network was trained
+    as is closer to float32.
+    """
+    if len(node.input) != 12 or not all(node.input[place] for place in (0, 1, 2, *range(8, 12))):
+        raise ValueError(f"it has {len(node.input)} inputs; it must have 12, its weights and their scales among them")
+    x, w, r, *others = node.input[:8]
+    steps, given = Steps(node, new), _attributes(node, *LSTM)
+    form = steps.constant([0, 1, -1])
+
+    def weight(integers: str, scale: str, zero: str) -> str:
+        real, shift = (steps.add("Cast", name, to=onnx.TensorProto.FLOAT) for name in (integers, zero))
+        centred = steps.add("Sub", real, steps.add("Reshape", shift, form))
+        return steps.add("Transpose", steps.add("Mul", centred, steps.add("Reshape", scale, form)), perm=[0, 2, 1])
+
+    weights = weight(w, *node.input[8:10]), weight(r, *node.input[10:12])
+    if "activations" in given:
+        given["activations"] = [name.decode() for name in given["activations"]]
+    last = onnx.helper.make_node("LSTM", [x, *weights, *others], list(node.output), name=node.name, **given)
+    steps.nodes.append(last)
+    return steps.nodes
+
+
 POOL = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
 SPELLINGS: Mapping[tuple[str, str], Spell] = {
     ("", "QLinearConv"): _qlinear_conv,
@@ -154,6 +182,7 @@ SPELLINGS: Mapping[tuple[str, str], Spell] = {
     (DOMAIN, "QLinearLeakyRelu"): _unary("LeakyRelu", "alpha"),
     (DOMAIN, "QLinearSoftmax"): _softmax,
     (DOMAIN, "QLinearConcat"): _concat,
+    (DOMAIN, "DynamicQuantizeLSTM"): _lstm,
     (DOMAIN, "QuantizeLinear"): _plain,
     (DOMAIN, "DequantizeLinear"): _plain,
 }

@@ -6,6 +6,7 @@ computed from the integers at their beginning; the floats between are computed t
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import onnx
 
 from tvmcnn.check.reference.model import attribute_value, plain_domain
 from tvmcnn.check.reference.one_byte import function_of_one_byte
+from tvmcnn.check.reference.operate import operate
 from tvmcnn.check.reference.order import reads
 from tvmcnn.check.reference.words import Context, Held, Values
 from tvmcnn.check.reference_ops import Array, quantised
@@ -24,6 +26,13 @@ from tvmcnn.check.reference_ops.windows import window_totals
 BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 BIAS_SCALE = 1e-5  # how far that of a bias may be from that of the sums, relative to it
 MOST = 2**31  # what a sum must stay below
+STEP_OF_SUMS = 0.25  # of a step of y, the most where what is added to them is rounded
+
+MOVES = frozenset(
+    """
+    Concat DepthToSpace Dropout Flatten Identity MaxPool Reshape Slice SpaceToDepth Split Squeeze Transpose Unsqueeze
+    """.split()  # noqa: SIM905
+)
 
 
 def varying(graph: onnx.GraphProto) -> set[str]:
@@ -43,6 +52,7 @@ class Patterns:
         self.read = Counter(name for node in nodes for name in reads(node))
         self.outputs = set(outputs)
         self.fed = set(fed)
+        self.moved: dict[str, tuple[Scaled, onnx.NodeProto] | None] = {}
         for node in nodes:  # in order
             if self.fed & reads(node):
                 self.fed.update(node.output)
@@ -54,21 +64,52 @@ class Patterns:
         if not _is(last, "QuantizeLinear", MICROSOFT) or len(last.output) != 1:
             return None
         y = self._target(last)
-        if y is not None and (bytes_ := function_of_one_byte(self, last, y)) is not None:
-            return Held(bytes_, bytes_.dtype)
-        name, low, high = last.input[0], None, None
-        node = self._alone(name)
+        found = None if y is None else self._quantised(last, y)
+        return None if found is None else Held(found, found.dtype)
+
+    def _quantised(self, reader: onnx.NodeProto, y: Target) -> Array | None:
+        """The integers that the float which a node reads first becomes, where it comes from a defined node."""
+        if (bytes_ := function_of_one_byte(self, reader, y)) is not None:
+            return bytes_
+        node = self._alone(reader.input[0])
+        if node is not None and _moves(node) and node.op_type != "Concat":
+            before = self._quantised(node, y)
+            return None if before is None else self._moved(node, [before], reader.input[0])
+        low, high = None, None
         if node is not None and _is(node, "Relu"):
-            name, low = node.input[0], np.zeros(())
-            node = self._alone(name)
+            low, node = np.zeros(()), self._alone(node.input[0])
         elif node is not None and _is(node, "Clip") and (bounds := self._clip(node)) is not None:
             low, high = bounds
             node = self._alone(node.input[0])
-        if node is None or y is None or plain_domain(node.domain) or node.op_type not in DEFINED:
+        target: Target | None = y.bounded(low, high)
+        if node is not None and _is(node, "BatchNormalization"):
+            target, node = self._normalised(y.bounded(low, high), node), self._alone(node.input[0])
+            if node is None or node.op_type != "Conv":
+                return None
+        if node is None or target is None or plain_domain(node.domain) or node.op_type not in DEFINED:
             return None
-        attributes = {a.name: attribute_value(a, self.context.source, node) for a in node.attribute}
-        found = DEFINED[node.op_type](self, node, y.bounded(low, high), attributes)
-        return None if found is None else Held(found, found.dtype)
+        return DEFINED[node.op_type](self, node, target, self._attributes(node))
+
+    def _moved(self, node: onnx.NodeProto, first: Sequence[Array], name: str) -> Array:
+        """What a node that moves elements makes of integers; `name` is its output that is wanted."""
+        given: list[Held | None] = [Held(each, each.dtype) for each in first]
+        given += [self.values[each] if each else None for each in node.input[len(first) :]]
+        held = operate(node, given, self.context)[list(node.output).index(name)]
+        assert held is not None
+        return held.array.astype(first[0].dtype)
+
+    def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        return {a.name: attribute_value(a, self.context.source, node) for a in node.attribute}
+
+    def _normalised(self, y: Target, node: onnx.NodeProto) -> Target | None:
+        """The target behind a BatchNormalization with constant statistics."""
+        numbers = [self._constant(name) for name in node.input[1:5]]
+        attributes = self._attributes(node)
+        if len(numbers) != 4 or any(n is None for n in numbers) or attributes.get("training_mode", 0):
+            return None
+        gamma, beta, mean, variance = (np.asarray(n, np.float64) for n in numbers)
+        slope = gamma / np.sqrt(variance + np.float32(attributes.get("epsilon", 1e-5)).astype(np.float64))
+        return dataclasses.replace(y, slope=slope.astype(np.float32), rise=(beta - mean * slope).astype(np.float32))
 
     def _alone(self, name: str) -> onnx.NodeProto | None:
         """The node that makes a tensor for one reader."""
@@ -110,14 +151,36 @@ class Patterns:
         return Target(zero.dtype, scale, zero) if zero.dtype in BYTES else None
 
     def integers(self, name: str, kinds: Iterable[np.dtype[Any]] = BYTES) -> tuple[Scaled, onnx.NodeProto] | None:
-        """The integers behind a float, with the DequantizeLinear between."""
+        """The integers behind a float, with the DequantizeLinear between; they may be moved when it has been done."""
         node = self.makers.get(name)
+        if node is not None and _moves(node):
+            if name not in self.moved:
+                self.moved[name] = self._moved_integers(node, name)
+            found = self.moved[name]
+            return found if found is None or found[0].integers.dtype in kinds else None
         if node is None or not _is(node, "DequantizeLinear", MICROSOFT):
             return None
-        found, held = self._scaled(node), self.values.get(node.input[0])
-        if found is None or held is None or held.dtype not in kinds:
+        scaled, held = self._scaled(node), self.values.get(node.input[0])
+        if scaled is None or held is None or held.dtype not in kinds:
             return None
-        return Scaled(held.array, *found), node
+        return Scaled(held.array, *scaled), node
+
+    def _moved_integers(self, node: onnx.NodeProto, name: str) -> tuple[Scaled, onnx.NodeProto] | None:
+        """Those that a node has moved, of one scale and zero point."""
+        sources = node.input if node.op_type == "Concat" else node.input[:1]
+        found = [self.integers(each) for each in sources if each in self.fed]
+        if len(found) < len(sources) or any(each is None for each in found):
+            return None
+        parts = [each for each in found if each is not None]
+        first, dequantised = parts[0]
+        marks = {
+            (part.integers.dtype, part.scale.tobytes(), part.zero_point.tobytes(), part.scale.size) for part, _ in parts
+        }
+        if len(marks) > 1 or first.scale.size > 1 or first.zero_point.size > 1:
+            return None
+        return Scaled(
+            self._moved(node, [part.integers for part, _ in parts], name), first.scale, first.zero
+        ), dequantised
 
     def one_scale(self, name: str) -> Scaled | None:
         """Those that have one scale."""
@@ -129,7 +192,7 @@ class Patterns:
     def computed(self, name: str) -> Scaled | None:
         """Those with one scale that are not constant."""
         found = self.one_scale(name)
-        return None if found is None or self.makers[name].input[0] not in self.fed else found
+        return None if found is None or name not in self.fed else found
 
     def weights(self, name: str, axis: int) -> tuple[Scaled, bool] | None:
         """Those of a weight, constant or not, with one scale or one an index of `axis`, which counts from the end."""
@@ -142,21 +205,59 @@ class Patterns:
         rank = scaled.integers.ndim
         if several and along % rank - rank != axis:
             return None
-        return scaled, node.input[0] not in self.fed
+        return scaled, name not in self.fed
 
-    def bias(self, name: str, x: Scaled, w: Scaled, maps: int) -> Array | None:
-        """A bias of the scale of the sums, one value an output channel."""
+    def bias(self, node: onnx.NodeProto, x: Scaled, w: Scaled, maps: int, y: Target) -> Array | None:
+        """What is added to the sums, one integer an output channel: the bias, and what a BatchNormalization adds.
+
+        A bias of int32 of the scale of the sums stays; others are rounded to it, where its steps are small.
+        """
+        step = np.float32(x.scale.reshape(-1)[0]) * w.scale.reshape(-1).astype(np.float32)
+        bias: Array | None = np.zeros(maps)
+        exact = len(node.input) < 3 or not node.input[2]
+        if not exact:
+            bias = self._whole_bias(node.input[2], step, maps)
+            exact = bias is not None
+            bias = self._real_bias(node.input[2], step, maps) if bias is None else bias
+        if bias is None or (exact and y.slope is None):
+            return bias
+        with np.errstate(all="ignore"):
+            slope = np.ones(1, np.float32) if y.slope is None else y.slope
+            if y.slope is not None and y.rise is not None:
+                bias = bias + y.rise.astype(np.float64) / (step.astype(np.float64) * slope.astype(np.float64))
+            bias = np.rint(bias)
+            least = np.abs((step * slope) / np.float32(y.scale.reshape(-1)[0]))
+        if not (np.abs(bias) < MOST).all() or not (least <= STEP_OF_SUMS).all():
+            return None
+        return np.broadcast_to(bias, (maps,))
+
+    def _whole_bias(self, name: str, step: Array, maps: int) -> Array | None:
+        """Integers of int32 of the scale of the sums."""
         found = self.integers(name, [np.dtype(np.int32)])
-        if found is None or self.makers[name].input[0] in self.fed or found[0].zero_point.any():
+        if found is None or name in self.fed or found[0].zero_point.any():
             return None
-        bias = found[0]
-        sums = np.float32(x.scale.reshape(-1)[0]) * w.scale.reshape(-1).astype(np.float32)
-        own = bias.scale.reshape(-1).astype(np.float32)
-        if own.size not in (1, maps) or (np.abs(own - sums) > BIAS_SCALE * sums).any():
+        own = found[0].scale.reshape(-1).astype(np.float32)
+        if own.size not in (1, maps) or (np.abs(own - step) > BIAS_SCALE * step).any():
             return None
-        if bias.integers.size not in (1, maps) or bias.integers.shape[-1:] not in ((), (1,), (maps,)):
+        return _each_map(found[0].integers.astype(np.float64), maps)
+
+    def _real_bias(self, name: str, step: Array, maps: int) -> Array | None:
+        """A constant bias of floats in steps of the sums."""
+        held = self.values.get(name)
+        if name in self.fed or held is None or held.dtype != np.float32:
             return None
-        return np.broadcast_to(bias.integers.reshape(-1), (maps,))
+        found = _each_map(held.array.astype(np.float32).astype(np.float64), maps)
+        return None if found is None else found / step.astype(np.float64)
+
+
+def _each_map(array: Array, maps: int) -> Array | None:
+    fits = array.size in (1, maps) and array.shape[-1:] in ((), (1,), (maps,))
+    return np.broadcast_to(array.reshape(-1), (maps,)) if fits else None
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    """True for what makes no new elements of those of its first input, or of its parts."""
+    return not plain_domain(node.domain) and node.op_type in MOVES
 
 
 def _is(node: onnx.NodeProto, op: str, *domains: str) -> bool:
@@ -174,9 +275,9 @@ def _extreme(w: Scaled) -> Array:
     return np.full(w.integers.shape, _reach(w))
 
 
-def _fits(x: Scaled, weights: Array, axes: tuple[int, ...], bias: Array | None) -> bool:
+def _fits(x: Scaled, weights: Array, axes: tuple[int, ...], bias: Array | float = 0.0) -> bool:
     """Whether no sum of products with these weights can leave int32."""
-    sums = np.abs(weights).sum(axis=axes) * _reach(x) + (0 if bias is None else np.abs(bias.astype(np.float64)))
+    sums = np.abs(weights).sum(axis=axes) * _reach(x) + np.abs(bias)
     return bool((sums < MOST).all())
 
 
@@ -190,11 +291,10 @@ def _conv(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mapping[
     weights = graph.weights(node.input[1], -rank)
     if x is None or weights is None:
         return None
-    (w, constant), bias = weights, None
-    if len(node.input) > 2 and node.input[2]:
-        bias = graph.bias(node.input[2], x, w, w.integers.shape[0])
-        if bias is None:
-            return None
+    w, constant = weights
+    bias = graph.bias(node, x, w, w.integers.shape[0], y)
+    if bias is None:
+        return None
     if not constant and (w.scale.size > 1 or w.zero_point.size > 1):
         return None
     if not _fits(x, w.above_zero() if constant else _extreme(w), tuple(range(1, rank)), bias):
@@ -211,7 +311,7 @@ def _matmul(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mappin
     if constant:
         if several and b.integers.ndim != 2:
             return None
-        if not _fits(a, b.above_zero(-1), (-2 % b.integers.ndim,), None):
+        if not _fits(a, b.above_zero(-1), (-2 % b.integers.ndim,)):
             return None
     elif several or a.integers.shape[-1] * _reach(a) * _reach(b) >= MOST:
         return None
@@ -225,11 +325,10 @@ def _gemm(graph: Patterns, node: onnx.NodeProto, y: Target, attributes: Mapping[
     a, weights = graph.computed(node.input[0]), graph.weights(node.input[1], axis)
     if a is None or weights is None or not weights[1]:
         return None
-    b, bias = weights[0], None
-    if len(node.input) > 2 and node.input[2]:
-        bias = graph.bias(node.input[2], a, b, b.integers.shape[axis])
-        if bias is None:
-            return None
+    b = weights[0]
+    bias = graph.bias(node, a, b, b.integers.shape[axis], y)
+    if bias is None:
+        return None
     if not _fits(a, b.above_zero(axis), (-3 - axis,), bias):
         return None
     return quantised.multiplied(a, b, bias, y, b_axis=axis)

@@ -37,10 +37,11 @@ def function_of_one_byte(graph: Patterns, last: onnx.NodeProto, y: Target) -> Ar
     between = _between(graph, last.input[0])
     if not between or not _read_by(graph, between, last):
         return None
-    sources = {graph.makers[name].input[0] for name in between if _is_source(graph, name)}
+    floats = [name for name in between if _is_source(graph, name)]
+    sources = {graph.makers[name].input[0] if _is_dequantised(graph, name) else name for name in floats}
     if len(sources) != 1:
         return None
-    shape = graph.values[sources.pop()].array.shape  # type: ignore[union-attr]
+    shape = graph.values[floats[0]].array.shape  # type: ignore[union-attr]
     made: dict[str, Held] = {}
     for name in graph.makers:  # in order
         if name in between:
@@ -52,7 +53,16 @@ def function_of_one_byte(graph: Patterns, last: onnx.NodeProto, y: Target) -> Ar
 
 
 def _is_source(graph: Patterns, name: str) -> bool:
-    return name in graph.fed and graph.makers[name].op_type == "DequantizeLinear"
+    """True for floats that are dequantised, and may be moved then."""
+    if name not in graph.fed or name not in graph.makers:
+        return False
+    return _is_dequantised(graph, name) or (
+        graph.makers[name].op_type not in SMOOTH and graph.integers(name) is not None
+    )
+
+
+def _is_dequantised(graph: Patterns, name: str) -> bool:
+    return graph.makers[name].op_type == "DequantizeLinear"
 
 
 def _between(graph: Patterns, first: str) -> set[str]:
@@ -66,7 +76,7 @@ def _between(graph: Patterns, first: str) -> set[str]:
         node = graph.makers.get(name)
         if node is None:
             return set()
-        if node.op_type == "DequantizeLinear":
+        if _is_source(graph, name):
             if graph.one_scale(name) is None:
                 return set()
         elif _is_smooth(node):

@@ -30,7 +30,16 @@ STORED = {"BitCast": 0, "CastLike": 1, "DynamicQuantizeLinear": 0, "QuantizeLine
 """Operators that depend on how an input is stored, and from which on: such a float comes in its ONNX type."""
 
 OUTPUTS_MADE = {
-    **{"Dropout": 2, "DynamicQuantizeLinear": 3, "GRU": 2, "LSTM": 3, "LayerNormalization": 3, "MaxPool": 2, "RNN": 2},
+    **{
+        "Dropout": 2,
+        "DynamicQuantizeLSTM": 3,
+        "DynamicQuantizeLinear": 3,
+        "GRU": 2,
+        "LSTM": 3,
+        "LayerNormalization": 3,
+        "MaxPool": 2,
+        "RNN": 2,
+    },
     "Unique": 4,
 }
 """How many outputs are made, where that is not one; Split makes as many as are asked for."""

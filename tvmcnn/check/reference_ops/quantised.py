@@ -6,6 +6,8 @@ What is element by element is ONNX's own formula, each step in float32. Scales a
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from tvmcnn.check.reference_ops import activation
 from tvmcnn.check.reference_ops.quantize import dequantize_linear, quantize_linear_10
+from tvmcnn.check.reference_ops.recurrent import lstm
 from tvmcnn.check.reference_ops.registry import Array, Ints, op
 from tvmcnn.check.reference_ops.windows import conv, window_totals
 
@@ -52,13 +55,18 @@ def spread(values: Array, rank: int, axis: int) -> Array:
 
 @dataclass(frozen=True)
 class Target:
-    """The integers that are made: type, scale, zero point and the bounds that an activation sets."""
+    """The integers that are made: type, scale, zero point and the bounds that an activation sets.
+
+    Behind a Conv and a BatchNormalization there are its factor and summand, one of each a map.
+    """
 
     dtype: np.dtype[Any]
     scale: Array
     zero: Array | None = None
     low: float = -np.inf
     high: float = np.inf
+    slope: Array | None = None
+    rise: Array | None = None
 
     def stored(self, value: Array) -> Array:
         """float32 values, already divided by the scale, as integers."""
@@ -75,15 +83,14 @@ class Target:
     def bounded(self, low: Array | None, high: Array | None) -> Target:
         """The same behind an activation that keeps reals between two bounds."""
         least, most = (None if bound is None else float(self.quotient(np.asarray(bound))) for bound in (low, high))
-        return Target(
-            self.dtype, self.scale, self.zero, -np.inf if least is None else least, np.inf if most is None else most
-        )
+        lowest, highest = -np.inf if least is None else least, np.inf if most is None else most
+        return dataclasses.replace(self, low=lowest, high=highest)
 
     def product(self, sums: Array, x_scale: Array, w_scale: Array, axis: int) -> Array:
-        """Sums of products of integers: float32(sum) · ((scale of x · scale of w) / scale of y)."""
+        """Sums of products of integers: float32(sum) · ((scale of x · scale of w · slope) / scale of y)."""
         single = (each.reshape(-1).astype(np.float32) for each in (x_scale, w_scale, self.scale))
         x, w, y = single
-        factor = (x * w) / y
+        factor = (x * w if self.slope is None else (x * w) * self.slope) / y
         return self.stored(sums.astype(np.float32) * spread(factor, sums.ndim, axis).astype(np.float32))
 
 
@@ -262,6 +269,29 @@ def qlinear_concat(y_scale: Array, y_zero_point: Array, *parts: Array, axis: int
     made = _made(y_zero_point, y_scale, y_zero_point)
     whole = [made.quotient(Scaled(*parts[place : place + 3]).reals()) for place in range(0, len(parts), 3)]
     return np.concatenate(whole, axis)
+
+
+@op("DynamicQuantizeLSTM", 1, MICROSOFT)
+def dynamic_quantize_lstm(
+    x: Array, w: Array, r: Array, b: Array | None, sequence_lens: Array | None, initial_h: Array | None,
+    initial_c: Array | None, p: Array | None, w_scale: Array, w_zero_point: Array, r_scale: Array,
+    r_zero_point: Array, *, activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None, activations: Sequence[str] | None = None,
+    clip: float | None = None, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
+) -> tuple[Array, ...]:  # fmt: skip
+    """DynamicQuantizeLSTM: LSTM, with weights (D, I, 4H) that have a scale a direction, or one a column of each."""
+
+    def real(integers: Array, scale: Array, zero: Array) -> Array:
+        triples = zip(integers.astype(np.float64), scale.astype(np.float64), zero.astype(np.float64), strict=True)
+        scaled = [((matrix - shift) * step).astype(np.float32).T for matrix, step, shift in triples]
+        return np.stack(scaled).astype(np.float64)
+
+    weights = real(w, w_scale, w_zero_point), real(r, r_scale, r_zero_point)
+    return lstm(
+        x, *weights, b, sequence_lens, initial_h, initial_c, p, activation_alpha=activation_alpha,
+        activation_beta=activation_beta, activations=activations, clip=clip, direction=direction,
+        hidden_size=hidden_size, input_forget=input_forget,
+    )  # fmt: skip
 
 
 op("QuantizeLinear", 1, MICROSOFT)(quantize_linear_10)
