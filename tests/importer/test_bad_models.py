@@ -585,7 +585,7 @@ def compile_fails(folder: Path, kind: type[TvmcnnError], *words: str, **argument
 
 @pytest.mark.parametrize("target", ["sparc", "x86-64-v5", "", "X86-64-V3", "native "])
 def test_unknown_target(target: str, tmp_path: Path) -> None:
-    allowed = "allowed are native, host, x86-64-v3, x86-64-v4"
+    allowed = "allowed are native, host, x86-64-v3, x86-64-v3-vnni, x86-64-v4, x86-64-v4-vnni"
     compile_fails(tmp_path, TargetError, f"unknown target '{target}'", allowed, target=target)
 
 
