@@ -63,6 +63,35 @@ def test_moved_behind(name: str, target: str, tmp_path: Path) -> None:
     assert not [ops for ops in operators(compiled) if "Quantize" in ops or "Dequantize" in ops or ops == "Conv"]
 
 
+@pytest.mark.parametrize("op", ["Split", "MaxPool"])
+def test_several_outputs(op: str, tmp_path: Path) -> None:
+    """What makes two tensors of floats moves floats."""
+    g = Quantised(3)
+    x = g.node("Conv", g.source(2, 5, 9, 12), g.weight(8, 5, 3, 3), g.draw(8))
+    if op == "Split":
+        g.nodes.append(onnx.helper.make_node(op, [x, g.constant([3, 5])], ["a", "b"], axis=1))
+        names = [g.up("a", 2.9, np.uint8(101)), g.up("b", 1.9, np.uint8(11))]
+    else:
+        g.nodes.append(onnx.helper.make_node(op, [x], ["a", "b"], kernel_shape=[2, 2]))
+        names = [g.up("a", 2.9, np.uint8(101)), "b"]
+    model = g.finished(*names)
+    if op == "MaxPool":
+        model.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    kernels = operators(equal(model, tmp_path))
+    assert [ops for ops in kernels if ops.startswith("Conv")]
+
+
+def test_identities_between(tmp_path: Path) -> None:
+    """An Identity is nothing, also for the oracle."""
+
+    def build(g: Quantised) -> str:
+        x = g.node("Conv", g.node("Identity", g.source(2, 5, 9, 12)), g.weight(8, 5, 3, 3), g.draw(8))
+        return g.node("Identity", g.node("Relu", g.node("Identity", x)))
+
+    kernels = operators(equal(_model(build), tmp_path))
+    assert not [ops for ops in kernels if "Quantize" in ops or ops == "Conv"]
+
+
 def test_pools_flattened(tmp_path: Path) -> None:
     """Between a pool and the QuantizeLinear of a dense layer."""
 

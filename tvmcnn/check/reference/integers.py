@@ -72,7 +72,7 @@ class Patterns:
         if (bytes_ := function_of_one_byte(self, reader, y)) is not None:
             return bytes_
         node = self._alone(reader.input[0])
-        if node is not None and _moves(node) and node.op_type != "Concat":
+        if node is not None and _moves(node) and node.op_type != "Concat" and self._used(node) == 1:
             before = self._quantised(node, y)
             return None if before is None else self._moved(node, [before], reader.input[0])
         low, high = None, None
@@ -112,10 +112,15 @@ class Patterns:
         return dataclasses.replace(y, slope=slope.astype(np.float32), rise=(beta - mean * slope).astype(np.float32))
 
     def _alone(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor for one reader."""
+        """The node that makes a tensor for one reader, perhaps an Identity before it."""
         node = self.makers.get(name)
-        alone = node is not None and self.read[name] == 1 and name not in self.outputs
-        return node if alone else None
+        if node is None or self.read[name] != 1 or name in self.outputs:
+            return None
+        return self._alone(node.input[0]) if _is(node, "Identity") else node
+
+    def _used(self, node: onnx.NodeProto) -> int:
+        """How many outputs of a node are read, or are the graph's."""
+        return sum(self.read[name] > 0 or name in self.outputs for name in node.output)
 
     def _constant(self, name: str) -> Array | None:
         held = self.values.get(name)
