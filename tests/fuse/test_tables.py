@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each QuantizeLinear that the oracle evaluates whether it ends a function of one byte."""
+    """Whether each QuantizeLinear that the oracle evaluates ends a function of one byte."""
     found, real = list[bool](), integers.function_of_one_byte
 
     def asked(*given: Any) -> Array | None:
@@ -268,7 +268,7 @@ def test_another_scale(x_type: str, y_type: str, target: str, tmp_path: Path) ->
 
 
 def test_parts_of_other_scales(target: str, tmp_path: Path) -> None:
-    """Of a Concat those go through tables, the others as they are; in blocks of channels, too."""
+    """Parts of a Concat go through tables where their scale differs, others as they are; in blocks of channels, too."""
     g = Quantised(3)
     parts = [g.source(2, 5, 9, 7), g.source(2, 3, 9, 7, scale=0.031), g.source(2, 4, 9, 7, zero=99, dtype="int8")]
     y = g.up(g.node("Concat", *parts, axis=1), SCALE, np.uint8(ZERO))

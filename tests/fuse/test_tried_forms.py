@@ -59,7 +59,7 @@ def test_a_half_that_a_float64_cannot_see() -> None:
 
 @pytest.mark.parametrize("op", ["Add", "Mul"])
 def test_every_form_makes_the_same(op: str) -> None:
-    """By the numbers that a kernel gets, with products and sums rounded apart."""
+    """A kernel's numbers give the contract's integers, with products and sums rounded apart."""
     rng, seen = np.random.default_rng(2), Counter[str]()
     for _ in range(40):
         a, b = (integers(rng.uniform(0.01, 0.1), rng.integers(0, 256)) for _ in range(2))

@@ -73,7 +73,7 @@ def larger_factor() -> None:
 
 
 def next_entry() -> None:
-    """Of each pair of bytes a table has the entry of the second."""
+    """A table has the second entry of each pair of bytes twice."""
 
     def table(node: Any, output: Any, x: Any, entries: Any) -> Any:
         def element(*i: Any) -> Any:

@@ -44,7 +44,7 @@ def test_bounds_are_clamped_as_the_text_says() -> None:
 @pytest.mark.parametrize("folds", [False, True])
 @pytest.mark.parametrize("bounds", [(-5, LEAST, -1), (-9, -9, -2), (-5, 2, -1), (7, LEAST, -3), (-3, MOST, 2)], ids=str)
 def test_slices_are_those_of_onnxruntime(bounds: tuple[int, int, int], folds: bool, tmp_path: Path) -> None:
-    """Of what is computed, and of a constant."""
+    """Slices of what is computed, and of a constant."""
     x = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
     numbers = {
         name: np.array([value]) for name, value in zip(("s", "e", "a", "t"), (*bounds[:2], 1, bounds[2]), strict=True)

@@ -56,7 +56,7 @@ def test_comparison() -> None:
 
 
 def test_biases() -> None:
-    """Of a Gemm they get rank 1, for onnxruntime takes the first axis for channels; what a branch reads stays."""
+    """Biases of a Gemm get rank 1, for onnxruntime takes the first axis for channels; what a branch reads stays."""
     inner = graph_of([node("Identity", "kept", "b")], {}, "b")
     nodes = [
         node("Gemm", "x w row", "y0"),

@@ -271,7 +271,7 @@ def test_near_to_onnxruntime(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_chains_of_operators_of_one_operand(fused: bool) -> None:
-    """Of 752,640 bytes of these chains by 60 scales onnxruntime had none otherwise, on AVX-512; a function in float32
+    """No byte of 752,640 of these chains by 60 scales was another in onnxruntime, on AVX-512; a function in float32
     that is off by 4 units may stand on the other side of a half in one of 2^24 / (4 · 2 · 128)."""
     rng, apart, count = np.random.default_rng(0), [], 0
     for _ in range(3):

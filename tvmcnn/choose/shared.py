@@ -24,17 +24,8 @@ SAMPLES = ("GridSample", "DeformColumns")  # one stage each, which reads where a
 REGIONS = ("RoiAlign", "MaxRoiPool")  # reductions over the parts of an image that an operand names
 SUMS_OF_BYTES = ("QLinearConv", "QLinearMatMul", "QLinearAveragePool", "ConvInteger", "MatMulInteger")
 QUANTISED = (
-    *(
-        *SUMS_OF_BYTES,
-        "QLinearAdd",
-        "QLinearMul",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Centred",
-        "Requantised",
-        "Summed",
-    ),
-    "Table",
+    *(*SUMS_OF_BYTES, "QLinearAdd", "QLinearMul", "QuantizeLinear", "DequantizeLinear"),
+    *("Centred", "Requantised", "Summed", "Table"),
 )
 LANES = (  # reductions that have an expression with the terms in the lanes
     *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tvmcnn.blocks import BLOCK
+from tvmcnn.fuse.dequantised import LIMIT
 from tvmcnn.network import BYTES, Array, Network, Node
 
-LIMIT = 2**31  # of a sum in int32
 SHIFTED = 2**8  # a byte less a zero point, or of another sign, and any partial sum of such, is less
 
 
@@ -34,8 +34,11 @@ def rounds_in_int32(network: Network, node: Node) -> bool:
 
 
 def _largest(network: Network, node: Node) -> Array:
-    """The largest magnitude of each map's sums, and of any part of them."""
-    weight = network.constants[node.inputs[1]]
-    bias = network.constants[node.inputs[3]] if len(node.inputs) > 3 else np.zeros(1)
-    sums: Array = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 2 * SHIFTED + np.abs(bias.astype(np.int64))
-    return sums
+    bias = network.constants[node.inputs[3]] if len(node.inputs) > 3 else None
+    return largest_sums(network.constants[node.inputs[1]], (1, 2, 3), bias)
+
+
+def largest_sums(weight: Array, terms: tuple[int, ...], bias: Array | None) -> Array:
+    """The largest magnitude of a weight's sums of products with bytes over the axes `terms`, or of a part of one."""
+    sums: Array = np.abs(weight.astype(np.int64)).sum(axis=terms) * 2 * SHIFTED
+    return sums if bias is None else sums + np.abs(bias.astype(np.int64))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from tvmcnn.fuse.bytes_convolved import LIMIT, SHIFTED
+from tvmcnn.fuse.bytes_convolved import largest_sums
+from tvmcnn.fuse.dequantised import LIMIT, less_zeros
 from tvmcnn.network import BYTES, Array, Network, Node
 
 TERMS = 4  # products that one instruction adds, at most: a row that is shorter holds no whole group of them
@@ -22,9 +21,8 @@ def multiplies_rows(network: Network, node: Node) -> bool:
     if weight.shape[0] < TERMS or not network.tensors[node.output].size:
         return False
     has_bias = node.op == "QLinearMatMul" and len(node.inputs) > 3
-    bias = network.constants[node.inputs[3]] if has_bias else np.zeros(1)
-    sums = np.abs(weight.astype(np.int64)).sum(axis=0) * 2 * SHIFTED + np.abs(bias.astype(np.int64))
-    return bool(sums.max(initial=0) < LIMIT)
+    bias = network.constants[node.inputs[3]] if has_bias else None
+    return bool(largest_sums(weight, (0,), bias).max(initial=0) < LIMIT)
 
 
 def matrix_less_zero(network: Network, node: Node) -> Array | None:
@@ -37,6 +35,4 @@ def matrix_less_zero(network: Network, node: Node) -> Array | None:
     zero = network.constants.get(node.inputs[3])
     if weight is None or zero is None:
         return None
-    centred = weight.astype(np.int16) - zero.astype(np.int16).reshape(zero.shape if zero.size > 1 else ())
-    narrow = not centred.size or (centred.min() >= -128 and centred.max() <= 127)
-    return centred.astype(np.int8) if narrow else centred
+    return less_zeros(weight, zero.reshape(zero.shape if zero.size > 1 else ()))

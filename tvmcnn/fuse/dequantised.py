@@ -20,6 +20,13 @@ def reach_of(dtype: str, zero: int) -> int:
     return max(int(limits.max) - zero, zero - int(limits.min))
 
 
+def less_zeros(integers: Array, zeros: Array) -> Array:
+    """Integers of 8 bits less their zero points, which broadcast with them: int8 where all fit, else int16."""
+    centred: Array = integers.astype(np.int16) - zeros.astype(np.int16)
+    fits = not centred.size or (centred.min() >= -128 and centred.max() <= 127)
+    return centred.astype(np.int8) if fits else centred
+
+
 class NoForm(Exception):  # noqa: N818 (a reason, not an error)
     """There is no form in integers; the text says why."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from tvmcnn.fuse.added import Additions, replaced
 from tvmcnn.fuse.bytes_convolved import multiplies_bytes, rounds_in_int32
 from tvmcnn.fuse.bytes_multiplied import multiplies_rows
-from tvmcnn.fuse.dequantised import reach_of
+from tvmcnn.fuse.dequantised import less_zeros, reach_of
 from tvmcnn.network import IN_BYTES, Array, Network, Node
 
 EXACT = 2**24  # below which a float32 holds every integer
@@ -104,7 +104,7 @@ def _weight(added: Additions, node: Node) -> Array | None:
     zero = added.constants.get(node.inputs[3])
     if zero is None:
         return None
-    return weight.astype(np.int16) - zero.astype(np.int16).reshape(-1, *(1,) * (weight.ndim - 1))
+    return less_zeros(weight, zero.reshape(-1, *(1,) * (weight.ndim - 1)))
 
 
 def _parts(weight: Array, reach: int, axis: int, *, whole: bool) -> list[tuple[int, int]]:

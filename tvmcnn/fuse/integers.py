@@ -19,15 +19,14 @@ import numpy as np
 
 from tvmcnn.fuse.added import Additions
 from tvmcnn.fuse.byte_moves import moved
-from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds
+from tvmcnn.fuse.dequantised import LIMIT, Finder, Form, Integers, NoForm, bounds, less_zeros
 from tvmcnn.fuse.moved_integers import ALONE, moved_integers
 from tvmcnn.fuse.tables import tabled
 from tvmcnn.fuse.tried_forms import tried_form
 from tvmcnn.fuse.whole_bias import factor_and_bias, norm_of
-from tvmcnn.network import Array, Network, Node
+from tvmcnn.network import BYTES, Array, Network, Node
 
 REASON = "between integers: computed with the kernel of {}"
-BYTES = ("int8", "uint8")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -207,9 +206,7 @@ def _weight(finder: Finder, w: Integers, axis: int | None) -> Array:
     for each in (w.scale, w.zero):
         if each.size > 1 and (axis is None or each.size != each.shape[axis]):
             raise NoForm("the scales of its weight are not one an output channel")
-    centred: Array = array.astype(np.int64) - w.zero.reshape(w.zero.shape if w.zero.size > 1 else ())
-    fits = not centred.size or (centred.min() >= -128 and centred.max() <= 127)
-    return centred.astype(np.int8 if fits else np.int16)
+    return less_zeros(array, w.zero.reshape(w.zero.shape if w.zero.size > 1 else ()))
 
 
 def _constants(

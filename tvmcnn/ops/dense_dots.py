@@ -48,8 +48,7 @@ def dense_dots(step: Step, given: Operands) -> tirx.PrimFunc:
 
     def part(tc: Any, tr: Any, i: Any, s: Any, o: Any) -> Expr:
         group = rk * parts + s
-        value = x[down.element(tr, i), along.element(group, rn)].astype("int32")
-        value = value + config.shift if config.shift else value
+        value = x[down.element(tr, i), along.element(group, rn)].astype("int32") + config.shift
         return te.sum(value * weight[tc, group, o, rn].astype("int32"), axis=[rk, rn])
 
     sums = te.compute((tiles, down.count, down.tile, parts, width), part, name="dense")

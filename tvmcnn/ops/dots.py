@@ -122,8 +122,7 @@ def _products(step: Step, given: Operands, tiles: PixelTiles) -> te.Tensor:
 
     def tap(i: Any, ob: Any, ty: Any, y: Any, dy: Any, tx: Any, x: Any, dx: Any, o: Any) -> Expr:
         of = Channel((ob // blocks_per_group) * depth + cb if group > together else cb, quad * terms + rn, block)
-        value = image(i, of, (ty, y, dy, rh), (tx, x, dx, rw)).astype("int32")
-        value = value + config.shift if config.shift else value
+        value = image(i, of, (ty, y, dy, rh), (tx, x, dx, rw)).astype("int32") + config.shift
         product = value * weight[ob, cb, rh, rw, quad, o, rn].astype("int32")
         return te.sum(product, axis=[rb, rh, rw, rc, rn])
 
@@ -141,8 +140,7 @@ def _depthwise(step: Step, given: Operands, tiles: PixelTiles) -> te.Tensor:
 
     def tap(i: Any, ob: Any, ty: Any, y: Any, dy: Any, tx: Any, x: Any, dx: Any, o: Any) -> Expr:
         column = rw * terms[0] + rn[0] if terms else rw
-        value = image(i, Channel(ob, o, lanes), (ty, y, dy, rh), (tx, x, dx, column)).astype("int32")
-        value = value + shift if shift else value
+        value = image(i, Channel(ob, o, lanes), (ty, y, dy, rh), (tx, x, dx, column)).astype("int32") + shift
         return te.sum(value * weight[(ob, rh, rw, o, *rn)].astype("int32"), axis=[rh, rw, *rn])
 
     return te.compute(tiles.window_shape(step.choice.kernel.output.shape[0], blocks, lanes), tap, name="conv")

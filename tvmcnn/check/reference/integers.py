@@ -171,7 +171,7 @@ class Patterns:
         return Scaled(held.array, *scaled), node
 
     def _moved_integers(self, node: onnx.NodeProto, name: str) -> tuple[Scaled, onnx.NodeProto] | None:
-        """Those that a node has moved, of one scale and zero point."""
+        """Integers that a node has moved, of one scale and zero point."""
         sources = node.input if node.op_type == "Concat" else node.input[:1]
         found = [self.integers(each) for each in sources if each in self.fed]
         if len(found) < len(sources) or any(each is None for each in found):

@@ -7,6 +7,7 @@ import itertools
 import math
 
 from tvmcnn.choose.cpu.defaults import MAX_ROWS, fits_registers
+from tvmcnn.choose.cpu.dots import shift_of, terms_of
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DenseDotsConfig
@@ -34,8 +35,8 @@ def multiply_bytes(state: State, kernel: Kernel) -> Choice:
     if not _lies_by_rows(source, layout, rows) or len(kernel.output.shape) != 2:
         source, layout = state.plain(image)
     depth = math.prod(layout.physical(source.shape)) // rows
-    terms = 4 if state.target.quads and weight.dtype == "int8" else 2
-    shift = 128 if terms == 4 and image.dtype == "int8" else 0
+    terms = terms_of(state.target, weight)
+    shift = shift_of(image, terms)
     # A lone row reads each weight once, and waits for memory: 1280 x 1000 takes 25 µs with weights of 8 bits and 30 of
     # 16, and 4096 x 4096, which L3 does not hold, 337 and 730 (AVX2, AMD EPYC, beside other work).
     narrow = terms == 2 and rows == 1 and weight.dtype == "int8"

@@ -13,7 +13,8 @@ from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DotsConfig
 from tvmcnn.fuse import is_depthwise, is_per_channel
-from tvmcnn.network import BYTES, FLOAT32, IN_BYTES, NO_PADS, Choice, Kernel, Layout, Pads, Tensor, round_up
+from tvmcnn.network import BYTES, FLOAT32, IN_BYTES, NO_PADS, Array, Choice, Kernel, Layout, Pads, Tensor, round_up
+from tvmcnn.targets import Target
 
 BINARY = ("QLinearAdd", "QLinearMul")
 ELEMENT_WISE = ("QuantizeLinear", "DequantizeLinear", *BINARY, "Table")
@@ -46,8 +47,8 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
         block, terms = BLOCK, 4 if _by_quads_of_taps(state, kernel) else 1
     else:
         block = next(size for size in (4, 8, BLOCK) if size >= min(image.shape[1], BLOCK))
-        terms = 4 if state.target.quads and weight.dtype == "int8" else 2
-    shift = 128 if terms == 4 and image.dtype == "int8" else 0
+        terms = terms_of(state.target, weight)
+    shift = shift_of(image, terms)
     stored = state.stored[image.name]
     if stored[1].block == BLOCK and stored[0].shape == image.shape:
         block = BLOCK
@@ -55,6 +56,16 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
     config = dots_config(state, kernel, block, terms, shift)
     return choice_of(kernel, "dots", read, Layout(BLOCK), "dots", (config, "default"))
+
+
+def terms_of(target: Target, weight: Array) -> int:
+    """How many products one instruction adds: four of bytes by VNNI, else two of 16 bits."""
+    return 4 if target.quads and weight.dtype == "int8" else 2
+
+
+def shift_of(image: Tensor, terms: int) -> int:
+    """What makes signed bytes unsigned, as VNNI takes them."""
+    return 128 if terms == 4 and image.dtype == "int8" else 0
 
 
 def _by_quads_of_taps(state: State, kernel: Kernel) -> bool:
@@ -134,7 +145,7 @@ def works_in_blocks(state: State, kernel: Kernel) -> bool:
             and (name not in operands or not is_per_channel(array, kernel.output.shape))
         ):
             return False
-    return all(tensor.shape == kernel.output.shape and _in_blocks(state, tensor) for tensor in kernel.inputs)
+    return all(tensor.shape == kernel.output.shape and lies_in_blocks(state, tensor) for tensor in kernel.inputs)
 
 
 def in_blocks(state: State, kernel: Kernel) -> Choice:
@@ -146,7 +157,7 @@ def in_blocks(state: State, kernel: Kernel) -> Choice:
 def pools_bytes(state: State, kernel: Kernel) -> bool:
     """A pool of an image of bytes in blocks."""
     image = kernel.inputs[0] if kernel.inputs else None
-    return kernel.anchor.op in POOLS and image is not None and image.dtype in BYTES and _in_blocks(state, image)
+    return kernel.anchor.op in POOLS and image is not None and image.dtype in BYTES and lies_in_blocks(state, image)
 
 
 def pool_bytes(state: State, kernel: Kernel) -> Choice:
@@ -154,6 +165,7 @@ def pool_bytes(state: State, kernel: Kernel) -> Choice:
     return choice_of(kernel, "quantised_pool", [state.stored[kernel.inputs[0].name]], Layout(BLOCK), "pool")
 
 
-def _in_blocks(state: State, tensor: Tensor) -> bool:
+def lies_in_blocks(state: State, tensor: Tensor) -> bool:
+    """True for an image in blocks of channels, and no other shape of one."""
     stored, layout = state.stored[tensor.name]
-    return layout.block == BLOCK and stored.shape == tensor.shape and tensor.dtype in ("float32", *BYTES)
+    return layout.block == BLOCK and stored.shape == tensor.shape and tensor.dtype in (FLOAT32, *BYTES)

@@ -11,7 +11,15 @@ from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.convolution import conv
 from tvmcnn.choose.cpu.defaults import matmul_config, rows_config
 from tvmcnn.choose.cpu.dense_dots import multiplies_bytes, multiply_bytes
-from tvmcnn.choose.cpu.dots import convolve_bytes, convolves_bytes, in_blocks, pool_bytes, pools_bytes, works_in_blocks
+from tvmcnn.choose.cpu.dots import (
+    convolve_bytes,
+    convolves_bytes,
+    in_blocks,
+    lies_in_blocks,
+    pool_bytes,
+    pools_bytes,
+    works_in_blocks,
+)
 from tvmcnn.choose.cpu.frames import unfold, unfolds_blocks
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.samples import (
@@ -28,7 +36,7 @@ from tvmcnn.choose.cpu.turned_images import turned_image, turns_image
 from tvmcnn.choose.shared import GLOBAL_POOLS, LANES, MOVES, QUANTISED, SUMS_OF_BYTES, choice_of
 from tvmcnn.configs import NormalizeConfig, SoftmaxConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, is_anchor, is_per_channel
-from tvmcnn.network import ALIGNMENT, BYTES, FLOAT32, PLAIN, Choice, Kernel, Layout, Network, Node, Tensor, round_up
+from tvmcnn.network import ALIGNMENT, BYTES, PLAIN, Choice, Kernel, Layout, Network, Node, Tensor, round_up
 
 BLOCKED_POOLS = (*POOLS, "LpPool", *GLOBAL_POOLS)  # those that have expressions in any layout of float32 images
 # Reductions whose columns lie side by side in plain layout: the rule "rows" fits.
@@ -111,11 +119,9 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
 def _slices_blocks(state: State, kernel: Kernel) -> bool:
     """A Slice of an image in blocks, as of a Split, that takes whole blocks of channels, or all that are left."""
     node, shape = kernel.anchor, kernel.output.shape
-    if node.op != "Slice" or not kernel.inputs or len(shape) != 4 or kernel.output.dtype not in (FLOAT32, *BYTES):
+    if node.op != "Slice" or not kernel.inputs or len(shape) != 4 or not lies_in_blocks(state, kernel.inputs[0]):
         return False
     image, first, step = kernel.inputs[0], node["starts"][1], node["steps"][1]
-    if len(image.shape) != 4 or not _in_blocks(state, kernel) or state.stored[image.name][0].shape != image.shape:
-        return False
     whole = shape[1] % BLOCK == 0 or first + shape[1] == image.shape[1]
     return step == 1 and first % BLOCK == 0 and whole
 
