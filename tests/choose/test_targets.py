@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tvmcnn.codegen.cpu.chain import missing
-from tvmcnn.codegen.templates import filled
+from tvmcnn.codegen.cpu.chain import included, missing
+from tvmcnn.codegen.templates import NATIVE, filled
 from tvmcnn.targets import TARGETS, Target, resolve_several
 
 
@@ -31,9 +31,9 @@ def test_the_best_class_is_first() -> None:
 def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
     """The library's own test of the CPU agrees with Python's, but for what no C can ask."""
     assert len(target.cpu_tests) == len(target.features)
-    source = f"int main(void) {{ {target.cpu_init} return ({missing(target)}) != 0; }}"
+    source = f"{included(target)}int main(void) {{ {target.cpu_init} return ({missing(target)}) != 0; }}"
     (tmp_path / "ask.c").write_text(source)
-    subprocess.run(["cc", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
+    subprocess.run(["cc", f"-I{NATIVE}", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
     lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
     asked = [name for name, test in zip(target.features, target.cpu_tests, strict=True) if test]
     assert bool(lacks) == bool(set(asked) & set(target.missing()))

@@ -9,7 +9,7 @@ from tvmcnn.errors import TargetError
 from tvmcnn.machine import check_platform, cpu_name
 from tvmcnn.targets.kinds import Gpu, Machine, Target, arch_number
 from tvmcnn.targets.x86_64_v3 import X86_64_V3, X86_64_V3_VNNI
-from tvmcnn.targets.x86_64_v4 import X86_64_V4, X86_64_V4_VNNI
+from tvmcnn.targets.x86_64_v4 import X86_64_V4, X86_64_V4_AMX, X86_64_V4_BF16, X86_64_V4_VNNI
 
 __all__ = [
     "TARGETS",
@@ -24,7 +24,8 @@ __all__ = [
     "resolve_several",
 ]
 
-CLASSES = (X86_64_V3, X86_64_V3_VNNI, X86_64_V4, X86_64_V4_VNNI)  # the best last
+# the best last
+CLASSES = (X86_64_V3, X86_64_V3_VNNI, X86_64_V4, X86_64_V4_VNNI, X86_64_V4_BF16, X86_64_V4_AMX)
 TARGETS = {target.name: target for target in CLASSES}
 NATIVE = ("native", "host")
 OLDEST = 75  # compute capability: the oldest of CUDA 13

@@ -33,7 +33,10 @@ class Target:
     fma_latency: int  # cycles until the sum can be added to
     fma_broadcasts: bool  # whether an FMA can take one element in memory for all lanes
     loads: int  # of whole vectors in one cycle
+    c_header: str = ""  # of the C around the kernels, which `cpu_tests` need
     quads: bool = False  # whether one instruction adds four products of bytes to a sum: VNNI
+    bf16_pairs: bool = False  # whether one instruction adds two products of bfloat16 to a sum: AVX512-BF16
+    tiles: bool = False  # whether it multiplies matrices of 16 rows of 64 bytes: AMX
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     machine: str = ""  # the CPU's own name when the target is this machine, "" for a class of machines

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tvm_ffi
 
-from tvmcnn.codegen.cpu.chain import missing, pointers
+from tvmcnn.codegen.cpu.chain import included, missing, pointers
 from tvmcnn.codegen.link import c_compiler, run_compiler
 from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.targets import Target
@@ -76,7 +76,7 @@ def _source(candidates: Sequence[Calls], target: Target) -> str:
     functions = "\n".join(itertools.starmap(_function, enumerate(candidates)))
     rows = ",\n  ".join(f"{{call_{i}, {each.stride}, {each.copies}, 0}}" for i, each in enumerate(candidates))
     return f"""#include "trial.h"
-
+{included(target)}
 {prototypes}
 
 {functions}

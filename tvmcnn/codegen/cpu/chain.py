@@ -81,6 +81,7 @@ def source(program: Program, target: Target, symbols: Symbols, weights: str) -> 
         name=name,
         target=target.name,
         features=", ".join(target.features),
+        c_header=included(target),
         cpu_init=target.cpu_init,
         missing=missing(target),
         weights=weights,
@@ -123,6 +124,11 @@ def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
 def pointers(count: int) -> str:
     """The parameters of a kernel's function: its arguments, scratch, and the tasks from and to."""
     return ", ".join([*["void*"] * count, "char*", "int32_t", "int32_t"])
+
+
+def included(target: Target) -> str:
+    """The line of C that includes what `missing` calls, if anything."""
+    return f'#include "{target.c_header}"\n' if target.c_header else ""
 
 
 def missing(target: Target) -> str:
