@@ -121,6 +121,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
     "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
+    "amx": Algorithm({"amx": loops.amx}, constants=packing.amx, packed_by=("maps",), on_stack=False),
     "dense_dots": Algorithm(
         {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
     ),

@@ -128,6 +128,21 @@ class DotsConfig(DirectConfig, tile=("vectors", "rows", "columns"), of=LANES):
 
 
 @dataclass(frozen=True)
+class AmxConfig(Config):
+    """The sums of a convolution by AMX that are in tile registers at once: tiles of 16 maps by tiles of 16 pixels, each
+    kind with registers for its factors; and the band of output `rows` whose image is packed first."""
+
+    maps: Annotated[int, within(1, 6)] = 2
+    pixels: Annotated[int, within(1, 6)] = 2
+    rows: Count = 1
+    groups: Count = 1  # parts of the maps, for threads: each packs the image for itself
+
+    def _together(self) -> str:
+        tiles = self.maps * self.pixels + self.maps + self.pixels
+        return f"{self.maps} x {self.pixels} sums and their factors are {tiles} tiles, of 8" if tiles > 8 else ""
+
+
+@dataclass(frozen=True)
 class FilteringConfig(Config):
     """Winograd's minimal filtering F(tile x tile, kernel x kernel): `rows` x `columns` output pixels a tile, fewer with
     a pool."""
@@ -343,6 +358,7 @@ class InOrderConfig(Config):
 CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
     "dots": DotsConfig,
+    "amx": AmxConfig,
     "winograd": WinogradConfig,
     "streamed": StreamedConfig,
     "columns": ColumnsConfig,

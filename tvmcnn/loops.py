@@ -11,6 +11,7 @@ import math
 
 from tvmcnn.blocks import strip
 from tvmcnn.configs import (
+    AmxConfig,
     DenseConfig,
     DirectConfig,
     ImagesConfig,
@@ -47,6 +48,12 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
     if config.rows_first:
         return (n, config.bands, rows)
     return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows)
+
+
+def amx(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, bands of rows, parts of the maps."""
+    config = choice.numbers(AmxConfig)
+    return (shape[0], math.ceil(shape[2] / config.rows), config.groups)
 
 
 def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tvmcnn.blocks import groups_together
 from tvmcnn.configs import (
+    AmxConfig,
     DenseConfig,
     DenseDotsConfig,
     DotsConfig,
@@ -195,11 +196,18 @@ def dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, 
     a group (C/16, kH, ⌈kW/4⌉, 16, 4) or (C/16, kH, kW, 16). The offset of a map, b[m] - zero · Σ w[m], has what would
     be subtracted from every byte, so that the kernel multiplies the bytes themselves.
     """
-    node, config = choice.kernel.anchor, choice.numbers(DotsConfig)
+    config = choice.numbers(DotsConfig)
+    weight = constants[choice.kernel.anchor.inputs[1]]
+    yield choice.kernel.anchor.inputs[1], _in_quads(choice, weight, config.terms)
+    yield from _factors_and_offsets(choice, constants, config.shift)
+
+
+def _factors_and_offsets(choice: Choice, constants: Mapping[str, Array], shift: int) -> Iterator[tuple[str, Array]]:
+    """What a sum of bytes is multiplied by and what is added to it, by channel; and all that an epilogue reads."""
+    node = choice.kernel.anchor
     weight, factor, *bias = (constants[name] for name in node.inputs[1:])
     sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
-    maps, offset = weight.shape[0], (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + config.shift) * sums
-    yield node.inputs[1], _in_quads(choice, weight, config.terms)
+    maps, offset = weight.shape[0], (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + shift) * sums
     yield node.inputs[2], channels(factor, maps, choice.writes.block)
     yield f"{choice.kernel.output.name}.offset", channels(offset.astype(np.int32), maps, choice.writes.block)
     for name in choice.kernel.constants:
@@ -217,6 +225,25 @@ def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
     packed = direct(choice, weight)
     grouped = packed.reshape(*packed.shape[:4], packed.shape[4] // terms, terms, packed.shape[5])
     return np.moveaxis(grouped, -1, -2).astype(np.int8 if terms == 4 else np.int16)
+
+
+def amx(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Weights, factors and offsets as `dots` has them, the weights in the tiles that are multiplied at once:
+
+    (M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/64⌉, kH, kW, 16, t·16, 4): 16 rows of t tiles side by side, of which one has
+    four channels of every map.
+    """
+    node, config = choice.kernel.anchor, choice.numbers(AmxConfig)
+    yield node.inputs[1], _in_tiles(constants[node.inputs[1]].astype(np.int8), config.maps, 4)
+    yield from _factors_and_offsets(choice, constants, 0)
+
+
+def _in_tiles(weight: Array, tiles: int, terms: int) -> Array:
+    """(M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/(16·terms)⌉, kH, kW, 16, t·16, terms)"""
+    maps, depth = weight.shape[0] + -weight.shape[0] % 16, weight.shape[1] + -weight.shape[1] % (16 * terms)
+    padding = ((0, maps - weight.shape[0]), (0, depth - weight.shape[1]), (0, 0), (0, 0))
+    extents = (maps // (16 * tiles), 16 * tiles, depth // (16 * terms), 16, terms, *weight.shape[2:])
+    return np.pad(weight, padding).reshape(extents).transpose(0, 2, 5, 6, 3, 1, 4)
 
 
 def dense_dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:

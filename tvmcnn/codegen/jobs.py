@@ -18,9 +18,10 @@ EITHER = (
     *("ops", "schedule"),
     *("network.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
     "winograd.py",  # its matrices
+    "packed_band.py",
     "codegen/over_time.py",
 )
-LOWERED = ("llvm", "lookups", "prefetch", "short_circuit", "shorten", "kernels")
+LOWERED = ("llvm", "lookups", "prefetch", "short_circuit", "shorten", "tile_config", "kernels")
 SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in LOWERED))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 

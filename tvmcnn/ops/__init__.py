@@ -16,6 +16,7 @@ from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
 from tvmcnn.ops import (
+    amx,
     boxes,
     compact,
     conv,
@@ -106,6 +107,7 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "quantised_blocks": quantised.in_blocks,
     "quantised_pool": pool.pool,
     "dots": dots.dots,
+    "amx": amx.amx,
     "dense_dots": dense_dots.dense_dots,
     "resize": resize.resize_blocks,
     "grid_sample": sample.grid_sample_blocks,

@@ -9,7 +9,6 @@ instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm import te, tirx
@@ -18,7 +17,7 @@ from tvm.ir import Expr
 from tvmcnn.blocks import BLOCK, channels_together, groups_together, summed_channels
 from tvmcnn.configs import DotsConfig
 from tvmcnn.fuse import is_depthwise
-from tvmcnn.network import IN_BYTES, Channel, Node, Pixel, Shape, Step
+from tvmcnn.network import IN_BYTES, Channel, Node, Pixel, Step
 from tvmcnn.ops.direct import PixelTiles, image_of
 from tvmcnn.ops.integers import combined, rounded, within
 from tvmcnn.ops.operands import Operands, float32
@@ -30,18 +29,20 @@ def dots(step: Step, given: Operands) -> Tiled:
 
     "conv" is that of ops/direct.py, in int32, whose innermost reduction "rn" is the n products of one instruction.
     """
-    tiles, node = PixelTiles.of(step.choice), step.choice.kernel.anchor
+    tiles = PixelTiles.of(step.choice)
     conv = (_depthwise if is_depthwise(step.choice.kernel) else _products)(step, given, tiles)
+    return tiles.finish(step, conv, lambda pixel, sums: requantised(step, given, pixel, sums(0, 0)))
 
-    def finished(pixel: Pixel, sums: Callable[[int, int], Expr]) -> Expr:
-        value, last = _scaled(given, sums(0, 0), pixel.channel.block, pixel.channel.lane), step.choice.kernel.nodes[-1]
-        if last is not node:
-            value = _with_another(last, given, _nearest_float(value, node), pixel)
-        quick = node[IN_BYTES] if last is node else last["form"] == "linear"
-        made = _rounded_first(value, last) if quick else rounded(value, last)
-        return made.astype(step.choice.kernel.output.dtype)
 
-    return tiles.finish(step, conv, finished)
+def requantised(step: Step, given: Operands, pixel: Pixel, total: Expr) -> Expr:
+    """The byte of the output that a sum becomes, with the QLinearAdd or QLinearMul that follows."""
+    node, last = step.choice.kernel.anchor, step.choice.kernel.nodes[-1]
+    value = scaled(given, total, pixel.channel.block, pixel.channel.lane)
+    if last is not node:
+        value = _with_another(last, given, _nearest_float(value, node), pixel)
+    quick = node[IN_BYTES] if last is node else last["form"] == "linear"
+    made = _rounded_first(value, last) if quick else rounded(value, last)
+    return made.astype(step.choice.kernel.output.dtype)
 
 
 def _rounded_first(value: Expr, node: Node) -> Expr:
@@ -62,7 +63,7 @@ def _rint(value: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin("float32", "llvm.rint", value)
 
 
-def _scaled(given: Operands, total: Expr, block: Any, lane: Any) -> Expr:
+def scaled(given: Operands, total: Expr, block: Any, lane: Any) -> Expr:
     """A sum in float32 as it is rounded: with the offset and the factor of its map."""
     _, factor, offset, *_ = given.constants.values()  # as packing.py makes them
     return (total + offset[block, lane]).astype("float32") * factor[block, lane]
@@ -74,38 +75,18 @@ def _with_another(node: Node, given: Operands, value: Expr, pixel: Pixel) -> Exp
     return combined(node, a, b, [given.constants[name] for name in node.inputs[2:]])
 
 
-def unfused_sums(step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
-    """What the convolution makes, in plain layout, of the same image and constants."""
-    config, layout = step.choice.numbers(DotsConfig), step.choice.reads[0]
-    weight, x = given.constants[node.inputs[1]], given.inputs[node.inputs[0]]
-    depth, together = step.choice.kernel.inputs[0].shape[1] // node["group"], groups_together(step.choice.kernel)
-    (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
-    rc = te.reduce_axis((0, depth), "rc")
-    rh, rw = (te.reduce_axis((0, size), name) for size, name in zip(node["kernel_shape"], ("rh", "rw"), strict=True))
-
-    def filter_tap(o: Any, c: Any) -> Expr:
-        if config.terms == 1:
-            return weight[o // BLOCK, rh, rw, o % BLOCK]
-        if is_depthwise(step.choice.kernel):
-            return weight[o // BLOCK, rh, rw // config.terms, o % BLOCK, rw % config.terms]
-        quads, terms = int(weight.shape[4]), int(weight.shape[6])
-        c = c + o // (shape[1] // node["group"]) % together * depth
-        lane = c % (quads * terms)
-        return weight[o // BLOCK, c // (quads * terms), rh, rw, lane // terms, o % BLOCK, lane % terms]
-
-    def tap(n: Any, o: Any, y: Any, z: Any) -> Expr:
-        channel = Channel(o // (shape[1] // node["group"]) * depth + rc, 0, 1)
-        pixel = Pixel(n, channel, y * sh + rh * dh - top, z * sw + rw * dw - left)  # perhaps in the halo
-        value = x[layout.index(pixel)].astype("int32") + config.shift
-        return te.sum(value * filter_tap(o, rc).astype("int32"), axis=[rc, rh, rw])
-
-    total = te.compute(shape, tap, name="qlinearconv_sum")
-
-    def element(*i: Any) -> Expr:
-        return rounded(_scaled(given, total[i], i[1] // BLOCK, i[1] % BLOCK), node).astype(made_type)
-
-    made_type = step.choice.kernel.hidden[0].dtype
-    return te.compute(shape, element, name="qlinearconv")
+def filter_tap(step: Step, weight: te.Tensor, o: Any, c: Any, rh: Any, rw: Any) -> Expr:
+    """The weight of a map for a channel of its group, as packing.dots has it."""
+    kernel, config = step.choice.kernel, step.choice.numbers(DotsConfig)
+    if config.terms == 1:
+        return weight[o // BLOCK, rh, rw, o % BLOCK]
+    if is_depthwise(kernel):
+        return weight[o // BLOCK, rh, rw // config.terms, o % BLOCK, rw % config.terms]
+    group, (quads, terms) = kernel.anchor["group"], (int(weight.shape[4]), int(weight.shape[6]))
+    own = o // (kernel.output.shape[1] // group) % groups_together(kernel)
+    c = c + own * (kernel.inputs[0].shape[1] // group)
+    lane = c % (quads * terms)
+    return weight[o // BLOCK, c // (quads * terms), rh, rw, lane // terms, o % BLOCK, lane % terms]
 
 
 def _products(step: Step, given: Operands, tiles: PixelTiles) -> te.Tensor:

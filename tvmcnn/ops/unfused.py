@@ -18,10 +18,10 @@ from tvmcnn.blocks import groups_together
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.dense import column_tiles
-from tvmcnn.ops.dots import unfused_sums
 from tvmcnn.ops.elementwise import computed
 from tvmcnn.ops.images import term
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
+from tvmcnn.ops.unfused_bytes import unfused_sums
 from tvmcnn.ops.winograd import filter_tap
 
 Weight = Callable[[Any, Any, Any, Any], Expr]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from tvmcnn.blocks import BLOCK, channels_together, summed_channels
+from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles
 from tvmcnn.choose.cpu.defaults import direct_tiles, divides, prefetches
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
@@ -43,6 +44,10 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     """16 maps in the lanes. An image of few channels is in blocks of 4 or 8, of which fewer are padding."""
     image, node = kernel.inputs[0], kernel.anchor
     weight = state.network.constants[node.inputs[1]]
+    if weight.dtype == "int8" and fits_tiles(state, kernel):
+        read = [state.image(image, Layout(BLOCK, _pads(state, kernel), fill=int(node["zero"])))]
+        read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
+        return by_tiles(kernel, read, "uint8")
     if is_depthwise(kernel):
         block, terms = BLOCK, 4 if _by_quads_of_taps(state, kernel) else 1
     else:

@@ -22,6 +22,7 @@ from tvmcnn.codegen.cpu.lookups import PERMUTES, looked_up
 from tvmcnn.codegen.cpu.prefetch import prefetching
 from tvmcnn.codegen.cpu.short_circuit import short_circuited
 from tvmcnn.codegen.cpu.shorten import shortened
+from tvmcnn.codegen.cpu.tile_config import with_tiles
 from tvmcnn.configs import STACK_LIMIT
 from tvmcnn.network import ALIGNMENT, round_up
 from tvmcnn.targets import Target
@@ -44,7 +45,7 @@ def raw_pointer_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
         pointer = tirx.Var(f"{buffer.name}_p", PointerType(PrimType(str(buffer.ty.dtype)), "global"))
         pointers.append(pointer)
         declarations.append(tirx.DeclBuffer(buffer, data=pointer))
-    body = tirx.SeqStmt([*declarations, func.body, tirx.Return(tirx.IntImm("int32", 0))])
+    body = tirx.SeqStmt([*declarations, with_tiles(func.body), tirx.Return(tirx.IntImm("int32", 0))])
     raw = tirx.PrimFunc(pointers, body, PrimType("int32"), None)
     return raw.with_attrs({"s_tir": True, "tirx.noalias": True})
 

@@ -11,6 +11,7 @@ from tvm.s_tir import Schedule
 
 from tvmcnn.network import Choice
 from tvmcnn.schedule.steps import Loop, extent
+from tvmcnn.schedule.x86.amx import amx
 from tvmcnn.schedule.x86.columns import columns
 from tvmcnn.schedule.x86.dense import dense, dense_dots
 from tvmcnn.schedule.x86.direct import direct
@@ -31,6 +32,7 @@ from tvmcnn.schedule.x86.winograd import streamed, winograd, winograd_data
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
     "dots": direct,
+    "amx": amx,
     "winograd": winograd,
     "winograd_data": winograd_data,
     "streamed": streamed,

@@ -1,0 +1,50 @@
+"""AMX: convolutions by matrix tiles, on CPUs that have them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.shared import choice_of
+from tvmcnn.configs import AmxConfig
+from tvmcnn.fuse import is_depthwise, window_size
+from tvmcnn.network import ALIGNMENT, Choice, Kernel, Layout, Tensor, round_up
+from tvmcnn.packed_band import ROW_BYTES, ROWS, PackedBand
+
+LEAST_CHANNELS = 32  # half a tile's row of bytes: with fewer, VNNI is as fast
+
+
+def fits_tiles(state: State, kernel: Kernel) -> bool:
+    """A convolution of one group with channels enough for tiles of 64 bytes, and no pool behind it."""
+    alone = groups_together(kernel) == kernel.anchor["group"] == 1 and not is_depthwise(kernel)
+    enough = kernel.inputs[0].shape[1] >= LEAST_CHANNELS
+    return state.target.tiles and alone and enough and not kernel.prologue and window_size(kernel) == (1, 1)
+
+
+def by_tiles(kernel: Kernel, read: Sequence[tuple[Tensor, Layout]], factor: str) -> Choice:
+    """The convolution of images in blocks, whose factors are of a type."""
+    choice = choice_of(kernel, "amx", read, Layout(BLOCK), "amx", (amx_config(kernel), "default"))
+    return dataclasses.replace(choice, scratch_bytes=_scratch(choice, np.dtype(factor).itemsize))
+
+
+def _scratch(choice: Choice, item_bytes: int) -> int:
+    """Bytes of the packed image of a band, of its sums, and of the sums in registers, which LLVM leaves out."""
+    band, kernel, config = PackedBand.of(choice), choice.kernel, choice.numbers(AmxConfig)
+    depth = -(-kernel.inputs[0].shape[1] * item_bytes // ROW_BYTES)
+    packed = depth * band.phases(0) * band.phases(1) * band.rows * band.pitch * ROW_BYTES
+    tile = config.maps * config.pixels * ROWS * ROW_BYTES
+    return sum(round_up(size, ALIGNMENT) for size in (packed, band.runs * tile, tile))
+
+
+def amx_config(kernel: Kernel) -> AmxConfig:
+    """Two tiles of maps by two of pixels where the maps divide so, and a band whose sums stay in L1."""
+    blocks = -(-kernel.output.shape[1] // BLOCK)
+    maps = next(count for count in (2, 3, 1) if blocks % count == 0)
+    pixels = {1: 3, 2: 2, 3: 1}[maps]
+    height, width = kernel.output.shape[2:]
+    rows = max(1, min(height, 224 // width))
+    return AmxConfig(maps, pixels, rows)
