@@ -19,11 +19,12 @@ from tvm.ir import Expr
 from tvmcnn.blocks import BLOCK
 from tvmcnn.configs import AmxConfig
 from tvmcnn.network import Channel, Pixel, Step
-from tvmcnn.ops.dots import requantised
+from tvmcnn.ops.dots import finished, is_quick, moved_within, requantised, rint
 from tvmcnn.ops.operands import Operands, output_pixel
 from tvmcnn.ops.tiles import Tiled, Tiles
 from tvmcnn.packed_band import PackedBand
 
+QUAD = 4  # pixels
 QUADS = 16  # rows of a tile of weights, each with the channels of one 32-bit element
 
 
@@ -31,7 +32,7 @@ def amx(step: Step, given: Operands) -> Tiled:
     """QLinearConv of one group. x: NCHW16c with a halo of its zero point; y: NCHW16c; weight: see packing.amx.
 
     "packed" is (N, bands, ⌈C/64⌉, phases of rows, of columns, pixels, 64), "conv" (N, M/16/t, bands, runs of pixels,
-    pixels, 16·t), "sums" the same in memory, "out" (N, M/16, bands, rows, W', 16).
+    pixels, 16·t), "sums" the same in memory, "out" (N, M/16, bands, rows, W'/4, 4, 16).
     """
     choice, band, config = step.choice, PackedBand.of(step.choice), step.choice.numbers(AmxConfig)
     weight, output = given.constants[choice.kernel.anchor.inputs[1]], choice.kernel.output.shape
@@ -50,22 +51,39 @@ def amx(step: Step, given: Operands) -> Tiled:
     conv = te.compute((output[0], groups, bands.count, band.runs, band.pixels, lanes), tap, name="conv")
     sums = te.compute(conv.shape, lambda *at: conv[at], name="sums")
 
-    layout = choice.makes
-    memory = layout.physical(output)
+    return _finished(step, given, sums, bands)
+
+
+def _finished(step: Step, given: Operands, sums: te.Tensor, bands: Tiles) -> Tiled:
+    """The sums as they are stored: rounded by four neighbouring pixels of 16 maps, 64 bytes, as the stage "rounded",
+    where that is exact and rows are so long; see schedule/x86/quads.py."""
+    choice, band, config = step.choice, PackedBand.of(step.choice), step.choice.numbers(AmxConfig)
+    layout, output, last = choice.makes, choice.kernel.output, choice.kernel.nodes[-1]
+    memory, by_quads = layout.physical(output.shape), is_quick(step) and output.shape[3] >= QUAD
+    columns = Tiles(output.shape[3], QUAD if by_quads else 1)
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
-        i, ob, b, y, x, o = at
-        return (i, ob, bands.element(b, y), x, o)
+        i, ob, b, y, tx, x, o = at
+        return (i, ob, bands.element(b, y), columns.element(tx, x), o)
 
-    def element(*at: Any) -> Expr:
-        i, ob, b, y, x, o = at
-        pixel = y * band.pitch + x
+    def total(at: Sequence[Any]) -> Expr:
+        i, ob, b, y, tx, x, o = at
+        pixel = y * band.pitch + columns.element(tx, x)
         first = ob % config.maps * BLOCK
-        total = sums[i, ob // config.maps, b, pixel // band.pixels, pixel % band.pixels, first + o]
-        return requantised(step, given, output_pixel(layout, *place(at)), total)
+        return sums[i, ob // config.maps, b, pixel // band.pixels, pixel % band.pixels, first + o]
 
-    by_bands = (*memory[:2], bands.count, bands.tile, memory[3], memory[4])
-    return Tiled(te.compute(by_bands, element, name="out"), memory, place)
+    shape = (*memory[:2], bands.count, bands.tile, columns.count, columns.tile, memory[4])
+    if not by_quads:
+        made = te.compute(shape, lambda *at: requantised(step, given, output_pixel(layout, *place(at)), total(at)), name="out")
+        return Tiled(made, memory, place)
+    rounded = te.compute(
+        shape,
+        lambda *at: rint(finished(step, given, output_pixel(layout, *place(at)), total(at))).astype("int32"),
+        name="rounded",
+    )
+    attrs = {"tvmcnn.narrowed": [last["to"], last["low"], last["high"]]}
+    made = te.compute(shape, lambda *at: moved_within(rounded[at], last).astype(output.dtype), name="out", attrs=attrs)
+    return Tiled(made, memory, place)
 
 
 def filter_tap(step: Step, weight: te.Tensor, o: Any, c: Any, rh: Any, rw: Any) -> Expr:

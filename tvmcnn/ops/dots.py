@@ -36,29 +36,38 @@ def dots(step: Step, given: Operands) -> Tiled:
 
 def requantised(step: Step, given: Operands, pixel: Pixel, total: Expr) -> Expr:
     """The byte of the output that a sum becomes, with the QLinearAdd or QLinearMul that follows."""
-    node, last = step.choice.kernel.anchor, step.choice.kernel.nodes[-1]
-    value = scaled(given, total, pixel.channel.block, pixel.channel.lane)
-    if last is not node:
-        value = _with_another(last, given, _nearest_float(value, node), pixel)
-    quick = node[IN_BYTES] if last is node else last["form"] == "linear"
-    made = _rounded_first(value, last) if quick else rounded(value, last)
+    value, last = finished(step, given, pixel, total), step.choice.kernel.nodes[-1]
+    made = moved_within(rint(value).astype("int32"), last) if is_quick(step) else rounded(value, last)
     return made.astype(step.choice.kernel.output.dtype)
 
 
-def _rounded_first(value: Expr, node: Node) -> Expr:
-    """A float32 within int32 as an integer of the output, in int32: LLVM's vcvtps2dq, then bounds of integers, which
-    cost less than those of floats where the zero point is 0: they are then part of the narrowing."""
-    moved = _rint(value).astype("int32") + node["to"]
+def is_quick(step: Step) -> bool:
+    """Whether what a sum becomes is within int32, so that it may be rounded before it is kept within bounds."""
+    node, last = step.choice.kernel.anchor, step.choice.kernel.nodes[-1]
+    return bool(node[IN_BYTES] if last is node else last["form"] == "linear")
+
+
+def finished(step: Step, given: Operands, pixel: Pixel, total: Expr) -> Expr:
+    """What a sum becomes, in float32 and still to be rounded."""
+    node, last = step.choice.kernel.anchor, step.choice.kernel.nodes[-1]
+    value = scaled(given, total, pixel.channel.block, pixel.channel.lane)
+    return value if last is node else _with_another(last, given, _nearest_float(value, node), pixel)
+
+
+def moved_within(value: Expr, node: Node) -> Expr:
+    """An int32 with the zero point of the output, within its bounds: those of integers cost less than those of floats
+    where the zero point is 0, since they are then part of the narrowing."""
+    moved = value + node["to"] if node["to"] else value
     return within(moved, *(tirx.const(node[word], "int32") for word in ("low", "high")))
 
 
 def _nearest_float(value: Expr, node: Node) -> Expr:
     """That integer as a float32."""
     low, high = (float32(node[word] - node["to"]) for word in ("low", "high"))
-    return _rint(within(value, low, high)) + float32(node["to"])
+    return rint(within(value, low, high)) + float32(node["to"])
 
 
-def _rint(value: Expr) -> Expr:
+def rint(value: Expr) -> Expr:
     """The next integer, halves to even: one instruction on a vector, where TVM's `nearbyint` is one a lane."""
     return tirx.call_llvm_pure_intrin("float32", "llvm.rint", value)
 

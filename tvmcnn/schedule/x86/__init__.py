@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 
 from tvmcnn.network import Choice
-from tvmcnn.schedule.steps import Loop, extent
+from tvmcnn.schedule.steps import Block, Loop, extent
 from tvmcnn.schedule.x86.amx import amx
 from tvmcnn.schedule.x86.columns import columns
 from tvmcnn.schedule.x86.dense import dense, dense_dots
@@ -70,7 +70,7 @@ def shared(sch: Schedule, tasks: int) -> tirx.PrimFunc:
     """
     leading: list[Loop] = []
     made = 1
-    for loop in sch.get_loops(sch.get_sblock("out")):
+    for loop in sch.get_loops(_last(sch)):
         if made == tasks:
             break
         leading.append(loop)
@@ -86,3 +86,9 @@ def shared(sch: Schedule, tasks: int) -> tirx.PrimFunc:
 
     # Not by sch.parallel, which refuses a nest whose reduction has its initial value apart.
     return tvm_ffi.structural_map(sch.mod["main"], (tirx.For, mark))
+
+
+def _last(sch: Schedule) -> Block:
+    """The block that stores the output: TVM names it "out_o" once an instruction stores a part of it."""
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    return next(block for block in blocks if sch.get(block).name_hint in ("out", "out_o"))

@@ -18,7 +18,8 @@ from tvm.script import from_source
 from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import AmxConfig
-from tvmcnn.schedule.steps import extent, reduction_axes, unroll
+from tvmcnn.schedule.steps import reduction_axes, unroll
+from tvmcnn.schedule.x86.quads import in_quads
 
 MULTIPLY = {("uint8", "int8"): "tdpbusd", ("int8", "int8"): "tdpbssd", ("bfloat16", "bfloat16"): "tdpbf16ps"}
 
@@ -32,12 +33,14 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     image, weight = (str(read.source.ty.dtype) for read in sch.get(conv).reads[:2])
     sch.set_scope(conv, 0, "local")
 
-    n, ob, band, y, x, o = sch.get_loops(out)
+    n, ob, band, y, x, quad, o = sch.get_loops(out)
     ob_o, ob_g, ob_i = sch.split(ob, [config.groups, None, config.maps])
-    o_o, o_i = sch.split(o, [None, lanes])
-    sch.reorder(n, band, ob_o, ob_g, y, x, ob_i, o_o, o_i)
-    unroll(sch, (ob_i, o_o))
-    sch.vectorize(o_i)
+    sch.reorder(n, band, ob_o, ob_g, y, x, ob_i, quad, o)
+    unroll(sch, (ob_i,))
+
+    narrowed = in_quads(sch, out, ob_i)
+    if not narrowed:
+        sch.vectorize(o)
 
     sch.compute_at(sums, ob_g, preserve_unit_loops=True)
     run, stored, _ = sch.get_loops(sums)[-3:]
@@ -54,6 +57,8 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     names = intrinsics(config.pixels, config.maps, image, weight)
     for loop, name in zip((sch.get_loops(zero)[-2], pixel, stored), names, strict=True):
         sch.tensorize(loop, name)
+    if narrowed:
+        sch.tensorize(quad, narrowed)
 
 
 @functools.cache
