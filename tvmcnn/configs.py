@@ -136,6 +136,7 @@ class AmxConfig(Config):
     pixels: Annotated[int, within(1, 6)] = 2
     rows: Count = 1
     groups: Count = 1  # parts of the maps, for threads: each packs the image for itself
+    prefetch: Flag = False  # the next maps' weights into L2 while these are multiplied
 
     def _together(self) -> str:
         tiles = self.maps * self.pixels + self.maps + self.pixels

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.choose.cpu.defaults import prefetches
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import is_depthwise, window_size
 from tvmcnn.network import ALIGNMENT, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.packed_band import ROW_BYTES, ROWS, PackedBand
+from tvmcnn.targets import Target
 
 LEAST_CHANNELS = 32  # half a tile's row of bytes: with fewer, VNNI is as fast
 
@@ -25,9 +27,9 @@ def fits_tiles(state: State, kernel: Kernel) -> bool:
     return state.target.tiles and alone and enough and not kernel.prologue and window_size(kernel) == (1, 1)
 
 
-def by_tiles(kernel: Kernel, read: Sequence[tuple[Tensor, Layout]], factor: str) -> Choice:
+def by_tiles(kernel: Kernel, target: Target, read: Sequence[tuple[Tensor, Layout]], factor: str) -> Choice:
     """The convolution of images in blocks, whose factors are of a type."""
-    choice = choice_of(kernel, "amx", read, Layout(BLOCK), "amx", (amx_config(kernel), "default"))
+    choice = choice_of(kernel, "amx", read, Layout(BLOCK), "amx", (amx_config(kernel, target), "default"))
     return dataclasses.replace(choice, scratch_bytes=_scratch(choice, np.dtype(factor).itemsize))
 
 
@@ -40,11 +42,11 @@ def _scratch(choice: Choice, item_bytes: int) -> int:
     return sum(round_up(size, ALIGNMENT) for size in (packed, band.runs * tile, tile))
 
 
-def amx_config(kernel: Kernel) -> AmxConfig:
+def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
     """Two tiles of maps by two of pixels where the maps divide so, and a band whose sums stay in L1."""
     blocks = -(-kernel.output.shape[1] // BLOCK)
     maps = next(count for count in (2, 3, 1) if blocks % count == 0)
     pixels = {1: 3, 2: 2, 3: 1}[maps]
     height, width = kernel.output.shape[2:]
     rows = max(1, min(height, 224 // width))
-    return AmxConfig(maps, pixels, rows)
+    return AmxConfig(maps, pixels, rows, prefetch=prefetches(kernel, target))

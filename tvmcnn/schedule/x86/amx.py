@@ -11,6 +11,7 @@ register of that number. LLVM assigns none either, since the intrinsics take the
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 from tvm.s_tir import Schedule, TensorIntrin
@@ -18,7 +19,7 @@ from tvm.script import from_source
 from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import AmxConfig
-from tvmcnn.schedule.steps import reduction_axes, unroll
+from tvmcnn.schedule.steps import extent, prefetch, reduction_axes, unroll
 from tvmcnn.schedule.x86.quads import in_quads
 
 MULTIPLY = {("uint8", "int8"): "tdpbusd", ("int8", "int8"): "tdpbssd", ("bfloat16", "bfloat16"): "tdpbf16ps"}
@@ -53,6 +54,9 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
 
     pixel, maps, rb, rh, rw, rc, rn = sch.get_loops(conv)[-2 - len(reduction_axes(sch, conv)) :]
     sch.reorder(rb, rh, rw, pixel, maps, rc, rn)
+    if config.prefetch:
+        taken = math.prod(extent(sch, loop) for loop in (rb, rh, rw, maps, rc, rn))
+        prefetch(sch, rb, (run,), taken)
     zero = sch.decompose_reduction(conv, rb)
     names = intrinsics(config.pixels, config.maps, image, weight)
     for loop, name in zip((sch.get_loops(zero)[-2], pixel, stored), names, strict=True):
