@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tvmcnn.blocks import BLOCK, groups_together
-from tvmcnn.choose.cpu.defaults import prefetches
+from tvmcnn.choose.cpu.defaults import prefetches, weight_bytes
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import is_depthwise, window_size
-from tvmcnn.network import ALIGNMENT, Choice, Kernel, Layout, Tensor, round_up
+from tvmcnn.network import ALIGNMENT, Choice, Kernel, Layout, Tensor, divisors, round_up
 from tvmcnn.packed_band import ROW_BYTES, ROWS, PackedBand
 from tvmcnn.targets import Target
 
@@ -43,10 +43,18 @@ def _scratch(choice: Choice, item_bytes: int) -> int:
 
 
 def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
-    """Two tiles of maps by two of pixels where the maps divide so, and a band whose sums stay in L1."""
-    blocks = -(-kernel.output.shape[1] // BLOCK)
+    """Two tiles of maps by two of pixels where the maps divide so, and bands whose sums stay in L1: of 128 pixels, or
+    of 256 where bands share rows of the image. A lone band is cut for threads: into parts of the maps where weights
+    are more than images, else into two bands."""
+    blocks, (height, width) = -(-kernel.output.shape[1] // BLOCK), kernel.output.shape[2:]
     maps = next(count for count in (2, 3, 1) if blocks % count == 0)
     pixels = {1: 3, 2: 2, 3: 1}[maps]
-    height, width = kernel.output.shape[2:]
-    rows = max(1, min(height, 224 // width))
-    return AmxConfig(maps, pixels, rows, prefetch=prefetches(kernel, target))
+    most = max(1, (128 if kernel.anchor["kernel_shape"][0] == 1 else 256) // width)
+    bands, groups = -(-height // most), 1
+    if bands == 1:
+        images = sum(tensor.size for tensor in (*kernel.inputs, kernel.output))
+        if weight_bytes(kernel) > images or height == 1:
+            groups = next((part for part in divisors(blocks // maps) if part > 1), 1)
+        else:
+            bands = 2
+    return AmxConfig(maps, pixels, -(-height // bands), groups, prefetch=prefetches(kernel, target))
