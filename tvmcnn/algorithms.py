@@ -62,6 +62,7 @@ class Algorithm:
     packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
     exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
+    rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
     makes: Makes = Makes.TENSOR
     counted: bool = True  # whether the anchor's products are this kernel's, not those of one before it
@@ -83,6 +84,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "streamed": Algorithm(
         {"streamed": loops.streamed}, weight=packing.streamed, exact=False, growth=_by_tile, on_stack=False
     ),
+    "bf16": Algorithm({"pairs": loops.pairs}, weight=packing.pairs, rounds="bf16", on_stack=False),
     "winograd_data": Algorithm(
         {"winograd_data": loops.image_maps}, exact=False, on_stack=False, makes=Makes.PART
     ),

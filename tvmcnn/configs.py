@@ -104,8 +104,8 @@ def _block(config: Config, parts: str, side: int = 1, each: int = 1) -> str:
 
 
 @dataclass(frozen=True)
-class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
-    """The register tile of a direct convolution: vectors of output channels by rows by columns of output pixels."""
+class TileConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a convolution: vectors of output channels by rows by columns of output pixels."""
 
     vectors: Count = 2
     rows: Count = 1
@@ -114,6 +114,12 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     unroll: Unroll = 4  # input channels in one loop body
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
     overlap: Flag = False  # the last tile of a row or column is moved back over the one before, not cut short
+
+
+@dataclass(frozen=True)
+class DirectConfig(TileConfig, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a direct convolution, and how its rows and maps follow one another."""
+
     # What the choice decides, whatever a record says:
     bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; see row_bands.py
     rows_first: Flag = False  # all maps of a row of tiles before the next, for a prologue; see shared_prologue.py
@@ -125,6 +131,16 @@ class DotsConfig(DirectConfig, tile=("vectors", "rows", "columns"), of=LANES):
 
     terms: Terms = 4  # products that one instruction adds: 4 of bytes, 2 of 16 bits, or 1 where a map has one channel
     shift: Shift = 0  # what is added to signed bytes, for an instruction that takes unsigned ones
+
+
+@dataclass(frozen=True)
+class PairsConfig(TileConfig, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a convolution of bfloat16, whose tiles always overlap. Its image is rounded once for each of
+    the `bands` of its rows and each of the `parts` of its maps."""
+
+    overlap: Annotated[bool, one_of(True)] = True
+    bands: Count = 1
+    parts: Count = 1
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tvmcnn.configs import (
     InOrderConfig,
     MatmulConfig,
     NormalizeConfig,
+    PairsConfig,
     PixelsConfig,
     RecurrentConfig,
     RowsConfig,
@@ -47,6 +48,12 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
     if config.rows_first:
         return (n, config.bands, rows)
     return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows)
+
+
+def pairs(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, bands of rows, parts of the maps."""
+    config = choice.numbers(PairsConfig)
+    return (shape[0], config.bands, config.parts)
 
 
 def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -41,6 +41,13 @@ def direct(choice: Choice, weight: Array) -> Array:
     return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
 
 
+def pairs(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (⌈M/16⌉, ⌈C/b⌉, kH, kW, b/2, 16, 2): OIHW{b/2}i16o2i, rounded to bfloat16."""
+    packed = rounded(direct(choice, weight), "bf16")
+    paired = packed.reshape(*packed.shape[:4], packed.shape[4] // 2, 2, packed.shape[5])
+    return np.moveaxis(paired, -2, -1)
+
+
 def _in_whole_groups(choice: Choice, weight: Array) -> Array:
     """(M, C/g, kH, kW) --> (M, n·C/g, kH, kW): zeros for the channels of other groups, of which n are one."""
     group, together = choice.kernel.anchor["group"], groups_together(choice.kernel)

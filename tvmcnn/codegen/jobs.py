@@ -20,7 +20,7 @@ EITHER = (
     "winograd.py",  # its matrices
     "codegen/over_time.py",
 )
-LOWERED = ("llvm", "lookups", "prefetch", "short_circuit", "shorten", "kernels")
+LOWERED = ("llvm", "bfloat16", "lookups", "prefetch", "short_circuit", "shorten", "kernels")
 SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in LOWERED))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 

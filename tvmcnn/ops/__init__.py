@@ -16,6 +16,7 @@ from tvm import te, tirx
 
 from tvmcnn.network import Shape, Step
 from tvmcnn.ops import (
+    bf16,
     boxes,
     compact,
     conv,
@@ -78,6 +79,7 @@ STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS, **compact.STEPS, **bo
 
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence | tirx.PrimFunc]] = {
     "direct": direct.direct,
+    "bf16": bf16.bf16,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
     "streamed": winograd.streamed,

@@ -21,6 +21,7 @@ from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.matmul import matmul
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.normalize import normalize
+from tvmcnn.schedule.x86.pairs import pairs
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.recurrent import recurrent
@@ -31,6 +32,7 @@ from tvmcnn.schedule.x86.winograd import streamed, winograd, winograd_data
 RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
     "dots": direct,
+    "pairs": pairs,
     "winograd": winograd,
     "winograd_data": winograd_data,
     "streamed": streamed,
