@@ -108,7 +108,9 @@ class Cpus:
         without = [target.name for target in self.machines if not target.bf16_pairs]
         able = ", ".join(target.name for target in TARGETS.values() if target.bf16_pairs)
         if precision == "bf16" and without:
-            raise ToolError(f"precision bf16 needs AVX512-BF16, which {', '.join(without)} has not; targets with it: {able}")
+            raise ToolError(
+                f"precision bf16 needs AVX512-BF16, which {', '.join(without)} has not; targets with it: {able}"
+            )
         if precision not in ("fp32", "bf16"):
             name = self.machines[0].name
             also = "fp32" if without else "fp32 or bf16"
@@ -176,7 +178,8 @@ class Cuda:
         return (self.machine,)
 
     def check(self, output: Path, precision: str) -> None:
-        """Raise ToolError without a C compiler or nvcc, for a static library, and for a precision that the GPUs have not."""
+        """Raise ToolError without a C compiler or nvcc, for a static library, and for a precision that no GPU of the
+        target has."""
         if output.suffix == ".a":
             raise ToolError(
                 "a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so"

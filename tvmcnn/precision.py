@@ -44,6 +44,11 @@ def rounded(array: Array, precision: str) -> Array:
     return (bits & np.uint32(0xFFFFFFFF << _DROPPED & 0xFFFFFFFF)).view(np.float32)
 
 
+def precision_of(words: str) -> str:
+    """The precision that a manifest has in words; that of a library for CPUs is "fp32" or "bf16"."""
+    return next(name for name, each in WORDS.items() if each == words)
+
+
 def error_growth(precision: str) -> float:
     """How much larger a product's rounding error is than of float32 alone: 2^-(m+1) of each factor, of m bits of
     mantissa, in place of 2^-24."""

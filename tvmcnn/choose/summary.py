@@ -42,13 +42,13 @@ def _multiplies_in_float32(network: Network, choice: Choice) -> bool:
 
 
 def bf16_products(programs: Sequence[Program]) -> str:
-    """bfloat16: 49 of 54 kernels with products; in float32 3 by Winograd, 1 of fewer than 8 channels, 1 matrix product"""
+    """bfloat16: 49 of 54 kernels with products; in float32 3 by Winograd, 1 of fewer than 8 channels, 1 Gemm"""
     pairs = [(program.network, step.choice) for program in programs for step in program.steps]
     choices = [choice for network, choice in pairs if multiply_accumulates(network, choice.kernel) > 0]
     counted = [choice for choice in choices if ALGORITHMS[choice.algorithm].counted]
     wide = Counter(why_float32(choice) for choice in counted if not ALGORITHMS[choice.algorithm].rounds)
-    others = ", ".join(f"{count} {why}" for why, count in wide.items())
-    return f"bfloat16: {len(counted) - wide.total()} of {len(counted)} kernels with products{'; in float32 ' * bool(wide)}{others}"
+    others = f"; in float32 {', '.join(f'{count} {why}' for why, count in wide.items())}" if wide else ""
+    return f"bfloat16: {len(counted) - wide.total()} of {len(counted)} kernels with products{others}"
 
 
 def in_integers(choices: Iterable[Choice]) -> str:

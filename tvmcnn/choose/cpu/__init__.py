@@ -74,7 +74,9 @@ def _front_to_back(
             readers[tensor.name] = (*readers.get(tensor.name, ()), kernel)
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
-    state = State(network, target, records, exact, readers, stored, {}, {}, {}, {}, homes, images, precision, blocked=blocked)
+    state = State(
+        network, target, records, exact, readers, stored, {}, {}, {}, {}, homes, images, precision, blocked=blocked
+    )
     if blocked:
         convolutions = list(_convolutions(state, kernels))
         state = dataclasses.replace(state, winograd={k.output.name: decide_winograd(state, k) for k in convolutions})

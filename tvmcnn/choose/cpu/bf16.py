@@ -21,6 +21,11 @@ WINOGRAD_PAYS = 2 / 0.6
 ROUNDING = 3.0  # cycles: load, round and store 16 channels of a pixel
 SHARE = 1 / 16  # of the products' time, which rounding the image once more for other maps may take
 MAX_BANDS = 8
+OTHERWISE = {  # convolutions that no block of channels serves
+    "columns": "with columns in the lanes",
+    "conv_images": "with images in the lanes",
+    "dense": "over the whole image",
+}
 MAX_WEIGHT_READS = 2  # of the weights, at most, for each byte of the image: see row_bands.py
 
 
@@ -97,9 +102,9 @@ def why_float32(choice: Choice) -> str:
     if kernel.dtype != FLOAT32:
         return f"of {kernel.dtype}"
     if node.op != "Conv":
-        return f"{node.op}"
+        return node.op
     if node["group"] > 1:
         return "of several groups"
     if kernel.inputs[0].shape[1] < FEW_CHANNELS:
         return f"of fewer than {FEW_CHANNELS} channels"
-    return f"by the algorithm {choice.algorithm}"
+    return OTHERWISE.get(choice.algorithm, f"by the algorithm {choice.algorithm}")

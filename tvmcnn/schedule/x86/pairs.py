@@ -16,7 +16,7 @@ from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import PairsConfig
 from tvmcnn.precision import DOT
-from tvmcnn.schedule.steps import extent, unroll, vectorize_inner
+from tvmcnn.schedule.steps import unroll, vectorize_inner
 from tvmcnn.schedule.x86.direct import register_sums
 
 
