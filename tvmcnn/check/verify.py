@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.check.bounds import Follow, bounds_of, half_spacing, largest
-from tvmcnn.check.factors import Factors, factors_of
+from tvmcnn.check.factors import Factors, Rounding, factors_of
 from tvmcnn.check.follow import Follower
 from tvmcnn.check.observe import Observed, Subject, observe, subjects
 from tvmcnn.check.random_inputs import drawn_inputs
@@ -180,26 +180,29 @@ def compare(
     rounded to either of two neighbours.
     """
     folder = allowed_folder(model)
+    written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
+    shown = _that_count(network, observed.tensors, written)
+    images = factors.images({*shown, *inputs})
+    rounding = Rounding(factors, images)
     declared: dict[str, np.dtype[Any]] = {}  # the types of the outputs
 
     def evaluate(follow: Follow) -> None:
         made: set[str] = set(inputs)
 
-        def shown(name: str, value: Array) -> Array:
+        def told(name: str, value: Array) -> Array:
             made.add(name)
             return follow(name, _in_range(value, network.tensors.get(name)))
 
-        found = reference(model, inputs, external_data=folder, follow=shown, narrow=factors.narrow)
+        found = reference(model, inputs, external_data=folder, follow=told, narrow=rounding.narrow())
         for name in [name for name in found if name not in made]:  # an initializer that is an output
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
         declared.update({name: array.dtype for name, array in found.items()})
 
     bounds = bounds_of(network, inputs, evaluate, factors.growths)
-    written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
-    shown = _that_count(network, observed.tensors, written)
     outputs = {name: found for name, found in _that_count(network, written, written).items() if name in declared}
-    follower = Follower(network, bounds, {**shown, **outputs}, factors.images)
+    follower = Follower(network, bounds, {**shown, **outputs}, images)
     if follower.differs():
+        rounding.kept.clear()
         evaluate(under_known_names(follower, bounds.names))
 
     def error(name: str, found: Array) -> TensorError:

@@ -9,15 +9,15 @@ the oracle is told them, and takes them for factors only where they are its own 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx
 
 from tvmcnn.check.reference_ops import Array
 
-Narrow = Mapping[str, Array | None]
-"""By the output of a node that multiplies: the second factor as a library has it in float32; None, as the file does."""
+Narrow = Mapping[str, Callable[[Array, Array], tuple[Array, Array]]]
+"""By the output of a node that multiplies: what makes of its two factors those that it multiplies."""
 
 SCALES = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Dropout")
 """Operators behind a convolution that a library may have folded into its weight and bias, or left out."""
@@ -33,18 +33,18 @@ def bfloat16(values: Array) -> Array:
     return nearest
 
 
-def factors(x: Array, weight: Array, known: Array | None) -> tuple[Array, Array]:
-    """Both factors of a product, rounded; `known` is the weight that a library has, perhaps scaled map by map."""
+def rounded_weight(weight: Array, known: Array | None) -> Array:
+    """The weight rounded as that is which a library has in float32, perhaps scaled map by map: `known`."""
     if known is None or known.size != weight.size:
-        return bfloat16(x), bfloat16(weight)
+        return bfloat16(weight)
     ours, theirs = (each.reshape(weight.shape[0], -1).astype(np.float64) for each in (weight, known))
     squares = (ours * ours).sum(axis=1, keepdims=True)
     scale = np.divide((ours * theirs).sum(axis=1, keepdims=True), squares, where=squares > 0, out=np.ones_like(squares))
     same = np.abs(theirs - scale * ours) <= CLOSE * np.abs(scale * ours)
     if not same.all():
-        return bfloat16(x), bfloat16(weight)
-    scaled = np.divide(bfloat16(theirs), scale, where=scale != 0, out=bfloat16(ours))
-    return bfloat16(x), scaled.reshape(weight.shape)
+        return bfloat16(weight)
+    rounded: Array = np.divide(bfloat16(theirs), scale, where=scale != 0, out=bfloat16(ours))
+    return rounded.reshape(weight.shape)
 
 
 def multiplying(graph: onnx.GraphProto, made: Collection[str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 
 from tvmcnn.check.reference.model import attribute_value, describe, plain_domain
-from tvmcnn.check.reference.narrow import factors
 from tvmcnn.check.reference.words import Context, Held
 from tvmcnn.check.reference_ops import Array, is_float, known_dtype, lookup, onnx_reference
 from tvmcnn.errors import ModelError
@@ -92,7 +91,7 @@ def _operate(node: onnx.NodeProto, given: Sequence[Held | None], context: Contex
         x, weight, *bias = arguments
         assert x is not None
         assert weight is not None
-        arguments = [*factors(x, weight, context.narrow[node.output[0]]), *bias]
+        arguments = [*context.narrow[node.output[0]](x, weight), *bias]
     attributes = {a.name: attribute_value(a, context.source, node) for a in node.attribute}
     if node.op_type == "Split" and len(node.input) < 2 and "split" not in attributes:
         attributes.setdefault("num_outputs", len(node.output))
