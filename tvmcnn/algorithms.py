@@ -62,6 +62,7 @@ class Algorithm:
     packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
     exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
+    rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
     makes: Makes = Makes.TENSOR
     counted: bool = True  # whether the anchor's products are this kernel's, not those of one before it
@@ -82,6 +83,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "streamed": Algorithm(
         {"streamed": loops.streamed}, weight=packing.streamed, exact=False, growth=_by_tile, on_stack=False
+    ),
+    "bf16": Algorithm({"pairs": loops.pairs}, weight=packing.pairs, rounds="bf16", on_stack=False),
+    "amx_bf16": Algorithm(
+        {"amx": loops.amx}, weight=packing.amx_bf16, packed_by=("maps",), rounds="bf16", on_stack=False
     ),
     "winograd_data": Algorithm(
         {"winograd_data": loops.image_maps}, exact=False, on_stack=False, makes=Makes.PART
@@ -121,7 +126,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
     "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
-    "amx": Algorithm({"amx": loops.amx}, constants=packing.amx, packed_by=("maps",), on_stack=False),
+    "amx_int8": Algorithm(
+        {"amx": loops.amx}, constants=packing.amx_int8, packed_by=("maps",), on_stack=False
+    ),
     "dense_dots": Algorithm(
         {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
     ),

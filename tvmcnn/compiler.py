@@ -18,7 +18,7 @@ from tvmcnn.cache import Cache, file_digest
 from tvmcnn.check.new_library import verified
 from tvmcnn.check.verify import Verdict
 from tvmcnn.choose.records import load_records
-from tvmcnn.choose.summary import by_winograd, groups_as_one, in_integers, tensor_cores, tiers
+from tvmcnn.choose.summary import bf16_products, by_winograd, groups_as_one, in_integers, tensor_cores, tiers
 from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
@@ -107,10 +107,11 @@ def compile(  # noqa: A001 (the contract's name)
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
     must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
     `own_records` and `shipped_records` may leave them out, see records.py. `precision` "tf32" or "fp16" rounds the
-    factors of large products for a GPU's tensor cores, see precision.py. `report` receives one line a kernel,
-    `progress` what is being done and how much of it is; `jobs` bounds the processes that compile, one a CPU otherwise.
-    What the cache has is not done again. The file appears whole or not at all; `locked` names a lockfile from which it
-    may not differ, see lock.py. `external_data` is a folder, besides the model's own, that its data may lie in.
+    factors of large products for a GPU's tensor cores, "bf16" those of convolutions for CPUs, see precision.py.
+    `report` receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the
+    processes that compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at
+    all; `locked` names a lockfile from which it may not differ, see lock.py. `external_data` is a folder, besides the
+    model's own, that its data may lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, LockError, or VerifyError if the library disagrees with
     NumPy.
@@ -266,7 +267,7 @@ def _report_programs(programs: Sequence[Program], precision: str, report: Report
     for told in filter(None, (in_integers(choices), by_winograd(choices), groups_as_one(choices))):
         report(told)
     if precision != "fp32":
-        report(tensor_cores(programs))
+        report(bf16_products(programs) if precision == "bf16" else tensor_cores(programs))
 
 
 def _write(path: Path, image: Path, manifest: container.Manifest, weights: Weights, code: Code, folder: Path) -> None:

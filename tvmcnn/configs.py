@@ -104,8 +104,8 @@ def _block(config: Config, parts: str, side: int = 1, each: int = 1) -> str:
 
 
 @dataclass(frozen=True)
-class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
-    """The register tile of a direct convolution: vectors of output channels by rows by columns of output pixels."""
+class TileConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a convolution: vectors of output channels by rows by columns of output pixels."""
 
     vectors: Count = 2
     rows: Count = 1
@@ -114,6 +114,12 @@ class DirectConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     unroll: Unroll = 4  # input channels in one loop body
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
     overlap: Flag = False  # the last tile of a row or column is moved back over the one before, not cut short
+
+
+@dataclass(frozen=True)
+class DirectConfig(TileConfig, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a direct convolution, and how its rows and maps follow one another."""
+
     # What the choice decides, whatever a record says:
     bands: Count = 1  # of rows, the outermost loop: all maps of one before the next; see row_bands.py
     rows_first: Flag = False  # all maps of a row of tiles before the next, for a prologue; see shared_prologue.py
@@ -135,12 +141,22 @@ class AmxConfig(Config):
     maps: Annotated[int, within(1, 6)] = 2
     pixels: Annotated[int, within(1, 6)] = 2
     rows: Count = 1
-    groups: Count = 1  # parts of the maps, for threads: each packs the image for itself
+    parts: Count = 1  # of the maps, for threads: each packs the image for itself
     prefetch: Flag = False  # the next maps' weights into L2 while these are multiplied
 
     def _together(self) -> str:
         tiles = self.maps * self.pixels + self.maps + self.pixels
         return f"{self.maps} x {self.pixels} sums and their factors are {tiles} tiles, of 8" if tiles > 8 else ""
+
+
+@dataclass(frozen=True)
+class PairsConfig(TileConfig, tile=("vectors", "rows", "columns"), of=LANES):
+    """The register tile of a convolution of bfloat16, whose tiles always overlap. Its image is rounded once for each of
+    the `bands` of its rows and each of the `parts` of its maps."""
+
+    overlap: Annotated[bool, one_of(True)] = True
+    bands: Count = 1
+    parts: Count = 1
 
 
 @dataclass(frozen=True)

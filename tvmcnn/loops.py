@@ -18,6 +18,7 @@ from tvmcnn.configs import (
     InOrderConfig,
     MatmulConfig,
     NormalizeConfig,
+    PairsConfig,
     PixelsConfig,
     RecurrentConfig,
     RowsConfig,
@@ -53,7 +54,13 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
 def amx(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Images, bands of rows, parts of the maps."""
     config = choice.numbers(AmxConfig)
-    return (shape[0], math.ceil(shape[2] / config.rows), config.groups)
+    return (shape[0], math.ceil(shape[2] / config.rows), config.parts)
+
+
+def pairs(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, bands of rows, parts of the maps."""
+    config = choice.numbers(PairsConfig)
+    return (shape[0], config.bands, config.parts)
 
 
 def winograd(choice: Choice, shape: Shape, lanes: int) -> Shape:

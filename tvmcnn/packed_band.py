@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmcnn.configs import AmxConfig
+from tvmcnn.fuse import window_size
 from tvmcnn.network import Choice, Node
 
 ROWS, ROW_BYTES = 16, 64  # of a tile register
@@ -20,15 +21,17 @@ class PackedBand:
     """Phases, rows, pitch and runs of pixels of a band."""
 
     node: Node
-    output_rows: int
-    columns: int  # of the output
+    window: tuple[int, int]  # of a fused pool
+    sum_rows: int
+    columns: int  # of the sums
     pixels: int  # whose sums are in registers at once
 
     @staticmethod
     def of(choice: Choice) -> PackedBand:
         """The band of a convolution by AMX."""
-        config = choice.numbers(AmxConfig)
-        return PackedBand(choice.kernel.anchor, config.rows, choice.kernel.output.shape[3], ROWS * config.pixels)
+        config, (p, q) = choice.numbers(AmxConfig), window_size(choice.kernel)
+        rows, columns = config.rows * p, choice.kernel.output.shape[3] * q
+        return PackedBand(choice.kernel.anchor, (p, q), rows, columns, ROWS * config.pixels)
 
     def phases(self, axis: int) -> int:
         """How many images of every so many rows or columns are packed apart: as many as the stride, if taps reach so
@@ -53,7 +56,7 @@ class PackedBand:
     @property
     def runs(self) -> int:
         """How many runs of pixels have the sums of a band."""
-        return -(-((self.output_rows - 1) * self.pitch + self.columns) // self.pixels)
+        return -(-((self.sum_rows - 1) * self.pitch + self.columns) // self.pixels)
 
     @property
     def rows(self) -> int:

@@ -42,6 +42,18 @@ def direct(choice: Choice, weight: Array) -> Array:
     return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
 
 
+def pairs(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (⌈M/16⌉, ⌈C/b⌉, kH, kW, b/2, 16, 2): OIHW{b/2}i16o2i, rounded to bfloat16."""
+    packed = rounded(direct(choice, weight), "bf16")
+    paired = packed.reshape(*packed.shape[:4], packed.shape[4] // 2, 2, packed.shape[5])
+    return np.moveaxis(paired, -2, -1)
+
+
+def amx_bf16(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/32⌉, kH, kW, 16, t·16, 2), rounded to bfloat16, as `amx_int8` has them."""
+    return _in_tiles(rounded(weight, "bf16"), choice.numbers(AmxConfig).maps, 2)
+
+
 def _in_whole_groups(choice: Choice, weight: Array) -> Array:
     """(M, C/g, kH, kW) --> (M, n·C/g, kH, kW): zeros for the channels of other groups, of which n are one."""
     group, together = choice.kernel.anchor["group"], groups_together(choice.kernel)
@@ -227,7 +239,7 @@ def _in_quads(choice: Choice, weight: Array, terms: int) -> Array:
     return np.moveaxis(grouped, -1, -2).astype(np.int8 if terms == 4 else np.int16)
 
 
-def amx(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def amx_int8(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     """Weights, factors and offsets as `dots` has them, the weights in the tiles that are multiplied at once:
 
     (M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/64⌉, kH, kW, 16, t·16, 4): 16 rows of t tiles side by side, of which one has

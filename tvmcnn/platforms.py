@@ -31,7 +31,7 @@ from tvmcnn.layout import Weights
 from tvmcnn.network import Choice, Kernel, Network, Program
 from tvmcnn.progress import Progress
 from tvmcnn.run.gpu_runner import why_not_here
-from tvmcnn.targets import Gpu, Machine, Target
+from tvmcnn.targets import TARGETS, Gpu, Machine, Target
 from tvmcnn.targets.kinds import arch_number
 
 
@@ -103,11 +103,18 @@ class Cpus:
     machines: tuple[Target, ...]
 
     def check(self, output: Path, precision: str) -> None:
-        """Raise ToolError without a C compiler, and for a precision that only tensor cores have."""
+        """Raise ToolError without a C compiler, and for a precision that only tensor cores or other CPUs have."""
         c_compiler()
-        if precision != "fp32":
+        without = [target.name for target in self.machines if not target.bf16_pairs]
+        able = ", ".join(target.name for target in TARGETS.values() if target.bf16_pairs)
+        if precision == "bf16" and without:
+            raise ToolError(
+                f"precision bf16 needs AVX512-BF16, which {', '.join(without)} has not; targets with it: {able}"
+            )
+        if precision not in ("fp32", "bf16"):
             name = self.machines[0].name
-            raise ToolError(f"precision {precision} is for tensor cores, target cuda:sm_…; {name} computes in fp32")
+            also = "fp32" if without else "fp32 or bf16"
+            raise ToolError(f"precision {precision} is for tensor cores, target cuda:sm_…; {name} computes in {also}")
 
     def versions(self) -> dict[str, str]:
         """The version of the C compiler."""
@@ -125,7 +132,7 @@ class Cpus:
     ) -> tuple[Choice, ...]:
         """See choose/cpu."""
         assert isinstance(machine, Target)
-        return choose_for_cpus.choose(network, kernels, machine, records, exact=exact)
+        return choose_for_cpus.choose(network, kernels, machine, records, precision, exact=exact)
 
     def generate(self, name: str, programs: Sequence[Sequence[Program]], weights: Weights, effort: Effort) -> Code:
         """Object code of each kernel by LLVM, once for each class of CPUs, and C that chains them."""
@@ -171,13 +178,16 @@ class Cuda:
         return (self.machine,)
 
     def check(self, output: Path, precision: str) -> None:
-        """Raise ToolError without a C compiler or nvcc, for a static library, and for TF32 on GPUs without it."""
+        """Raise ToolError without a C compiler or nvcc, for a static library, and for a precision that no GPU of the
+        target has."""
         if output.suffix == ".a":
             raise ToolError(
                 "a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so"
             )
         c_compiler()
         nvcc()
+        if precision == "bf16":
+            raise ToolError("precision bf16 is for CPUs with AVX512-BF16; GPUs compute in fp32, tf32 or fp16")
         old = [arch for arch in self.machine.archs if arch_number(arch) < 80]
         if precision == "tf32" and old:
             raise ToolError(f"precision tf32 needs sm_80 or later; the target has {', '.join(old)}: choose fp16 for it")

@@ -33,6 +33,7 @@ from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out, pack
 from tvmcnn.network import Array, Program
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
+from tvmcnn.precision import precision_of
 from tvmcnn.targets import TARGETS, Target
 from tvmcnn.version import __version__
 
@@ -72,7 +73,7 @@ def reweight(
     written: dict[int, tuple[str, bytes]] = {}
     for variant in (whole, *whole["variants"]):
         for entry in (variant, *variant["specialisations"]):
-            program = _laid_out(model, variant["target"]["name"], entry, whole["activations"])
+            program = _laid_out(model, variant["target"]["name"], entry, whole)
             for name, offset, array in _packed(program, entry):
                 _put(memory, written, name, offset, array)
     manifest = {key: value for key, value in whole.items() if key not in ("sha256", "code")}
@@ -107,17 +108,20 @@ def rebuilt(library: str | PathLike[str], model: Model) -> tuple[Program, Target
     entries = [variant, *variant["specialisations"]]
     entry = min(entries, key=lambda each: each["inputs"][0]["shape"][:1] if each["inputs"] else [])
     name = variant["target"]["name"]
-    return _laid_out(model, name, entry, whole["activations"]), TARGETS[name]
+    return _laid_out(model, name, entry, whole), TARGETS[name]
 
 
-def _laid_out(model: Model, target: str, entry: Manifest, activations: bool) -> Program:
-    """The new model's program for a target, with the functions of the old one. Raises ModelError where they differ."""
+def _laid_out(model: Model, target: str, entry: Manifest, whole: Manifest) -> Program:
+    """The new model's program for a target, with the functions of the old one, its `entry` in the `whole` manifest.
+
+    Raises ModelError where they differ.
+    """
     shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in entry["inputs"]}
     network = simplified(import_model(model, shapes, name=entry["symbol"]))
     machine = TARGETS[target]
-    choices = choose(network, fuse(network), machine, pinned(entry, target))
+    choices = choose(network, fuse(network), machine, pinned(entry, target), precision_of(whole["precision"]))
     program = lay_out(network, choices, Weights())
-    functions = jobs_of(program, machine, activations=activations)[0].kernels
+    functions = jobs_of(program, machine, activations=whole["activations"])[0].kernels
     odd = [
         _what(kernel, functions.get(kernel["name"], ""))
         for kernel in entry["kernels"]

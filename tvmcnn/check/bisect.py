@@ -34,6 +34,7 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
 from tvmcnn.network import Choice, Network
 from tvmcnn.onnx_file import Model
+from tvmcnn.precision import precision_of
 from tvmcnn.progress import Progress, silent
 from tvmcnn.run import load
 from tvmcnn.targets import TARGETS, Target
@@ -183,6 +184,7 @@ class _Trial:
             fuse(network, together=switch != "fusion"),
             target,
             records,
+            precision_of(self.manifest["precision"]),
             exact=switch == "algorithm" or not self._has_winograd(),
             blocked=switch != "layout",
         )

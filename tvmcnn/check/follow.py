@@ -10,6 +10,7 @@ import numpy as np
 
 from tvmcnn.check.bounds import Bounds, half_spacing
 from tvmcnn.check.jumps import CHOSEN, admissible, also_rounds, chosen, is_step, of_stored
+from tvmcnn.check.reference.narrow import bfloat16
 from tvmcnn.network import Array, Network, Node
 
 
@@ -18,12 +19,14 @@ class Follower:
     """What the oracle expects of each tensor, given what the library `found`; `excused` counts where that is its own.
 
     To be given to the oracle as its `follow`: at each step it puts the library's answer in the place of the oracle's
-    where that answer is admissible (jumps.py), so that what comes after is computed from it.
+    where that answer is admissible (jumps.py), so that what comes after is computed from it. A factor that is rounded
+    to bfloat16 is the library's own where its error alone makes it another.
     """
 
     network: Network
     bounds: Bounds
     found: Mapping[str, Array]
+    narrow: frozenset[str] = frozenset()  # tensors that are rounded to bfloat16 where they are multiplied
     excused: dict[str, int] = field(default_factory=dict)
     followed: dict[str, Array] = field(default_factory=dict)
 
@@ -57,7 +60,12 @@ class Follower:
 
     def _chooses(self, name: str, node: Node) -> bool:
         """True for a tensor that the library shows and whose elements are the library's own decision."""
-        return name in self.found and (is_step(node) or self.found[name].dtype == np.float16)
+        return name in self.found and (
+            is_step(node) or self.found[name].dtype == np.float16 or self._is_factor(name, self.found[name])
+        )
+
+    def _is_factor(self, name: str, found: Array) -> bool:
+        return name in self.narrow and found.dtype == np.float32
 
     def _followed(self, name: str, node: Node, value: Array) -> Array:
         found = self.found[name]
@@ -68,6 +76,9 @@ class Follower:
             return rows
         if found.shape != value.shape:
             return value
+        if not is_step(node) and self._is_factor(name, found):
+            other = bfloat16(found) != bfloat16(value)
+            return np.where(other & ~self._apart(found, value, self._error(name)), found.astype(np.float64), value)
         if not is_step(node):  # stored in float16: of two neighbours either may be right
             source = self._value(node.inputs[0]) if node.op == "Cast" else None  # before the oracle rounds it
             error = self._error(name if source is None else node.inputs[0])

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.check.bounds import Follow, bounds_of, half_spacing, largest
+from tvmcnn.check.factors import Factors, Rounding, factors_of
 from tvmcnn.check.follow import Follower
 from tvmcnn.check.observe import Observed, Subject, observe, subjects
 from tvmcnn.check.random_inputs import drawn_inputs
@@ -26,7 +26,6 @@ from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.run.runner import Runner
 
 HISTOGRAM = np.arange(-4, 1.01, 0.25)  # edges of log10(|difference| / bound): at 0 the bound is
-PRODUCTS = ("Conv", "Gemm", "MatMul")
 EXCUSED = 0.004  # of a tensor's elements may stand on the other side of a step: rounding puts no more there
 
 
@@ -147,7 +146,8 @@ def verify_program(
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
     inputs = _taken(network, model, seed)
     observed = observe(program, [inputs[info.name] for info in program.inputs])
-    return compare(observed, network, model, inputs, growths(program.manifest, network), seed, histograms=histograms)
+    factors = factors_of(program.manifest, network, model)
+    return compare(observed, network, model, inputs, factors, seed, histograms=histograms)
 
 
 def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:
@@ -168,7 +168,7 @@ def compare(
     network: Network,
     model: Model,
     inputs: Mapping[str, Array],
-    growths: Mapping[str, float],
+    factors: Factors,
     seed: int,
     *,
     histograms: bool = False,
@@ -176,29 +176,33 @@ def compare(
     """Every tensor that the library showed, then the outputs of its single native call.
 
     Where a step may fall on either side and the library's fell on the other than the oracle's, the oracle follows it:
-    all that comes after is compared with what the library's own decision leads to.
+    all that comes after is compared with what the library's own decision leads to. So it does where a factor may be
+    rounded to either of two neighbours.
     """
     folder = allowed_folder(model)
+    written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
+    shown = _that_count(network, observed.tensors, written)
+    images = factors.images({*shown, *inputs})
+    rounding = Rounding(factors, images)
     declared: dict[str, np.dtype[Any]] = {}  # the types of the outputs
 
     def evaluate(follow: Follow) -> None:
         made: set[str] = set(inputs)
 
-        def shown(name: str, value: Array) -> Array:
+        def told(name: str, value: Array) -> Array:
             made.add(name)
             return follow(name, _in_range(value, network.tensors.get(name)))
 
-        found = reference(model, inputs, external_data=folder, follow=shown)
+        found = reference(model, inputs, external_data=folder, follow=told, narrow=rounding.narrow())
         for name in [name for name in found if name not in made]:  # an initializer that is an output
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
         declared.update({name: array.dtype for name, array in found.items()})
 
-    bounds = bounds_of(network, inputs, evaluate, growths)
-    written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
-    shown = _that_count(network, observed.tensors, written)
+    bounds = bounds_of(network, inputs, evaluate, factors.growths)
     outputs = {name: found for name, found in _that_count(network, written, written).items() if name in declared}
-    follower = Follower(network, bounds, {**shown, **outputs})
+    follower = Follower(network, bounds, {**shown, **outputs}, images)
     if follower.differs():
+        rounding.kept.clear()
         evaluate(under_known_names(follower, bounds.names))
 
     def error(name: str, found: Array) -> TensorError:
@@ -268,12 +272,3 @@ def _histogram(differences: Array, bounds: Array) -> tuple[int, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         places = np.searchsorted(HISTOGRAM, np.log10(other / bounds[apart]))
     return (differences.size - other.size, *np.bincount(places, minlength=len(HISTOGRAM) + 1).tolist())
-
-
-def growths(manifest: Mapping[str, Any], network: Network) -> dict[str, float]:
-    """Error-growth factors, keyed by node output, for every node computed by Winograd or on tensor cores."""
-    found: dict[str, float] = {}
-    for kernel in manifest["kernels"]:
-        growth = ALGORITHMS[kernel["algorithm"]].growth(kernel["config"])
-        found |= {name.removesuffix("@parts"): growth for name in kernel["nodes"] if growth > 1}
-    return {node.output: found[node.name] for node in network.nodes if node.op in PRODUCTS and node.name in found}

@@ -17,6 +17,7 @@ from tvm import te, tirx
 from tvmcnn.network import Shape, Step
 from tvmcnn.ops import (
     amx,
+    bf16,
     boxes,
     compact,
     conv,
@@ -79,6 +80,7 @@ STEPS = {**in_order.STEPS, **scatter.STEPS, **top_k.STEPS, **compact.STEPS, **bo
 
 EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence | tirx.PrimFunc]] = {
     "direct": direct.direct,
+    "bf16": bf16.bf16,
     "winograd": winograd.winograd,
     "winograd_data": winograd.winograd_data,
     "streamed": winograd.streamed,
@@ -107,7 +109,8 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "quantised_blocks": quantised.in_blocks,
     "quantised_pool": pool.pool,
     "dots": dots.dots,
-    "amx": amx.amx,
+    "amx_int8": amx.amx,
+    "amx_bf16": amx.amx,
     "dense_dots": dense_dots.dense_dots,
     "resize": resize.resize_blocks,
     "grid_sample": sample.grid_sample_blocks,

@@ -11,7 +11,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.blocks import channels_together, groups_together, summed_channels
-from tvmcnn.configs import DirectConfig
+from tvmcnn.configs import TileConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step
 from tvmcnn.ops.conv import finished
@@ -82,7 +82,7 @@ class PixelTiles:
     @staticmethod
     def of(choice: Choice) -> PixelTiles:
         """The tiles of a direct convolution; one of all pixels, which the schedule cuts up, where none overlap."""
-        config, extents = choice.numbers(DirectConfig), choice.kernel.output.shape[2:]
+        config, extents = choice.numbers(TileConfig), choice.kernel.output.shape[2:]
         sizes = (config.rows, config.columns) if config.overlap else extents
         rows, columns = (Tiles(extent, size) for extent, size in zip(extents, sizes, strict=True))
         return PixelTiles(rows, columns, window_size(choice.kernel), choice.kernel.anchor)

@@ -17,6 +17,8 @@ from tvm.ir import Expr
 from tvmcnn.blocks import groups_together
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
+from tvmcnn.ops import amx
+from tvmcnn.ops.bf16 import narrowed, widened
 from tvmcnn.ops.dense import column_tiles
 from tvmcnn.ops.elementwise import computed
 from tvmcnn.ops.images import term
@@ -48,6 +50,7 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made:
     x, image, layout = node.inputs[0], step.choice.kernel.inputs[0].shape, step.choice.reads[0]
     weight, depth = _weight(step, given.constants[node.inputs[1]]), image[1] // node["group"]
     (sh, sw), (dh, dw), (top, left) = node["strides"], node["dilations"], node["pads"][:2]
+    image_factor = FACTORS.get(step.choice.algorithm, lambda value: value)
     rc = te.reduce_axis((0, depth), "rc")
     rh, rw = te.reduce_axis((0, node["kernel_shape"][0]), "rh"), te.reduce_axis((0, node["kernel_shape"][1]), "rw")
 
@@ -57,7 +60,8 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made:
         inside = tirx.all(h >= 0, h < image[2], w >= 0, w < image[3])
         pixel = Pixel(n, channel, h, w)
         source = made[x][n, channel.flat, h, w] if x in made else given.inputs[x][layout.index(pixel)]
-        return te.sum(tirx.if_then_else(inside, source, float32(0.0)) * weight(o, rc, rh, rw), axis=[rc, rh, rw])
+        source = tirx.if_then_else(inside, source, float32(0.0))
+        return te.sum(image_factor(source) * weight(o, rc, rh, rw), axis=[rc, rh, rw])
 
     total = te.compute(shape, tap, name=f"{node.op.lower()}_sum")
     return _add_bias(step, node, shape, given, total)
@@ -124,6 +128,15 @@ def _tap_of_direct(step: Step, packed: te.Tensor) -> Weight:
     return tap
 
 
+def _tap_of_bf16(step: Step, packed: te.Tensor) -> Weight:
+    lanes, pairs = int(packed.shape[-2]), int(packed.shape[-3])
+
+    def tap(o: Any, c: Any, i: Any, j: Any) -> Expr:
+        return widened(packed[o // lanes, c // (2 * pairs), i, j, c % (2 * pairs) // 2, o % lanes, c % 2])
+
+    return tap
+
+
 def _tap_of_streamed(step: Step, packed: te.Tensor) -> Weight:
     lanes = int(packed.shape[-1])
     return lambda o, c, i, j: packed[o // lanes, c // lanes, c % lanes, i, j, o % lanes]
@@ -148,6 +161,8 @@ def _tap_as_it_is(step: Step, packed: te.Tensor) -> Weight:
 
 TAPS: dict[str, Callable[[Step, te.Tensor], Weight]] = {  # the inverse of each packing of a convolution's weight
     "direct": _tap_of_direct,
+    "bf16": _tap_of_bf16,
+    "amx_bf16": lambda step, packed: lambda o, c, i, j: widened(amx.filter_tap(step, packed, o, c, i, j)),
     "depthwise": _tap_of_depthwise,
     "winograd": _tap_of_winograd,
     "streamed": _tap_of_streamed,
@@ -155,6 +170,9 @@ TAPS: dict[str, Callable[[Step, te.Tensor], Weight]] = {  # the inverse of each 
     "conv_images": _tap_of_columns,
     "pixels": _tap_as_it_is,
     "grouped": _tap_as_it_is,
+}
+FACTORS: dict[str, Callable[[Expr], Expr]] = {  # what is multiplied of an image, where that is not its own elements
+    **dict.fromkeys(("bf16", "amx_bf16"), lambda value: widened(narrowed(value))),
 }
 
 

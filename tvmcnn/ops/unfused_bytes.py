@@ -15,7 +15,7 @@ from tvmcnn.ops import amx, dots
 from tvmcnn.ops.integers import rounded
 from tvmcnn.ops.operands import Operands
 
-TAPS: Mapping[str, Callable[..., Expr]] = {"dots": dots.filter_tap, "amx": amx.filter_tap}  # by algorithm
+TAPS: Mapping[str, Callable[..., Expr]] = {"dots": dots.filter_tap, "amx_int8": amx.filter_tap}  # by algorithm
 
 
 def unfused_sums(step: Step, node: Node, shape: Shape, given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:

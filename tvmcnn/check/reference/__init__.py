@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -20,12 +20,13 @@ import onnx
 from tvmcnn.check.reference.inlined import inlined_nodes, own_functions, unclear_names
 from tvmcnn.check.reference.inputs import checked_inputs, declared_dtype
 from tvmcnn.check.reference.model import Source, initializers, read, versions
+from tvmcnn.check.reference.narrow import Narrow, multiplying
 from tvmcnn.check.reference.walk import run
 from tvmcnn.check.reference.words import Context, Follow, Held
 from tvmcnn.check.reference_ops import Array
 from tvmcnn.errors import ModelError, TvmcnnError
 
-__all__ = ["reference"]
+__all__ = ["multiplying_nodes", "reference"]
 
 
 def reference(
@@ -35,6 +36,7 @@ def reference(
     every_tensor: bool = False,
     external_data: str | os.PathLike[str] | None = None,
     follow: Follow | None = None,
+    narrow: Narrow | None = None,
 ) -> dict[str, Array]:
     """Evaluate an ONNX model: its outputs by name in graph order, each in the type that the model declares.
 
@@ -46,22 +48,32 @@ def reference(
     `external_data` too, where the links of a model hub's cache lead.
 
     `follow` is shown each tensor that a node makes, by its name, floats in float64 and not yet rounded to their type;
-    later nodes read what it answers.
+    later nodes read what it answers. `narrow` has the nodes whose factors are rounded to bfloat16, see narrow.py.
 
     Raises TvmcnnError and nothing else: UnsupportedError with every node that cannot be evaluated, InputError for
     arrays that do not fit, ModelError for all the rest.
     """
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     try:
-        return _evaluate(read(model, external_data), inputs, every_tensor, follow)
+        return _evaluate(read(model, external_data), inputs, every_tensor, follow, narrow or {})
     except TvmcnnError:
         raise
     except Exception as error:  # a file can be wrong in more ways than are foreseen
         raise ModelError(f"{label} cannot be evaluated: {type(error).__name__}: {error}") from error
 
 
+def multiplying_nodes(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    made: Collection[str],
+    *,
+    external_data: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """The convolutions of a model by their outputs, each with that of the tensors `made` which it leads to."""
+    return multiplying(read(model, external_data).proto.graph, made)
+
+
 def _evaluate(
-    source: Source, inputs: Mapping[str, Array] | Array, every_tensor: bool, follow: Follow | None
+    source: Source, inputs: Mapping[str, Array] | Array, every_tensor: bool, follow: Follow | None, narrow: Narrow
 ) -> dict[str, Array]:
     graph, label = source.proto.graph, source.label
     made: dict[str, Held | None] = {name: Held(array, array.dtype) for name, array in initializers(graph, source)}
@@ -74,7 +86,7 @@ def _evaluate(
     twins = inlined_nodes(source.proto, functions.values(), label) if functions and (every_tensor or follow) else ()
     unclear = unclear_names(twins or graph.node, made)
     opsets = versions(source.proto, label)
-    context = Context(source, opsets, functions, {}, shown, follow, twins, unclear)
+    context = Context(source, opsets, functions, {}, shown, follow, twins, unclear, narrow)
     outputs = [output.name for output in graph.output]
     with np.errstate(all="ignore"):  # infinities and nans go through, as they do in the compiled network
         run(graph.node, ChainMap(made), context, outputs)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from tvmcnn.check.reference.model import Source
+from tvmcnn.check.reference.narrow import Narrow
 from tvmcnn.check.reference_ops import Array
 from tvmcnn.errors import ModelError
 
@@ -46,6 +47,7 @@ class Context:
     follow: Follow | None = None  # asked what later nodes read, of each such tensor
     twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
     unclear: Collection[str] = ()  # names that several tensors have, of branches and around them
+    narrow: Narrow = field(default_factory=dict)  # the graph's nodes whose factors are rounded, by what they make
     in_function: bool = False
     depth: int = 0
 

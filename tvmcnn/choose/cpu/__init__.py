@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from tvmcnn.choose.cpu.convolution import decide_winograd
+from tvmcnn.choose.cpu.convolution import decide_bf16, decide_winograd
 from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.dots import wanted_bytes
 from tvmcnn.choose.cpu.frames import passed_on, wanted_ends
@@ -29,6 +29,7 @@ def choose(
     kernels: Sequence[Kernel],
     target: Target,
     records: Records,
+    precision: str = "fp32",
     *,
     exact: bool = False,
     blocked: bool = True,
@@ -37,11 +38,13 @@ def choose(
 
     `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster. Without `blocked`
     all images are plain, which is slow: to find out whether a layout is to blame for something.
+    With `precision` "bf16" convolutions that it makes faster have their factors rounded, on targets that multiply them.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
-    choices = _front_to_back(network, kernels, target, records, exact=exact, images=1, blocked=blocked)
+    choices = _front_to_back(network, kernels, target, records, precision, exact=exact, images=1, blocked=blocked)
     if blocked and _is_tiny(network, choices, target):
-        others = _front_to_back(network, kernels, target, records, exact=exact, images=target.lanes(FLOAT32))
+        lanes = target.lanes(FLOAT32)
+        others = _front_to_back(network, kernels, target, records, precision, exact=exact, images=lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
     return in_bands(network, choices, target)
 
@@ -58,6 +61,7 @@ def _front_to_back(
     kernels: Sequence[Kernel],
     target: Target,
     records: Records,
+    precision: str,
     *,
     exact: bool,
     images: int,
@@ -70,11 +74,15 @@ def _front_to_back(
             readers[tensor.name] = (*readers.get(tensor.name, ()), kernel)
     stored = {tensor.name: (tensor, PLAIN) for tensor in network.inputs}
     homes = _homes(network, kernels) if blocked else {}
-    state = State(network, target, records, exact, readers, stored, {}, {}, {}, {}, homes, images, blocked)
+    state = State(
+        network, target, records, exact, readers, stored, {}, {}, {}, {}, homes, images, precision, blocked=blocked
+    )
     if blocked:
-        state = dataclasses.replace(
-            state, winograd={k.output.name: decide_winograd(state, k) for k in _convolutions(state, kernels)}
-        )
+        convolutions = list(_convolutions(state, kernels))
+        state = dataclasses.replace(state, winograd={k.output.name: decide_winograd(state, k) for k in convolutions})
+        narrow = frozenset(k.output.name for k in convolutions if decide_bf16(state, k))
+        wide = {name: None if name in narrow else found for name, found in state.winograd.items()}
+        state = dataclasses.replace(state, winograd=wide, narrow=narrow)
         halos = passed_on(kernels, _halos(state, kernels))
         wanted = wanted_bytes(state, kernels)
         halos |= {name: layout.halo for name, layout in wanted.items()}

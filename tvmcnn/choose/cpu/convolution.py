@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import BLOCK, channels_together, groups_together
+from tvmcnn.choose.cpu.bf16 import in_bf16, multiplies_in_bf16
 from tvmcnn.choose.cpu.defaults import (
     columns_config,
     direct_config,
@@ -47,7 +48,7 @@ def conv(state: State, kernel: Kernel) -> Choice:
 def reads_blocks(state: State, kernel: Kernel) -> bool:
     """True for a convolution that wants its image in blocks of channels, if it has so many."""
     make = next(make for applies, make in CONVOLUTIONS if applies(state, kernel))
-    return make in (_by_depthwise, _by_winograd, _by_direct) and kernel.inputs[0].shape[1] >= BLOCK
+    return make in (_by_depthwise, _by_bf16, _by_winograd, _by_direct) and kernel.inputs[0].shape[1] >= BLOCK
 
 
 def plain(state: State, kernel: Kernel) -> Choice:
@@ -92,6 +93,11 @@ def _columns_fill_lanes(state: State, kernel: Kernel) -> bool:
 def _one_channel_a_group(state: State, kernel: Kernel) -> bool:
     """As many groups as channels and maps."""
     return is_depthwise(kernel)
+
+
+def _multiplies_in_bf16(state: State, kernel: Kernel) -> bool:
+    """As `decide_bf16` has said before the first kernel: halos depend on it."""
+    return kernel.output.name in state.narrow
 
 
 def _goes_by_winograd(state: State, kernel: Kernel) -> bool:
@@ -257,6 +263,18 @@ def _by_winograd(state: State, kernel: Kernel) -> Choice:
     return as_streamed(choice, config, data.kernel.output, state.target)
 
 
+def decide_bf16(state: State, kernel: Kernel) -> bool:
+    """Whether a convolution of one group in blocks of channels multiplies factors of bfloat16, see bf16.py."""
+    make = next(make for applies, make in CONVOLUTIONS if applies(state, kernel))
+    found = state.winograd[kernel.output.name]
+    return make in (_by_winograd, _by_direct) and multiplies_in_bf16(state, kernel, found and found[0])
+
+
+def _by_bf16(state: State, kernel: Kernel) -> Choice:
+    """Channels in the lanes, in pairs."""
+    return in_bf16(state, kernel, _residuals(state, kernel))
+
+
 Applies: TypeAlias = Callable[[State, Kernel], bool]
 Make: TypeAlias = Callable[[State, Kernel], Choice]
 CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
@@ -265,6 +283,7 @@ CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_images_fill_lanes, _by_images),
     (_columns_fill_lanes, _by_columns),
     (_one_channel_a_group, _by_depthwise),
+    (_multiplies_in_bf16, _by_bf16),
     (_goes_by_winograd, _by_winograd),
     (_groups_are_blocks, _by_direct),
     (_pixels_fill_lanes, _by_pixels),

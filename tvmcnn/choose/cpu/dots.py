@@ -47,7 +47,7 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     if weight.dtype == "int8" and fits_tiles(state, kernel):
         read = [state.image(image, Layout(BLOCK, _pads(state, kernel), fill=int(node["zero"])))]
         read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
-        return by_tiles(kernel, state.target, read, "uint8")
+        return by_tiles(kernel, state.target, read, "amx_int8")
     if is_depthwise(kernel):
         block, terms = BLOCK, 4 if _by_quads_of_taps(state, kernel) else 1
     else:

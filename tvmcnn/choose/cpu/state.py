@@ -34,6 +34,8 @@ class State:
     winograd: Mapping[str, tuple[WinogradConfig | StreamedConfig, str] | None]  # by output; None: not faster
     homes: dict[str, tuple[Tensor, int]]  # parts of a concatenation: the whole, and the channel they start at in it
     images: int  # side by side, in convolutions and matrix products
+    precision: str = "fp32"  # of the factors of products, see precision.py,
+    narrow: frozenset[str] = frozenset()  # and the outputs of convolutions that multiply such ones
     blocked: bool = True  # images may be stored in blocks of channels
     choices: list[Choice] = field(default_factory=list)
 

@@ -16,7 +16,7 @@ import itertools
 
 from tvmcnn import loops
 from tvmcnn.algorithms import ALGORITHMS
-from tvmcnn.configs import DirectConfig, WinogradConfig
+from tvmcnn.configs import DirectConfig, PairsConfig, WinogradConfig
 from tvmcnn.fuse import multiply_accumulates
 from tvmcnn.network import FLOAT32, Choice, Network, Shape, moved_bytes
 from tvmcnn.targets import Target
@@ -47,7 +47,7 @@ def outer_loops(choice: Choice, target: Target) -> Shape:
 def cut_by_rows(choice: Choice) -> bool:
     """True where consecutive tasks make consecutive rows of an image; otherwise they make its maps."""
     config = choice.config
-    if isinstance(config, DirectConfig):
+    if isinstance(config, DirectConfig | PairsConfig):
         return config.bands > 1
     alone = isinstance(config, WinogradConfig) and config.parts == choice.kernel.output.shape[0] == 1
     return alone and choice.tasks > 1

@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.ir import IRModule, PointerType, PrimType
 from tvm.target import codegen
 
+from tvmcnn.codegen.cpu.bfloat16 import in_bfloat16
 from tvmcnn.codegen.cpu.lookups import PERMUTES, looked_up
 from tvmcnn.codegen.cpu.prefetch import prefetching
 from tvmcnn.codegen.cpu.short_circuit import short_circuited
@@ -66,7 +67,7 @@ def compile_kernels(
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _task_range(_lookups(func, target), var.name_hint, (scratch or {}).get(var.name_hint, 0)).with_attr(
+        var: _task_range(_instructions(func, target), var.name_hint, (scratch or {}).get(var.name_hint, 0)).with_attr(
             "global_symbol", var.name_hint
         )
         for var, func in module.functions_items()
@@ -74,9 +75,10 @@ def compile_kernels(
     return codegen.build_module(finalize()(IRModule(named, attrs=module.attrs)), machine)
 
 
-def _lookups(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
-    """The function with lookups in tables of bytes as the target has them."""
-    return func.with_body(looked_up(func.body)) if {*target.features} >= PERMUTES else func
+def _instructions(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """The function with lookups in tables of bytes, and products of bfloat16, as the target has them."""
+    body = looked_up(func.body) if {*target.features} >= PERMUTES else func.body
+    return func.with_body(in_bfloat16(body) if target.bf16_pairs else body)
 
 
 def _task_range(func: tirx.PrimFunc, name: str, scratch_bytes: int) -> tirx.PrimFunc:

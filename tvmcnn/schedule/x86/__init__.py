@@ -22,6 +22,7 @@ from tvmcnn.schedule.x86.lanes import lanes
 from tvmcnn.schedule.x86.matmul import matmul
 from tvmcnn.schedule.x86.memory import memory
 from tvmcnn.schedule.x86.normalize import normalize
+from tvmcnn.schedule.x86.pairs import pairs
 from tvmcnn.schedule.x86.pixels import pixels
 from tvmcnn.schedule.x86.pool import pool
 from tvmcnn.schedule.x86.recurrent import recurrent
@@ -33,6 +34,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "direct": direct,
     "dots": direct,
     "amx": amx,
+    "pairs": pairs,
     "winograd": winograd,
     "winograd_data": winograd_data,
     "streamed": streamed,

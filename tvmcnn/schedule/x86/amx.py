@@ -20,9 +20,10 @@ from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import AmxConfig
 from tvmcnn.schedule.steps import extent, prefetch, reduction_axes, unroll
+from tvmcnn.schedule.x86.pairs import widened
 from tvmcnn.schedule.x86.quads import in_quads
 
-MULTIPLY = {("uint8", "int8"): "tdpbusd", ("int8", "int8"): "tdpbssd", ("bfloat16", "bfloat16"): "tdpbf16ps"}
+MULTIPLY = {("uint8", "int8"): "tdpbusd", ("int8", "int8"): "tdpbssd", ("uint16", "uint16"): "tdpbf16ps"}
 
 
 def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
@@ -35,7 +36,7 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     sch.set_scope(conv, 0, "local")
 
     n, ob, band, y, x, quad, o = sch.get_loops(out)
-    ob_o, ob_g, ob_i = sch.split(ob, [config.groups, None, config.maps])
+    ob_o, ob_g, ob_i = sch.split(ob, [config.parts, None, config.maps])
     sch.reorder(n, band, ob_o, ob_g, y, x, ob_i, quad, o)
     unroll(sch, (ob_i,))
 
@@ -69,6 +70,7 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
 def intrinsics(pixels: int, maps: int, image: str, weight: str) -> Sequence[str]:
     """The names of three steps, which TVM knows from then on: sums become 0, products are added, sums go to memory."""
     terms = 4 if weight == "int8" else 2
+    x_factor, w_factor = (_factor(each, weight) for each in (f"x[i, c * {terms} + t]", "w[c, j, t]"))
     total, name = "int32" if terms == 4 else "float32", f"tvmcnn_amx_{pixels}x{maps}_{image}_{weight}"
     rows, columns, depth = pixels * 16, maps * 16, 16 * terms
     tiles = [(p, m, p * maps + m) for p in range(pixels) for m in range(maps)]
@@ -90,9 +92,7 @@ def intrinsics(pixels: int, maps: int, image: str, weight: str) -> Sequence[str]
     for row, o, rc, rn in T.grid({rows}, {columns}, 16, {terms}):
         with T.sblock("multiply"):
             i, j, c, t = T.axis.remap("SSRR", [row, o, rc, rn])
-            sums[i, j] = (
-                sums[i, j] + T.Cast('{total}', x[i, c * {terms} + t]) * T.Cast('{total}', w[c, j, t])
-            )"""
+            sums[i, j] = sums[i, j] + {x_factor} * {w_factor}"""
     steps = [_call("tileloadd64", tile, f"x[{16 * p}, 0]", 64) for p, tile in enumerate(x_tiles)]
     steps += [_call("tileloadd64", tile, f"w[0, {16 * m}, 0]", 64 * maps) for m, tile in enumerate(w_tiles)]
     steps += [_call(MULTIPLY[image, weight], tile, x_tiles[p], w_tiles[m]) for p, m, tile in tiles]
@@ -108,6 +108,11 @@ def intrinsics(pixels: int, maps: int, image: str, weight: str) -> Sequence[str]
     steps = [_call("tilestored64", tile, f"y[{16 * p}, {16 * m}]", 64 * maps) for p, m, tile in tiles]
     _register(f"{name}_store", [sums, y], f"sums{whole}", f"y{whole}", meaning, steps)
     return [f"{name}_{step}" for step in ("zero", "multiply", "store")]
+
+
+def _factor(stored: str, dtype: str) -> str:
+    """A factor of a product, of bytes or, in integers of 16 bits, of bfloat16."""
+    return f"T.Cast('int32', {stored})" if dtype == "int8" else widened(stored)
 
 
 def _call(instruction: str, *operands: int | str) -> str:

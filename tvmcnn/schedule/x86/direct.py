@@ -12,8 +12,8 @@ import math
 
 from tvm.s_tir import Schedule
 
-from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+from tvmcnn.configs import DirectConfig, TileConfig
+from tvmcnn.schedule.steps import Block, Loop, extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
 
 UNROLLED = 8  # rows of four taps: what rows of a tile share of the image is loaded and turned once
@@ -49,11 +49,31 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
 
     # Phase 2: the accumulators of one tile, inside the reduction.
     sch.compute_at(conv, x_o, preserve_unit_loops=True)
+    image, across = str(sch.get(conv).reads[0].source.ty.dtype), "rc" not in _reductions(sch, conv)
+    terms = [extent(sch, sch.get_loops(conv)[-1])] if TERMS in _reductions(sch, conv) else []
+    dot = intrinsic(lanes, *terms, image, across=across) if terms else None
+    register_sums(sch, config, conv, lanes, (y_o, x_o), dot)
+    for block in padded:
+        # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
+        sch.compute_at(block, y_o, preserve_unit_loops=True)
+        sch.annotate(sch.get_loops(block)[-1], "pragma_loop_partition_hint", True)
+    for block in prologue:
+        # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.
+        # Or once a row of tiles, lest each tile of maps does it again.
+        sch.compute_at(block, y_o if config.rows_first else x_o, preserve_unit_loops=True)
+        vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
+
+
+def register_sums(
+    sch: Schedule, config: TileConfig, conv: Block, lanes: int, passes: tuple[Loop, Loop], dot: str | None
+) -> None:
+    """Schedule the loops of the block "conv" inside of a tile: reductions around unrolled accumulators, which start
+    at zero. `passes` are the loops that read the same weights again; `dot` is the instruction that adds the products
+    of the innermost reduction, if there is one."""
     names = _reductions(sch, conv)
     cb, _, cy, dy, _, cx, dx, co, *reduced = sch.get_loops(conv)[-8 - len(names) :]
     reductions = dict(zip(names, reduced, strict=True))
     terms = [reductions[TERMS]] if TERMS in reductions else []
-    image = str(sch.get(conv).reads[0].source.ty.dtype)
     co_v, co_i = sch.split(co, [None, lanes])
     order = [reductions[name] for name in config.order.split() if name in reductions]
     inner = []
@@ -69,22 +89,12 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         sch.vectorize(co_i)
     if config.prefetch:
         taken = math.prod(extent(sch, loop) for loop in (*order, *terms))
-        prefetch(sch, order[0], (y_o, x_o), taken * config.vectors * lanes)
+        prefetch(sch, order[0], passes, taken * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
-    across = "rc" not in names
-    if terms and across and math.prod(extent(sch, loop) for loop in order) <= UNROLLED:
+    if terms and "rc" not in names and math.prod(extent(sch, loop) for loop in order) <= UNROLLED:
         unroll(sch, order)
-    if terms:
-        sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image, across=across))
-    for block in padded:
-        # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
-        sch.compute_at(block, y_o, preserve_unit_loops=True)
-        sch.annotate(sch.get_loops(block)[-1], "pragma_loop_partition_hint", True)
-    for block in prologue:
-        # Once a tile, for all channels: a few KB that stay in L1, and one vector operation where the tile has dozens.
-        # Or once a row of tiles, lest each tile of maps does it again.
-        sch.compute_at(block, y_o if config.rows_first else x_o, preserve_unit_loops=True)
-        vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
+    if dot is not None:
+        sch.tensorize(co_i, dot)
 
 
 def _reductions(sch: Schedule, block: object) -> list[str]:

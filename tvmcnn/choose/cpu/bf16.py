@@ -1,0 +1,114 @@
+"""Bf16: which convolutions multiply factors of bfloat16, `--precision bf16`, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.blocks import BLOCK, channels_together, summed_channels
+from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles
+from tvmcnn.choose.cpu.defaults import direct_tiles, prefetches, weight_bytes
+from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.shared import choice_of
+from tvmcnn.configs import PairsConfig, StreamedConfig, WinogradConfig
+from tvmcnn.fuse import window_size
+from tvmcnn.network import ALIGNMENT, FLOAT32, Choice, Kernel, Layout, Tensor, divisors, round_up
+from tvmcnn.targets import Target
+
+FEW_CHANNELS = 8  # below which half of a block is padding, or the image is plain
+# Winograd's products are so many times fewer than these, which are twice as fast; its transforms cost 40 % of its time.
+WINOGRAD_PAYS = 2 / 0.6
+ROUNDING = 3.0  # cycles: load, round and store 16 channels of a pixel
+SHARE = 1 / 16  # of the products' time, which rounding the image once more for other maps may take
+MAX_BANDS = 8
+OTHERWISE = {  # convolutions that no block of channels serves
+    "columns": "with columns in the lanes",
+    "conv_images": "with images in the lanes",
+    "dense": "over the whole image",
+}
+MAX_WEIGHT_READS = 2  # of the weights, at most, for each byte of the image: see row_bands.py
+
+
+def multiplies_in_bf16(state: State, kernel: Kernel, winograd: WinogradConfig | StreamedConfig | None) -> bool:
+    """True for a convolution in blocks of channels that is faster so, beside Winograd's of float32 if there is one."""
+    if not (state.precision == "bf16" and state.target.bf16_pairs) or kernel.dtype != FLOAT32:
+        return False
+    node = kernel.anchor
+    if node["group"] > 1 or kernel.inputs[0].shape[1] < FEW_CHANNELS or node.attributes.get("exact"):
+        return False
+    return fits_tiles(state, kernel) or winograd is None or _fewer_products(winograd) < WINOGRAD_PAYS
+
+
+def _fewer_products(winograd: WinogradConfig | StreamedConfig) -> float:
+    """4 for F(4 x 4, 3 x 3), 2.25 for F(2 x 2, 3 x 3)."""
+    return (winograd.tile * winograd.kernel / (winograd.tile + winograd.kernel - 1)) ** 2
+
+
+def in_bf16(state: State, kernel: Kernel, residuals: list[tuple[Tensor, Layout]]) -> Choice:
+    """By AMX's tiles where the target has them and they fit, else 16 maps in the lanes and pairs of channels in an
+    instruction."""
+    read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"])), *residuals]
+    if fits_tiles(state, kernel):
+        return by_tiles(kernel, state.target, read, "amx_bf16")
+    config = pairs_config(kernel, state.target)
+    choice = choice_of(kernel, "bf16", read, Layout(BLOCK), "pairs", (config, "default"))
+    return dataclasses.replace(choice, scratch_bytes=round_up(band_bytes(kernel, config, config.bands), ALIGNMENT))
+
+
+def pairs_config(kernel: Kernel, target: Target) -> PairsConfig:
+    """The tile that is estimated to be fastest, the bands that L2 holds, and parts that threads can share."""
+    maps, channels = kernel.output.shape[1], channels_together(kernel)
+    blocks = -(-maps // BLOCK)
+    tiles = direct_tiles(kernel, maps, min(channels, BLOCK), target)
+    v, rows, columns = next(tile for tile in tiles if blocks % tile[0] == 0)  # `tensorize` takes no part of a tile
+    unroll = math.gcd(4, summed_channels(channels, BLOCK)[1] // 2)
+    config = PairsConfig(v, rows, columns, unroll=unroll, prefetch=prefetches(kernel, target))
+    bands = _bands(kernel, config, target)
+    return dataclasses.replace(config, bands=bands, parts=_parts(kernel, blocks // v, v))
+
+
+def _bands(kernel: Kernel, config: PairsConfig, target: Target) -> int:
+    """As many as the weights allow, which each band reads again, and at least as many as let L2 hold one's image."""
+    height = kernel.output.shape[2]
+    if height % config.rows:
+        return 1  # the last row of tiles is moved back, and would be in two bands
+    several = divisors(height // config.rows)
+    held = next((each for each in several if band_bytes(kernel, config, each) <= target.l2_bytes / 2), several[-1])
+    image = math.prod(kernel.inputs[0].shape[1:]) * kernel.item_bytes
+    most = min(MAX_BANDS, MAX_WEIGHT_READS * image / weight_bytes(kernel))
+    return max([each for each in several if each <= most] + [held])
+
+
+def _parts(kernel: Kernel, tiles: int, vectors: int) -> int:
+    """Parts of the maps, in whole tiles, for each of which rounding the image is little beside its products."""
+    node = kernel.anchor
+    taps = math.prod(node["kernel_shape"]) / math.prod(node["strides"])
+    products = taps * BLOCK / 2 * vectors * tiles  # instructions, of 16 channels of a pixel of the image
+    return max(each for each in divisors(tiles) if each == 1 or each * ROUNDING <= SHARE * products)
+
+
+def band_bytes(kernel: Kernel, config: PairsConfig, bands: int) -> int:
+    """Bytes of what a band of the output's rows reads, in bfloat16."""
+    node, (height, width) = kernel.anchor, kernel.output.shape[2:]
+    size = 2 * round_up(kernel.inputs[0].shape[1], BLOCK)
+    for axis, extent in enumerate((height // bands, width)):
+        taps = (node["kernel_shape"][axis] - 1) * node["dilations"][axis]
+        size *= (extent * window_size(kernel)[axis] - 1) * node["strides"][axis] + taps + 1
+    return int(size)
+
+
+def why_float32(choice: Choice) -> str:
+    """Why the factors of a kernel's products are not rounded: the words after how many of them there are."""
+    kernel, node = choice.kernel, choice.kernel.anchor
+    if not ALGORITHMS[choice.algorithm].exact:
+        return "by Winograd"
+    if kernel.dtype != FLOAT32:
+        return f"of {kernel.dtype}"
+    if node.op != "Conv":
+        return node.op
+    if node["group"] > 1:
+        return "of several groups"
+    if kernel.inputs[0].shape[1] < FEW_CHANNELS:
+        return f"of fewer than {FEW_CHANNELS} channels"
+    return OTHERWISE.get(choice.algorithm, f"by the algorithm {choice.algorithm}")
