@@ -1,7 +1,7 @@
 """The packed image of a band of output rows, as the tiles of AMX read it: see ops/amx.py.
 
-    3x3, stride 1, rows of 14:   pitch 16; tap (1, 2) is 18 pixels from the first
-    3x3, stride 2, rows of 14:   even and odd rows and columns apart, 4 phases of pitch 15
+3x3, stride 1, rows of 14:   pitch 16; tap (1, 2) is 18 pixels from the first
+3x3, stride 2, rows of 14:   even and odd rows and columns apart, 4 phases of pitch 15
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import window_size
-from tvmcnn.network import Choice, Node
+from tvmcnn.network import Kernel, Node
 
 ROWS, ROW_BYTES = 16, 64  # of a tile register
 
@@ -27,11 +27,10 @@ class PackedBand:
     pixels: int  # whose sums are in registers at once
 
     @staticmethod
-    def of(choice: Choice) -> PackedBand:
+    def of(kernel: Kernel, config: AmxConfig) -> PackedBand:
         """The band of a convolution by AMX."""
-        config, (p, q) = choice.numbers(AmxConfig), window_size(choice.kernel)
-        rows, columns = config.rows * p, choice.kernel.output.shape[3] * q
-        return PackedBand(choice.kernel.anchor, (p, q), rows, columns, ROWS * config.pixels)
+        p, q = window_size(kernel)
+        return PackedBand(kernel.anchor, (p, q), config.rows * p, kernel.output.shape[3] * q, ROWS * config.pixels)
 
     def phases(self, axis: int) -> int:
         """How many images of every so many rows or columns are packed apart: as many as the stride, if taps reach so
@@ -54,9 +53,14 @@ class PackedBand:
         return self.columns + self.reach(1)
 
     @property
+    def sums(self) -> int:
+        """Sums of a map from the first to the last, with those between rows."""
+        return (self.sum_rows - 1) * self.pitch + self.columns
+
+    @property
     def runs(self) -> int:
-        """How many runs of pixels have the sums of a band."""
-        return -(-((self.sum_rows - 1) * self.pitch + self.columns) // self.pixels)
+        """How many runs of pixels have them."""
+        return -(-self.sums // self.pixels)
 
     @property
     def rows(self) -> int:

@@ -18,6 +18,7 @@ from tvm.ir import Expr
 
 from tvmcnn.blocks import BLOCK
 from tvmcnn.configs import AmxConfig
+from tvmcnn.fuse import window_size
 from tvmcnn.network import FLOAT32, Channel, Layout, Pixel, Step
 from tvmcnn.ops import conv as float_conv
 from tvmcnn.ops.bf16 import narrowed, widened
@@ -39,7 +40,8 @@ def amx(step: Step, given: Operands) -> Tiled:
     "packed" is (N, bands, ⌈C/k⌉, phases of rows, of columns, pixels, k), "conv" (N, M/16/t, bands, runs of pixels,
     pixels, 16·t) of t tiles of maps, "sums" the same in memory, "out" (N, M/16, bands, rows, W'/q, q, 16).
     """
-    choice, band, config = step.choice, PackedBand.of(step.choice), step.choice.numbers(AmxConfig)
+    choice, config = step.choice, step.choice.numbers(AmxConfig)
+    band = PackedBand.of(choice.kernel, config)
     weight, output = given.constants[choice.kernel.anchor.inputs[1]], choice.kernel.output
     bands, in_bytes = Tiles(output.shape[2], config.rows), choice.kernel.inputs[0].dtype != FLOAT32
     groups, depth, kh, kw, rows, lanes, terms = (int(extent) for extent in weight.shape)
@@ -68,7 +70,7 @@ def amx(step: Step, given: Operands) -> Tiled:
 
 def _floats(step: Step, given: Operands, total: Sums, bands: Tiles) -> Tiled:
     """The sums with bias, epilogue and pool, one pixel at a time."""
-    p, q = PackedBand.of(step.choice).window
+    p, q = window_size(step.choice.kernel)
 
     def element(at: Sequence[Any], pixel: Pixel) -> Expr:
         i, ob, b, y, x, o = at
@@ -79,13 +81,11 @@ def _floats(step: Step, given: Operands, total: Sums, bands: Tiles) -> Tiled:
 
 
 def _bytes(step: Step, given: Operands, total: Sums, bands: Tiles) -> Tiled:
-    """The sums requantised: by four neighbouring pixels of 16 maps, 64 bytes, as the stage "rounded" where that is exact
-    and rows are so long; see schedule/x86/quads.py."""
+    """The sums requantised: by four neighbouring pixels of 16 maps, 64 bytes, as the stage "rounded" where that is
+    exact and rows are so long; see schedule/x86/quads.py."""
     output, last = step.choice.kernel.output, step.choice.kernel.nodes[-1]
     if not (is_quick(step) and output.shape[3] >= QUAD):
-        made, memory, place = _by_columns(
-            step, bands, 1, lambda at, pixel: requantised(step, given, pixel, total(*at))
-        )
+        made, memory, place = _by_columns(step, bands, 1, lambda at, pixel: requantised(step, given, pixel, total(*at)))
         return Tiled(te.compute(*made, name="out"), memory, place)
     made, memory, place = _by_columns(
         step, bands, QUAD, lambda at, pixel: rint(finished(step, given, pixel, total(*at))).astype("int32")
@@ -131,7 +131,8 @@ def _packed(step: Step, given: Operands, bands: Tiles, channels: int) -> te.Tens
     What lies past the halo, which no output has, repeats the halo. What lies past the last block of channels is
     multiplied by 0: of floats it is 0 too, lest a NaN be there.
     """
-    kernel, layout, band = step.choice.kernel, step.choice.reads[0], PackedBand.of(step.choice)
+    kernel, layout = step.choice.kernel, step.choice.reads[0]
+    band = PackedBand.of(kernel, step.choice.numbers(AmxConfig))
     (sh, sw), (top, left, bottom, right) = kernel.anchor["strides"], kernel.anchor["pads"]
     name, depth = kernel.inputs[0].name, -(-kernel.inputs[0].shape[1] // channels)
     image = given.shapes[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from tvmcnn.blocks import BLOCK
@@ -16,12 +15,17 @@ from tvmcnn.network import ALIGNMENT, FLOAT32, Choice, Kernel, Layout, Tensor, d
 from tvmcnn.packed_band import ROW_BYTES, ROWS, PackedBand
 from tvmcnn.targets import Target
 
+MOST_SUMS = 128  # of a map in a band: with 32 maps 16 KiB
+MOST_COLUMNS = 1024  # of a row, of which a band has one at least
 LEAST_CHANNELS = 32  # half a tile's row of bytes: with fewer, VNNI is as fast
 
 
 def fits_tiles(state: State, kernel: Kernel) -> bool:
-    """A convolution of one group with channels enough for tiles of 64 bytes."""
-    return state.target.tiles and kernel.anchor["group"] == 1 and kernel.inputs[0].shape[1] >= LEAST_CHANNELS
+    """A convolution of one group with channels enough for tiles of 64 bytes, and pixels enough for one of 16."""
+    if not state.target.tiles or kernel.anchor["group"] > 1 or kernel.inputs[0].shape[1] < LEAST_CHANNELS:
+        return False
+    band = PackedBand.of(kernel, AmxConfig(rows=min(kernel.output.shape[2], ROWS)))
+    return band.sums >= ROWS and band.columns <= MOST_COLUMNS
 
 
 def by_tiles(kernel: Kernel, target: Target, read: Sequence[tuple[Tensor, Layout]], algorithm: str) -> Choice:
@@ -32,7 +36,8 @@ def by_tiles(kernel: Kernel, target: Target, read: Sequence[tuple[Tensor, Layout
 
 def _scratch(choice: Choice) -> int:
     """Bytes of the packed image of a band, of its sums, and of the sums in registers, which LLVM leaves out."""
-    band, kernel, config = PackedBand.of(choice), choice.kernel, choice.numbers(AmxConfig)
+    kernel, config = choice.kernel, choice.numbers(AmxConfig)
+    band = PackedBand.of(kernel, config)
     item_bytes = 2 if kernel.inputs[0].dtype == FLOAT32 else 1
     depth = -(-kernel.inputs[0].shape[1] * item_bytes // ROW_BYTES)
     packed = depth * band.phases(0) * band.phases(1) * band.rows * band.pitch * ROW_BYTES
@@ -44,16 +49,26 @@ def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
     """Two tiles of maps by two of pixels where the maps divide so, and bands whose sums stay in L1: of 128 pixels, or
     of 256 where bands share rows of the image. A lone band is cut for threads: into parts of the maps where weights
     are more than images, else into two bands."""
-    blocks, (height, width) = -(-kernel.output.shape[1] // BLOCK), kernel.output.shape[2:]
+    blocks, height = -(-kernel.output.shape[1] // BLOCK), kernel.output.shape[2]
     maps = next(count for count in (2, 3, 1) if blocks % count == 0)
-    pixels = {1: 3, 2: 2, 3: 1}[maps]
-    sums = math.prod(window_size(kernel)) * width
-    most = max(1, (128 if kernel.anchor["kernel_shape"][0] == 1 else 256) // sums)
-    bands, parts = -(-height // most), 1
-    if bands == 1:
+    most = MOST_SUMS if kernel.anchor["kernel_shape"][0] == 1 else 2 * MOST_SUMS
+    rows, parts = _largest_rows(kernel, most), 1
+    if rows == height:
         images = sum(tensor.size for tensor in (*kernel.inputs, kernel.output))
-        if weight_bytes(kernel) > images or height == 1:
-            parts = next((each for each in divisors(blocks // maps) if each > 1), 1)
+        if weight_bytes(kernel) <= images and PackedBand.of(kernel, AmxConfig(rows=-(-height // 2))).sums >= ROWS:
+            rows = -(-height // 2)
         else:
-            bands = 2
-    return AmxConfig(maps, pixels, -(-height // bands), parts, prefetch=prefetches(kernel, target))
+            parts = next((each for each in divisors(blocks // maps) if each > 1), 1)
+    config = AmxConfig(maps, 1, rows, parts, prefetch=prefetches(kernel, target))
+    # A run that is the only one is whole: `tensorize` takes no part of a tile.
+    pixels = min(PackedBand.of(kernel, config).sums // ROWS, {1: 3, 2: 2, 3: 1}[maps])
+    return dataclasses.replace(config, pixels=pixels)
+
+
+def _largest_rows(kernel: Kernel, sums: int) -> int:
+    """The rows of the output in a band of about so many sums, the bands of about one size; 16 at least."""
+    height = kernel.output.shape[2]
+    least = next(rows for rows in range(1, height + 1) if PackedBand.of(kernel, AmxConfig(rows=rows)).sums >= ROWS)
+    a_row = PackedBand.of(kernel, AmxConfig(rows=1)).columns * window_size(kernel)[0]
+    bands = -(-height // max(1, sums // a_row))
+    return max(least, -(-height // bands))

@@ -28,9 +28,7 @@ def with_tiles(body: tirx.Stmt) -> tirx.Stmt:
         words[12 + tile // 4] |= ROWS << 8 * (tile % 4)
     stores = [tirx.BufferStore(config, tirx.IntImm("int32", word), [i]) for i, word in enumerate(words)]
     address = tirx.address_of(tirx.BufferLoad(config, [0]))
-    return tirx.SeqStmt(
-        [tirx.AllocBuffer(config), *stores, _run("ldtilecfg", address), body, _run("tilerelease")]
-    )
+    return tirx.SeqStmt([tirx.AllocBuffer(config), *stores, _run("ldtilecfg", address), body, _run("tilerelease")])
 
 
 def _multiplies_tiles(body: tirx.Stmt) -> bool:

@@ -1,11 +1,11 @@
 """AMX: eight tile registers of 16 rows of 64 bytes, and an instruction that multiplies two as matrices into a third.
 
-It takes 16 cycles for 16 x 16 sums of 64 products of bytes, or of 32 of bfloat16: eight times VNNI's rate and sixteen
-times float32's. A tile is loaded in 8 cycles, so that four sums with two tiles of each factor keep it busy. (One tile of
-sums and its factors alone: half the rate.) What was measured: docs/quantised.md.
+It takes 16 cycles for 16 x 16 sums of 64 products of bytes or of 32 of bfloat16: 8 times VNNI's rate, 16 times that of
+FMAs. A tile is loaded from L1 in 8 cycles, so that four tiles of sums with two of each factor keep it busy: 4 products
+and 4 loads take 27 ns, 4 products 24 (Xeon, Sapphire Rapids). One tile of sums would wait for its two loads.
 
-The registers have no names in TVM: the stage "conv" is a buffer that nobody reads or writes, each of its tiles the
-register of that number. LLVM assigns none either, since the intrinsics take the number as it is.
+The registers have no names in TVM: the stage "conv" is a buffer that nobody reads or writes, each 16 x 16 of it the
+register of that number. LLVM assigns none either, since these intrinsics take numbers as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tvm.s_tir import Schedule, TensorIntrin
 from tvm.script import from_source
@@ -69,45 +70,96 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
 @functools.cache
 def intrinsics(pixels: int, maps: int, image: str, weight: str) -> Sequence[str]:
     """The names of three steps, which TVM knows from then on: sums become 0, products are added, sums go to memory."""
-    terms = 4 if weight == "int8" else 2
-    x_factor, w_factor = (_factor(each, weight) for each in (f"x[i, c * {terms} + t]", "w[c, j, t]"))
-    total, name = "int32" if terms == 4 else "float32", f"tvmcnn_amx_{pixels}x{maps}_{image}_{weight}"
-    rows, columns, depth = pixels * 16, maps * 16, 16 * terms
-    tiles = [(p, m, p * maps + m) for p in range(pixels) for m in range(maps)]
-    x_tiles = [pixels * maps + p for p in range(pixels)]
-    w_tiles = [pixels * maps + pixels + m for m in range(maps)]
-    sums = f"sums = T.match_buffer(p_sums, ({rows}, {columns}), '{total}', offset_factor=1, scope='local')"
-    every, whole = f"for row, o in T.grid({rows}, {columns}):", f"[0:{rows}, 0:{columns}]"
+    block = _Block(pixels, maps, image, weight)
+    for step in (_clear, _multiply, _store):
+        step(block)
+    return [block.name(step) for step in ("clear", "multiply", "store")]
 
-    meaning = f"""
-    {every}
-        with T.sblock("zero"):
+
+@dataclass(frozen=True)
+class _Block:
+    """Tiles of sums, of 16 pixels by 16 maps, that are in registers 0, 1, … at once; then come those of the factors."""
+
+    pixels: int
+    maps: int
+    image: str  # the types of the factors
+    weight: str
+
+    def name(self, step: str) -> str:
+        return f"tvmcnn_amx_{step}_{self.pixels}x{self.maps}_{self.image}_{self.weight}"
+
+    @property
+    def terms(self) -> int:
+        return 4 if self.weight == "int8" else 2
+
+    @property
+    def total(self) -> str:
+        return "int32" if self.terms == 4 else "float32"
+
+    @property
+    def tiles(self) -> list[tuple[int, int, int]]:
+        """(tile of pixels, tile of maps, register)"""
+        return [(p, m, p * self.maps + m) for p in range(self.pixels) for m in range(self.maps)]
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        return 16 * self.pixels, 16 * self.maps
+
+    @property
+    def whole(self) -> str:
+        rows, columns = self.extents
+        return f"[0:{rows}, 0:{columns}]"
+
+    def matrix(self, name: str, scope: str = "") -> str:
+        """The line that declares a matrix of sums."""
+        return f"{name} = T.match_buffer(p_{name}, {self.extents}, '{self.total}', offset_factor=1{scope})"
+
+    @property
+    def sums(self) -> str:
+        return self.matrix("sums", ", scope='local'")
+
+    def each(self, name: str, statement: str) -> str:
+        """A statement for every sum [i, j]."""
+        rows, columns = self.extents
+        return f"""
+    for row, o in T.grid({rows}, {columns}):
+        with T.sblock("{name}"):
             i, j = T.axis.remap("SS", [row, o])
-            sums[i, j] = T.{total}(0)"""
-    _register(f"{name}_zero", [sums], "", f"sums{whole}", meaning, [_call("tilezero", tile) for _, _, tile in tiles])
+            {statement}"""
 
-    x = f"x = T.match_buffer(p_x, ({rows}, {depth}), '{image}', offset_factor=1)"
-    w = f"w = T.match_buffer(p_w, (16, {columns}, {terms}), '{weight}', offset_factor=1)"
+
+def _clear(block: _Block) -> None:
+    meaning = block.each("clear", f"sums[i, j] = T.{block.total}(0)")
+    steps = [_call("tilezero", tile) for _, _, tile in block.tiles]
+    _register(block.name("clear"), [block.sums], "", f"sums{block.whole}", meaning, steps)
+
+
+def _multiply(block: _Block) -> None:
+    (rows, columns), terms, whole = block.extents, block.terms, f"sums{block.whole}"
+    depth, first = 16 * terms, block.pixels * block.maps
+    x = f"x = T.match_buffer(p_x, ({rows}, {depth}), '{block.image}', offset_factor=1)"
+    w = f"w = T.match_buffer(p_w, (16, {columns}, {terms}), '{block.weight}', offset_factor=1)"
+    x_factor, w_factor = (_factor(each, block.weight) for each in (f"x[i, c * {terms} + t]", "w[c, j, t]"))
     meaning = f"""
     for row, o, rc, rn in T.grid({rows}, {columns}, 16, {terms}):
         with T.sblock("multiply"):
             i, j, c, t = T.axis.remap("SSRR", [row, o, rc, rn])
             sums[i, j] = sums[i, j] + {x_factor} * {w_factor}"""
-    steps = [_call("tileloadd64", tile, f"x[{16 * p}, 0]", 64) for p, tile in enumerate(x_tiles)]
-    steps += [_call("tileloadd64", tile, f"w[0, {16 * m}, 0]", 64 * maps) for m, tile in enumerate(w_tiles)]
-    steps += [_call(MULTIPLY[image, weight], tile, x_tiles[p], w_tiles[m]) for p, m, tile in tiles]
-    read = f"sums{whole}, x[0:{rows}, 0:{depth}], w[0:16, 0:{columns}, 0:{terms}]"
-    _register(f"{name}_multiply", [x, w, sums], read, f"sums{whole}", meaning, steps)
+    x_tiles = [first + p for p in range(block.pixels)]
+    w_tiles = [first + block.pixels + m for m in range(block.maps)]
+    steps = [_move("tileloadd64", tile, f"x[{16 * p}, 0]", 64) for p, tile in enumerate(x_tiles)]
+    steps += [_move("tileloadd64", tile, f"w[0, {16 * m}, 0]", 64 * block.maps) for m, tile in enumerate(w_tiles)]
+    instruction = MULTIPLY[block.image, block.weight]
+    steps += [_call(instruction, tile, x_tiles[p], w_tiles[m]) for p, m, tile in block.tiles]
+    read = f"{whole}, x[0:{rows}, 0:{depth}], w[0:16, 0:{columns}, 0:{terms}]"
+    _register(block.name("multiply"), [x, w, block.sums], read, whole, meaning, steps)
 
-    y = f"y = T.match_buffer(p_y, ({rows}, {columns}), '{total}', offset_factor=1)"
-    meaning = f"""
-    {every}
-        with T.sblock("store"):
-            i, j = T.axis.remap("SS", [row, o])
-            y[i, j] = sums[i, j]"""
-    steps = [_call("tilestored64", tile, f"y[{16 * p}, {16 * m}]", 64 * maps) for p, m, tile in tiles]
-    _register(f"{name}_store", [sums, y], f"sums{whole}", f"y{whole}", meaning, steps)
-    return [f"{name}_{step}" for step in ("zero", "multiply", "store")]
+
+def _store(block: _Block) -> None:
+    meaning = block.each("store", "y[i, j] = sums[i, j]")
+    steps = [_move("tilestored64", tile, f"y[{16 * p}, {16 * m}]", 64 * block.maps) for p, m, tile in block.tiles]
+    buffers = [block.sums, block.matrix("y")]
+    _register(block.name("store"), buffers, f"sums{block.whole}", f"y{block.whole}", meaning, steps)
 
 
 def _factor(stored: str, dtype: str) -> str:
@@ -115,13 +167,17 @@ def _factor(stored: str, dtype: str) -> str:
     return f"T.Cast('int32', {stored})" if dtype == "int8" else widened(stored)
 
 
-def _call(instruction: str, *operands: int | str) -> str:
-    """A line of an intrinsic: registers by their numbers; or a register, the first element in memory, and the bytes
-    from a row to the next."""
-    words = [f"T.int8({each})" if isinstance(each, int) else f"T.address_of({each})" for each in operands]
-    if isinstance(operands[-1], int) and "T.address_of" in words[-2:][0]:
-        words[-1] = f"T.int64({operands[-1]})"
-    return f"T.evaluate(T.call_llvm_intrin('void', 'llvm.x86.{instruction}', {', '.join(words)}))"
+def _call(instruction: str, *registers: int) -> str:
+    return _run(instruction, *(f"T.int8({register})" for register in registers))
+
+
+def _move(instruction: str, register: int, first: str, pitch: int) -> str:
+    """Between a register and memory: its first element, and the bytes from a row to the next."""
+    return _run(instruction, f"T.int8({register})", f"T.address_of({first})", f"T.int64({pitch})")
+
+
+def _run(instruction: str, *operands: str) -> str:
+    return f"T.evaluate(T.call_llvm_intrin('void', 'llvm.x86.{instruction}', {', '.join(operands)}))"
 
 
 def _register(name: str, buffers: Sequence[str], reads: str, writes: str, meaning: str, steps: Sequence[str]) -> None:

@@ -51,7 +51,12 @@ def intrinsic(dtype: str, to: int, low: int, high: int) -> str:
             i, j = T.axis.remap("SS", [pixel, lane])
             y[i, j] = T.Cast('{dtype}', T.min(T.max({moved}, {low}), {high}))"""
     pairs = [
-        _pure("llvm.x86.avx512.packssdw.512", "int16x32", f"x.vload([{i}, 0], 'int32x16')", f"x.vload([{i + 1}, 0], 'int32x16')")
+        _pure(
+            "llvm.x86.avx512.packssdw.512",
+            "int16x32",
+            f"x.vload([{i}, 0], 'int32x16')",
+            f"x.vload([{i + 1}, 0], 'int32x16')",
+        )
         for i in (0, 2)
     ]
     if to:
