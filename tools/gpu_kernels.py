@@ -24,7 +24,7 @@ from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.precision import PRECISIONS
+from tvmcnn.precision import ON_GPUS
 from tvmcnn.progress import silent
 from tvmcnn.targets import Gpu, resolve_any
 
@@ -88,7 +88,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for entry in parse(options.networks, (224, 224)):
             model = entry.file(Path(folder))
-            for precision in PRECISIONS:
+            for precision in ON_GPUS:
                 print(f"{entry}, {precision}", file=sys.stderr, flush=True)
                 for rule, each in taken(model, entry.batch, machine, precision).items():
                     distinct[rule] |= {(one.symbol, one.arch): one for one in each}

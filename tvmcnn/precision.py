@@ -11,7 +11,8 @@ import numpy as np
 
 from tvmcnn.network import Array
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+ON_GPUS = ("fp32", "tf32", "fp16")
+PRECISIONS = (*ON_GPUS, "bf16")
 WORDS = {
     "fp32": "float32",
     "tf32": "float32, tensor cores in TF32",

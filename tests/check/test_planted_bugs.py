@@ -38,6 +38,7 @@ from tvmcnn.importer import import_model, operators
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Channel, Choice, Network, Pixel, Step
 from tvmcnn.ops import (
+    bf16,
     conv,
     dense,
     dense_dots,
@@ -73,6 +74,8 @@ class Bug:
     name: str
     build: Build  # adds the nodes, names the tensor that must be told, and leaves outputs to `model_of`
     plant: Plant
+    target: str = "x86-64-v3"
+    precision: str = "fp32"
 
 
 # ---- models: each returns the tensor that the bug makes wrong first -------------------------------------------------
@@ -95,6 +98,15 @@ def winograd_conv(g: Graph) -> str:
     x = g.node("Relu", g.conv(g.input(1, 3, 14, 9), 32, (1, 1)))
     y = g.conv(x, 48, (3, 3), pads=[2, 0, 1, 2])
     g.output(y)
+    return y
+
+
+def normalised_conv(g: Graph) -> str:
+    """A convolution whose image is made in its own kernel, and shown by another."""
+    x = g.conv(g.input(1, 3, 13, 9), 32, (3, 2))
+    moments = [g.draw(32), g.draw(32), g.draw(32), g.constant(np.abs(g.rng.standard_normal(32)) + 0.5)]
+    y = g.conv(g.node("Relu", g.node("BatchNormalization", x, *moments)), 48, (1, 1))
+    g.output(y, g.node("Sigmoid", x))
     return y
 
 
@@ -807,11 +819,41 @@ def cut_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(quantised, "stored", lambda value, node, dtype: real(tirx.floor(value), node, dtype))
 
 
+def towards_zero(patch: pytest.MonkeyPatch) -> None:
+    """Of two neighbours in bfloat16 an image becomes the smaller, not the nearest."""
+
+    def narrowed(value: Any) -> Any:
+        bits = tirx.reinterpret("uint32", value)
+        return tirx.shift_right(bits, tirx.const(16, "uint32")).astype("uint16")
+
+    patch.setattr(bf16, "narrowed", narrowed)
+
+
+def weights_towards_zero(patch: pytest.MonkeyPatch) -> None:
+    """So do the weights."""
+    cut = np.uint32(0xFFFF0000)
+    repacked("bf16", lambda weight: (weight.view(np.uint32) & cut).view(np.float32))(patch)
+
+
+def in_bf16(name: str, build: Build, plant: Plant) -> Bug:
+    """A bug in convolutions of bfloat16."""
+    return Bug(f"bf16-{name}", build, plant, "x86-64-v4-bf16", "bf16")
+
+
 RELU = ("Relu", {})
 MAX2, AVERAGE2 = ((op, {"kernel_shape": [2, 2], "strides": [2, 2]}) for op in ("MaxPool", "AveragePool"))
 WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 
 BUGS = [
+    in_bf16("short-sum", padded_conv(), shorter(bf16, "rh")),
+    in_bf16("skipped-block", padded_conv(channels=40), shorter(bf16, "rb")),
+    in_bf16("image-towards-zero", padded_conv(), towards_zero),
+    in_bf16("image-towards-zero-in-a-prologue", normalised_conv, towards_zero),
+    in_bf16("weights-towards-zero", padded_conv(), weights_towards_zero),
+    in_bf16("weights-towards-zero-behind-a-prologue", normalised_conv, weights_towards_zero),
+    in_bf16("swapped-channels", padded_conv(), repacked("bf16", swapped(1))),
+    in_bf16("swapped-taps", padded_conv(), repacked("bf16", swapped(3))),
+    in_bf16("filled-halo", padded_conv(), filled_halo),
     Bug("integers-short-sum", between_integers("Conv", group=2), short_reduction(quantised)),
     Bug("dots-short-sum", between_integers("Conv"), shorter(dots, "rh")),
     Bug("dots-short-sum-of-a-channel", between_integers("Conv", group=6), shorter(dots, "rh")),
@@ -983,18 +1025,20 @@ def test_planted_bug_is_caught(bug: Bug, tmp_path: Path, monkeypatch: pytest.Mon
     g = Graph()
     wrong = bug.build(g)
     model, path = g.model(), tmp_path / "net.so"
-    passes(model.SerializeToString())
+    if missing := TARGETS[bug.target].missing():
+        pytest.skip(f"this CPU lacks {', '.join(missing)}")
+    passes(model.SerializeToString(), bug.target, bug.precision)
     bug.plant(monkeypatch)
     with pytest.raises(VerifyError, match=rf"first tensor that differs from NumPy is {wrong}:"):
-        tvmcnn.compile(model, target="x86-64-v3", output=path)
+        tvmcnn.compile(model, target=bug.target, output=path, precision=bug.precision)
     assert list(tmp_path.iterdir()) == []
 
 
 @functools.cache
-def passes(model: bytes) -> None:
+def passes(model: bytes, target: str, precision: str) -> None:
     """Compile a model without a bug: it is right."""
     with tempfile.TemporaryDirectory() as folder:
-        control = tvmcnn.compile(model, target="x86-64-v3", output=Path(folder) / "net.so")
+        control = tvmcnn.compile(model, target, Path(folder) / "net.so", precision=precision)
         assert control.verdict is not None and control.verdict.passed and control.path.exists()
 
 
@@ -1013,11 +1057,11 @@ def test_a_caught_bug_leaves_the_old_library(tmp_path: Path, monkeypatch: pytest
 def test_every_family_has_a_bug() -> None:
     """Each algorithm but the plain copies runs in some bug's model: a new one must come with a bug of its own."""
     seen = set()
-    for bug in {bug.build: bug for bug in BUGS}.values():
+    for bug in {(bug.build, bug.target): bug for bug in BUGS}.values():
         g = Graph()
         bug.build(g)
-        network, records = simplified(import_model(g.model())), load_records(TARGETS["x86-64-v3"], own=False)
-        choices = choose(network, fuse(network), TARGETS["x86-64-v3"], records)
+        network, records = simplified(import_model(g.model())), load_records(TARGETS[bug.target], own=False)
+        choices = choose(network, fuse(network), TARGETS[bug.target], records, bug.precision)
         seen |= {step.choice.algorithm for step in lay_out(network, choices, Weights()).steps}
     by_records = {"streamed", "winograd_data"}  # which no default is: tests/choose/test_winograd.py plants theirs
     for_cpus = {name for name, how in ALGORITHMS.items() if how.cpu}  # tests/codegen/test_cuda.py plants those of GPUs

@@ -32,7 +32,7 @@ from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.network import Choice, Network
-from tvmcnn.precision import PRECISIONS
+from tvmcnn.precision import ON_GPUS
 from tvmcnn.schedule.cuda.fragments import SIDE
 from tvmcnn.targets import TARGETS
 from tvmcnn.tuning.journal import Log
@@ -81,7 +81,7 @@ def test_what_is_allowed_is_what_there_is() -> None:
     for tile, kernel in MATRICES:
         GemmConfig(winograd=tile)
         WinogradConfig(tile=tile, kernel=kernel)
-    for precision in {*PRECISIONS} - {"fp32"}:
+    for precision in {*ON_GPUS} - {"fp32"}:
         MmaConfig(precision=precision)
     assert (configs.SIDE, configs.LANES) == (SIDE, BLOCK)
 

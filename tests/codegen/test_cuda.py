@@ -46,7 +46,7 @@ from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.ops import norm
 from tvmcnn.ops.cuda import gemm, winograd_planes
-from tvmcnn.precision import PRECISIONS, rounded
+from tvmcnn.precision import ON_GPUS, rounded
 from tvmcnn.run.gpu_runner import GpuRunner
 from tvmcnn.targets import Gpu
 from tvmcnn.tuning import gpu as tuning
@@ -424,7 +424,15 @@ def test_where_tensor_cores_are_not(tmp_path: Path) -> None:
     ("target", "precision", "words"),
     [
         ("x86-64-v3", "tf32", "precision tf32 is for tensor cores, target cuda:sm_…; x86-64-v3 computes in fp32"),
-        (TARGET, "int8", "precision 'int8' is unknown; allowed are fp32, tf32, fp16"),
+        (TARGET, "int8", "precision 'int8' is unknown; allowed are fp32, tf32, fp16, bf16"),
+        (TARGET, "bf16", "precision bf16 is for CPUs with AVX512-BF16; GPUs compute in fp32, tf32 or fp16"),
+        ("x86-64-v4-bf16", "fp16", "target cuda:sm_…; x86-64-v4-bf16 computes in fp32 or bf16"),
+        (
+            "x86-64-v4-bf16,x86-64-v4,x86-64-v3",
+            "bf16",
+            "precision bf16 needs AVX512-BF16, which x86-64-v4, x86-64-v3 has not; targets with it: x86-64-v4-bf16,"
+            " x86-64-v4-amx",
+        ),
         ("cuda:sm_75,sm_80", "tf32", "precision tf32 needs sm_80 or later; the target has sm_75: choose fp16 for it"),
     ],
 )
@@ -803,7 +811,7 @@ def test_ptxas_spills_nothing(
         g.output(build(g))
     if case == "winograd":
         winograd(4)
-    options: dict[str, Any] = {"precision": case} if case in PRECISIONS else {}
+    options: dict[str, Any] = {"precision": case} if case in ON_GPUS else {}
     model, lines = lenet(528) if case == "many images" else g.model(), list[str]()
     compiled = tvmcnn.compile(model, TARGET, tmp_path / "net.so", verify=False, report=lines.append, **options)
     taken = [line for line in lines if "registers" in line]

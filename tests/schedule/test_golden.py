@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,10 @@ def dense_rows(g: Graph) -> str:
 
 def dense_dots(g: Graph) -> str:
     return between_integers(g, "MatMul", (5, 19), (19, 37))
+
+
+def bf16(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 35, 6, 11), 37, (3, 2), pads=[1, 0, 1, 2]))
 
 
 def dots(g: Graph) -> str:
@@ -161,6 +166,7 @@ def fallback(g: Graph) -> str:
 RULES = {
     "direct": "direct",
     "direct_overlap": "direct",
+    "bf16": "pairs",
     "winograd": "winograd",
     "winograd_five": "winograd",
     "streamed": "streamed",
@@ -197,8 +203,9 @@ GIVEN = {
 }
 
 
-TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")]
-TEXTS += [(name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel")]
+ONLY = {"bf16": "x86-64-v4-bf16"}  # rules that one class of CPUs has, and precisions of that name
+TEXTS = [(name, isa) for name in RULES if name not in ONLY for isa in ("x86-64-v3", "x86-64-v4")]
+TEXTS += [*ONLY.items(), *((name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel"))]
 
 
 @pytest.mark.parametrize(("name", "isa"), TEXTS)
@@ -211,7 +218,8 @@ def test_rule(
     monkeypatch.setattr(records.Records, "fastest", lambda self, kernel, rules: config and RULES[name])
     g = Graph()
     g.output(globals()[name](g))
-    made = {"verify": False, "activations": False, "exact": name == "direct"}
+    made: dict[str, Any] = {"verify": False, "activations": False, "exact": name == "direct"}
+    made |= {"precision": name} if name in ONLY else {}
     compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))

@@ -151,7 +151,8 @@ def add_compile(commands: Commands) -> None:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="tf32, fp16: round what a GPU's tensor cores multiply; sums stay float32 (default: fp32)",
+        help="tf32, fp16: round what a GPU's tensor cores multiply; bf16: what convolutions on CPUs with AVX512-BF16"
+        " do; sums stay float32 (default: fp32)",
     )
     sub.add_argument("--exact", action="store_true", help="convolve as the formula is written: no Winograd")
     sub.add_argument(

@@ -26,18 +26,25 @@ OTHERWISE = {  # convolutions that no block of channels serves
     "columns": "with columns in the lanes",
     "conv_images": "with images in the lanes",
     "dense": "over the whole image",
+    "direct": "where it is faster",
 }
 MAX_WEIGHT_READS = 2  # of the weights, at most, for each byte of the image: see row_bands.py
 
 
 def multiplies_in_bf16(state: State, kernel: Kernel, winograd: WinogradConfig | StreamedConfig | None) -> bool:
     """True for a convolution in blocks of channels that is faster so, beside Winograd's of float32 if there is one."""
-    if not (state.precision == "bf16" and state.target.bf16_pairs) or kernel.dtype != FLOAT32:
+    if state.precision != "bf16" or not pairs_pay(state.target) or kernel.dtype != FLOAT32:
         return False
     node = kernel.anchor
     if node["group"] > 1 or kernel.inputs[0].shape[1] < FEW_CHANNELS or node.attributes.get("exact"):
         return False
     return fits_tiles(state, kernel) or winograd is None or _fewer_products(winograd) < WINOGRAD_PAYS
+
+
+def pairs_pay(target: Target) -> bool:
+    """True where pairs are faster than FMAs: not on CPUs with AMX, which are Intel's. (Sapphire Rapids: 75 GFLOP/s,
+    FMAs 130; AMD's Zen 4: 226, FMAs 115.)"""
+    return target.bf16_pairs and not target.tiles
 
 
 def _fewer_products(winograd: WinogradConfig | StreamedConfig) -> float:
