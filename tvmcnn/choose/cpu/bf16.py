@@ -33,12 +33,14 @@ MAX_WEIGHT_READS = 2  # of the weights, at most, for each byte of the image: see
 
 def multiplies_in_bf16(state: State, kernel: Kernel, winograd: WinogradConfig | StreamedConfig | None) -> bool:
     """True for a convolution in blocks of channels that is faster so, beside Winograd's of float32 if there is one."""
-    if state.precision != "bf16" or not pairs_pay(state.target) or kernel.dtype != FLOAT32:
-        return False
     node = kernel.anchor
-    if node["group"] > 1 or kernel.inputs[0].shape[1] < FEW_CHANNELS or node.attributes.get("exact"):
+    if state.precision != "bf16" or kernel.dtype != FLOAT32 or node.attributes.get("exact"):
         return False
-    return fits_tiles(state, kernel) or winograd is None or _fewer_products(winograd) < WINOGRAD_PAYS
+    if fits_tiles(state, kernel):
+        return True
+    if not pairs_pay(state.target) or node["group"] > 1 or kernel.inputs[0].shape[1] < FEW_CHANNELS:
+        return False
+    return winograd is None or _fewer_products(winograd) < WINOGRAD_PAYS
 
 
 def pairs_pay(target: Target) -> bool:

@@ -1,0 +1,198 @@
+"""Convolutions by AMX: bytes equal to the oracle's, bfloat16 within float32's rounding of the sums."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from builders import Graph
+from helpers import feeds
+from quantised import Quantised, equal
+
+import tvmcnn
+from tvmcnn import targets
+from tvmcnn.choose.cpu import amx as choosing
+from tvmcnn.compiler import Compiled
+from tvmcnn.configs import AmxConfig
+from tvmcnn.network import Kernel
+from tvmcnn.packed_band import PackedBand
+from tvmcnn.targets import Target
+
+TARGET = "x86-64-v4-amx"
+MISSING = targets.TARGETS[TARGET].missing()
+runs = pytest.mark.skipif(bool(MISSING), reason=f"this CPU lacks {', '.join(MISSING)}")
+
+# Image, filters, attributes: (maps, channels) of whole blocks and not, pixels that fill no tile, phases of strides
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "padded": ((2, 37, 9, 12), (45, 37, 3, 2), {"pads": [1, 0, 2, 1]}),
+    "pointwise": ((1, 70, 7, 9), (80, 70, 1, 1), {}),
+    "strided": ((3, 66, 13, 11), (32, 66, 3, 5), {"strides": [2, 3], "pads": [1, 2, 0, 1]}),
+    "pointwise, strided": ((1, 33, 13, 17), (64, 33, 1, 1), {"strides": [3, 2]}),
+    "dilated": ((1, 40, 11, 16), (17, 40, 3, 2), {"dilations": [2, 3], "pads": [2, 1, 2, 2]}),
+    "strided and dilated": ((1, 64, 19, 18), (48, 64, 3, 2), {"dilations": [3, 1], "strides": [2, 2]}),
+    "bands": ((1, 32, 37, 23), (32, 32, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "parts": ((1, 160, 5, 6), (192, 160, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "one row": ((1, 48, 1, 41), (32, 48, 1, 3), {"pads": [0, 1, 0, 1]}),
+    "one column": ((1, 48, 39, 1), (96, 48, 5, 1), {"pads": [2, 0, 2, 0]}),
+    "as few pixels as a tile": ((1, 64, 2, 8), (16, 64, 1, 1), {}),
+}
+
+
+def in_bytes(name: str, x_type: str, zero: int, y_type: str) -> onnx.ModelProto:
+    """A convolution between integers, with a scale a map, a bias and a Relu."""
+    shape, kernel, attributes = SHAPES[name]
+    g = Quantised(1)
+    scale = g.scale(kernel[0])
+    given = [g.source(*shape, dtype=x_type, zero=zero, scale=0.03), g.weight(*kernel, scale=scale)]
+    y = g.node("Conv", *given, g.bias(kernel[0], np.float32(0.03) * scale), **attributes)
+    return g.finished(g.up(g.node("Relu", y), 2.7, np.array(5, y_type)), dtype=y_type)
+
+
+def configs(compiled: Compiled) -> list[AmxConfig]:
+    """Those of the convolutions by AMX."""
+    return [step.choice.config for step in compiled.program.steps if isinstance(step.choice.config, AmxConfig)]
+
+
+@runs
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(("x_type", "zero", "y_type"), [("uint8", 201, "int8"), ("int8", -77, "uint8")])
+def test_bytes(name: str, x_type: str, zero: int, y_type: str, tmp_path: Path) -> None:
+    """Weights and activations of the whole range, on two threads."""
+    compiled = equal(in_bytes(name, x_type, zero, y_type), tmp_path, TARGET, threads=2)
+    (config,) = configs(compiled)
+    (height,) = (step.choice.kernel.output.shape[2] for step in compiled.program.steps if step.choice.rule == "amx")
+    assert config.rows < height / 2 or name != "bands"
+    assert config.parts > 1 or name != "parts"
+
+
+@runs
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("width", [3, 11])  # fewer pixels than are narrowed at once, and more
+def test_residuals_of_bytes(op: str, width: int, tmp_path: Path) -> None:
+    """Sums and products with another image join the convolution; its own integers are shown all the same."""
+    g = Quantised(3)
+    x = g.source(1, 48, 9, width, zero=130)
+    other = g.up(g.node("Conv", x, g.weight(34, 48, 1, 1)), 1.1, np.uint8(140))
+    mine = g.up(g.node("Conv", x, g.weight(34, 48, 3, 3), pads=[1, 1, 1, 1]), 2.3, np.int8(-9))
+    down = [g.down(mine, 2.3, np.int8(-9)), g.down(other, 1.1, np.uint8(140))]
+    y = g.node("Relu", g.node(op, *down))
+    compiled = equal(g.finished(g.up(y, 2.9 if op == "Add" else 90.0, np.uint8(31))), tmp_path, TARGET, threads=2)
+    assert len(configs(compiled)) == 2
+
+
+@runs
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 5.0), (0.0, 6.0)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_bounds_of_bytes(low: float, high: float, dtype: str, tmp_path: Path) -> None:
+    """A Clip whose bounds are within the type's."""
+    g = Quantised(4)
+    y = g.node("Conv", g.source(1, 64, 5, 9, zero=111), g.weight(32, 64, 1, 1, scale=0.001))
+    y = g.node("Clip", y, g.array(np.float32(low)), g.array(np.float32(high)))
+    equal(g.finished(g.up(y, 0.09, np.array(33, dtype)), dtype=dtype), tmp_path, TARGET)
+
+
+def in_floats(name: str) -> onnx.ModelProto:
+    """A convolution with what goes before and after it in one kernel."""
+    shape, (maps, _, *kernel), attributes = SHAPES[name]
+    g = Graph(3)
+    g.output(g.node("Relu", g.conv(g.input(*shape), maps, tuple(kernel), **attributes)))
+    return g.model()
+
+
+def in_bf16(model: onnx.ModelProto, folder: Path) -> Compiled:
+    return tvmcnn.compile(model, TARGET, folder / "net.so", precision="bf16", own_records=False)
+
+
+def agrees(model: onnx.ModelProto, compiled: Compiled, *, rounding: float = 2**-6) -> None:
+    """As `verify` has found with the same rounded factors; the same bits on two threads; and near the exact sums, but
+    for the rounding: 2^-8 of each product, in sums of some hundred of either sign."""
+    assert compiled.verdict is not None and compiled.verdict.passed
+    given = feeds(model)
+    ordered = [given[info.name] for info in tvmcnn.load(compiled.path).inputs]
+    one, two = (tvmcnn.load(compiled.path, threads=threads)(*ordered) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    (wanted,) = tvmcnn.reference(model, given).values()
+    assert 2**-13 < np.abs(one - wanted).max() / np.abs(wanted).max() < rounding
+
+
+@runs
+@pytest.mark.parametrize("name", SHAPES)
+def test_bfloat16(name: str, tmp_path: Path) -> None:
+    model = in_floats(name)
+    compiled = in_bf16(model, tmp_path)
+    assert len(configs(compiled)) == 1
+    agrees(model, compiled)
+
+
+@runs
+def test_bfloat16_between_others(tmp_path: Path) -> None:
+    """A scale and a Relu before the convolution, a sum and a pool behind it."""
+    g = Graph(5)
+    x = g.conv(g.input(1, 8, 14, 18), 48, (1, 1))
+    before = g.node("Relu", g.node("Mul", g.node("Relu", x), g.draw(48, 1, 1)))
+    y = g.node("Relu", g.conv(before, 48, (3, 3), pads=[1, 1, 1, 1]))
+    z = g.node("Add", g.conv(y, 48, (1, 1)), x)
+    g.output(g.node("MaxPool", g.node("Relu", g.conv(z, 40, (2, 3))), kernel_shape=[2, 2], strides=[2, 2]))
+    compiled = in_bf16(g.model(), tmp_path)
+    assert len(configs(compiled)) == 3
+    agrees(g.model(), compiled)
+
+
+def test_the_instructions(tmp_path: Path) -> None:
+    """Products of each kind of factors, between one configuration of the registers and one release."""
+    kinds = {"tdpbusd": in_bytes("padded", "uint8", 3, "uint8"), "tdpbssd": in_bytes("padded", "int8", 3, "uint8")}
+    for instruction, model in [*kinds.items(), ("tdpbf16ps", in_floats("padded"))]:
+        precision = "bf16" if instruction == "tdpbf16ps" else "fp32"
+        made = tvmcnn.compile(model, TARGET, tmp_path / "net.so", precision=precision, verify=False, own_records=False)
+        words = re.findall(r"^\s+(tdp\w+|ldtilecfg|tilerelease|tilezero|vpackuswb)\s", made.code["asm"](), re.MULTILINE)
+        assert words[0] == "ldtilecfg"
+        assert words[-1] == "tilerelease"
+        assert {word for word in words if word.startswith("tdp")} == {instruction}
+        assert ("vpackuswb" in words) == (instruction != "tdpbf16ps")
+
+
+def test_few_channels_and_few_pixels_have_no_tiles(tmp_path: Path) -> None:
+    """Half a row of a tile, and fewer pixels than its rows."""
+    for image, filters in (((1, 31, 9, 11), (32, 31, 3, 3)), ((1, 64, 3, 5), (32, 64, 1, 1))):
+        g = Quantised(6)
+        y = g.up(g.node("Conv", g.source(*image), g.weight(*filters)), 2.0, np.uint8(9))
+        made = tvmcnn.compile(g.finished(y), TARGET, tmp_path / "q.so", verify=False, own_records=False)
+        assert not configs(made)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_tiles_are_within_the_registers_and_the_packed_image(name: str, tmp_path: Path) -> None:
+    """No tap of the last run reaches behind the packed image, and a lone run is whole."""
+    made = tvmcnn.compile(in_bytes(name, "uint8", 3, "uint8"), TARGET, tmp_path / "q.so", verify=False)
+    (choice,) = (step.choice for step in made.program.steps if step.choice.rule == "amx")
+    config = choice.numbers(AmxConfig)
+    band = PackedBand.of(choice.kernel, config)
+    last = max(band.tap(0, tap)[1] for tap in range(choice.kernel.anchor["kernel_shape"][0])) * band.pitch
+    last += max(band.tap(1, tap)[1] for tap in range(choice.kernel.anchor["kernel_shape"][1]))
+    assert band.runs * band.pixels + last <= band.rows * band.pitch
+    assert band.runs > 1 or band.sums == band.pixels
+    assert config.maps * config.pixels + config.maps + config.pixels <= 8
+
+
+def test_configs_of_more_than_eight_tiles_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 x 2 sums and their factors are 11 tiles, of 8"):
+        AmxConfig(maps=3, pixels=2)
+
+
+@runs
+@pytest.mark.parametrize("config", [AmxConfig(1, 1, 2), AmxConfig(1, 3, 4, 2), AmxConfig(2, 1, 3, 3, prefetch=True)])
+def test_any_config(config: AmxConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a record may ask for."""
+
+    def given(kernel: Kernel, target: Target) -> AmxConfig:
+        return dataclasses.replace(config)
+
+    monkeypatch.setattr(choosing, "amx_config", given)
+    g = Quantised(8)
+    y = g.node("Conv", g.source(2, 130, 11, 13), g.weight(192, 130, 3, 3), pads=[1, 1, 1, 1])
+    assert configs(equal(g.finished(g.up(y, 40.0, np.uint8(120))), tmp_path, TARGET, threads=2)) == [config]
