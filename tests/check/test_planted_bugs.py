@@ -1064,5 +1064,6 @@ def test_every_family_has_a_bug() -> None:
         choices = choose(network, fuse(network), TARGETS[bug.target], records, bug.precision)
         seen |= {step.choice.algorithm for step in lay_out(network, choices, Weights()).steps}
     by_records = {"streamed", "winograd_data"}  # which no default is: tests/choose/test_winograd.py plants theirs
+    by_tiles = {"amx_int8", "amx_bf16"}  # tests/ops/test_amx.py
     for_cpus = {name for name, how in ALGORITHMS.items() if how.cpu}  # tests/codegen/test_cuda.py plants those of GPUs
-    assert seen >= for_cpus - by_records
+    assert seen >= for_cpus - by_records - by_tiles

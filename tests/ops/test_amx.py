@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,18 @@ import pytest
 from builders import Graph
 from helpers import feeds
 from quantised import Quantised, equal
+from tvm import te
 
 import tvmcnn
-from tvmcnn import targets
+from tvmcnn import packing, targets
 from tvmcnn.choose.cpu import amx as choosing
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import AmxConfig
+from tvmcnn.errors import VerifyError
 from tvmcnn.network import Kernel
+from tvmcnn.ops import amx
 from tvmcnn.packed_band import PackedBand
+from tvmcnn.schedule.x86 import quads
 from tvmcnn.targets import Target
 
 TARGET = "x86-64-v4-amx"
@@ -141,6 +147,54 @@ def test_bfloat16_between_others(tmp_path: Path) -> None:
     compiled = in_bf16(g.model(), tmp_path)
     assert len(configs(compiled)) == 3
     agrees(g.model(), compiled)
+
+
+def one_block_less(patch: pytest.MonkeyPatch) -> None:
+    """The sum over the channels ends 64 bytes of them early."""
+
+    def reduced(dom: Any, name: str) -> Any:
+        return te.reduce_axis((0, dom[1] - 1) if name == "rb" else dom, name)
+
+    patch.setattr(amx, "te", SimpleNamespace(**{**vars(te), "reduce_axis": reduced}))
+
+
+def next_pixel(patch: pytest.MonkeyPatch) -> None:
+    """The second column of a filter reads a pixel too far to the right."""
+    real = PackedBand.tap
+
+    def tap(self: PackedBand, axis: int, tap: Any) -> Any:
+        phase, offset = real(self, axis, tap)
+        return phase, offset * 2 if axis == 1 else offset
+
+    patch.setattr(PackedBand, "tap", tap)
+
+
+def swapped_maps(patch: pytest.MonkeyPatch) -> None:
+    """The first two maps change places."""
+    real = packing._in_tiles
+    patch.setattr(packing, "_in_tiles", lambda weight, *given: real(weight[[1, 0, *range(2, len(weight))]], *given))
+
+
+def swapped_pixels(patch: pytest.MonkeyPatch) -> None:
+    """The last two of four pixels change places as they are narrowed."""
+    patch.setattr(quads, "IN_ORDER", [*quads.IN_ORDER[:32], *quads.IN_ORDER[48:], *quads.IN_ORDER[32:48]])
+    patch.setattr(quads, "intrinsic", quads.intrinsic.__wrapped__)
+
+
+@runs
+@pytest.mark.parametrize("plant", [one_block_less, next_pixel, swapped_maps, swapped_pixels])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_planted_bug_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification refuses the library; of floats no pixels are narrowed together."""
+    model = in_floats("padded") if precision == "bf16" else in_bytes("padded", "uint8", 201, "int8")
+    plant(monkeypatch)
+    if plant is swapped_pixels and precision == "bf16":
+        in_bf16(model, tmp_path)
+        return
+    with pytest.raises(VerifyError, match="first tensor that differs from NumPy"):
+        tvmcnn.compile(model, TARGET, tmp_path / "net.so", precision=precision, own_records=False)
 
 
 def test_the_instructions(tmp_path: Path) -> None:

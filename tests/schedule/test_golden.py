@@ -81,6 +81,14 @@ def bf16(g: Graph) -> str:
     return pooled(g, g.conv(g.input(1, 35, 6, 11), 37, (3, 2), pads=[1, 0, 1, 2]))
 
 
+def amx_int8(g: Graph) -> str:
+    return between_integers(g, "Conv", (1, 70, 6, 11), (37, 70, 3, 2), pads=[1, 0, 1, 1])
+
+
+def amx_bf16(g: Graph) -> str:
+    return pooled(g, g.conv(g.input(1, 35, 9, 15), 37, (3, 2), pads=[1, 0, 1, 2], strides=[2, 1]))
+
+
 def dots(g: Graph) -> str:
     return between_integers(g, "Conv", (1, 35, 6, 11), (37, 35, 3, 2), pads=[1, 0, 1, 1])
 
@@ -167,6 +175,8 @@ RULES = {
     "direct": "direct",
     "direct_overlap": "direct",
     "bf16": "pairs",
+    "amx_int8": "amx",
+    "amx_bf16": "amx",
     "winograd": "winograd",
     "winograd_five": "winograd",
     "streamed": "streamed",
@@ -203,9 +213,16 @@ GIVEN = {
 }
 
 
-ONLY = {"bf16": "x86-64-v4-bf16"}  # rules that one class of CPUs has, and precisions of that name
+ONLY = {  # rules that one class of CPUs has, and the precision that they are of
+    "bf16": ("x86-64-v4-bf16", "bf16"),
+    "amx_int8": ("x86-64-v4-amx", "fp32"),
+    "amx_bf16": ("x86-64-v4-amx", "bf16"),
+}
 TEXTS = [(name, isa) for name in RULES if name not in ONLY for isa in ("x86-64-v3", "x86-64-v4")]
-TEXTS += [*ONLY.items(), *((name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel"))]
+TEXTS += [
+    *((name, isa) for name, (isa, _) in ONLY.items()),
+    *((name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel")),
+]
 
 
 @pytest.mark.parametrize(("name", "isa"), TEXTS)
@@ -219,7 +236,7 @@ def test_rule(
     g = Graph()
     g.output(globals()[name](g))
     made: dict[str, Any] = {"verify": False, "activations": False, "exact": name == "direct"}
-    made |= {"precision": name} if name in ONLY else {}
+    made |= {"precision": ONLY[name][1]} if name in ONLY else {}
     compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
