@@ -14,7 +14,7 @@ from tvmcnn import targets
 from tvmcnn.compiler import Compiled
 from tvmcnn.network import PLAIN, Layout
 
-CLASSES = ("x86-64-v3", "x86-64-v4", "x86-64-v4-vnni")  # no CPU of the tests has AVX-VNNI without AVX-512
+CLASSES = ("x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni")
 SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "padded": ((2, 37, 9, 12), (45, 37, 3, 2), {"pads": [1, 0, 2, 1]}),
     "few": ((1, 3, 17, 15), (19, 3, 5, 7), {"strides": [2, 3], "pads": [2, 3, 1, 0]}),

@@ -24,7 +24,7 @@ from tvmcnn.compiler import Compiled
 from tvmcnn.configs import DenseDotsConfig
 from tvmcnn.network import Choice
 
-CLASSES = ("x86-64-v3", "x86-64-v4", "x86-64-v4-vnni")
+CLASSES = ("x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni")
 SIZES = {  # rows, terms, columns
     "one of each": ((1,), 4, 1),
     "fewer columns than lanes": ((1,), 33, 10),
