@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tvmcnn.blocks import groups_together
+from tvmcnn.blocks import BLOCK, groups_together
 from tvmcnn.configs import (
     AmxConfig,
     DenseConfig,
@@ -23,6 +23,7 @@ from tvmcnn.configs import (
     WinogradConfig,
 )
 from tvmcnn.network import Array, Choice, Layout, row_shape
+from tvmcnn.packed_band import PackedBand
 from tvmcnn.precision import rounded
 from tvmcnn.winograd import transformed
 
@@ -51,7 +52,7 @@ def pairs(choice: Choice, weight: Array) -> Array:
 
 def amx_bf16(choice: Choice, weight: Array) -> Array:
     """(M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/32⌉, kH, kW, 16, t·16, 2), rounded to bfloat16, as `amx_int8` has them."""
-    return _in_tiles(rounded(weight, "bf16"), choice.numbers(AmxConfig).maps, 2)
+    return _in_tiles(choice, rounded(weight, "bf16"))
 
 
 def _in_whole_groups(choice: Choice, weight: Array) -> Array:
@@ -245,17 +246,26 @@ def amx_int8(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[s
     (M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/64⌉, kH, kW, 16, t·16, 4): 16 rows of t tiles side by side, of which one has
     four channels of every map.
     """
-    node, config = choice.kernel.anchor, choice.numbers(AmxConfig)
-    yield node.inputs[1], _in_tiles(constants[node.inputs[1]].astype(np.int8), config.maps, 4)
+    weight = choice.kernel.anchor.inputs[1]
+    yield weight, _in_tiles(choice, constants[weight].astype(np.int8))
     yield from _factors_and_offsets(choice, constants, 0)
 
 
-def _in_tiles(weight: Array, tiles: int, terms: int) -> Array:
-    """(M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/(16·terms)⌉, kH, kW, 16, t·16, terms)"""
-    maps, depth = weight.shape[0] + -weight.shape[0] % 16, weight.shape[1] + -weight.shape[1] % (16 * terms)
-    padding = ((0, maps - weight.shape[0]), (0, depth - weight.shape[1]), (0, 0), (0, 0))
-    extents = (maps // (16 * tiles), 16 * tiles, depth // (16 * terms), 16, terms, *weight.shape[2:])
-    return np.pad(weight, padding).reshape(extents).transpose(0, 2, 5, 6, 3, 1, 4)
+def _in_tiles(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (⌈M/16⌉/t, ⌈C/k⌉, kH, kW, rows, t·16, terms), or (⌈M/16⌉/t, 1, kH, parts, rows, t·16, terms)
+    where the taps of a row are together, see packed_band.py."""
+    config = choice.numbers(AmxConfig)
+    band = PackedBand.of(choice.kernel, config)
+    if band.together:
+        wide = np.pad(weight, ((0, 0), (0, band.together - weight.shape[1]), (0, 0), (0, 0)))
+        rows = wide.transpose(0, 2, 3, 1).reshape(len(wide), wide.shape[2], band.steps(1), band.run)
+        weight = rows.transpose(0, 3, 1, 2)
+    padding = (-weight.shape[0] % BLOCK, -weight.shape[1] % band.run)
+    weight = np.pad(weight, (*((0, more) for more in padding), (0, 0), (0, 0)))
+    maps, depth, kh, kw = weight.shape
+    columns = BLOCK * config.maps
+    extents = (maps // columns, columns, depth // band.run, band.run // band.terms, band.terms, kh, kw)
+    return weight.reshape(extents).transpose(0, 2, 5, 6, 3, 1, 4)
 
 
 def dense_dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:

@@ -29,7 +29,6 @@ from tvmcnn.ops.tiles import Tiled, Tiles
 from tvmcnn.packed_band import PackedBand
 
 QUAD = 4  # pixels that are narrowed to bytes at once
-ROWS = 16  # of a tile of weights, each with as many channels as fill 32 bits
 
 Sums = Callable[[Any, Any, Any, Any, Any, Any], Expr]  # (image, block of maps, band, row, column, lane) --> a sum
 
@@ -37,7 +36,7 @@ Sums = Callable[[Any, Any, Any, Any, Any, Any], Expr]  # (image, block of maps, 
 def amx(step: Step, given: Operands) -> Tiled:
     """Conv or QLinearConv of one group. x: NCHW16c with a halo that holds the pads; y: NCHW16c; weight: packing.py.
 
-    "packed" is (N, bands, ⌈C/k⌉, phases of rows, of columns, pixels, k), "conv" (N, M/16/t, bands, runs of pixels,
+    "packed" is (N, bands, ⌈C/k⌉, phases of rows, of columns, elements), "conv" (N, M/16/t, bands, runs of pixels,
     pixels, 16·t) of t tiles of maps, "sums" the same in memory, "out" (N, M/16, bands, rows, W'/q, q, 16).
     """
     choice, config = step.choice, step.choice.numbers(AmxConfig)
@@ -45,7 +44,7 @@ def amx(step: Step, given: Operands) -> Tiled:
     weight, output = given.constants[choice.kernel.anchor.inputs[1]], choice.kernel.output
     bands, in_bytes = Tiles(output.shape[2], config.rows), choice.kernel.inputs[0].dtype != FLOAT32
     groups, depth, kh, kw, rows, lanes, terms = (int(extent) for extent in weight.shape)
-    packed = _packed(step, given, bands, rows * terms)
+    packed = _packed(step, given, bands, band)
     rb, rh, rw = (te.reduce_axis((0, size), name) for size, name in ((depth, "rb"), (kh, "rh"), (kw, "rw")))
     rc, rn = te.reduce_axis((0, rows), "rc"), te.reduce_axis((0, terms), "rn")
 
@@ -53,10 +52,12 @@ def amx(step: Step, given: Operands) -> Tiled:
         return stored.astype("int32") if in_bytes else widened(stored)
 
     def tap(i: Any, g: Any, b: Any, run: Any, row: Any, o: Any) -> Expr:
-        (ph, down), (pw, right) = band.tap(0, rh), band.tap(1, rw)
-        pixel = run * band.pixels + row + down * band.pitch + right
-        value = factor(packed[i, b, rb, ph, pw, pixel, rc * terms + rn])
-        return te.sum(value * factor(weight[g, rb, rh, rw, rc, o, rn]), axis=[rb, rh, rw, rc, rn])
+        ph, pw, first = band.first(rh, rw)
+        at = (run * band.pixels + row) * band.spacing + first + rc * terms + rn
+        return te.sum(
+            factor(packed[i, b, rb, ph, pw, at]) * factor(weight[g, rb, rh, rw, rc, o, rn]),
+            axis=[rb, rh, rw, rc, rn],
+        )
 
     conv = te.compute((output.shape[0], groups, bands.count, band.runs, band.pixels, lanes), tap, name="conv")
     sums = te.compute(conv.shape, lambda *at: conv[at], name="sums")
@@ -120,32 +121,39 @@ def _by_columns(
 
 def filter_tap(step: Step, weight: te.Tensor, o: Any, c: Any, rh: Any, rw: Any) -> Expr:
     """The weight of a map for a channel, as packing.py has it."""
+    band = PackedBand.of(step.choice.kernel, step.choice.numbers(AmxConfig))
     columns, terms = int(weight.shape[5]), int(weight.shape[6])
-    row = c % (ROWS * terms)
-    return weight[o // columns, c // (ROWS * terms), rh, rw, row // terms, o % columns, row % terms]
+    if band.together:
+        place = rw * band.together + c
+        block, along, row = 0, place // band.run, place % band.run
+    else:
+        block, along, row = c // band.whole_row, rw, c % band.whole_row
+    return weight[o // columns, block, rh, along, row // terms, o % columns, row % terms]
 
 
-def _packed(step: Step, given: Operands, bands: Tiles, channels: int) -> te.Tensor:
+def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.Tensor:
     """The image of each band as tiles read it, after its prologue if it has one, floats rounded to bfloat16.
 
     What lies past the halo, which no output has, repeats the halo. What lies past the last block of channels is
     multiplied by 0: of floats it is 0 too, lest a NaN be there.
     """
     kernel, layout = step.choice.kernel, step.choice.reads[0]
-    band = PackedBand.of(kernel, step.choice.numbers(AmxConfig))
-    (sh, sw), (top, left, bottom, right) = kernel.anchor["strides"], kernel.anchor["pads"]
-    name, depth = kernel.inputs[0].name, -(-kernel.inputs[0].shape[1] // channels)
+    (sh, sw), (top, left, bottom, right) = kernel.anchor["strides"], band.wanted(kernel.inputs[0].shape[3])
+    name, size = kernel.inputs[0].name, band.together or band.whole_row
     image = given.shapes[name]
     (n, _, height, width), blocks = image, layout.physical(image)[1]
+    per_row = band.pitch * band.spacing
 
-    def pixel(i: Any, b: Any, rb: Any, ph: Any, pw: Any, at: Any, k: Any) -> Expr:
-        block = rb * (channels // BLOCK) + k // BLOCK
-        held = tirx.min(block, blocks - 1) if depth * channels > blocks * BLOCK else block
-        row = (bands.element(b, 0) * band.window[0] + at // band.pitch) * sh + ph - top
-        column = at % band.pitch * sw + pw - left
-        where = Pixel(
-            i, Channel(held, k % BLOCK, BLOCK), tirx.min(row, height + bottom - 1), tirx.min(column, width + right - 1)
-        )
+    def element(i: Any, b: Any, rb: Any, ph: Any, pw: Any, at: Any) -> Expr:
+        row = (bands.element(b, 0) * band.window[0] + at // per_row) * sh + ph - top
+        k, column = at % size, at % per_row // size
+        if not band.together:
+            column = tirx.min(column * sw + pw - left, width + right - 1)
+        else:
+            column = column - left
+        block = rb * (size // layout.block) + k // layout.block
+        held = tirx.min(block, blocks - 1) if band.depth * size > blocks * layout.block else block
+        where = Pixel(i, Channel(held, k % layout.block, layout.block), tirx.min(row, height + bottom - 1), column)
         value = given.read(name, where)
         if kernel.inputs[0].dtype != FLOAT32:
             return value
@@ -154,5 +162,6 @@ def _packed(step: Step, given: Operands, bands: Tiles, channels: int) -> te.Tens
         value = value if held is block else tirx.Select(block < blocks, value, tirx.const(0.0, FLOAT32))
         return narrowed(value)
 
-    shape = (n, bands.count, depth, band.phases(0), band.phases(1), band.rows * band.pitch, channels)
-    return te.compute(shape, pixel, name="packed")
+    shape = (n, bands.count, band.depth, band.phases(0), band.phases(1), band.elements)
+    attrs = {"tvmcnn.spacing": band.spacing, "tvmcnn.pixel": size}
+    return te.compute(shape, element, name="packed", attrs=attrs)

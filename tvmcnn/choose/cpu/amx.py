@@ -11,21 +11,26 @@ from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import window_size
-from tvmcnn.network import ALIGNMENT, FLOAT32, Choice, Kernel, Layout, Tensor, divisors, round_up
+from tvmcnn.network import ALIGNMENT, Choice, Kernel, Layout, Tensor, divisors, round_up
 from tvmcnn.packed_band import ROW_BYTES, ROWS, PackedBand
 from tvmcnn.targets import Target
 
 MOST_SUMS = 128  # of a map in a band: with 32 maps 16 KiB
 MOST_COLUMNS = 1024  # of a row, of which a band has one at least
-LEAST_CHANNELS = 32  # half a tile's row of bytes: with fewer, VNNI is as fast
 
 
 def fits_tiles(state: State, kernel: Kernel) -> bool:
-    """A convolution of one group with channels enough for tiles of 64 bytes, and pixels enough for one of 16."""
-    if not state.target.tiles or kernel.anchor["group"] > 1 or kernel.inputs[0].shape[1] < LEAST_CHANNELS:
+    """A convolution of one group whose tiles are filled well enough."""
+    if not state.target.tiles or kernel.anchor["group"] > 1:
         return False
     band = PackedBand.of(kernel, AmxConfig(rows=min(kernel.output.shape[2], ROWS)))
-    return band.sums >= ROWS and band.columns <= MOST_COLUMNS
+    return band.sums >= ROWS and band.columns <= MOST_COLUMNS and band.pays
+
+
+def layout_for_tiles(kernel: Kernel, fill: int = 0) -> Layout:
+    """What the convolution wants of its image: blocks of all its channels if they are few, and its halo."""
+    band = PackedBand.of(kernel, AmxConfig())
+    return Layout(band.together or BLOCK, band.wanted(kernel.inputs[0].shape[3]), fill=fill)
 
 
 def by_tiles(kernel: Kernel, target: Target, read: Sequence[tuple[Tensor, Layout]], algorithm: str) -> Choice:
@@ -38,9 +43,7 @@ def _scratch(choice: Choice) -> int:
     """Bytes of the packed image of a band, of its sums, and of the sums in registers, which LLVM leaves out."""
     kernel, config = choice.kernel, choice.numbers(AmxConfig)
     band = PackedBand.of(kernel, config)
-    item_bytes = 2 if kernel.inputs[0].dtype == FLOAT32 else 1
-    depth = -(-kernel.inputs[0].shape[1] * item_bytes // ROW_BYTES)
-    packed = depth * band.phases(0) * band.phases(1) * band.rows * band.pitch * ROW_BYTES
+    packed = band.depth * band.phases(0) * band.phases(1) * band.elements * ROW_BYTES // band.whole_row
     tile = config.maps * config.pixels * ROWS * ROW_BYTES
     return sum(round_up(size, ALIGNMENT) for size in (packed, band.runs * tile, tile))
 

@@ -7,7 +7,7 @@ import math
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import BLOCK, channels_together, summed_channels
-from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles
+from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles, layout_for_tiles
 from tvmcnn.choose.cpu.defaults import direct_tiles, prefetches, weight_bytes
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
@@ -57,9 +57,10 @@ def _fewer_products(winograd: WinogradConfig | StreamedConfig) -> float:
 def in_bf16(state: State, kernel: Kernel, residuals: list[tuple[Tensor, Layout]]) -> Choice:
     """By AMX's tiles where the target has them and they fit, else 16 maps in the lanes and pairs of channels in an
     instruction."""
-    read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"])), *residuals]
     if fits_tiles(state, kernel):
+        read = [state.image(kernel.inputs[0], layout_for_tiles(kernel)), *residuals]
         return by_tiles(kernel, state.target, read, "amx_bf16")
+    read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"])), *residuals]
     config = pairs_config(kernel, state.target)
     choice = choice_of(kernel, "bf16", read, Layout(BLOCK), "pairs", (config, "default"))
     return dataclasses.replace(choice, scratch_bytes=round_up(band_bytes(kernel, config, config.bands), ALIGNMENT))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from tvmcnn.blocks import BLOCK, channels_together, summed_channels
-from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles
+from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles, layout_for_tiles
 from tvmcnn.choose.cpu.defaults import direct_tiles, divides, prefetches
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
@@ -45,7 +45,7 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     image, node = kernel.inputs[0], kernel.anchor
     weight = state.network.constants[node.inputs[1]]
     if weight.dtype == "int8" and fits_tiles(state, kernel):
-        read = [state.image(image, Layout(BLOCK, _pads(state, kernel), fill=int(node["zero"])))]
+        read = [state.image(image, layout_for_tiles(kernel, int(node["zero"])))]
         read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
         return by_tiles(kernel, state.target, read, "amx_int8")
     if is_depthwise(kernel):

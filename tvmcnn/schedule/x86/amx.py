@@ -20,7 +20,7 @@ from tvm.script import from_source
 from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import AmxConfig
-from tvmcnn.schedule.steps import extent, prefetch, reduction_axes, unroll
+from tvmcnn.schedule.steps import extent, prefetch, reduction_axes, rows_of_vectors, unroll
 from tvmcnn.schedule.x86.pairs import widened
 from tvmcnn.schedule.x86.quads import in_quads
 
@@ -49,28 +49,26 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     run, stored, _ = sch.get_loops(sums)[-3:]
     sch.compute_at(conv, run, preserve_unit_loops=True)
     sch.compute_at(packed, ob_o, preserve_unit_loops=True)
-    _, channels = sch.get_loops(packed)[-2:]
-    block, lane = sch.split(channels, [None, 16])
-    unroll(sch, (block,))
-    sch.vectorize(lane)
+    spacing, pixel = (int(sch.get(packed).annotations[f"tvmcnn.{word}"]) for word in ("spacing", "pixel"))
+    rows_of_vectors(sch, sch.get_loops(packed)[-1], max(pixel, lanes), lanes)
 
-    pixel, maps, rb, rh, rw, rc, rn = sch.get_loops(conv)[-2 - len(reduction_axes(sch, conv)) :]
-    sch.reorder(rb, rh, rw, pixel, maps, rc, rn)
+    row, maps, rb, rh, rw, rc, rn = sch.get_loops(conv)[-2 - len(reduction_axes(sch, conv)) :]
+    block = _Block(config.pixels, config.maps, image, weight, extent(sch, rc), spacing)
+    sch.annotate(run, "tvmcnn.tiles", [config.pixels * config.maps, config.pixels, config.maps, block.depth])
+    sch.reorder(rb, rh, rw, row, maps, rc, rn)
     if config.prefetch:
         taken = math.prod(extent(sch, loop) for loop in (rb, rh, rw, maps, rc, rn))
         prefetch(sch, rb, (run,), taken)
     zero = sch.decompose_reduction(conv, rb)
-    names = intrinsics(config.pixels, config.maps, image, weight)
-    for loop, name in zip((sch.get_loops(zero)[-2], pixel, stored), names, strict=True):
+    for loop, name in zip((sch.get_loops(zero)[-2], row, stored), intrinsics(block), strict=True):
         sch.tensorize(loop, name)
     if narrowed:
         sch.tensorize(quad, narrowed)
 
 
 @functools.cache
-def intrinsics(pixels: int, maps: int, image: str, weight: str) -> Sequence[str]:
+def intrinsics(block: _Block) -> Sequence[str]:
     """The names of three steps, which TVM knows from then on: sums become 0, products are added, sums go to memory."""
-    block = _Block(pixels, maps, image, weight)
     for step in (_clear, _multiply, _store):
         step(block)
     return [block.name(step) for step in ("clear", "multiply", "store")]
@@ -84,9 +82,12 @@ class _Block:
     maps: int
     image: str  # the types of the factors
     weight: str
+    depth: int  # rows of a tile of weights, each with the terms of 32 bits
+    spacing: int  # elements of the packed image from one row of a tile to the next
 
     def name(self, step: str) -> str:
-        return f"tvmcnn_amx_{step}_{self.pixels}x{self.maps}_{self.image}_{self.weight}"
+        sizes = f"{self.pixels}x{self.maps}x{self.depth}"
+        return f"tvmcnn_amx_{step}_{sizes}_{self.image}_{self.spacing}_{self.weight}"
 
     @property
     def terms(self) -> int:
@@ -136,22 +137,24 @@ def _clear(block: _Block) -> None:
 
 def _multiply(block: _Block) -> None:
     (rows, columns), terms, whole = block.extents, block.terms, f"sums{block.whole}"
-    depth, first = 16 * terms, block.pixels * block.maps
-    x = f"x = T.match_buffer(p_x, ({rows}, {depth}), '{block.image}', offset_factor=1)"
-    w = f"w = T.match_buffer(p_w, (16, {columns}, {terms}), '{block.weight}', offset_factor=1)"
-    x_factor, w_factor = (_factor(each, block.weight) for each in (f"x[i, c * {terms} + t]", "w[c, j, t]"))
+    depth, first, pitch = block.depth, block.pixels * block.maps, block.spacing
+    elements = (rows - 1) * pitch + depth * terms
+    x = f"x = T.match_buffer(p_x, ({elements},), '{block.image}', offset_factor=1)"
+    w = f"w = T.match_buffer(p_w, ({depth}, {columns}, {terms}), '{block.weight}', offset_factor=1)"
+    x_factor, w_factor = (_factor(each, block.weight) for each in (f"x[i * {pitch} + c * {terms} + t]", "w[c, j, t]"))
     meaning = f"""
-    for row, o, rc, rn in T.grid({rows}, {columns}, 16, {terms}):
+    for row, o, rc, rn in T.grid({rows}, {columns}, {depth}, {terms}):
         with T.sblock("multiply"):
             i, j, c, t = T.axis.remap("SSRR", [row, o, rc, rn])
             sums[i, j] = sums[i, j] + {x_factor} * {w_factor}"""
     x_tiles = [first + p for p in range(block.pixels)]
     w_tiles = [first + block.pixels + m for m in range(block.maps)]
-    steps = [_move("tileloadd64", tile, f"x[{16 * p}, 0]", 64) for p, tile in enumerate(x_tiles)]
+    bytes_apart = pitch * 4 // terms
+    steps = [_move("tileloadd64", tile, f"x[{16 * p * pitch}]", bytes_apart) for p, tile in enumerate(x_tiles)]
     steps += [_move("tileloadd64", tile, f"w[0, {16 * m}, 0]", 64 * block.maps) for m, tile in enumerate(w_tiles)]
     instruction = MULTIPLY[block.image, block.weight]
     steps += [_call(instruction, tile, x_tiles[p], w_tiles[m]) for p, m, tile in block.tiles]
-    read = f"{whole}, x[0:{rows}, 0:{depth}], w[0:16, 0:{columns}, 0:{terms}]"
+    read = f"{whole}, x[0:{elements}], w[0:{depth}, 0:{columns}, 0:{terms}]"
     _register(block.name("multiply"), [x, w, block.sums], read, whole, meaning, steps)
 
 
