@@ -45,6 +45,10 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "parts": ((1, 160, 5, 6), (192, 160, 3, 3), {"pads": [1, 1, 1, 1]}),
     "one row": ((1, 48, 1, 41), (32, 48, 1, 3), {"pads": [0, 1, 0, 1]}),
     "one column": ((1, 48, 39, 1), (96, 48, 5, 1), {"pads": [2, 0, 2, 0]}),
+    "three channels": ((2, 3, 31, 36), (32, 3, 5, 7), {"strides": [2, 2], "pads": [2, 3, 2, 3]}),
+    "three channels, wide": ((1, 3, 30, 41), (64, 3, 2, 11), {"strides": [4, 3], "pads": [0, 5, 1, 5]}),
+    "five channels": ((1, 5, 21, 22), (16, 5, 3, 5), {"strides": [1, 3], "dilations": [2, 1], "pads": [2, 1, 0, 3]}),
+    "sixteen channels": ((1, 16, 13, 17), (48, 16, 2, 3), {"pads": [1, 1, 0, 1]}),
     "as few pixels as a tile": ((1, 64, 2, 8), (16, 64, 1, 1), {}),
 }
 
@@ -145,7 +149,7 @@ def test_bfloat16_between_others(tmp_path: Path) -> None:
     z = g.node("Add", g.conv(y, 48, (1, 1)), x)
     g.output(g.node("MaxPool", g.node("Relu", g.conv(z, 40, (2, 3))), kernel_shape=[2, 2], strides=[2, 2]))
     compiled = in_bf16(g.model(), tmp_path)
-    assert len(configs(compiled)) == 3
+    assert len(configs(compiled)) == 4
     agrees(g.model(), compiled)
 
 
@@ -172,7 +176,7 @@ def next_pixel(patch: pytest.MonkeyPatch) -> None:
 def swapped_maps(patch: pytest.MonkeyPatch) -> None:
     """The first two maps change places."""
     real = packing._in_tiles
-    patch.setattr(packing, "_in_tiles", lambda weight, *given: real(weight[[1, 0, *range(2, len(weight))]], *given))
+    patch.setattr(packing, "_in_tiles", lambda choice, weight: real(choice, weight[[1, 0, *range(2, len(weight))]]))
 
 
 def swapped_pixels(patch: pytest.MonkeyPatch) -> None:
@@ -210,9 +214,9 @@ def test_the_instructions(tmp_path: Path) -> None:
         assert ("vpackuswb" in words) == (instruction != "tdpbf16ps")
 
 
-def test_few_channels_and_few_pixels_have_no_tiles(tmp_path: Path) -> None:
-    """Half a row of a tile, and fewer pixels than its rows."""
-    for image, filters in (((1, 31, 9, 11), (32, 31, 3, 3)), ((1, 64, 3, 5), (32, 64, 1, 1))):
+def test_tiles_that_are_mostly_empty(tmp_path: Path) -> None:
+    """Few products in a row, and fewer pixels than rows."""
+    for image, filters in (((1, 3, 9, 11), (32, 3, 3, 4)), ((1, 64, 3, 5), (32, 64, 1, 1))):
         g = Quantised(6)
         y = g.up(g.node("Conv", g.source(*image), g.weight(*filters)), 2.0, np.uint8(9))
         made = tvmcnn.compile(g.finished(y), TARGET, tmp_path / "q.so", verify=False, own_records=False)
@@ -226,9 +230,9 @@ def test_tiles_are_within_the_registers_and_the_packed_image(name: str, tmp_path
     (choice,) = (step.choice for step in made.program.steps if step.choice.rule == "amx")
     config = choice.numbers(AmxConfig)
     band = PackedBand.of(choice.kernel, config)
-    last = max(band.tap(0, tap)[1] for tap in range(choice.kernel.anchor["kernel_shape"][0])) * band.pitch
-    last += max(band.tap(1, tap)[1] for tap in range(choice.kernel.anchor["kernel_shape"][1]))
-    assert band.runs * band.pixels + last <= band.rows * band.pitch
+    height, width = (range(band.steps(axis)) for axis in (0, 1))
+    last = max(band.first(rh, rw)[2] for rh in height for rw in width) + band.run
+    assert (band.runs * band.pixels - 1) * band.spacing + last <= band.elements
     assert band.runs > 1 or band.sums == band.pixels
     assert config.maps * config.pixels + config.maps + config.pixels <= 8
 
@@ -236,6 +240,21 @@ def test_tiles_are_within_the_registers_and_the_packed_image(name: str, tmp_path
 def test_configs_of_more_than_eight_tiles_are_refused() -> None:
     with pytest.raises(ValueError, match="3 x 2 sums and their factors are 11 tiles, of 8"):
         AmxConfig(maps=3, pixels=2)
+
+
+@runs
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pixel_that_is_no_number_reaches_its_neighbours_only(precision: str, tmp_path: Path) -> None:
+    """What a tile holds beside the taps is not multiplied, not even by 0; bytes know no such pixels."""
+    g = Graph(9)
+    g.output(g.conv(g.input(1, 3, 12, 40), 32, (2, 7), strides=[1, 2]))
+    path = tmp_path / "net.so"
+    tvmcnn.compile(g.model(), TARGET, path, precision=precision, own_records=False, exact=True)
+    (x,) = feeds(g.model()).values()
+    x[0, 1, 5, 21] = np.nan
+    wrong = np.isnan(tvmcnn.load(path)(x)).any(axis=(0, 1))
+    rows, columns = np.nonzero(wrong)
+    assert ({*rows.tolist()}, {*columns.tolist()}) == ({4, 5}, {8, 9, 10})
 
 
 @runs

@@ -147,10 +147,7 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
     def element(i: Any, b: Any, rb: Any, ph: Any, pw: Any, at: Any) -> Expr:
         row = (bands.element(b, 0) * band.window[0] + at // per_row) * sh + ph - top
         k, column = at % size, at % per_row // size
-        if not band.together:
-            column = tirx.min(column * sw + pw - left, width + right - 1)
-        else:
-            column = column - left
+        column = column - left if band.together else tirx.min(column * sw + pw - left, width + right - 1)
         block = rb * (size // layout.block) + k // layout.block
         held = tirx.min(block, blocks - 1) if band.depth * size > blocks * layout.block else block
         where = Pixel(i, Channel(held, k % layout.block, layout.block), tirx.min(row, height + bottom - 1), column)
