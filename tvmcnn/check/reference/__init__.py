@@ -69,7 +69,10 @@ def multiplying_nodes(
     external_data: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
     """The convolutions of a model by their outputs, each with that of the tensors `made` which it leads to."""
-    return multiplying(read(model, external_data).proto.graph, made)
+    source = read(model, external_data)
+    functions = own_functions(source.proto, source.label)
+    twins = inlined_nodes(source.proto, functions.values(), source.label) if functions else ()
+    return multiplying(twins or source.proto.graph.node, made)
 
 
 def _evaluate(

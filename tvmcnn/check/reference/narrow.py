@@ -9,15 +9,18 @@ the oracle is told them, and takes them for factors only where they are its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
 
 from tvmcnn.check.reference_ops import Array
 
-Narrow = Mapping[str, Callable[[Array, Array], tuple[Array, Array]]]
-"""By the output of a node that multiplies: what makes of its two factors those that it multiplies."""
+Rounding = Callable[[Array, Array], tuple[Array, Array]]
+"""Makes of two factors those that a library multiplies."""
+
+Narrow = Mapping[str, Rounding]
+"""The rounding of a node that multiplies, by the name of what it makes."""
 
 SCALES = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "Identity", "Dropout")
 """Operators behind a convolution that a library may have folded into its weight and bias, or left out."""
@@ -47,15 +50,17 @@ def rounded_weight(weight: Array, known: Array | None) -> Array:
     return rounded.reshape(weight.shape)
 
 
-def multiplying(graph: onnx.GraphProto, made: Collection[str]) -> dict[str, str]:
-    """The nodes of a graph that multiply, by their outputs, with what a library makes there: one of `made`, the output
-    itself or what scales and shifts lead to."""
+def multiplying(nodes: Iterable[onnx.NodeProto], made: Collection[str]) -> dict[str, str]:
+    """The nodes that multiply, those of branches among them, by their outputs, with what a library makes there: one of
+    `made`, the output itself or what scales and shifts lead to."""
     readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
+    listed, found = list(nodes), dict[str, str]()
+    for node in listed:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    found = {}
-    for node in graph.node:
+    for node in listed:
+        for attribute in node.attribute:
+            found |= multiplying(attribute.g.node, made)
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
         name = node.output[0]
