@@ -1,8 +1,9 @@
 """Latency beside other runtimes: same inputs, outputs compared first, one process, interleaved rounds, medians.
 
     python tools/bench_peers.py --models lenet5:1,lenet5:256,resnet50:1,resnet18@192x256:1,path/to/model.onnx:2
-                                [--threads 1] [--target native] [--precision int8|bf16] [--peers onnxruntime,openvino,relax]
-                                [--rounds 31] [--seconds 20] [--size 224] [--layers] [--json FILE] [--markdown FILE]
+                                [--threads 1] [--target native] [--precision int8|bf16]
+                                [--peers onnxruntime,openvino,relax] [--rounds 31] [--seconds 20] [--size 224]
+                                [--layers] [--json FILE] [--markdown FILE]
 
 Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds,
 do. Each network is timed by its plain call, net(x) beside the peers' plain calls, and with inputs and outputs bound to

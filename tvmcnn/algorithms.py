@@ -85,6 +85,14 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"streamed": loops.streamed}, weight=packing.streamed, exact=False, growth=_by_tile, on_stack=False
     ),
     "bf16": Algorithm({"pairs": loops.pairs}, weight=packing.pairs, rounds="bf16", on_stack=False),
+    "dense_bf16": Algorithm(
+        {"dense_pairs": loops.dense},
+        weight=packing.dense_pairs,
+        operand=packing.by_column,
+        packed_by=("width",),
+        rounds="bf16",
+        on_stack=False,
+    ),
     "winograd_data": Algorithm(
         {"winograd_data": loops.image_maps}, exact=False, on_stack=False, makes=Makes.PART
     ),

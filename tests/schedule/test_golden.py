@@ -81,6 +81,10 @@ def bf16(g: Graph) -> str:
     return pooled(g, g.conv(g.input(1, 35, 6, 11), 37, (3, 2), pads=[1, 0, 1, 2]))
 
 
+def dense_bf16(g: Graph) -> str:
+    return g.node("Relu", g.node("Gemm", g.input(5, 131), g.draw(131, 133), g.draw(133)))
+
+
 def dots(g: Graph) -> str:
     return between_integers(g, "Conv", (1, 35, 6, 11), (37, 35, 3, 2), pads=[1, 0, 1, 1])
 
@@ -167,6 +171,7 @@ RULES = {
     "direct": "direct",
     "direct_overlap": "direct",
     "bf16": "pairs",
+    "dense_bf16": "dense_pairs",
     "winograd": "winograd",
     "winograd_five": "winograd",
     "streamed": "streamed",
@@ -203,7 +208,7 @@ GIVEN = {
 }
 
 
-ONLY = {"bf16": "x86-64-v4-bf16"}  # rules that one class of CPUs has, and precisions of that name
+ONLY = {"bf16": "x86-64-v4-bf16", "dense_bf16": "x86-64-v4-bf16"}  # the one class of CPUs that has a rule
 TEXTS = [(name, isa) for name in RULES if name not in ONLY for isa in ("x86-64-v3", "x86-64-v4")]
 TEXTS += [*ONLY.items(), *((name, "x86-64-v4-vnni") for name in ("dense_dots", "dots", "dots_of_a_channel"))]
 
@@ -219,7 +224,7 @@ def test_rule(
     g = Graph()
     g.output(globals()[name](g))
     made: dict[str, Any] = {"verify": False, "activations": False, "exact": name == "direct"}
-    made |= {"precision": name} if name in ONLY else {}
+    made |= {"precision": "bf16"} if name in ONLY else {}
     compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))

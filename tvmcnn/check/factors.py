@@ -22,7 +22,7 @@ MOVES = ("DepthToSpace", "Reshape", "Transpose", "Slice", "Frames")  # between a
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution whose factors are rounded: its weight, as import has made it, and the name of its image. One that
+    """A product whose factors are rounded: its weight, as import has made it, and the name of its image. One that
     is made in its own kernel is not stored, and may be another in the open variant that shows it."""
 
     weight: Array | None
@@ -50,8 +50,8 @@ class Factors:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Factors as the oracle rounds them. In disturbed runs the stored images that it follows the library in are those of
-    the run before them: what their errors do to them by rounding is decided, and nothing else comes of such an error."""
+    """Factors as the oracle rounds them. In disturbed runs the stored images that it follows the library in are those
+    of the run before them: what their errors do by rounding is decided, and nothing else comes of such an error."""
 
     factors: Factors
     followed: Collection[str]  # images, the network's own inputs among them

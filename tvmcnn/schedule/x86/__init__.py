@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.network import Choice
 from tvmcnn.schedule.steps import Loop, extent
 from tvmcnn.schedule.x86.columns import columns
-from tvmcnn.schedule.x86.dense import dense, dense_dots
+from tvmcnn.schedule.x86.dense import dense, dense_dots, dense_pairs
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.images import images
@@ -40,6 +40,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "pixels": pixels,
     "dense": dense,
     "dense_dots": dense_dots,
+    "dense_pairs": dense_pairs,
     "matmul": matmul,
     "images": images,
     "pool": pool,
