@@ -1,8 +1,9 @@
 """Latency beside other runtimes: same inputs, outputs compared first, one process, interleaved rounds, medians.
 
     python tools/bench_peers.py --models lenet5:1,lenet5:256,resnet50:1,resnet18@192x256:1,path/to/model.onnx:2
-                                [--threads 1] [--target native] [--precision int8] [--peers onnxruntime,openvino,relax]
-                                [--rounds 31] [--seconds 20] [--size 224] [--layers] [--json FILE] [--markdown FILE]
+                                [--threads 1] [--target native] [--precision int8|bf16]
+                                [--peers onnxruntime,openvino,relax] [--rounds 31] [--seconds 20] [--size 224]
+                                [--layers] [--json FILE] [--markdown FILE]
 
 Absolute times on a shared machine mean little; the ratios and the share of the FMA peak, measured in the same rounds,
 do. Each network is timed by its plain call, net(x) beside the peers' plain calls, and with inputs and outputs bound to
@@ -42,8 +43,9 @@ from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit, Limits
 
 # Of the largest output. Both sides round, in different orders; between integers by whole steps, each 1/255 of a
 # tensor's range, which the layers behind carry on, and the largest of a Softmax may be three of them: which bytes are
-# right `verify` tells, here only gross errors show.
-TOLERANCES = {"fp32": 1e-4, "int8": 0.5}
+# right `verify` tells, here only gross errors show. So of bfloat16, in which OpenVINO stores its tensors too.
+TOLERANCES = {"fp32": 1e-4, "int8": 0.5, "bf16": 0.1}
+HINTS = {"bf16": "bf16"}  # OpenVINO's of products, float32 otherwise
 BATCH_SECONDS = 0.01  # of each call in each round
 FEWEST_ROUNDS = 5
 LOOK = 0.002  # seconds between two looks at what the process's threads use
@@ -65,12 +67,14 @@ def compare(entry: Entry, names: Sequence[str], options: argparse.Namespace, pro
             progress(f"{entry}: quantising it", 0, 0)
             model = in_integers(model, folder)
         extra: dict[str, Any] = {"exact": True} if options.exact and exact_is_known() else {}
+        extra |= {"precision": options.precision} if options.precision in HINTS else {}
         tvmcnn.compile(model, options.target, library, batch=entry.batch, verify=False, progress=progress, **extra)
         net = tvmcnn.load(library, threads=options.threads)
         assert isinstance(net, Runner), "one batch, one program"
         feeds = {info.name: random_array(info, seed) for seed, info in enumerate(net.inputs)}
         shapes = {info.name: info.shape for info in (*net.inputs, *net.outputs)}
-        task = Task(closed(model, shapes, folder), feeds, net.outputs, options.threads, target)
+        hint = HINTS.get(options.precision, "f32")
+        task = Task(closed(model, shapes, folder), feeds, net.outputs, options.threads, target, hint)
         peers, reasons = loaded(names, task, lambda name: progress(f"{entry}: loading it into {name}", 0, 0))
         failed = {name: PeerTimes(reason=reason) for name, reason in reasons.items()}
 
@@ -234,6 +238,8 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         notes.append("There is no peer: outputs are not compared")
     if options.exact and not exact_is_known():
         notes.append("--exact changes nothing: this compiler has no algorithm that needs it")
+    if options.precision in HINTS and "onnxruntime" in peers:
+        notes.append("onnxruntime multiplies in float32: it has no products of bfloat16 on CPUs")
     if target.name == "x86-64-v3" and not TARGETS["x86-64-v4"].missing():
         if "openvino" in peers and not isa:
             notes.append(f"OpenVINO uses AVX-512; set {ISA}=AVX2 before the process starts to restrict it")
@@ -267,7 +273,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native")
     parser.add_argument(
-        "--precision", choices=[*TOLERANCES], default="fp32", help="int8: quantised, the same file for all"
+        "--precision",
+        choices=[*TOLERANCES],
+        default="fp32",
+        help="int8: quantised, the same file for all; bf16: so are factors of products, but onnxruntime's",
     )
     parser.add_argument("--exact", action="store_true", help="only algorithms that round as a plain sum does")
     parser.add_argument("--peers", default=",".join(DEFAULT), metavar="NAME,…", help=f"of {', '.join(PEERS)}")

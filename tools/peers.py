@@ -28,6 +28,7 @@ class Task:
     outputs: Sequence[ArrayInfo]
     threads: int
     target: Target
+    precision: str = "f32"  # OpenVINO's word, of its products
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _openvino(task: Task) -> Peer:
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": task.threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 where the CPU has it otherwise
+        "INFERENCE_PRECISION_HINT": task.precision,  # bfloat16 where the CPU has it otherwise
     }
     compiled = openvino.Core().compile_model(str(task.model), "CPU", config)
     arrays = list(task.feeds.values())

@@ -109,6 +109,13 @@ def dense(choice: Choice, weight: Array) -> Array:
     return np.stack([stored[first : first + config.width].T for first in config.first_columns(columns)])
 
 
+def dense_pairs(choice: Choice, weight: Array) -> Array:
+    """(K, N) --> (⌈N/t⌉, ⌈K'/2⌉, t, 2): as `dense`, the terms in pairs, rounded to bfloat16."""
+    tiles = rounded(dense(choice, weight), "bf16")
+    even = np.pad(tiles, ((0, 0), (0, tiles.shape[1] % 2), (0, 0)))
+    return np.moveaxis(even.reshape(even.shape[0], -1, 2, even.shape[2]), 2, 3)
+
+
 def terms(choice: Choice, weight: Array) -> Array:
     """(M, C, H, W) or (K, N) --> (K, N): the broadcast scalars of one term side by side."""
     return weight.reshape(weight.shape[0], -1).T if choice.kernel.anchor.op == "Conv" else weight

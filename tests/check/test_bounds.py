@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 import tvmcnn
 from tvmcnn.check.bounds import Bounds, bounds_of, half_spacing
+from tvmcnn.check.factors import Factors
 from tvmcnn.check.follow import Follower
 from tvmcnn.check.jumps import admissible, is_step
 from tvmcnn.check.observe import Observed
@@ -58,7 +59,7 @@ def judged(proto: Model, x: Array, spoil: Callable[[dict[str, Array]], None] = l
     values = {name: np.array(a) for name, a in reference(proto, {"x": x}, every_tensor=True).items()}
     spoil(values)
     outputs = tuple(values[tensor.name] for tensor in network.outputs)
-    return compare(Observed(values, outputs), network, proto, {"x": x}, {}, 0)
+    return compare(Observed(values, outputs), network, proto, {"x": x}, Factors(), 0)
 
 
 # ---- bounds ---------------------------------------------------------------------------------------------------------

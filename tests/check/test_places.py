@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from builders import model_of, node
 
+from tvmcnn.check.factors import Factors
 from tvmcnn.check.jumps import admissible
 from tvmcnn.check.observe import Observed
 from tvmcnn.check.reference import reference
@@ -29,7 +30,7 @@ def judged(proto: onnx.ModelProto, inputs: dict[str, Array], spoil: Callable[[di
     values = {name: np.array(array) for name, array in reference(proto, inputs, every_tensor=True).items()}
     spoil(values)
     outputs = tuple(values[tensor.name] for tensor in network.outputs)
-    return compare(Observed(values, outputs), network, proto, inputs, {}, 0)
+    return compare(Observed(values, outputs), network, proto, inputs, Factors(), 0)
 
 
 NEAREST = {"mode": "nearest", "padding_mode": "zeros", "align_corners": True}

@@ -41,6 +41,7 @@ from tvmcnn.ops import (
     bf16,
     conv,
     dense,
+    dense_bf16,
     dense_dots,
     direct,
     dots,
@@ -107,6 +108,12 @@ def normalised_conv(g: Graph) -> str:
     moments = [g.draw(32), g.draw(32), g.draw(32), g.constant(np.abs(g.rng.standard_normal(32)) + 0.5)]
     y = g.conv(g.node("Relu", g.node("BatchNormalization", x, *moments)), 48, (1, 1))
     g.output(y, g.node("Sigmoid", x))
+    return y
+
+
+def large_product(g: Graph) -> str:
+    y = g.node("Gemm", g.node("Tanh", g.input(3, 131)), g.draw(131, 257), g.draw(257))
+    g.output(y)
     return y
 
 
@@ -826,13 +833,15 @@ def towards_zero(patch: pytest.MonkeyPatch) -> None:
         bits = tirx.reinterpret("uint32", value)
         return tirx.shift_right(bits, tirx.const(16, "uint32")).astype("uint16")
 
-    patch.setattr(bf16, "narrowed", narrowed)
+    for module in (bf16, dense_bf16):
+        patch.setattr(module, "narrowed", narrowed)
 
 
 def weights_towards_zero(patch: pytest.MonkeyPatch) -> None:
     """So do the weights."""
     cut = np.uint32(0xFFFF0000)
-    repacked("bf16", lambda weight: (weight.view(np.uint32) & cut).view(np.float32))(patch)
+    for algorithm in ("bf16", "dense_bf16"):
+        repacked(algorithm, lambda weight: (weight.view(np.uint32) & cut).view(np.float32))(patch)
 
 
 def in_bf16(name: str, build: Build, plant: Plant) -> Bug:
@@ -854,6 +863,10 @@ BUGS = [
     in_bf16("swapped-channels", padded_conv(), repacked("bf16", swapped(1))),
     in_bf16("swapped-taps", padded_conv(), repacked("bf16", swapped(3))),
     in_bf16("filled-halo", padded_conv(), filled_halo),
+    in_bf16("short-sum-of-rows", large_product, shorter(dense_bf16, "rk")),
+    in_bf16("rows-towards-zero", large_product, towards_zero),
+    in_bf16("matrix-towards-zero", large_product, weights_towards_zero),
+    in_bf16("swapped-terms", large_product, repacked("dense_bf16", swapped(0))),
     Bug("integers-short-sum", between_integers("Conv", group=2), short_reduction(quantised)),
     Bug("dots-short-sum", between_integers("Conv"), shorter(dots, "rh")),
     Bug("dots-short-sum-of-a-channel", between_integers("Conv", group=6), shorter(dots, "rh")),

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Graph, lenet
+from builders import Graph, drawn, graph_of, lenet, model_of, node
 from helpers import U, feeds
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 import tvmcnn
 from tvmcnn import targets
@@ -173,6 +173,14 @@ def deep(g: Graph) -> None:
     g.output(g.conv(x, 7, (1, 1)))
 
 
+def matrices(g: Graph) -> None:
+    """Rows of odd numbers of terms, a matrix that is turned and scaled, one whose product is hidden, a lone row."""
+    x = g.node("Add", g.node("MatMul", g.input(2, 27, 131), g.draw(131, 258)), g.draw(258))
+    y = g.node("Gemm", g.input(3, 301), g.draw(157, 301), g.draw(157), transB=1, alpha=0.7, beta=1.3)
+    z = g.node("Relu", g.node("Gemm", g.input(1, 97), g.draw(97, 203), g.draw(203)))
+    g.output(g.node("Relu", x), y, g.node("Softmax", g.node("Gemm", z, g.draw(203, 90))))
+
+
 def transposed(g: Graph) -> None:
     x = g.input(1, 17, 6, 9)
     g.output(g.node("ConvTranspose", x, g.draw(17, 32, 2, 2), g.draw(32), strides=[2, 2]))
@@ -183,7 +191,7 @@ def sequence(g: Graph) -> None:
     g.output(g.node("Relu", g.node("Conv", x, g.draw(33, 24, 5), g.draw(33), strides=[2])))
 
 
-GRAPHS = (after_a_sum, before_a_pool, behind_a_prologue, folded, concatenated, deep, transposed, sequence)
+GRAPHS = (after_a_sum, before_a_pool, behind_a_prologue, folded, concatenated, deep, transposed, sequence, matrices)
 
 
 @runs
@@ -194,11 +202,57 @@ def test_networks(build: Callable[[Graph], None], activations: bool, tmp_path: P
     g = Graph(4)
     build(g)
     made = compiled(g.model(), tmp_path, activations=activations)
-    assert pairs(made)
+    rules = [step.choice.rule for step in made.program.steps]
+    assert rules.count("pairs") == len(pairs(made))
+    assert rules.count("dense_pairs") == 4 if build is matrices else pairs(made)
     assert made.verdict is not None and made.verdict.passed
     assert not made.fallbacks
-    if build not in (behind_a_prologue, transposed):  # whose images are not shown, or whose products are no node's
+    if build is not behind_a_prologue:  # which shows its image by another kernel
         assert all(error.bound <= 3e-4 * error.scale for error in made.verdict.outputs)
+
+
+@runs
+def test_rows_by_threads(tmp_path: Path) -> None:
+    """Each range of tasks rounds the rows for itself: the same bits with one thread and two."""
+    g = Graph(5)
+    g.output(g.node("MatMul", g.input(197, 385), g.draw(385, 770)))
+    made, (x,) = compiled(g.model(), tmp_path), feeds(g.model()).values()
+    assert max(step.choice.tasks for step in made.program.steps) > 1
+    one, two = (tvmcnn.load(made.path, threads=threads)(x) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    weight = numpy_helper.to_array(g.initializers[0])
+    wanted, size = as_bfloat16(x) @ as_bfloat16(weight), np.abs(x) @ np.abs(weight)
+    assert np.all(np.abs(one - wanted) <= (2 + np.sqrt(385)) * U * size)
+
+
+def call_twice() -> ModelProto:
+    """A function of one convolution, called twice."""
+    body = [node("Conv", "x w", "c", "inner"), node("Relu", "c", "y")]
+    block = helper.make_function("d", "Block", ["x", "w"], ["y"], body, [helper.make_opsetid("", 17)])
+    calls = [node("Block", "x w1", "t", domain="d"), node("Block", "t w2", "u", domain="d"), node("Sigmoid", "u", "z")]
+    weights = {"w1": drawn(48, 20, 3, 2), "w2": drawn(33, 48, 1, 1)}
+    return model_of(calls, {"x": (1, 20, 9, 19)}, "z", weights, functions=[block])
+
+
+def branched() -> ModelProto:
+    """A convolution in the branch that a constant chooses."""
+    branches = {
+        f"{word}_branch": graph_of([node("Conv", f"x w{word}", f"y{word}")], {}, [f"y{word}"], name=word)
+        for word in ("then", "else")
+    }
+    nodes = [node("If", "yes", "t", **branches), node("Relu", "t", "z")]
+    weights = {"yes": np.array(True), "wthen": drawn(48, 20, 3, 2), "welse": drawn(48, 20, 3, 2, seed=2)}
+    return model_of(nodes, {"x": (1, 20, 9, 19)}, "z", weights)
+
+
+@runs
+@pytest.mark.parametrize("build", [call_twice, branched])
+def test_products_inside(build: Callable[[], ModelProto], tmp_path: Path) -> None:
+    """The oracle finds the products of functions and branches too."""
+    made = compiled(build(), tmp_path)
+    assert pairs(made)
+    assert made.verdict is not None
+    assert all(error.bound <= 3e-4 * error.scale for error in made.verdict.tensors)
 
 
 @runs
@@ -240,10 +294,8 @@ def test_lenet_stays_float32(tmp_path: Path) -> None:
     assert read_manifest(made.path)["precision"] == "float32, factors of products in bfloat16"
     other = compiled(lenet(1), tmp_path, precision="fp32", verify=False)
     assert [step.choice for step in made.program.steps] == [step.choice for step in other.program.steps]
-    said = (
-        "bfloat16: 0 of 5 kernels with products; in float32 2 of fewer than 8 channels, 1 over the whole image, 2 Gemm"
-    )
-    assert said in lines
+    reasons = "2 of fewer than 8 channels, 1 over the whole image, 2 Gemm of fewer than 16,384 weights"
+    assert f"bfloat16: 0 of 5 kernels with products; in float32 {reasons}" in lines
     assert lines[0].endswith("; float32, factors of products in bfloat16")
 
 

@@ -89,6 +89,10 @@ def amx_bf16(g: Graph) -> str:
     return pooled(g, g.conv(g.input(1, 35, 9, 15), 37, (3, 2), pads=[1, 0, 1, 2], strides=[2, 1]))
 
 
+def dense_bf16(g: Graph) -> str:
+    return g.node("Relu", g.node("Gemm", g.input(5, 131), g.draw(131, 133), g.draw(133)))
+
+
 def dots(g: Graph) -> str:
     return between_integers(g, "Conv", (1, 35, 6, 11), (37, 35, 3, 2), pads=[1, 0, 1, 1])
 
@@ -177,6 +181,7 @@ RULES = {
     "bf16": "pairs",
     "amx_int8": "amx",
     "amx_bf16": "amx",
+    "dense_bf16": "dense_pairs",
     "winograd": "winograd",
     "winograd_five": "winograd",
     "streamed": "streamed",
@@ -215,6 +220,7 @@ GIVEN = {
 
 ONLY = {  # rules that one class of CPUs has, and the precision that they are of
     "bf16": ("x86-64-v4-bf16", "bf16"),
+    "dense_bf16": ("x86-64-v4-bf16", "bf16"),
     "amx_int8": ("x86-64-v4-amx", "fp32"),
     "amx_bf16": ("x86-64-v4-amx", "bf16"),
 }

@@ -22,11 +22,12 @@ MOVES = ("DepthToSpace", "Reshape", "Transpose", "Slice", "Frames")  # between a
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution whose factors are rounded: its weight, as import has made it, and the name of its image, which is
-    "" where no kernel stores it."""
+    """A product whose factors are rounded: its weight, as import has made it, and the name of its image. One that
+    is made in its own kernel is not stored, and may be another in the open variant that shows it."""
 
     weight: Array | None
     image: str
+    stored: bool
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Factors:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Factors as the oracle rounds them. In disturbed runs the images that it follows the library in are those of the
-    run before them: what their errors do to them by rounding is decided, and nothing else comes of such an error."""
+    """Factors as the oracle rounds them. In disturbed runs the stored images that it follows the library in are those
+    of the run before them: what their errors do by rounding is decided, and nothing else comes of such an error."""
 
     factors: Factors
     followed: Collection[str]  # images, the network's own inputs among them
@@ -61,7 +62,7 @@ class Rounding:
         return {made: functools.partial(self._rounded, made, product) for made, product in self.factors.rounded.items()}
 
     def _rounded(self, made: str, product: Product, x: Array, weight: Array) -> tuple[Array, Array]:
-        if product.image not in self.followed:
+        if not product.stored or product.image not in self.followed:
             return bfloat16(x), rounded_weight(weight, product.weight)
         if made not in self.kept:
             self.kept[made] = bfloat16(x).astype(np.float32)  # which holds them exactly
@@ -105,6 +106,5 @@ def _known(network: Network, node: Node) -> Iterator[str]:
 
 
 def _product(network: Network, node: Node, hidden: Collection[str]) -> Product:
-    """A convolution; an image that is made in its own kernel may be another in the open variant that shows it."""
     array, image = network.constants.get(node.inputs[1]), network.known_name(node.inputs[0])
-    return Product(None if array is None else array.astype(np.float32), "" if image in hidden else image)
+    return Product(None if array is None else array.astype(np.float32), image, stored=image not in hidden)

@@ -7,6 +7,7 @@ registers.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,7 +71,9 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made:
 def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made: Mapping[str, te.Tensor]) -> te.Tensor:
     x, packed = given.inputs[node.inputs[0]], given.constants[node.inputs[1]]
     images = step.choice.reads[0].images
-    rk = te.reduce_axis((0, int(packed.shape[0 if images > 1 else 1])), "rk")
+    rows = shape[0] if node.op == "Conv" else math.prod(shape[:-1])
+    depth = int(packed.shape[0]) if images > 1 else math.prod(extents(x)) // rows
+    rk = te.reduce_axis((0, depth), "rk")
 
     def dot(*indices: Any) -> Expr:
         if node.op == "Conv":
@@ -82,7 +85,10 @@ def _dense(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made
         if images > 1:
             return te.sum(term(x, row // images, rk, row % images) * packed[rk, o], axis=[rk])
         tile, column = column_tiles(step.choice).place(o)
-        return te.sum(x[unravel(row * int(packed.shape[1]) + rk, extents(x))] * packed[tile, rk, column], axis=[rk])
+        factor = x[unravel(row * depth + rk, extents(x))]
+        if len(packed.shape) == 4:  # of bfloat16, in pairs
+            return te.sum(widened(narrowed(factor)) * widened(packed[tile, rk // 2, column, rk % 2]), axis=[rk])
+        return te.sum(factor * packed[tile, rk, column], axis=[rk])
 
     return _add_bias(step, node, shape, given, te.compute(shape, dot, name=f"{node.op.lower()}_sum"))
 

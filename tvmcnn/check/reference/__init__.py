@@ -68,8 +68,11 @@ def multiplying_nodes(
     *,
     external_data: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
-    """The convolutions of a model by their outputs, each with that of the tensors `made` which it leads to."""
-    return multiplying(read(model, external_data).proto.graph, made)
+    """The nodes of a model that multiply, by their outputs, each with that of the tensors `made` which it leads to."""
+    source = read(model, external_data)
+    functions = own_functions(source.proto, source.label)
+    twins = inlined_nodes(source.proto, functions.values(), source.label) if functions else ()
+    return multiplying(twins or source.proto.graph.node, {name: name for name in made})
 
 
 def _evaluate(

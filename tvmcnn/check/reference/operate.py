@@ -87,11 +87,6 @@ def _operate(node: onnx.NodeProto, given: Sequence[Held | None], context: Contex
     function = lookup(node.op_type, version(node, context), plain_domain(node.domain))
     assert function is not None  # or `objections` had refused the node
     arguments = [_argument(held, node, place) for place, held in enumerate(given)]
-    if not context.depth and node.output[0] in context.narrow:
-        x, weight, *bias = arguments
-        assert x is not None
-        assert weight is not None
-        arguments = [*context.narrow[node.output[0]](x, weight), *bias]
     attributes = {a.name: attribute_value(a, context.source, node) for a in node.attribute}
     if node.op_type == "Split" and len(node.input) < 2 and "split" not in attributes:
         attributes.setdefault("num_outputs", len(node.output))

@@ -14,6 +14,7 @@ from tvmcnn.check.reference import control
 from tvmcnn.check.reference.inlined import is_twin, parts
 from tvmcnn.check.reference.integers import Patterns, varying
 from tvmcnn.check.reference.model import attribute_value, attributes_of, describe, initializers, plain_domain, versions
+from tvmcnn.check.reference.narrow import Rounding
 from tvmcnn.check.reference.operate import objections, operate, version
 from tvmcnn.check.reference.order import in_order, reads
 from tvmcnn.check.reference.words import Context, Held, Values
@@ -43,11 +44,13 @@ def run(nodes: Iterable[onnx.NodeProto], values: Values, context: Context, outpu
         missing = [name for name in node.input if name and name not in values]
         if missing:
             raise ModelError(f"{context.label}: {describe(node)} reads {missing}, which nothing makes.")
-        given = [values[name] if name else None for name in node.input]
+        given, names = [values[name] if name else None for name in node.input], _names(node, inner)
+        if names and names[0] in context.narrow:
+            given = _rounded(given, context.narrow[names[0]])
         made = _guarded(_step(node, context), node, given, values, inner)
         if patterns is not None and (integers := patterns.ends(node)) is not None:
             made = [integers]
-        for name, shown, held in zip(node.output, _names(node, inner), made, strict=False):
+        for name, shown, held in zip(node.output, names, made, strict=False):
             if name and held is not None:
                 values[name] = _noted(shown, held, inner) if shown else held
 
@@ -59,6 +62,15 @@ def _names(node: onnx.NodeProto, context: Context) -> Sequence[str]:
         return [""] * len(node.output)  # of what is inlined the last node inside has the name
     names = context.twins[0].output if context.twins else node.output
     return [name if not context.depth or name not in context.unclear else "" for name in names]
+
+
+def _rounded(given: Sequence[Held | None], rounding: Rounding) -> list[Held | None]:
+    """The operands of a product, its first two as a library multiplies them."""
+    x, weight, *others = given
+    assert x is not None
+    assert weight is not None
+    arrays = rounding(x.array, weight.array)
+    return [replace(x, array=arrays[0]), replace(weight, array=arrays[1]), *others]
 
 
 def _noted(name: str, held: Held, context: Context) -> Held:

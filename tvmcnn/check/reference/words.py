@@ -47,7 +47,7 @@ class Context:
     follow: Follow | None = None  # asked what later nodes read, of each such tensor
     twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
     unclear: Collection[str] = ()  # names that several tensors have, of branches and around them
-    narrow: Narrow = field(default_factory=dict)  # the graph's nodes whose factors are rounded, by what they make
+    narrow: Narrow = field(default_factory=dict)  # nodes whose factors are rounded, by the names of what they make
     in_function: bool = False
     depth: int = 0
 

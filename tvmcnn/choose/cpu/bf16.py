@@ -8,10 +8,10 @@ import math
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import BLOCK, channels_together, summed_channels
 from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles, layout_for_tiles
-from tvmcnn.choose.cpu.defaults import direct_tiles, prefetches, weight_bytes
+from tvmcnn.choose.cpu.defaults import dense_config, direct_tiles, prefetches, weight_bytes
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
-from tvmcnn.configs import PairsConfig, StreamedConfig, WinogradConfig
+from tvmcnn.configs import DenseConfig, PairsConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import ALIGNMENT, FLOAT32, Choice, Kernel, Layout, Tensor, divisors, round_up
 from tvmcnn.targets import Target
@@ -22,6 +22,9 @@ WINOGRAD_PAYS = 2 / 0.6
 ROUNDING = 3.0  # cycles: load, round and store 16 channels of a pixel
 SHARE = 1 / 16  # of the products' time, which rounding the image once more for other maps may take
 MAX_BANDS = 8
+PAIR = 2  # products that one instruction adds
+FEW_WEIGHTS = 1 << 14  # of a matrix, below which a product takes a few microseconds
+MAX_ROUNDED = 4 << 20  # bytes of rows in bfloat16, which each thread has
 OTHERWISE = {  # convolutions that no block of channels serves
     "columns": "with columns in the lanes",
     "conv_images": "with images in the lanes",
@@ -108,6 +111,25 @@ def band_bytes(kernel: Kernel, config: PairsConfig, bands: int) -> int:
     return int(size)
 
 
+# ---- products of rows by a constant matrix --------------------------------------------------------------------------
+
+
+def multiplies_rows_in_bf16(state: State, kernel: Kernel, size: int) -> bool:
+    """True for a product of a large matrix by rows of `size` elements in all, which are rounded before it."""
+    if state.precision != "bf16" or not pairs_pay(state.target) or kernel.dtype != FLOAT32:
+        return False
+    node = kernel.anchor
+    if node.op not in ("Gemm", "MatMul") or node.attributes.get("exact"):
+        return False
+    return state.network.constants[node.inputs[1]].size >= FEW_WEIGHTS and 2 * size <= MAX_ROUNDED
+
+
+def pairs_of_rows_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
+    """The tile of floats, its sum in parts of pairs."""
+    config = dense_config(rows, depth, maps, FLOAT32, target)
+    return dataclasses.replace(config, parts=math.gcd(config.parts, -(-depth // PAIR)))
+
+
 def why_float32(choice: Choice) -> str:
     """Why the factors of a kernel's products are not rounded: the words after how many of them there are."""
     kernel, node = choice.kernel, choice.kernel.anchor
@@ -116,7 +138,8 @@ def why_float32(choice: Choice) -> str:
     if kernel.dtype != FLOAT32:
         return f"of {kernel.dtype}"
     if node.op != "Conv":
-        return node.op
+        weights = ALGORITHMS[choice.algorithm].weight is not None
+        return f"{node.op}{f' of fewer than {FEW_WEIGHTS:,} weights' if weights else ''}"
     if node["group"] > 1:
         return "of several groups"
     if kernel.inputs[0].shape[1] < FEW_CHANNELS:

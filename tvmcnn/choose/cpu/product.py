@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+from tvmcnn.choose.cpu.bf16 import PAIR, multiplies_rows_in_bf16, pairs_of_rows_config
 from tvmcnn.choose.cpu.defaults import dense_config, images_config
 from tvmcnn.choose.cpu.state import State
 from tvmcnn.choose.shared import choice_of
-from tvmcnn.network import PLAIN, Choice, Kernel, Layout, round_up
+from tvmcnn.network import ALIGNMENT, PLAIN, Choice, Kernel, Layout, round_up
 
 
 def dense(state: State, kernel: Kernel) -> Choice:
@@ -34,7 +36,11 @@ def dense(state: State, kernel: Kernel) -> Choice:
         source, layout = state.plain(image)
     maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
     depth = math.prod(layout.physical(source.shape)) // rows
-    config, tier = state.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, state.target))
+    narrow = multiplies_rows_in_bf16(state, kernel, rows * depth)
+    if narrow:
+        config, tier = pairs_of_rows_config(rows, depth, maps, state.target), "default"
+    else:
+        config, tier = state.tuned(kernel, "dense", dense_config(rows, depth, maps, kernel.dtype, state.target))
     read = [(source, layout), *(state.plain(tensor) for tensor in kernel.inputs[1:])]
     # Rows of whole tiles cost nothing where only matrix products read them. Not with a second tensor in the epilogue,
     # whose rows have no halo to read.
@@ -42,4 +48,7 @@ def dense(state: State, kernel: Kernel) -> Choice:
     inner = not state.is_output(kernel) and readers == {"Gemm"}
     padded = len(kernel.output.shape) == 2 and len(kernel.inputs) == 1 and inner
     writes = Layout(1, (0, 0, 0, round_up(maps, config.width) - maps)) if padded else PLAIN
-    return choice_of(kernel, "dense", read, writes, "dense", (config, tier))
+    if not narrow:
+        return choice_of(kernel, "dense", read, writes, "dense", (config, tier))
+    choice = choice_of(kernel, "dense_bf16", read, writes, "dense_pairs", (config, tier))
+    return dataclasses.replace(choice, scratch_bytes=round_up(rows * round_up(depth, PAIR) * 2, ALIGNMENT))

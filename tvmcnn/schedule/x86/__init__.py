@@ -13,7 +13,7 @@ from tvmcnn.network import Choice
 from tvmcnn.schedule.steps import Block, Loop, extent
 from tvmcnn.schedule.x86.amx import amx
 from tvmcnn.schedule.x86.columns import columns
-from tvmcnn.schedule.x86.dense import dense, dense_dots
+from tvmcnn.schedule.x86.dense import dense, dense_dots, dense_pairs
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
 from tvmcnn.schedule.x86.images import images
@@ -42,6 +42,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "pixels": pixels,
     "dense": dense,
     "dense_dots": dense_dots,
+    "dense_pairs": dense_pairs,
     "matmul": matmul,
     "images": images,
     "pool": pool,

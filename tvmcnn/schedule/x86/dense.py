@@ -11,6 +11,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.configs import DenseConfig, DenseDotsConfig
 from tvmcnn.schedule.steps import Block, Loop, initialise, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
+from tvmcnn.schedule.x86.pairs import dot
 
 
 def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
@@ -41,6 +42,18 @@ def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
     Blocks: "dense" (tc, tr, m, part, o | rk, rn), "total" (tc, tr, m, o), "out" (tc, tr, m, o). An instruction has all
     lanes of a vector, of which "out" may have fewer: "total", which adds the parts, has them all.
     """
+    x = str(sch.get(sch.get_sblock("dense")).reads[0].source.ty.dtype)
+    _by_dots(sch, config, lanes, intrinsic(lanes, config.terms, x, narrow=config.narrow))
+
+
+def dense_pairs(sch: Schedule, config: DenseConfig, lanes: int) -> None:
+    """The same of bfloat16. Block "rounded" (m, k), of all rows, stands before them: each range of tasks makes it."""
+    rounded = sch.get_sblock("rounded")
+    _by_dots(sch, config, lanes, dot(lanes))
+    vectorize_inner(sch, sch.get_loops(rounded)[-1], lanes)
+
+
+def _by_dots(sch: Schedule, config: DenseConfig, lanes: int, instruction: str) -> None:
     sums, total, out = (sch.get_sblock(name) for name in ("dense", "total", "out"))
     for block in (sums, total):
         sch.set_scope(block, 0, "local")
@@ -58,10 +71,9 @@ def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:
 
     # Phase 2: the accumulators.
     sch.compute_at(sums, down, preserve_unit_loops=True)
-    x = str(sch.get(sums).reads[0].source.ty.dtype)
     rk_o, o_i = _accumulators(sch, sums, config, lanes)
     initialise(sch, sums, rk_o, tile=3)
-    sch.tensorize(o_i, intrinsic(lanes, config.terms, x, narrow=config.narrow))
+    sch.tensorize(o_i, instruction)
 
 
 def _accumulators(sch: Schedule, sums: Block, config: DenseConfig, lanes: int) -> tuple[Loop, Loop]:
