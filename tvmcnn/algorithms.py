@@ -87,6 +87,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "bf16": Algorithm({"pairs": loops.pairs}, weight=packing.pairs, rounds="bf16", on_stack=False),
     "amx_bf16": Algorithm(
         {"amx": loops.amx}, weight=packing.amx_bf16, packed_by=("maps",), rounds="bf16", on_stack=False
+    ),
     "dense_bf16": Algorithm(
         {"dense_pairs": loops.dense},
         weight=packing.dense_pairs,
