@@ -10,7 +10,7 @@ from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.blocks import groups_together
 from tvmcnn.choose.cpu.bf16 import why_float32
 from tvmcnn.choose.shared import QUANTISED
-from tvmcnn.configs import MmaConfig
+from tvmcnn.configs import AmxConfig, MmaConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
 from tvmcnn.network import Choice, Kernel, Network, Program
 
@@ -46,7 +46,8 @@ def bf16_products(programs: Sequence[Program]) -> str:
     pairs = [(program.network, step.choice) for program in programs for step in program.steps]
     choices = [choice for network, choice in pairs if multiply_accumulates(network, choice.kernel) > 0]
     counted = [choice for choice in choices if ALGORITHMS[choice.algorithm].counted]
-    wide = Counter(why_float32(choice) for choice in counted if not ALGORITHMS[choice.algorithm].rounds)
+    tiles = any(isinstance(choice.config, AmxConfig) for choice in counted)
+    wide = Counter(why_float32(choice, tiles=tiles) for choice in counted if not ALGORITHMS[choice.algorithm].rounds)
     others = f"; in float32 {', '.join(f'{count} {why}' for why, count in wide.items())}" if wide else ""
     return f"bfloat16: {len(counted) - wide.total()} of {len(counted)} kernels with products{others}"
 

@@ -130,18 +130,21 @@ def pairs_of_rows_config(rows: int, depth: int, maps: int, target: Target) -> De
     return dataclasses.replace(config, parts=math.gcd(config.parts, -(-depth // PAIR)))
 
 
-def why_float32(choice: Choice) -> str:
-    """Why the factors of a kernel's products are not rounded: the words after how many of them there are."""
+def why_float32(choice: Choice, *, tiles: bool) -> str:
+    """Why the factors of a kernel's products are not rounded, of a library that multiplies by AMX's tiles or by pairs:
+    the words after how many of them there are."""
     kernel, node = choice.kernel, choice.kernel.anchor
     if not ALGORITHMS[choice.algorithm].exact:
         return "by Winograd"
     if kernel.dtype != FLOAT32:
         return f"of {kernel.dtype}"
     if node.op != "Conv":
-        weights = ALGORITHMS[choice.algorithm].weight is not None
+        weights = ALGORITHMS[choice.algorithm].weight is not None and not tiles
         return f"{node.op}{f' of fewer than {FEW_WEIGHTS:,} weights' if weights else ''}"
     if node["group"] > 1:
         return "of several groups"
+    if tiles:
+        return "whose channels and pixels are too few to fill tiles"
     if kernel.inputs[0].shape[1] < FEW_CHANNELS:
         return f"of fewer than {FEW_CHANNELS} channels"
     return OTHERWISE.get(choice.algorithm, f"by the algorithm {choice.algorithm}")
