@@ -36,7 +36,7 @@ Sums = Callable[[Any, Any, Any, Any, Any, Any], Expr]  # (image, block of maps, 
 def amx(step: Step, given: Operands) -> Tiled:
     """Conv or QLinearConv of one group. x: NCHW16c with a halo that holds the pads; y: NCHW16c; weight: packing.py.
 
-    "packed" is (N, bands, ⌈C/k⌉, phases of rows, of columns, elements), "conv" (N, M/16/t, bands, runs of pixels,
+    "packed" is (N, bands, ⌈C/k⌉, phases of rows, of columns, elements), "conv" (N, M/16/t, bands, runs of pixels, 1,
     pixels, 16·t) of t tiles of maps, "sums" the same in memory, "out" (N, M/16, bands, rows, W'/q, q, 16).
     """
     choice, config = step.choice, step.choice.numbers(AmxConfig)
@@ -51,7 +51,7 @@ def amx(step: Step, given: Operands) -> Tiled:
     def factor(stored: Expr) -> Expr:
         return stored.astype("int32") if in_bytes else widened(stored)
 
-    def tap(i: Any, g: Any, b: Any, run: Any, row: Any, o: Any) -> Expr:
+    def tap(i: Any, g: Any, b: Any, run: Any, one: Any, row: Any, o: Any) -> Expr:
         ph, pw, first = band.first(rh, rw)
         at = (run * band.pixels + row) * band.spacing + first + rc * terms + rn
         return te.sum(
@@ -59,12 +59,13 @@ def amx(step: Step, given: Operands) -> Tiled:
             axis=[rb, rh, rw, rc, rn],
         )
 
-    conv = te.compute((output.shape[0], groups, bands.count, band.runs, band.pixels, lanes), tap, name="conv")
+    # An axis of extent 1, lest the reader have more than it: TVM's annotate_buffer_access wants as many of each.
+    conv = te.compute((output.shape[0], groups, bands.count, band.runs, 1, band.pixels, lanes), tap, name="conv")
     sums = te.compute(conv.shape, lambda *at: conv[at], name="sums")
 
     def total(i: Any, ob: Any, b: Any, y: Any, x: Any, o: Any) -> Expr:
         pixel, first = y * band.pitch + x, ob % config.maps * BLOCK
-        return sums[i, ob // config.maps, b, pixel // band.pixels, pixel % band.pixels, first + o]
+        return sums[i, ob // config.maps, b, pixel // band.pixels, 0, pixel % band.pixels, first + o]
 
     return (_bytes if in_bytes else _floats)(step, given, total, bands)
 

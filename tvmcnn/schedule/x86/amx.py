@@ -14,13 +14,14 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.s_tir import Schedule, TensorIntrin
 from tvm.script import from_source
 from tvm.script import tirx as T  # noqa: N812 (its name in TVMScript)
 
 from tvmcnn.configs import AmxConfig
-from tvmcnn.schedule.steps import extent, prefetch, reduction_axes, rows_of_vectors, unroll
+from tvmcnn.schedule.steps import Block, extent, prefetch, reduction_axes, rows_of_vectors, unroll
 from tvmcnn.schedule.x86.pairs import widened
 from tvmcnn.schedule.x86.quads import in_quads
 
@@ -41,12 +42,13 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     sch.reorder(n, band, ob_o, ob_g, y, x, ob_i, quad, o)
     unroll(sch, (ob_i,))
 
+    _read_whole_runs(sch, sums, config.maps)
     narrowed = in_quads(sch, out, ob_i)
     if not narrowed:
         sch.vectorize(o)
 
     sch.compute_at(sums, ob_g, preserve_unit_loops=True)
-    run, stored, _ = sch.get_loops(sums)[-3:]
+    run, _, stored, _ = sch.get_loops(sums)[-4:]
     sch.compute_at(conv, run, preserve_unit_loops=True)
     sch.compute_at(packed, ob_o, preserve_unit_loops=True)
     spacing, pixel = (int(sch.get(packed).annotations[f"tvmcnn.{word}"]) for word in ("spacing", "pixel"))
@@ -64,6 +66,21 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
         sch.tensorize(loop, name)
     if narrowed:
         sch.tensorize(quad, narrowed)
+
+
+def _read_whole_runs(sch: Schedule, sums: Block, maps: int) -> None:
+    """Let what reads the sums read all of a band, as far as the schedule knows: it would leave out those between rows
+    which nobody reads, and `tensorize` takes no part of a tile."""
+    (reader,) = sch.get_consumers(sums)
+    place = [str(read.source.name) for read in sch.get(reader).reads].index("sums")
+    runs, _, pixels, _ = (int(extent) for extent in sch.get(reader).reads[place].source.ty.shape[3:])
+
+    def region(i: Any, ob: Any, b: Any, y: Any, tx: Any, x: Any, o: Any) -> tuple[tuple[Any, Any], ...]:
+        first = ob % maps * 16 + o
+        group = ob // maps
+        return (i, i + 1), (group, group + 1), (b, b + 1), (0, runs), (0, 1), (0, pixels), (first, first + 1)
+
+    sch.annotate_buffer_access(reader, place, "read", region)
 
 
 @functools.cache
