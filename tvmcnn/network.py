@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvmcnn.configs import Config
+from tvmcnn.half_weights import HalfWeights
 
 Numbers = TypeVar("Numbers", bound=Config)
 Shape = tuple[int, ...]
@@ -158,6 +159,7 @@ class Network:
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
     # What is behind names that a pass has in another rank, and behind views and constants that it added
     originals: Mapping[str, Original] = field(default_factory=dict)
+    half_weights: HalfWeights = field(default_factory=HalfWeights)  # what weights were rounded to, and which
 
     def shape(self, name: str) -> Shape:
         """The shape of an operand, a tensor or a constant."""

@@ -65,7 +65,7 @@ class Platform(Protocol):
     def machines(self) -> Sequence[Machine]:
         """The machines, of which each has programs of its own."""
 
-    def check(self, output: Path, precision: str) -> None:
+    def check(self, output: Path, precision: str, weights: str) -> None:
         """Raise ToolError, before the work, for tools that are missing and for what this kind of machine has not."""
 
     def versions(self) -> dict[str, str]:
@@ -102,7 +102,7 @@ class Cpus:
 
     machines: tuple[Target, ...]
 
-    def check(self, output: Path, precision: str) -> None:
+    def check(self, output: Path, precision: str, weights: str) -> None:
         """Raise ToolError without a C compiler, and for a precision that only tensor cores have."""
         c_compiler()
         if precision != "fp32":
@@ -170,8 +170,13 @@ class Cuda:
         """The one."""
         return (self.machine,)
 
-    def check(self, output: Path, precision: str) -> None:
-        """Raise ToolError without a C compiler or nvcc, for a static library, and for TF32 on GPUs without it."""
+    def check(self, output: Path, precision: str, weights: str) -> None:
+        """Raise ToolError without a C compiler or nvcc, for a static library, for weights in a half type, and for TF32 on
+        GPUs without it."""
+        if weights != "fp32":
+            raise ToolError(
+                f"weights {weights} are for CPUs; on GPUs --precision fp16 has those of large products in float16"
+            )
         if output.suffix == ".a":
             raise ToolError(
                 "a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so"

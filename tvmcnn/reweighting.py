@@ -21,6 +21,7 @@ import numpy as np
 
 from tvmcnn.artifact import container
 from tvmcnn.artifact.container import Manifest
+from tvmcnn.artifact.weights import half_weights
 from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import pinned
@@ -71,10 +72,13 @@ def reweight(
     memory = np.zeros(last - first, np.uint8)
     written: dict[int, tuple[str, bytes]] = {}
     for variant in (whole, *whole["variants"]):
+        programs = []
         for entry in (variant, *variant["specialisations"]):
-            program = _laid_out(model, variant["target"]["name"], entry, whole["activations"])
+            program = _laid_out(model, variant["target"]["name"], entry, whole["activations"], whole["weights"]["kind"])
             for name, offset, array in _packed(program, entry):
                 _put(memory, written, name, offset, array)
+            programs.append(program)
+        variant["weights"] = half_weights(programs)  # whose names and errors are the new model's
     manifest = {key: value for key, value in whole.items() if key not in ("sha256", "code")}
     manifest["made_of"] = {
         **whole["made_of"],
@@ -107,13 +111,13 @@ def rebuilt(library: str | PathLike[str], model: Model) -> tuple[Program, Target
     entries = [variant, *variant["specialisations"]]
     entry = min(entries, key=lambda each: each["inputs"][0]["shape"][:1] if each["inputs"] else [])
     name = variant["target"]["name"]
-    return _laid_out(model, name, entry, whole["activations"]), TARGETS[name]
+    return _laid_out(model, name, entry, whole["activations"], whole["weights"]["kind"]), TARGETS[name]
 
 
-def _laid_out(model: Model, target: str, entry: Manifest, activations: bool) -> Program:
+def _laid_out(model: Model, target: str, entry: Manifest, activations: bool, weights: str) -> Program:
     """The new model's program for a target, with the functions of the old one. Raises ModelError where they differ."""
     shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in entry["inputs"]}
-    network = simplified(import_model(model, shapes, name=entry["symbol"]))
+    network = simplified(import_model(model, shapes, name=entry["symbol"], weights=weights))
     machine = TARGETS[target]
     choices = choose(network, fuse(network), machine, pinned(entry, target))
     program = lay_out(network, choices, Weights())
@@ -143,7 +147,7 @@ def _packed(program: Program, entry: Manifest) -> Iterator[tuple[str, int, Array
     """Each constant of the program's kernels, packed, with its place in the library's weights."""
     for step, kernel in zip(program.steps, entry["kernels"], strict=True):
         places = dict(kernel["constants"])
-        for name, array in pack(step.choice, program.network.constants):
+        for name, array in pack(step.choice, program.network.constants, program.network.half_weights.kind):
             yield name, places[name], array
 
 

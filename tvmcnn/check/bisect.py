@@ -176,7 +176,8 @@ class _Trial:
     def _built(self, switch: str, folder: Path) -> Path:
         target = TARGETS[self.target]
         shapes = {entry["name"]: tuple(entry["shape"]) for entry in self.manifest["inputs"]}
-        network = simplified(import_model(self.model, shapes, name=f"without_{switch}"))
+        weights = self.manifest["weights"]["kind"]
+        network = simplified(import_model(self.model, shapes, name=f"without_{switch}", weights=weights))
         records = NONE if switch == "config" else pinned(self.manifest, self.target)
         choices = choose(
             network,

@@ -140,14 +140,18 @@ def verify_program(
 ) -> Verdict:
     """`verify_library` of one program."""
     program = program if isinstance(program, Subject) else Subject.of(program)
-    network = simplified(import_model(model, {info.name: info.shape for info in program.inputs}))
+    half = program.manifest.get("weights", {"kind": "fp32", "type": "float32", "rounded": {}})
+    shapes = {info.name: info.shape for info in program.inputs}
+    network = simplified(import_model(model, shapes, weights=half["kind"]))
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
+    rounded = dict.fromkeys(half["rounded"], half["type"])
     inputs = _taken(network, model, seed)
     observed = observe(program, [inputs[info.name] for info in program.inputs])
-    return compare(observed, network, model, inputs, growths(program.manifest, network), seed, histograms=histograms)
+    grown = growths(program.manifest, network)
+    return compare(observed, network, model, inputs, grown, seed, rounded, histograms=histograms)
 
 
 def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:
@@ -170,13 +174,15 @@ def compare(
     inputs: Mapping[str, Array],
     growths: Mapping[str, float],
     seed: int,
+    rounded: Mapping[str, str] | None = None,
     *,
     histograms: bool = False,
 ) -> Verdict:
     """Every tensor that the library showed, then the outputs of its single native call.
 
     Where a step may fall on either side and the library's fell on the other than the oracle's, the oracle follows it:
-    all that comes after is compared with what the library's own decision leads to.
+    all that comes after is compared with what the library's own decision leads to. The oracle rounds the weights of
+    `rounded` to the types there, as the library says that it did.
     """
     folder = allowed_folder(model)
     declared: dict[str, np.dtype[Any]] = {}  # the types of the outputs
@@ -188,7 +194,7 @@ def compare(
             made.add(name)
             return follow(name, _in_range(value, network.tensors.get(name)))
 
-        found = reference(model, inputs, external_data=folder, follow=shown)
+        found = reference(model, inputs, external_data=folder, follow=shown, half_weights=rounded)
         for name in [name for name in found if name not in made]:  # an initializer that is an output
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
         declared.update({name: array.dtype for name, array in found.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Context:
     follow: Follow | None = None  # asked what later nodes read, of each such tensor
     twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
     unclear: Collection[str] = ()  # names that several tensors have, of branches and around them
+    half_weights: Mapping[str, str] = field(default_factory=dict)  # tensors of this graph and what they are rounded to
     in_function: bool = False
     depth: int = 0
 
@@ -62,4 +63,4 @@ class Context:
         """The context inside a node."""
         if self.depth >= DEEPEST:
             raise ModelError(f"{self.label} calls functions and subgraphs more than {DEEPEST} deep.")
-        return replace(self, depth=self.depth + 1, **changes)
+        return replace(self, depth=self.depth + 1, half_weights={}, **changes)
