@@ -171,8 +171,8 @@ class Cuda:
         return (self.machine,)
 
     def check(self, output: Path, precision: str, weights: str) -> None:
-        """Raise ToolError without a C compiler or nvcc, for a static library, for weights in a half type, and for TF32 on
-        GPUs without it."""
+        """Raise ToolError without a C compiler or nvcc, for a static library, for half weights, and for TF32 on GPUs
+        without it."""
         if weights != "fp32":
             raise ToolError(
                 f"weights {weights} are for CPUs; on GPUs --precision fp16 has those of large products in float16"
