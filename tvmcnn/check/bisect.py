@@ -213,7 +213,7 @@ def unscheduled(choice: Choice) -> Choice:
     """The choice with its loops as written, where that has room on the stack."""
     if choice.is_view or not ALGORITHMS[choice.algorithm].on_stack:
         return choice
-    return replace(choice, rule="fallback", tasks=1)
+    return replace(choice, rule="fallback", tasks=1, expanded=False)
 
 
 def _uncut(choice: Choice) -> Choice:

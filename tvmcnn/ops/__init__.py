@@ -138,7 +138,8 @@ def declare(step: Step) -> tirx.PrimFunc:
         return output
     if isinstance(output, Recurrence):
         return output.function(given.parameters)
-    func = inlined(te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output]))
+    func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
+    func = func if step.choice.expanded else inlined(func)
     return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 
 

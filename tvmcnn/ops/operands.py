@@ -93,7 +93,7 @@ def _is_half(choice: Choice, name: str, stored: te.Tensor) -> bool:
 
 
 def expanded(stored: te.Tensor) -> te.Tensor:
-    """A weight of a half type in float32: a stage "expanded", which `inlined` makes a part of what reads it.
+    """A weight of a half type in float32: a stage "expanded" for the rule, or which `inlined` makes part of its reader.
 
     One instruction on a vector of float16, vcvtph2ps. The bits of a bfloat16 are the upper ones of a float32.
     """

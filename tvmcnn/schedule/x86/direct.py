@@ -13,7 +13,7 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig
-from tvmcnn.schedule.steps import extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.steps import expand, extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
 
 UNROLLED = 8  # rows of four taps: what rows of a tile share of the image is loaded and turned once
@@ -76,6 +76,7 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         unroll(sch, order)
     if terms:
         sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image, across=across))
+    expand(sch, conv, o_o, lanes)
     for block in padded:
         # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
         sch.compute_at(block, y_o, preserve_unit_loops=True)
