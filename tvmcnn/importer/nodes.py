@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,7 +113,7 @@ def build_network(
     name: str,
     folded: Mapping[str, str],
     notes: tuple[str, ...],
-    weights: tuple[str, Collection[str]] = ("fp32", ()),
+    weights: tuple[str, Set[str]] = ("fp32", frozenset()),
 ) -> Network:
     """The Network of a graph whose shapes are closed, or every reason why there is none.
 

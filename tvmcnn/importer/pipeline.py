@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.importer import along, einsum, microsoft, quantised
+from tvmcnn.importer import along, einsum, half_weights, microsoft, quantised
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.control_flow import fold_control
 from tvmcnn.importer.control_flow.scopes import Scopes
@@ -38,7 +38,7 @@ def import_opened(
 ) -> Network:
     """`import_model` of what has been read, in this process; its weights in the type `kind`."""
     proto, weights = opened.proto, opened.weights
-    known = {tensor.name for tensor in proto.graph.initializer} | weights.keys() - values.keys()
+    known = {tensor.name for tensor in proto.graph.initializer} | weights.keys()
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
     known |= original.keys()
     inline_functions(proto, label)
@@ -53,6 +53,7 @@ def import_opened(
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
+    known = (known - values.keys()) & half_weights.weights(proto.graph)
     proto, weights, folded, told = fold_control(proto, label, original, weights, scales=kind == "fp32")
     folded |= dict.fromkeys(unread, UNREAD)
     proto = infer_shapes(proto, label)

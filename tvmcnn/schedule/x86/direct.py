@@ -71,12 +71,12 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
         taken = math.prod(extent(sch, loop) for loop in (*order, *terms))
         prefetch(sch, order[0], (y_o, x_o), taken * config.vectors * lanes)
     initialise(sch, conv, order[0], tile=6)
+    expand(sch, conv, o_o, lanes)
     across = "rc" not in names
     if terms and across and math.prod(extent(sch, loop) for loop in order) <= UNROLLED:
         unroll(sch, order)
     if terms:
         sch.tensorize(co_i, intrinsic(lanes, extent(sch, terms[0]), image, across=across))
-    expand(sch, conv, o_o, lanes)
     for block in padded:
         # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.
         sch.compute_at(block, y_o, preserve_unit_loops=True)
