@@ -51,6 +51,10 @@ def grouped_direct(g: Graph) -> str:
     return g.conv(g.input(2, 32, 5, 7), 64, (1, 1), group=2, strides=[2, 1])
 
 
+def direct_half(g: Graph) -> str:
+    return g.conv(g.input(2, 32, 5, 7), 64, (3, 1), group=2)
+
+
 def depthwise(g: Graph) -> str:
     return g.conv(g.input(1, 18, 7, 9), 18, (3, 2), group=18)
 
@@ -66,6 +70,9 @@ def images(g: Graph) -> str:
 
 def dense(g: Graph) -> str:
     return g.node("Relu", g.node("Gemm", g.input(1, 40), g.draw(40, 33), g.draw(33)))
+
+
+dense_half = dense
 
 
 def dense_rows(g: Graph) -> str:
@@ -167,10 +174,12 @@ RULES = {
     "pixels": "pixels",
     "direct_pool": "direct",
     "grouped_direct": "direct",
+    "direct_half": "direct",
     "depthwise": "direct",
     "columns": "columns",
     "images": "images",
     "dense": "dense",
+    "dense_half": "dense",
     "dense_rows": "dense",
     "dense_dots": "dense_dots",
     "dots": "dots",
@@ -195,6 +204,7 @@ GIVEN = {
     "direct_overlap": DirectConfig(vectors=2, rows=4, columns=4, overlap=True),
     "streamed": StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True),
 }
+HALF = {"direct_half": "fp16", "dense_half": "bf16"}  # the type of the weight: expanded for all tiles, or as it is read
 
 
 TEXTS = [(name, isa) for name in RULES for isa in ("x86-64-v3", "x86-64-v4")]
@@ -212,7 +222,7 @@ def test_rule(
     g = Graph()
     g.output(globals()[name](g))
     made = {"verify": False, "activations": False, "exact": name == "direct"}
-    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
+    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", weights=HALF.get(name, "fp32"), **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
 
