@@ -8,7 +8,7 @@ is no number of 16 bits any more (transformed by Winograd, multiplied by alpha) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ LARGEST = {"fp16": 65504.0, "bf16": 255 * 2.0**120}
 NORMAL = {"fp16": 2.0**-14, "bf16": 2.0**-126}  # the smallest number of a full mantissa
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose second operand is a weight
 LEAST = 1024  # elements: smaller weights are not worth an error
+PART = 1 << 20  # elements
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,22 @@ def holds(kind: str, array: Array) -> bool:
     """Whether a weight is stored in a half type: a large one, of which every element is such a number already."""
     if kind == "fp32" or array.dtype != np.float32 or array.size < LEAST:
         return False
-    return np.array_equal(rounded(array, kind), array, equal_nan=True)
+    return all(np.array_equal(rounded(part, kind), part, equal_nan=True) for part in _parts(array))
 
 
 def errors(array: Array, kind: str) -> tuple[float, float]:
     """The largest relative error that rounding brings to elements of the normal range, and the largest to others."""
-    exact, near = array.astype(np.float64), rounded(array, kind).astype(np.float64)
-    finite = np.isfinite(exact)
-    size, apart = np.abs(exact[finite]), np.abs(exact - near, where=finite, out=np.zeros(exact.shape))[finite]
-    normal = size >= NORMAL[kind]
-    relative = np.max(apart[normal] / size[normal], initial=0.0)
-    return float(relative), float(np.max(apart[~normal], initial=0.0))
+    relative = absolute = 0.0
+    for part in _parts(array):
+        exact = part[np.isfinite(part)]
+        size, apart = np.abs(exact.astype(np.float64)), np.abs(rounded(exact, kind) - exact.astype(np.float64))
+        normal = size >= NORMAL[kind]
+        relative = np.max(apart[normal] / size[normal], initial=relative)
+        absolute = np.max(apart[~normal], initial=absolute)
+    return float(relative), float(absolute)
+
+
+def _parts(array: Array) -> Iterator[Array]:
+    """An array a few megabytes at a time: what is computed of a large weight would take several times its memory."""
+    flat = array.reshape(-1)
+    yield from (flat[first : first + PART] for first in range(0, flat.size, PART))

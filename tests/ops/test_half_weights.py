@@ -83,6 +83,22 @@ def test_errors() -> None:
     assert half_weights.errors(array, "fp16") == (2**-11 / (1 + 2**-11), 2.0**-26)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large weight is looked through in parts: none is left out, whatever is at its end."""
+    array = rounded(draws(3, 41, 50), kind)
+    array[-1, -1] = np.float32(1 + 2**-12)
+    whole = half_weights.errors(array, kind), oracle.to_half(array, half_weights.WORDS[kind])
+    assert whole[0][0] > 0
+    for module in (half_weights, oracle):
+        monkeypatch.setattr(module, "PART", 77)
+    assert not half_weights.holds(kind, array)
+    assert half_weights.errors(array, kind) == whole[0]
+    np.testing.assert_array_equal(oracle.to_half(array, half_weights.WORDS[kind]), whole[1])
+    array[-1, -1] = 1
+    assert half_weights.holds(kind, array)
+
+
 # ---- every rule -----------------------------------------------------------------------------------------------------
 
 
