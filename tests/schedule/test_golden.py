@@ -52,7 +52,7 @@ def grouped_direct(g: Graph) -> str:
 
 
 def direct_half(g: Graph) -> str:
-    return g.conv(g.input(2, 32, 5, 7), 64, (3, 1), group=2)
+    return g.conv(g.input(2, 32, 9, 11), 64, (3, 1), group=2)
 
 
 def depthwise(g: Graph) -> str:

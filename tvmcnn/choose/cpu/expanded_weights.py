@@ -25,6 +25,7 @@ from tvmcnn.half_weights import PRODUCTS, holds
 from tvmcnn.network import ALIGNMENT, Choice, Network, divisors, round_up
 from tvmcnn.targets import Target
 
+FEWEST_TILES = 4  # that read each: expanding a vector for one takes a cycle, for all 5, to write it to L2 and read it
 FEWEST_TASKS = 4  # threads share no loop inside of that which expands: with fewer tasks some would have none
 ENOUGH_TASKS = 16  # for which the rows of a convolution are cut into bands, each of which expands the weight again
 BAND = 192  # pixels of a band, at least: expanding a vector takes 5 cycles of L2's, its FMAs 96
@@ -48,7 +49,7 @@ def _expanding(network: Network, choice: Choice, target: Target) -> Choice:
     made = dataclasses.replace(choice, expanded=True, scratch_bytes=round_up(choice.scratch_bytes, ALIGNMENT) + size)
     made = _shared(network, made, target)
     few = made.tasks < min(choice.tasks, FEWEST_TASKS)
-    return choice if tiles < 2 or few or size > target.l2_bytes else made
+    return choice if tiles < FEWEST_TILES or few or size > target.l2_bytes else made
 
 
 def _shared(network: Network, choice: Choice, target: Target) -> Choice:
@@ -96,11 +97,11 @@ def _dense(choice: Choice, size: int, lanes: int) -> tuple[int, int]:
 
 def _whole(choice: Choice, size: int, lanes: int) -> tuple[int, int]:
     """All of it, for an image or a row of images at least: the tiles read one scalar after another."""
-    return size, 2
+    return size, FEWEST_TILES
 
 
 def _of_a_group(choice: Choice, size: int, lanes: int) -> tuple[int, int]:
-    return size // choice.numbers(PixelsConfig).groups, 2
+    return size // choice.numbers(PixelsConfig).groups, FEWEST_TILES
 
 
 Part: TypeAlias = Callable[[Choice, int, int], tuple[int, int]]  # (choice, elements of the weight, lanes of a vector)
