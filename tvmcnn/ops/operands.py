@@ -13,6 +13,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.s_tir import Schedule
 
+from tvmcnn.configs import MmaConfig
 from tvmcnn.half_weights import PRODUCTS, STORED
 from tvmcnn.network import FLOAT32, Channel, Choice, Layout, Pixel, Shape, Step
 
@@ -86,8 +87,10 @@ class Operands:
 
 
 def _is_half(choice: Choice, name: str, stored: te.Tensor) -> bool:
-    """True for the weight of a product of float32 that is stored in a half type."""
+    """True for the weight of a product of float32 that is stored in a half type; tensor cores take float16 itself."""
     anchor = choice.kernel.anchor
+    if isinstance(choice.config, MmaConfig):
+        return False
     weight = anchor.op in PRODUCTS and name == anchor.inputs[1] and choice.kernel.dtype == FLOAT32
     return weight and str(stored.dtype) in STORED.values()
 
