@@ -61,6 +61,7 @@ class Algorithm:
     constants: Constants | None = None  # in the place of these three
     packed_by: tuple[str, ...] = ()  # numbers of the config that packing reads
     exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
+    keeps: bool = True  # the weight's own elements, which may then be of a half type: `--weights` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
     rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
@@ -78,6 +79,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         weight=packing.winograd,
         packed_by=("tile", "parts"),
         exact=False,
+        keeps=False,
         growth=_by_tile,
         on_stack=False,
     ),
@@ -154,7 +156,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "gemv": Algorithm(cuda=("gemv",), weight=packing.gemv),
     "grouped_conv": Algorithm(cuda=("threads",), weight=packing.as_it_is),
     "winograd_in": Algorithm(cuda=("planes",), exact=False, makes=Makes.PART),
-    "winograd_gemm": Algorithm(cuda=("gemm",), weight=packing.planes, exact=False, makes=Makes.PART),
+    "winograd_gemm": Algorithm(cuda=("gemm",), weight=packing.planes, exact=False, keeps=False, makes=Makes.PART),
     "winograd_out": Algorithm(cuda=("planes",), exact=False, growth=_by_tile),
     "softmax_along": Algorithm(cuda=("rows", "threads")),
     "whole": Algorithm(cuda=("whole",)),

@@ -14,6 +14,7 @@ from pathlib import Path
 from tvmcnn.artifact import container
 from tvmcnn.artifact.lock import compare, read_lock, records_digest
 from tvmcnn.artifact.manifest import describe, fallbacks, kernel_line
+from tvmcnn.artifact.weights import half_weights
 from tvmcnn.cache import Cache, file_digest
 from tvmcnn.check.new_library import verified
 from tvmcnn.check.verify import Verdict
@@ -23,6 +24,8 @@ from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
+from tvmcnn.half_weights import WEIGHTS
+from tvmcnn.half_weights import WORDS as WEIGHT_WORDS
 from tvmcnn.importer import import_model
 from tvmcnn.importer.pipeline import c_identifier
 from tvmcnn.layout import Weights, lay_out
@@ -93,6 +96,7 @@ def compile(  # noqa: A001 (the contract's name)
     activations: bool = True,
     exact: bool = False,
     precision: str = "fp32",
+    weights: str = "fp32",
     report: Report = lambda line: None,
     progress: Progress = silent,
     jobs: int | None = None,
@@ -107,11 +111,12 @@ def compile(  # noqa: A001 (the contract's name)
     any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
     must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
     `own_records` and `shipped_records` may leave them out, see records.py. `precision` "tf32" or "fp16" rounds the
-    factors of large products for a GPU's tensor cores, "bf16" those of convolutions for CPUs, see precision.py.
-    `report` receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the
-    processes that compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at
-    all; `locked` names a lockfile from which it may not differ, see lock.py. `external_data` is a folder, besides the
-    model's own, that its data may lie in.
+    factors of large products for a GPU's tensor cores, "bf16" those of products for CPUs, see precision.py. `weights`
+    "fp16" or "bf16" stores those of large products in half the bytes, rounded once, see half_weights.py. `report`
+    receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the processes that
+    compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at all; `locked`
+    names a lockfile from which it may not differ, see lock.py. `external_data` is a folder, besides the model's own,
+    that its data may lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, LockError, or VerifyError if the library disagrees with
     NumPy.
@@ -119,9 +124,9 @@ def compile(  # noqa: A001 (the contract's name)
     model = with_external_data(model, external_data)
     files = [records] if isinstance(records, str | PathLike) else list(records)
     platform, path = platform_of(resolve_several(target)), _output_path(model, output)
-    _check(platform, path, precision)
+    _check(platform, path, precision, weights)
     lock = read_lock(Path(locked)) if locked is not None else {}
-    name, weights, cache = c_identifier(path.stem), Weights(), _cache(report)
+    name, packed, cache = c_identifier(path.stem), Weights(), _cache(report)
     programs: list[list[Program]] = []
     for machine in platform.machines:
         _report_target(machine, precision, report)
@@ -130,28 +135,29 @@ def compile(  # noqa: A001 (the contract's name)
             report(note)
         batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
         for size, label in batches:
-            network = import_model(model, input_shapes, batch=size, values=input_values, name=label)
+            network = import_model(model, input_shapes, batch=size, values=input_values, name=label, weights=weights)
             network = simplified(network, in_bytes=machine.multiplies_bytes)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
-            found.append(lay_out(network, choices, weights))
+            found.append(lay_out(network, choices, packed))
         _check_batches(found, [size for size, _ in batches])
         _report_programs(found, precision, report)
         programs.append(found)
     made_of = {
         "model": model_digest(model),
         "records": records_digest(list(itertools.chain(*programs))),
-        "weights": file_digest(weights.path),
+        "weights": file_digest(packed.path),
     }
     versions = _versions(platform)
     if locked is not None:
         request: container.Manifest = {"name": name, "targets": [machine.name for machine in platform.machines]}
-        compare(lock, {**request, "precision": WORDS[precision], "versions": versions, "sha256": made_of}, Path(locked))
+        request |= {"precision": WORDS[precision], "weights": WEIGHT_WORDS[weights]}
+        compare(lock, {**request, "versions": versions, "sha256": made_of}, Path(locked))
     code = platform.generate(
-        name, programs, weights, Effort(cache, jobs or usable_cpus(), report, progress, activations)
+        name, programs, packed, Effort(cache, jobs or usable_cpus(), report, progress, activations)
     )
     manifest, *others = (
-        describe(name, each, machine, versions, weights.bytes, precision, functions, activations=code.activations)
+        describe(name, each, machine, versions, packed.bytes, precision, functions, activations=code.activations)
         for machine, each, functions in zip(platform.machines, programs, code.functions, strict=True)
     )
     manifest |= {"variants": others, "made_of": made_of}
@@ -166,7 +172,7 @@ def compile(  # noqa: A001 (the contract's name)
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
             else:
                 verdicts += verified(image, manifest, entry, model, cache, report, progress)
-        _write(path, image, manifest, weights, code, folder)
+        _write(path, image, manifest, packed, code, folder)
     everything = tuple(itertools.chain(*programs))
     return Compiled(path, everything, tuple(platform.machines), tuple(verdicts), code.header, manifest, code.shown)
 
@@ -174,11 +180,13 @@ def compile(  # noqa: A001 (the contract's name)
 # ---- the request ----------------------------------------------------------------------------------------------------
 
 
-def _check(platform: Platform, output: Path, precision: str) -> None:
+def _check(platform: Platform, output: Path, precision: str, weights: str) -> None:
     """Raise ToolError for what is missing or unknown: it is better said now than after the work."""
     if precision not in PRECISIONS:
         raise ToolError(f"precision '{precision}' is unknown; allowed are {', '.join(PRECISIONS)}")
-    platform.check(output, precision)
+    if weights not in WEIGHTS:
+        raise ToolError(f"weights '{weights}' are unknown; allowed are {', '.join(WEIGHTS)}")
+    platform.check(output, precision, weights)
     if find_spec("tvm") is None:  # which is imported only when there is something to compile
         raise ToolError("tvmcnn.compile needs tvm: install it by pip install 'tvmcnn[compiler]'")
 
@@ -260,11 +268,13 @@ def _report_target(machine: Machine, precision: str, report: Report) -> None:
 def _report_programs(programs: Sequence[Program], precision: str, report: Report) -> None:
     """Tell every kernel and every decision that a user may want to overrule."""
     for program in programs:
-        for line in (*program.network.notes, *map(kernel_line, program.steps)):
+        kind = program.network.half_weights.kind
+        for line in (*program.network.notes, *(kernel_line(step, kind) for step in program.steps)):
             report(line)
     report(tiers(programs))
     choices = [step.choice for program in programs for step in program.steps]
-    for told in filter(None, (in_integers(choices), by_winograd(choices), groups_as_one(choices))):
+    half = half_weights(programs)["text"]
+    for told in filter(None, (half, in_integers(choices), by_winograd(choices), groups_as_one(choices))):
         report(told)
     if precision != "fp32":
         report(bf16_products(programs) if precision == "bf16" else tensor_cores(programs))

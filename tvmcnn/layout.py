@@ -19,6 +19,7 @@ from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.arena import Block, lower_bound, plan
 from tvmcnn.configs import WholeConfig
 from tvmcnn.errors import UnsupportedError
+from tvmcnn.half_weights import LEAST, PRODUCTS, holds, narrowed
 from tvmcnn.network import (
     ALIGNMENT,
     INDEX_LIMIT,
@@ -82,7 +83,7 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
     steps = []
     for choice in choices:
         packed, arguments = {}, [places[source.name][0] for source in choice.sources]
-        for name, array in pack(choice, network.constants):
+        for name, array in pack(choice, network.constants, network.half_weights.kind):
             packed[name] = Tensor(name, tuple(array.shape), str(array.dtype))
             arguments.append(Place("weights", offset=weights.add(array)))
         arguments.append(places[choice.kernel.output.name][0])
@@ -92,14 +93,24 @@ def lay_out(network: Network, choices: Sequence[Choice], weights: Weights) -> Pr
     return Program(network, tuple(steps), arena_bytes, scratch, least, places, held)
 
 
-def pack(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """The constants of a kernel as its tensor expression reads them, one by one with their names, in its order."""
+def pack(choice: Choice, constants: Mapping[str, Array], half: str = "fp32") -> Iterator[tuple[str, Array]]:
+    """The constants of a kernel as its tensor expression reads them, one by one with their names, in its order.
+
+    A weight of which every element is a number of the type `half` is stored as such.
+    """
+    anchor = choice.kernel.anchor
+    for name, array in _packed(choice, constants):
+        large = anchor.op in PRODUCTS and name == anchor.inputs[1] and constants[name].size >= LEAST
+        yield name, narrowed(array, half) if large and holds(half, array) else array
+
+
+def _packed(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
     kernel, how = choice.kernel, ALGORITHMS[choice.algorithm]
     if choice.is_view:
         return
     if isinstance(choice.config, WholeConfig):
         for part in choice.config.parts:
-            yield from pack(part, constants)
+            yield from _packed(part, constants)
         return
     if how.constants is not None:
         yield from how.constants(choice, constants)

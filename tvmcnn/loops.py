@@ -1,8 +1,8 @@
 """Loops: the extents of the loops around a kernel's tiles, outermost first, as its schedule makes them.
 
-Threads share them, see choose/cpu/tasks.py. One function a rule: (choice, the output's extents in memory, lanes of
-a vector) --> extents; () where none is shared. The table ALGORITHMS names them, and a schedule whose loops are others
-is refused when they are shared out.
+Threads share them, see choose/cpu/tasks.py; not those inside of that which expands a weight for several tiles. One
+function a rule: (choice, the output's extents in memory, lanes of a vector) --> extents; () where none is shared. The
+table ALGORITHMS names them, and a schedule whose loops are others is refused when they are shared out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
     rows = math.ceil(height / config.rows) // config.bands
     if config.rows_first:
         return (n, config.bands, rows)
-    return (n, config.bands, tiles, vectors // min(config.vectors, vectors), rows)
+    maps = (n, config.bands, tiles, vectors // min(config.vectors, vectors))
+    return maps if choice.expanded else (*maps, rows)
 
 
 def amx(choice: Choice, shape: Shape, lanes: int) -> Shape:
@@ -79,18 +80,21 @@ def pixels(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Images, groups, runs of pixels, tiles of maps."""
     config = choice.numbers(PixelsConfig)
     runs = math.prod(shape[2:]) // config.pixels
-    return (shape[0], config.groups, runs, shape[1] // config.groups // config.maps)
+    outer = (shape[0], config.groups, runs)
+    return outer if choice.expanded else (*outer, shape[1] // config.groups // config.maps)
 
 
 def conv_images(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Vectors of images, rows, tiles of maps."""
-    return (shape[0], shape[2], shape[1] // choice.numbers(ImagesConfig).maps)
+    rows = (shape[0], shape[2])
+    return rows if choice.expanded else (*rows, shape[1] // choice.numbers(ImagesConfig).maps)
 
 
 def dense_images(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Tiles of vectors of images, tiles of maps."""
     config = choice.numbers(ImagesConfig)
-    return (shape[0] // config.columns, shape[1] // config.maps)
+    images = shape[0] // config.columns
+    return (images,) if choice.expanded else (images, shape[1] // config.maps)
 
 
 def images(choice: Choice, shape: Shape, lanes: int) -> Shape:
@@ -102,7 +106,8 @@ def dense(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Tiles of columns, and tiles of rows."""
     config = choice.numbers(DenseConfig)
     rows, columns = shape[:2] if choice.kernel.anchor.op == "Conv" else (math.prod(shape[:-1]), shape[-1])
-    return (math.ceil(columns / config.width), math.ceil(rows / config.rows))
+    across = math.ceil(columns / config.width)
+    return (across,) if choice.expanded else (across, math.ceil(rows / config.rows))
 
 
 def matmul(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvmcnn.configs import Config
+from tvmcnn.half_weights import HalfWeights
 
 Numbers = TypeVar("Numbers", bound=Config)
 Shape = tuple[int, ...]
@@ -158,6 +159,7 @@ class Network:
     notes: tuple[str, ...] = ()  # what import decided and must say: a bound dimension, a converted opset
     # What is behind names that a pass has in another rank, and behind views and constants that it added
     originals: Mapping[str, Original] = field(default_factory=dict)
+    half_weights: HalfWeights = field(default_factory=HalfWeights)  # what weights were rounded to, and which
 
     def shape(self, name: str) -> Shape:
         """The shape of an operand, a tensor or a constant."""
@@ -408,6 +410,7 @@ class Choice:
     within: tuple[Tensor, int] | None = None
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+    expanded: bool = False  # a weight of a half type is float32 in scratch first, for several tiles to read
 
     def __post_init__(self) -> None:
         stored = (*zip(self.sources, self.reads, strict=False), (self.kernel.output, self.writes))

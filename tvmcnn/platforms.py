@@ -65,7 +65,7 @@ class Platform(Protocol):
     def machines(self) -> Sequence[Machine]:
         """The machines, of which each has programs of its own."""
 
-    def check(self, output: Path, precision: str) -> None:
+    def check(self, output: Path, precision: str, weights: str) -> None:
         """Raise ToolError, before the work, for tools that are missing and for what this kind of machine has not."""
 
     def versions(self) -> dict[str, str]:
@@ -102,7 +102,7 @@ class Cpus:
 
     machines: tuple[Target, ...]
 
-    def check(self, output: Path, precision: str) -> None:
+    def check(self, output: Path, precision: str, weights: str) -> None:
         """Raise ToolError without a C compiler, and for a precision that only tensor cores or other CPUs have."""
         c_compiler()
         without = [target.name for target in self.machines if not target.bf16_pairs]
@@ -177,9 +177,13 @@ class Cuda:
         """The one."""
         return (self.machine,)
 
-    def check(self, output: Path, precision: str) -> None:
-        """Raise ToolError without a C compiler or nvcc, for a static library, and for a precision that no GPU of the
-        target has."""
+    def check(self, output: Path, precision: str, weights: str) -> None:
+        """Raise ToolError without a C compiler or nvcc, for a static library, for half weights, and for a precision
+        that no GPU of the target has."""
+        if weights != "fp32":
+            raise ToolError(
+                f"weights {weights} are for CPUs; on GPUs --precision fp16 has those of large products in float16"
+            )
         if output.suffix == ".a":
             raise ToolError(
                 "a static library is for CPUs: CUDA's runtime must be linked by nvcc, name the output with .so"

@@ -21,6 +21,7 @@ import numpy as np
 
 from tvmcnn.artifact import container
 from tvmcnn.artifact.container import Manifest
+from tvmcnn.artifact.weights import half_weights
 from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.choose.cpu import choose
 from tvmcnn.choose.records import pinned
@@ -72,10 +73,13 @@ def reweight(
     memory = np.zeros(last - first, np.uint8)
     written: dict[int, tuple[str, bytes]] = {}
     for variant in (whole, *whole["variants"]):
+        programs = []
         for entry in (variant, *variant["specialisations"]):
             program = _laid_out(model, variant["target"]["name"], entry, whole)
             for name, offset, array in _packed(program, entry):
                 _put(memory, written, name, offset, array)
+            programs.append(program)
+        variant["weights"] = half_weights(programs)  # whose names and errors are the new model's
     manifest = {key: value for key, value in whole.items() if key not in ("sha256", "code")}
     manifest["made_of"] = {
         **whole["made_of"],
@@ -117,7 +121,7 @@ def _laid_out(model: Model, target: str, entry: Manifest, whole: Manifest) -> Pr
     Raises ModelError where they differ.
     """
     shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in entry["inputs"]}
-    network = simplified(import_model(model, shapes, name=entry["symbol"]))
+    network = simplified(import_model(model, shapes, name=entry["symbol"], weights=whole["weights"]["kind"]))
     machine = TARGETS[target]
     choices = choose(network, fuse(network), machine, pinned(entry, target), precision_of(whole["precision"]))
     program = lay_out(network, choices, Weights())
@@ -147,7 +151,7 @@ def _packed(program: Program, entry: Manifest) -> Iterator[tuple[str, int, Array
     """Each constant of the program's kernels, packed, with its place in the library's weights."""
     for step, kernel in zip(program.steps, entry["kernels"], strict=True):
         places = dict(kernel["constants"])
-        for name, array in pack(step.choice, program.network.constants):
+        for name, array in pack(step.choice, program.network.constants, program.network.half_weights.kind):
             yield name, places[name], array
 
 

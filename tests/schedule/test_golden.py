@@ -52,6 +52,10 @@ def grouped_direct(g: Graph) -> str:
     return g.conv(g.input(2, 32, 5, 7), 64, (1, 1), group=2, strides=[2, 1])
 
 
+def direct_half(g: Graph) -> str:
+    return g.conv(g.input(2, 32, 9, 11), 64, (3, 1), group=2)
+
+
 def depthwise(g: Graph) -> str:
     return g.conv(g.input(1, 18, 7, 9), 18, (3, 2), group=18)
 
@@ -67,6 +71,9 @@ def images(g: Graph) -> str:
 
 def dense(g: Graph) -> str:
     return g.node("Relu", g.node("Gemm", g.input(1, 40), g.draw(40, 33), g.draw(33)))
+
+
+dense_half = dense
 
 
 def dense_rows(g: Graph) -> str:
@@ -188,10 +195,12 @@ RULES = {
     "pixels": "pixels",
     "direct_pool": "direct",
     "grouped_direct": "direct",
+    "direct_half": "direct",
     "depthwise": "direct",
     "columns": "columns",
     "images": "images",
     "dense": "dense",
+    "dense_half": "dense",
     "dense_rows": "dense",
     "dense_dots": "dense_dots",
     "dots": "dots",
@@ -216,6 +225,7 @@ GIVEN = {
     "direct_overlap": DirectConfig(vectors=2, rows=4, columns=4, overlap=True),
     "streamed": StreamedConfig(2, 2, 2, vectors=2, tiles=6, prefetch=True),
 }
+HALF = {"direct_half": "fp16", "dense_half": "bf16"}  # the type of the weight: expanded for all tiles, or as it is read
 
 
 ONLY = {  # rules that one class of CPUs has, and the precision that they are of
@@ -243,7 +253,7 @@ def test_rule(
     g.output(globals()[name](g))
     made: dict[str, Any] = {"verify": False, "activations": False, "exact": name == "direct"}
     made |= {"precision": ONLY[name][1]} if name in ONLY else {}
-    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", **made)
+    compiled = tvmcnn.compile(g.model(), target=isa, output=tmp_path / "x.so", weights=HALF.get(name, "fp32"), **made)
     assert RULES[name] in {step.choice.rule for step in compiled.program.steps}
     golden("\n".join([*(f"# {step.choice}" for step in compiled.program.steps), "", compiled.code["tir"]()]))
 

@@ -39,6 +39,7 @@ def lock_of(manifest: Manifest) -> dict[str, Any]:
         "name": manifest["name"],
         "targets": [entry["target"]["name"] for entry in (manifest, *manifest["variants"])],
         "precision": manifest["precision"],
+        "weights": manifest["weights"]["type"],
         "versions": dict(manifest["versions"]),
         "sha256": {**manifest["made_of"], "image": manifest["sha256"]},
     }
@@ -51,6 +52,7 @@ def read_lock(path: Path) -> dict[str, Any]:
         keys = {"lock", "name", "targets", "precision", "versions", "sha256"}
         if not isinstance(lock, dict) or keys - lock.keys():
             raise ValueError("it has not all that `tvmcnn inspect --lock` writes")
+        lock.setdefault("weights", "float32")  # of a file from before there were others
     except (OSError, ValueError) as error:
         raise LockError(f"{path} is no lockfile: {error}") from error
     if lock["lock"] != FORMAT:
@@ -61,7 +63,7 @@ def read_lock(path: Path) -> dict[str, Any]:
 def compare(lock: dict[str, Any], found: dict[str, Any], path: Path) -> None:
     """Raise LockError with all that differs from a lock, in what both have."""
     differ = []
-    for key in ("name", "targets", "precision", "versions", "sha256"):
+    for key in ("name", "targets", "precision", "weights", "versions", "sha256"):
         theirs, ours = lock[key], found.get(key)
         if ours is None:
             continue

@@ -8,10 +8,12 @@ from typing import Any
 
 from tvmcnn.algorithms import ALGORITHMS, FALLBACK, Makes
 from tvmcnn.artifact.container import Manifest
+from tvmcnn.artifact.weights import half_weights, stored_in_half
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.summary import by_winograd, groups_as_one
 from tvmcnn.configs import WholeConfig
 from tvmcnn.fuse import multiply_accumulates
+from tvmcnn.half_weights import WORDS as WEIGHT_WORDS
 from tvmcnn.network import Network, Node, Program, Step, Tensor, dims, moved_bytes
 from tvmcnn.precision import WORDS
 from tvmcnn.targets import Gpu, Target
@@ -42,6 +44,7 @@ def describe(
         "versions": dict(versions),
         "target": machine.facts,
         "precision": WORDS[precision],
+        "weights": half_weights(programs),
         "weights_bytes": weights_bytes,
         "activations": activations,
         "metadata": dict(network.metadata),
@@ -79,11 +82,13 @@ def fallbacks(program: Program) -> int:
     return sum(step.choice.rule == FALLBACK for step in program.steps)
 
 
-def kernel_line(step: Step) -> str:
-    """The line that compile prints: name, nodes, algorithm, layout, rule, tier and config."""
+def kernel_line(step: Step, kind: str = "fp32") -> str:
+    """The line that compile prints: name, nodes, algorithm, layout, rule, tier, config and the weight's half type."""
     choice = step.choice
     config = " ".join(f"{key}={value}" for key, value in _config(step).items())
     decided = f"{choice.algorithm} -> {choice.writes}, rule {choice.rule} ({choice.tier}) {config}"
+    if stored_in_half(step, kind):
+        decided += f" weight={WEIGHT_WORDS[kind]}"
     return f"{choice.name:<14} {choice.kernel.ops:<24} {decided}".rstrip()
 
 
@@ -194,7 +199,7 @@ def described(manifest: Manifest) -> Iterator[str]:
     yield f"weights {manifest['weights_bytes']:,} bytes; arena {manifest['arena_bytes']:,}, at least" + (
         f" {manifest['arena_lower_bound']:,}; {manifest['thread_bytes']:,} more a thread"
     )
-    yield from filter(None, map(manifest.get, ("winograd", "groups")))
+    yield from filter(None, (manifest["weights"]["text"], *map(manifest.get, ("winograd", "groups"))))
     yield f"versions: {', '.join(f'{name} {found}' for name, found in manifest['versions'].items())}"
     for name, digest in {**manifest["made_of"], "image": manifest["sha256"]}.items():
         yield f"SHA-256 of the {name:<8} {digest}"

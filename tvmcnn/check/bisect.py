@@ -177,7 +177,8 @@ class _Trial:
     def _built(self, switch: str, folder: Path) -> Path:
         target = TARGETS[self.target]
         shapes = {entry["name"]: tuple(entry["shape"]) for entry in self.manifest["inputs"]}
-        network = simplified(import_model(self.model, shapes, name=f"without_{switch}"))
+        weights = self.manifest["weights"]["kind"]
+        network = simplified(import_model(self.model, shapes, name=f"without_{switch}", weights=weights))
         records = NONE if switch == "config" else pinned(self.manifest, self.target)
         choices = choose(
             network,
@@ -214,7 +215,7 @@ def unscheduled(choice: Choice) -> Choice:
     """The choice with its loops as written, where that has room on the stack."""
     if choice.is_view or not ALGORITHMS[choice.algorithm].on_stack:
         return choice
-    return replace(choice, rule="fallback", tasks=1)
+    return replace(choice, rule="fallback", tasks=1, expanded=False)
 
 
 def _uncut(choice: Choice) -> Choice:

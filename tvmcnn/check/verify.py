@@ -139,15 +139,18 @@ def verify_program(
 ) -> Verdict:
     """`verify_library` of one program."""
     program = program if isinstance(program, Subject) else Subject.of(program)
-    network = simplified(import_model(model, {info.name: info.shape for info in program.inputs}))
+    half = program.manifest.get("weights", {"kind": "fp32", "type": "float32", "rounded": {}})
+    shapes = {info.name: info.shape for info in program.inputs}
+    network = simplified(import_model(model, shapes, weights=half["kind"]))
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
         raise ModelError(f"the model has the outputs {found}; {library} was compiled from one with {wanted}")
+    rounded = dict.fromkeys(half["rounded"], half["type"])
     inputs = _taken(network, model, seed)
     observed = observe(program, [inputs[info.name] for info in program.inputs])
     factors = factors_of(program.manifest, network, model)
-    return compare(observed, network, model, inputs, factors, seed, histograms=histograms)
+    return compare(observed, network, model, inputs, factors, seed, rounded, histograms=histograms)
 
 
 def _taken(network: Network, model: Model, seed: int) -> dict[str, Array]:
@@ -170,6 +173,7 @@ def compare(
     inputs: Mapping[str, Array],
     factors: Factors,
     seed: int,
+    rounded: Mapping[str, str] | None = None,
     *,
     histograms: bool = False,
 ) -> Verdict:
@@ -177,7 +181,8 @@ def compare(
 
     Where a step may fall on either side and the library's fell on the other than the oracle's, the oracle follows it:
     all that comes after is compared with what the library's own decision leads to. So it does where a factor may be
-    rounded to either of two neighbours.
+    rounded to either of two neighbours. The oracle rounds the weights of `rounded` to the types there, as the library
+    says that it did.
     """
     folder = allowed_folder(model)
     written = {tensor.name: array for tensor, array in zip(network.outputs, observed.outputs, strict=True)}
@@ -193,7 +198,9 @@ def compare(
             made.add(name)
             return follow(name, _in_range(value, network.tensors.get(name)))
 
-        found = reference(model, inputs, external_data=folder, follow=told, narrow=rounding.narrow())
+        found = reference(
+            model, inputs, external_data=folder, follow=told, narrow=rounding.narrow(), half_weights=rounded
+        )
         for name in [name for name in found if name not in made]:  # an initializer that is an output
             follow(name, found[name].astype(np.float64) if found[name].dtype.kind == "f" else found[name])
         declared.update({name: array.dtype for name, array in found.items()})

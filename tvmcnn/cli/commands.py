@@ -53,6 +53,7 @@ def do_compile(options: argparse.Namespace) -> int:
             activations=not options.no_activations,
             exact=options.exact,
             precision=options.precision,
+            weights=options.weights,
             report=reporter(options),
             progress=progress,
             jobs=options.jobs,

@@ -35,6 +35,7 @@ from tvmcnn.cli.options import (
     words,
 )
 from tvmcnn.cli.quantize import do_quantize
+from tvmcnn.half_weights import WEIGHTS
 from tvmcnn.precision import PRECISIONS
 from tvmcnn.version import __version__
 
@@ -153,6 +154,12 @@ def add_compile(commands: Commands) -> None:
         default="fp32",
         help="tf32, fp16: round what a GPU's tensor cores multiply; bf16: what convolutions on CPUs with AVX512-BF16"
         " do; sums stay float32 (default: fp32)",
+    )
+    sub.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="fp32",
+        help="fp16, bf16: store weights of large products in half the bytes, rounded once; CPUs (default: fp32)",
     )
     sub.add_argument("--exact", action="store_true", help="convolve as the formula is written: no Winograd")
     sub.add_argument(

@@ -16,7 +16,7 @@ from tvmcnn.version import __version__
 # What turns a step into object code, and what turns it into CUDA C++
 EITHER = (
     *("ops", "schedule"),
-    *("network.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
+    *("network.py", "half_weights.py", "blocks.py", "configs.py", "fuse/__init__.py", "fuse/regions.py"),
     "winograd.py",  # its matrices
     "packed_band.py",
     "codegen/over_time.py",

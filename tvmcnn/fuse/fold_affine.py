@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from tvmcnn.fuse import is_anchor, is_per_channel
+from tvmcnn.half_weights import holds
 from tvmcnn.network import Array, Network, Node
 
 REASON = "folded into the weight and bias of the convolution before it"
@@ -22,7 +23,8 @@ def fold_affine(network: Network) -> Network:
     y = Conv(x, w, b), z = BatchNormalization(y, s, t)              -->  z = Conv(x, w·s, b·s + t)
 
     Only where nothing else wants y. Sub and Div fold likewise. The product is formed in float64, rounded once. An Add
-    behind a convolution without a bias stays: it costs the same as an epilogue, and y can still be looked at.
+    behind a convolution without a bias stays: it costs the same as an epilogue, and y can still be looked at. So does
+    what would scale a weight that is stored in a half type: its products would be no such numbers.
     """
     readers = Counter(name for node in network.nodes for name in node.inputs)
     kept = {tensor.name for tensor in network.outputs}
@@ -36,6 +38,8 @@ def fold_affine(network: Network) -> Network:
             affine = None
         else:
             affine = _affine(network, conv, node)
+        if affine is not None and conv is not None and np.any(affine[0] != 1):
+            affine = None if holds(network.half_weights.kind, constants[conv.inputs[1]]) else affine
         if index is None or conv is None or affine is None:
             if node.op == "Conv" and is_anchor(network, node):
                 place[node.output] = len(nodes)

@@ -23,12 +23,14 @@ def import_model(
     batch: int | None = None,
     values: Mapping[str, Array] | None = None,
     name: str | None = None,
+    weights: str = "fp32",
 ) -> Network:
     """The Network of an ONNX model, every dimension bound and every constant folded.
 
     `input_shapes` binds open dimensions or overrides fixed ones; `batch` does so for every leading dimension. An open
     leading dimension that nobody binds becomes 1, and `Network.notes` says so. `values` makes inputs constants, which
-    may decide shapes and are inputs no more. `name` prefixes the C symbols; the default is the file's stem.
+    may decide shapes and are inputs no more. `name` prefixes the C symbols; the default is the file's stem. `weights`
+    "fp16" or "bf16" rounds those of large products, see half_weights.py; `Network.half_weights` says which.
 
     Raises ModelError for what is no ONNX, is damaged or contradicts itself, UnsupportedError with every node that
     tvmcnn cannot compile.
@@ -42,4 +44,4 @@ def import_model(
     opened = read_model(model)
     if needs_rehearsal(opened.proto):
         rehearse(opened, label, input_shapes or {}, batch, values or {})
-    return import_opened(opened, label, input_shapes or {}, batch, values or {}, name)
+    return import_opened(opened, label, input_shapes or {}, batch, values or {}, name, weights)

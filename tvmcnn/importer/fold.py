@@ -32,19 +32,20 @@ _BATCHNORMS = (rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_ge
 
 
 def fold(
-    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array]
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array], *, scales: bool
 ) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, str]]:
     """Fold what is constant, then BatchNorm and Pad into Conv, then fold again; say where each lost tensor went.
 
     `original` maps the tensors of the user's file to the operators that make them; only those can be lost. The large
-    `weights` are initializers here, and inputs again behind it.
+    `weights` are initializers here, and inputs again behind it. Without `scales` no weight is multiplied by another
+    constant: it is to be rounded as ONNX has it.
     """
     with _quiet():
-        return _folded(proto, label, original, weights)
+        return _folded(proto, label, original, weights, scales)
 
 
 def _folded(
-    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array]
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array], scales: bool
 ) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, str]]:
     try:
         model = ir.serde.deserialize_model(proto)
@@ -80,7 +81,7 @@ def _folded(
     outputs, budget = [value.name for value in model.graph.outputs], Budget(label)
     # The rules multiply weights in their own type: in float16 that costs 3e-4. fuse/fold_affine.py does so in float64.
     halves = any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values())
-    rewrites = [*_REWRITES, *(() if halves else _BATCHNORMS)]
+    rewrites = [*_REWRITES, *(_BATCHNORMS if scales and not halves else ())]
     run(constants, _CONSTANT)
     for _ in range(2):  # a Conv that a Pad has just gone into is a new node: its BatchNorm goes in the second time
         run(lambda: rewriter.rewrite(model, rewrites), "folded into the weights of the node beside it")

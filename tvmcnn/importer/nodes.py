@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.importer.control_flow import is_control, refuse
 from tvmcnn.importer.counted import counts_of, sentence
+from tvmcnn.importer.half_weights import round_weights
 from tvmcnn.importer.operators import DTYPES, OPERATORS, Meaning, Undecided, Unsupported, Value
 from tvmcnn.network import Array, Network, Node, Tensor
 from tvmcnn.onnx_file import Opened, one_line
@@ -106,12 +107,23 @@ class _Build:
         return self.tensors[name]
 
 
-def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, str], notes: tuple[str, ...]) -> Network:
-    """The Network of a graph whose shapes are closed, or every reason why there is none."""
+def build_network(
+    opened: Opened,
+    label: str,
+    name: str,
+    folded: Mapping[str, str],
+    notes: tuple[str, ...],
+    weights: tuple[str, Set[str]] = ("fp32", frozenset()),
+) -> Network:
+    """The Network of a graph whose shapes are closed, or every reason why there is none.
+
+    `weights` are of this type, those of these names.
+    """
     proto, graph = opened.proto, opened.proto.graph
     constants: dict[str, Array] = {t.name: _widened(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
     halves = _has_halves(graph) or any(array.dtype == np.float16 for array in opened.weights.values())
     constants |= {key: _widened(array) for key, array in opened.weights.items()}
+    constants, half_weights = round_weights(graph, constants, *weights, label)
     build = _Build(proto, label, constants)
     inputs = [_tensor(value) for value in graph.input if value.name not in opened.weights]
     build.tensors |= {tensor.name: tensor for tensor in inputs}
@@ -151,7 +163,8 @@ def build_network(opened: Opened, label: str, name: str, folded: Mapping[str, st
         notes = (*notes, "float16 tensors are computed in float32")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     nodes = tuple(build.nodes)
-    return Network(name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
+    parts = (name, tuple(inputs), outputs, nodes, build.tensors, constants, dict(folded), metadata, notes)
+    return Network(*parts, half_weights=half_weights)
 
 
 def _node(build: _Build, node: onnx.NodeProto, title: str) -> None:

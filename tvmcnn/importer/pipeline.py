@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tvmcnn.importer import along, einsum, microsoft, quantised
+from tvmcnn.importer import along, einsum, half_weights, microsoft, quantised
 from tvmcnn.importer.budget import refuse_bombs
 from tvmcnn.importer.control_flow import fold_control
 from tvmcnn.importer.control_flow.scopes import Scopes
@@ -34,10 +34,13 @@ def import_opened(
     batch: int | None,
     values: Mapping[str, Array],
     name: str | None = None,
+    kind: str = "fp32",
 ) -> Network:
-    """`import_model` of what has been read, in this process."""
+    """`import_model` of what has been read, in this process; its weights in the type `kind`."""
     proto, weights = opened.proto, opened.weights
+    known = {tensor.name for tensor in proto.graph.initializer} | weights.keys()
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
+    known |= original.keys()
     inline_functions(proto, label)
     Scopes().separate(proto.graph)
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
@@ -50,12 +53,14 @@ def import_opened(
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
-    proto, weights, folded, told = fold_control(proto, label, original, weights)
+    known = (known - values.keys()) & half_weights.weights(proto.graph)
+    proto, weights, folded, told = fold_control(proto, label, original, weights, scales=kind == "fp32")
     folded |= dict.fromkeys(unread, UNREAD)
     proto = infer_shapes(proto, label)
     gather_values(proto)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
-    return build_network(Opened(proto, weights), label, c_identifier(stem), folded, (*notes, *told))
+    named, notes = c_identifier(stem), [*notes, *told]
+    return build_network(Opened(proto, weights), label, named, folded, tuple(notes), (kind, known))
 
 
 def c_identifier(text: str) -> str:

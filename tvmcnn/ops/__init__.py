@@ -48,7 +48,7 @@ from tvmcnn.ops import (
     winograd,
 )
 from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
-from tvmcnn.ops.operands import Operands
+from tvmcnn.ops.operands import Operands, inlined
 from tvmcnn.ops.recurrent import Recurrence
 from tvmcnn.ops.tiles import Tiled, stored
 from tvmcnn.ops.unfused import hidden_tensors
@@ -146,13 +146,15 @@ def declare(step: Step) -> tirx.PrimFunc:
     if isinstance(output, Recurrence):
         return output.function(given.parameters)
     func = te.create_prim_func([*given.parameters, output.tensor if isinstance(output, Tiled) else output])
+    func = func if step.choice.expanded else inlined(func)
     return _with_strides(stored(func, output) if isinstance(output, Tiled) else func, step)
 
 
 def declare_open(step: Step) -> tirx.PrimFunc:
     """The open variant of a step: it stores every ONNX tensor that the fused kernel hides, each in plain layout."""
     given = Operands.of(step)
-    return _with_strides(te.create_prim_func([*given.parameters, *hidden_tensors(step, given)]), step, opened=True)
+    func = inlined(te.create_prim_func([*given.parameters, *hidden_tensors(step, given)]))
+    return _with_strides(func, step, opened=True)
 
 
 def _with_strides(func: tirx.PrimFunc, step: Step, *, opened: bool = False) -> tirx.PrimFunc:

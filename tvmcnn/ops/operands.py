@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Expr
+from tvm.s_tir import Schedule
 
-from tvmcnn.network import Channel, Layout, Pixel, Shape, Step
+from tvmcnn.configs import MmaConfig
+from tvmcnn.half_weights import PRODUCTS, STORED
+from tvmcnn.network import FLOAT32, Channel, Choice, Layout, Pixel, Shape, Step
 
 Where = Pixel | tuple[Any, ...]
+EXPANDED = "expanded"  # the stage of a weight of a half type in float32
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Operands:
     shapes: Mapping[str, Shape]  # logical shapes of the inputs
     constants: Mapping[str, te.Tensor]
     scalars: Mapping[str, float]
+    stored: Mapping[str, te.Tensor] = field(default_factory=dict)  # weights of a half type, which are stages above
 
     @staticmethod
     def of(step: Step) -> Operands:
@@ -41,12 +46,14 @@ class Operands:
             name: te.placeholder(packed.shape, packed.dtype, f"w{i}")
             for i, (name, packed) in enumerate(step.packed.items())
         }
-        return Operands(inputs, layouts, shapes, constants, choice.kernel.scalars)
+        stored = {name: tensor for name, tensor in constants.items() if _is_half(choice, name, tensor)}
+        constants |= {name: expanded(tensor) for name, tensor in stored.items()}
+        return Operands(inputs, layouts, shapes, constants, choice.kernel.scalars, stored)
 
     @property
     def parameters(self) -> list[te.Tensor]:
         """All placeholders in the order of the step's arguments."""
-        return [*self.inputs.values(), *self.constants.values()]
+        return [*self.inputs.values(), *{**self.constants, **self.stored}.values()]
 
     def tensor(self, name: str) -> te.Tensor:
         """The operand `name` as it is stored: for expressions in plain layout its ONNX shape and dtype."""
@@ -77,6 +84,41 @@ class Operands:
         """The pixel of an image that may have one pixel a map, such as the gates of a squeeze-and-excite block."""
         h, w = self.shapes[name][2:]
         return Pixel(pixel.n, pixel.channel, 0 if h == 1 else pixel.h, 0 if w == 1 else pixel.w)
+
+
+def _is_half(choice: Choice, name: str, stored: te.Tensor) -> bool:
+    """True for the weight of a product of float32 that is stored in a half type; tensor cores take float16 itself."""
+    anchor = choice.kernel.anchor
+    if isinstance(choice.config, MmaConfig):
+        return False
+    weight = anchor.op in PRODUCTS and name == anchor.inputs[1] and choice.kernel.dtype == FLOAT32
+    return weight and str(stored.dtype) in STORED.values()
+
+
+def expanded(stored: te.Tensor) -> te.Tensor:
+    """A weight of a half type in float32: a stage "expanded" for the rule, or which `inlined` makes part of its reader.
+
+    One instruction on a vector of float16, vcvtph2ps. The bits of a bfloat16 are the upper ones of a float32.
+    """
+
+    def element(*i: Any) -> Expr:
+        if str(stored.dtype) == STORED["fp16"]:
+            return stored[i].astype(FLOAT32)
+        return tirx.reinterpret(FLOAT32, stored[i].astype("uint32") << tirx.const(16, "uint32"))
+
+    return te.compute(stored.shape, element, name=EXPANDED)
+
+
+def inlined(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with each weight of a half type expanded where it is read, not in memory.
+
+    expanded[k] = float32(w[k]); y += x[k]·expanded[k]    -->    y += x[k]·float32(w[k])
+    """
+    sch = Schedule(func)
+    blocks = [block for block in sch.get_child_blocks(sch.get_sblock("root")) if sch.get(block).name_hint == EXPANDED]
+    for block in blocks:
+        sch.compute_inline(block)
+    return sch.mod["main"] if blocks else func
 
 
 def float32(value: float) -> Expr:

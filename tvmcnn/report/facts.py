@@ -160,6 +160,12 @@ class Facts:
         return dataclasses.asdict(self)
 
 
+def _arithmetic(manifest: Mapping[str, Any]) -> str:
+    """float32, weights in float16"""
+    weights = manifest.get("weights", {}).get("type", "float32")
+    return f"{manifest['precision']}{'' if weights == 'float32' else f', weights in {weights}'}"
+
+
 def collect(
     library: str | os.PathLike[str],
     *,
@@ -204,7 +210,7 @@ def _unmeasured(
     return Facts(
         name=manifest["name"],
         target=manifest["target"]["name"],
-        precision=manifest["precision"],
+        precision=_arithmetic(manifest),
         machine=cpu_name(),
         threads=None,
         not_measured=reason,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
+EXPANDED = "expanded"  # the stage that makes a weight of a half type float32
 Loop = Any
 Block = Any
 
@@ -37,6 +38,14 @@ def initialise(sch: Schedule, block: Block, before: Loop, tile: int) -> None:
     *outer, lane = sch.get_loops(init)[-tile - 1 :]
     unroll(sch, outer)
     sch.vectorize(lane)
+
+
+def expand(sch: Schedule, reader: Block, at: Loop, lanes: int) -> None:
+    """Expand the weight that `reader` reads, if there is one of a half type, once an iteration of `at`."""
+    for block in sch.get_producers(reader):
+        if sch.get(block).name_hint == EXPANDED:
+            sch.compute_at(block, at, preserve_unit_loops=True)
+            vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
 
 
 def prefetch(sch: Schedule, reduction: Loop, passes: Iterable[Loop], elements: int) -> None:

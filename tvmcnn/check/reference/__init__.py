@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx
 
+from tvmcnn.check.reference.half_weights import check_names, in_half
 from tvmcnn.check.reference.inlined import inlined_nodes, own_functions, unclear_names
 from tvmcnn.check.reference.inputs import checked_inputs, declared_dtype
 from tvmcnn.check.reference.model import Source, initializers, read, versions
@@ -37,6 +38,7 @@ def reference(
     external_data: str | os.PathLike[str] | None = None,
     follow: Follow | None = None,
     narrow: Narrow | None = None,
+    half_weights: Mapping[str, str] | None = None,
 ) -> dict[str, Array]:
     """Evaluate an ONNX model: its outputs by name in graph order, each in the type that the model declares.
 
@@ -50,12 +52,15 @@ def reference(
     `follow` is shown each tensor that a node makes, by its name, floats in float64 and not yet rounded to their type;
     later nodes read what it answers. `narrow` has the nodes whose factors are rounded to bfloat16, see narrow.py.
 
+    `half_weights` has tensors by name that are rounded to "float16" or "bfloat16", ties to even, before they are read:
+    the weights of a library that stores them so.
+
     Raises TvmcnnError and nothing else: UnsupportedError with every node that cannot be evaluated, InputError for
     arrays that do not fit, ModelError for all the rest.
     """
     label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     try:
-        return _evaluate(read(model, external_data), inputs, every_tensor, follow, narrow or {})
+        return _evaluate(read(model, external_data), inputs, every_tensor, follow, narrow or {}, half_weights or {})
     except TvmcnnError:
         raise
     except Exception as error:  # a file can be wrong in more ways than are foreseen
@@ -76,10 +81,17 @@ def multiplying_nodes(
 
 
 def _evaluate(
-    source: Source, inputs: Mapping[str, Array] | Array, every_tensor: bool, follow: Follow | None, narrow: Narrow
+    source: Source,
+    inputs: Mapping[str, Array] | Array,
+    every_tensor: bool,
+    follow: Follow | None,
+    narrow: Narrow,
+    half_weights: Mapping[str, str],
 ) -> dict[str, Array]:
     graph, label = source.proto.graph, source.label
     made: dict[str, Held | None] = {name: Held(array, array.dtype) for name, array in initializers(graph, source)}
+    check_names(half_weights, {*made, *(name for node in graph.node for name in node.output)}, label)
+    made |= {name: in_half(held, half_weights[name]) for name, held in made.items() if held and name in half_weights}
     constants = set(made)
     for name, given in checked_inputs(graph, inputs, label).items():
         made[name] = Held(given, declared_dtype(graph, name) or given.dtype)
@@ -89,7 +101,9 @@ def _evaluate(
     twins = inlined_nodes(source.proto, functions.values(), label) if functions and (every_tensor or follow) else ()
     unclear = unclear_names(twins or graph.node, made)
     opsets = versions(source.proto, label)
-    context = Context(source, opsets, functions, {}, shown, follow, twins, unclear, narrow)
+    context = Context(
+        source, opsets, functions, {}, shown, follow, twins, unclear, narrow=narrow, half_weights=half_weights
+    )
     outputs = [output.name for output in graph.output]
     with np.errstate(all="ignore"):  # infinities and nans go through, as they do in the compiled network
         run(graph.node, ChainMap(made), context, outputs)

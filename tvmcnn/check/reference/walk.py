@@ -11,6 +11,7 @@ from dataclasses import replace
 import onnx
 
 from tvmcnn.check.reference import control
+from tvmcnn.check.reference.half_weights import in_half
 from tvmcnn.check.reference.inlined import is_twin, parts
 from tvmcnn.check.reference.integers import Patterns, varying
 from tvmcnn.check.reference.model import attribute_value, attributes_of, describe, initializers, plain_domain, versions
@@ -52,7 +53,9 @@ def run(nodes: Iterable[onnx.NodeProto], values: Values, context: Context, outpu
             made = [integers]
         for name, shown, held in zip(node.output, names, made, strict=False):
             if name and held is not None:
-                values[name] = _noted(shown, held, inner) if shown else held
+                kind = context.half_weights.get(name)
+                stored = held if kind is None else in_half(held, kind)
+                values[name] = _noted(shown, stored, inner) if shown else stored
 
 
 def _names(node: onnx.NodeProto, context: Context) -> Sequence[str]:

@@ -48,6 +48,7 @@ class Context:
     twins: Nodes = ()  # what the nodes to be evaluated are, once functions are in place of their calls
     unclear: Collection[str] = ()  # names that several tensors have, of branches and around them
     narrow: Narrow = field(default_factory=dict)  # nodes whose factors are rounded, by the names of what they make
+    half_weights: Mapping[str, str] = field(default_factory=dict)  # tensors of this graph and what they are rounded to
     in_function: bool = False
     depth: int = 0
 
@@ -64,4 +65,4 @@ class Context:
         """The context inside a node."""
         if self.depth >= DEEPEST:
             raise ModelError(f"{self.label} calls functions and subgraphs more than {DEEPEST} deep.")
-        return replace(self, depth=self.depth + 1, **changes)
+        return replace(self, depth=self.depth + 1, half_weights={}, **changes)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from tvmcnn.choose.cpu.convolution import decide_bf16, decide_winograd
 from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.dots import wanted_bytes
+from tvmcnn.choose.cpu.expanded_weights import expanding
 from tvmcnn.choose.cpu.frames import passed_on, wanted_ends
 from tvmcnn.choose.cpu.operators import decide, joins_blocks
 from tvmcnn.choose.cpu.row_bands import in_bands
@@ -46,7 +47,7 @@ def choose(
         lanes = target.lanes(FLOAT32)
         others = _front_to_back(network, kernels, target, records, precision, exact=exact, images=lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
-    return in_bands(network, choices, target)
+    return expanding(network, in_bands(network, choices, target), target)
 
 
 def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:

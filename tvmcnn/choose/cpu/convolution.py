@@ -30,6 +30,7 @@ from tvmcnn.choose.records import NEAREST
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import deinterleaved, is_depthwise, pool_of, squashes, window_size
+from tvmcnn.half_weights import holds
 from tvmcnn.network import NO_PADS, PLAIN, Choice, Kernel, Layout, Tensor, round_up
 from tvmcnn.targets import Target
 from tvmcnn.winograd import halo
@@ -235,14 +236,17 @@ def pads_itself(kernel: Kernel, config: DirectConfig, target: Target) -> bool:
 def decide_winograd(state: State, kernel: Kernel) -> tuple[WinogradConfig | StreamedConfig, str] | None:
     """Winograd's config with its tier, or None where direct convolution is faster: by record, else by estimate.
 
-    `--exact` leaves out the algorithms that ALGORITHMS calls inexact.
+    `--exact` leaves out the algorithms that ALGORITHMS calls inexact, and a weight of a half type those that transform
+    it: of 3 x 3 filters F(4x4) has four times the elements, in float32, so that they would take eight times the bytes.
     """
-    rules = [rule for rule in SAME_SUMS if ALGORITHMS[rule].exact or not state.exact]
+    half = holds(state.network.half_weights.kind, state.network.constants[kernel.anchor.inputs[1]])
+    known = ((rule, ALGORITHMS[rule]) for rule in SAME_SUMS)
+    rules = [rule for rule, how in known if (how.exact or not state.exact) and (how.keeps or not half)]
     if squashes(kernel) or not set(rules) & set(BY_WINOGRAD):
         return None
     rule = state.records.fastest(kernel_words(state.network, kernel), rules)
     if rule is None:
-        computed = winograd_config(kernel, state.target)
+        computed = None if half else winograd_config(kernel, state.target)
         return None if computed is None else (computed, "default")
     return recorded(state.records, state.network, kernel, rule) if rule in BY_WINOGRAD else None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import tvm
 import tvm_ffi
@@ -28,6 +29,7 @@ from tvmcnn.configs import STACK_LIMIT
 from tvmcnn.network import ALIGNMENT, round_up
 from tvmcnn.targets import Target
 
+EXPANDED = "expanded"  # the buffer of a weight in float32, which has scratch whatever else is on the stack
 SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
 ITEM = 4  # bytes of a float32, as which scratch is declared, whatever lies in it
 
@@ -95,12 +97,13 @@ def _task_range(func: tirx.PrimFunc, name: str, scratch_bytes: int) -> tirx.Prim
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     area = tirx.decl_buffer((max(1, scratch_bytes // ITEM),), "float32", "scratch")
     on_stack = in_scratch = loops = 0
+    expanded = _expanded_bytes(func)
 
     def place(allocation: tirx.AllocBuffer) -> tirx.Stmt:
         nonlocal on_stack, in_scratch
         buffer = allocation.buffer
-        size = math.prod(int(extent) for extent in buffer.ty.shape) * tvm.DataType(str(buffer.ty.dtype)).itemsize
-        if scratch_bytes and size >= SCRATCH_MINIMUM:
+        size = _bytes(buffer)
+        if buffer.name == EXPANDED or (scratch_bytes > expanded and size >= SCRATCH_MINIMUM):
             start = tirx.address_of(tirx.BufferLoad(area, [in_scratch // ITEM]))
             in_scratch += round_up(size, ALIGNMENT)
             return tirx.DeclBuffer(buffer, data=start)
@@ -127,3 +130,21 @@ def _task_range(func: tirx.PrimFunc, name: str, scratch_bytes: int) -> tirx.Prim
     if scratch_bytes:
         body = tirx.SeqStmt([tirx.DeclBuffer(area, data=scratch), body])
     return tirx.PrimFunc([*func.params, scratch, begin, end], body, func.ret_type, func.attrs)
+
+
+def _bytes(buffer: Any) -> int:
+    """The bytes of a buffer of known extents."""
+    size: int = math.prod(int(extent) for extent in buffer.ty.shape)
+    return size * int(tvm.DataType(str(buffer.ty.dtype)).itemsize)
+
+
+def _expanded_bytes(func: tirx.PrimFunc) -> int:
+    """The bytes of scratch that a weight in float32 takes."""
+    found: list[int] = []
+
+    def note(allocation: tirx.AllocBuffer) -> tirx.Stmt:
+        found.extend([round_up(_bytes(allocation.buffer), ALIGNMENT)] * (allocation.buffer.name == EXPANDED))
+        return allocation
+
+    tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, note))
+    return sum(found)

@@ -28,7 +28,7 @@ from tvmcnn.network import Array, dims
 
 
 def fold_control(
-    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array]
+    proto: onnx.ModelProto, label: str, original: Mapping[str, str], weights: Mapping[str, Array], *, scales: bool
 ) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, str], list[str]]:
     """`fold`, with other nodes for control flow as far as there are any, and what to tell of that.
 
@@ -36,10 +36,11 @@ def fold_control(
     """
     rounds = _Rounds(label)
     rounds.scopes.separate(proto.graph)
-    proto, left, folded = fold(proto, label, original, weights)
+    proto, left, folded = fold(proto, label, original, weights, scales=scales)
     while any(map(is_control, proto.graph.node)) and rounds.round(proto):
         expand_defined(proto)
-        proto, left, lost = fold(proto, label, {name: original[name] for name in original.keys() - folded.keys()}, left)
+        remaining = {name: original[name] for name in original.keys() - folded.keys()}
+        proto, left, lost = fold(proto, label, remaining, left, scales=scales)
         folded |= lost
     return proto, left, folded, list(rounds.notes)
 

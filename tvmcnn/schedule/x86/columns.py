@@ -10,7 +10,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ColumnsConfig
-from tvmcnn.schedule.steps import initialise, unroll
+from tvmcnn.schedule.steps import expand, initialise, unroll
 
 
 def columns(sch: Schedule, config: ColumnsConfig, lanes: int) -> None:
@@ -46,3 +46,4 @@ def columns(sch: Schedule, config: ColumnsConfig, lanes: int) -> None:
     sch.unroll(f)
     # The test for the image's border leaves the inner columns; LLVM then turns them into vector loads and shuffles.
     sch.annotate(column, "pragma_loop_partition_hint", True)
+    expand(sch, conv, n, lanes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DenseConfig, DenseDotsConfig
-from tvmcnn.schedule.steps import Block, Loop, initialise, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.steps import Block, Loop, expand, initialise, reduction_axes, unroll, vectorize_inner
 from tvmcnn.schedule.x86.dots import intrinsic
 from tvmcnn.schedule.x86.pairs import dot
 
@@ -25,7 +25,7 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     sch.set_scope(sums, 0, "local")
 
     # Phase 1: one tile is `rows` rows by one packed width of columns.
-    _, down, row, columns = sch.get_loops(out)
+    across, down, row, columns = sch.get_loops(out)
     unroll(sch, [row])
     vectorize_inner(sch, columns, lanes)
 
@@ -34,6 +34,7 @@ def dense(sch: Schedule, config: DenseConfig, lanes: int) -> None:
     rk_o, o_i = _accumulators(sch, sums, config, lanes)
     sch.vectorize(o_i)
     initialise(sch, sums, rk_o, tile=3)
+    expand(sch, sums, across, lanes)
 
 
 def dense_dots(sch: Schedule, config: DenseDotsConfig, lanes: int) -> None:

@@ -13,7 +13,17 @@ import math
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import DirectConfig, TileConfig
-from tvmcnn.schedule.steps import Block, Loop, extent, initialise, prefetch, reduction_axes, unroll, vectorize_inner
+from tvmcnn.schedule.steps import (
+    Block,
+    Loop,
+    expand,
+    extent,
+    initialise,
+    prefetch,
+    reduction_axes,
+    unroll,
+    vectorize_inner,
+)
 from tvmcnn.schedule.x86.dots import intrinsic
 
 UNROLLED = 8  # rows of four taps: what rows of a tile share of the image is loaded and turned once
@@ -52,6 +62,7 @@ def direct(sch: Schedule, config: DirectConfig, lanes: int) -> None:
     image, across = str(sch.get(conv).reads[0].source.ty.dtype), "rc" not in _reductions(sch, conv)
     terms = [extent(sch, sch.get_loops(conv)[-1])] if TERMS in _reductions(sch, conv) else []
     dot = intrinsic(lanes, *terms, image, across=across) if terms else None
+    expand(sch, conv, o_o, lanes)
     register_sums(sch, config, conv, lanes, (y_o, x_o), dot)
     for block in padded:
         # Once a row of tiles; cut at the tests for the border, the inner columns are vectors.

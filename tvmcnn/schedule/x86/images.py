@@ -7,7 +7,9 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import ImagesConfig
-from tvmcnn.schedule.steps import Loop, initialise, unroll
+from tvmcnn.schedule.steps import Loop, expand, initialise, unroll
+
+Pair = tuple[Loop, Loop]
 
 
 def images(sch: Schedule, config: ImagesConfig, lanes: int) -> None:
@@ -22,7 +24,7 @@ def images(sch: Schedule, config: ImagesConfig, lanes: int) -> None:
     # Phase 1: the tile.
     *loops, i = sch.get_loops(out)
     i_v, i_i = sch.split(i, [None, lanes])
-    at = (_convolution if sum(reduced) > 1 else _product)(sch, loops, config, (i_v, i_i))
+    at, row = (_convolution if sum(reduced) > 1 else _product)(sch, loops, config, (i_v, i_i))
     sch.unroll(i_v)
     sch.vectorize(i_i)
 
@@ -38,23 +40,24 @@ def images(sch: Schedule, config: ImagesConfig, lanes: int) -> None:
         sch.unroll(terms[-1])
     sch.vectorize(i_i)
     initialise(sch, conv, terms[0], tile=len(pixels) + 3)
+    expand(sch, conv, row, lanes)
 
 
-def _convolution(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: tuple[Loop, Loop]) -> Loop:
-    """Cut (g, o, y, x) into maps by columns; returns the loop around a tile."""
+def _convolution(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: Pair) -> Pair:
+    """Cut (g, o, y, x) into maps by columns; returns the loop around a tile, and that around a row of them."""
     g, o, y, x = loops
     o_o, o_i = sch.split(o, [None, config.maps])
     x_o, x_i = sch.split(x, [None, config.columns])
     sch.reorder(g, y, o_o, x_o, o_i, x_i, *vectors)
     unroll(sch, (o_i, x_i))
-    return x_o
+    return x_o, y
 
 
-def _product(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: tuple[Loop, Loop]) -> Loop:
-    """Cut (g, o, …) into maps by vectors of images; returns the loop around a tile."""
+def _product(sch: Schedule, loops: list[Loop], config: ImagesConfig, vectors: Pair) -> Pair:
+    """Cut (g, o, …) into maps by vectors of images; returns the loop around a tile, and that around all maps."""
     g, o, *unit = loops
     g_o, g_i = sch.split(g, [None, config.columns])
     o_o, o_i = sch.split(o, [None, config.maps])
     sch.reorder(g_o, o_o, *unit, g_i, o_i, *vectors)
     unroll(sch, (g_i, o_i))
-    return o_o
+    return o_o, g_o

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import PixelsConfig
-from tvmcnn.schedule.steps import extent, initialise, rows_of_vectors, unroll
+from tvmcnn.schedule.steps import expand, extent, initialise, rows_of_vectors, unroll
 
 
 def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:
@@ -35,3 +35,4 @@ def pixels(sch: Schedule, config: PixelsConfig, lanes: int) -> None:
     unroll(sch, (v, lane_o, o))
     sch.vectorize(lane_i)
     initialise(sch, conv, rc, tile=4)
+    expand(sch, conv, run, lanes)

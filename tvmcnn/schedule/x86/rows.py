@@ -12,7 +12,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import RowsConfig
-from tvmcnn.schedule.steps import Block, extent, unroll
+from tvmcnn.schedule.steps import EXPANDED, Block, extent, unroll, vectorize_inner
 
 
 def rows(sch: Schedule, config: RowsConfig, lanes: int) -> None:
@@ -31,7 +31,9 @@ def rows(sch: Schedule, config: RowsConfig, lanes: int) -> None:
             row_o, row_i = sch.split(outer[-1], [None, config.rows])
             sch.reorder(row_o, at, row_i, column)
     for block in reversed(sch.get_child_blocks(root)):
-        if sch.get(block).name_hint != "out":
+        if sch.get(block).name_hint == EXPANDED:  # once for all tiles
+            vectorize_inner(sch, sch.get_loops(block)[-1], lanes)
+        elif sch.get(block).name_hint != "out":
             if at is not None:
                 sch.compute_at(block, at, preserve_unit_loops=True)
             _reductions_outside(sch, block, config)
