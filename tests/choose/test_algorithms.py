@@ -42,7 +42,7 @@ def test_every_packed_weight_can_be_read_back() -> None:
     Nor has "recurrent", with which nothing fuses.
     """
     packed = {name for name, how in ALGORITHMS.items() if how.cpu and how.weight is not None} - {"recurrent"}
-    assert packed == {*unfused.TAPS, "dense", "dense_images"}
+    assert packed == {*unfused.TAPS, "dense", "dense_bf16", "dense_images"}
 
 
 def test_colours_are_of_algorithms() -> None:
@@ -50,7 +50,7 @@ def test_colours_are_of_algorithms() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "cuda:sm_80"])
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "x86-64-v4-bf16", "cuda:sm_80"])
 @pytest.mark.parametrize("name", ["lenet5", "mobilenet_v3_large", "densenet121", "unet"])
 def test_choices_are_in_the_table(name: str, target: str, tmp_path: Path) -> None:
     path = LENET5
@@ -59,9 +59,10 @@ def test_choices_are_in_the_table(name: str, target: str, tmp_path: Path) -> Non
         onnx.save(make(name, 64), path)
     network = simplified(import_model(path))
     (machine,) = resolve_several(target)
+    precision = "bf16" if target.endswith("bf16") else "fp32"
     for exact in (False, True):
         choices = platform_of([machine]).choose(
-            network, fuse(network), machine, load_records(machine, own=False), "fp32", exact=exact
+            network, fuse(network), machine, load_records(machine, own=False), precision, exact=exact
         )
         assert [choice.name for choice in choices if not fits(choice, target)] == []
         assert not exact or all(ALGORITHMS[choice.algorithm].exact for choice in choices)

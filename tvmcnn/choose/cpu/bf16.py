@@ -66,17 +66,25 @@ def in_bf16(state: State, kernel: Kernel, residuals: list[tuple[Tensor, Layout]]
     read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"])), *residuals]
     config = pairs_config(kernel, state.target)
     choice = choice_of(kernel, "bf16", read, Layout(BLOCK), "pairs", (config, "default"))
-    return dataclasses.replace(choice, scratch_bytes=round_up(band_bytes(kernel, config, config.bands), ALIGNMENT))
+    return dataclasses.replace(choice, scratch_bytes=round_up(band_bytes(kernel, config.bands), ALIGNMENT))
 
 
 def pairs_config(kernel: Kernel, target: Target) -> PairsConfig:
-    """The tile that is estimated to be fastest, the bands that L2 holds, and parts that threads can share."""
+    """The tile that is estimated to be fastest, the bands that L2 holds, and parts that threads can share.
+
+    An image that L2 does not hold must be cut into bands, so that tiles divide its rows.
+    """
     maps, channels = kernel.output.shape[1], channels_together(kernel)
     blocks = -(-maps // BLOCK)
-    tiles = direct_tiles(kernel, maps, min(channels, BLOCK), target)
-    v, rows, columns = next(tile for tile in tiles if blocks % tile[0] == 0)  # `tensorize` takes no part of a tile
     unroll = math.gcd(4, summed_channels(channels, BLOCK)[1] // 2)
-    config = PairsConfig(v, rows, columns, unroll=unroll, prefetch=prefetches(kernel, target))
+    tiles = (
+        PairsConfig(*tile, unroll=unroll, prefetch=prefetches(kernel, target))
+        for tile in direct_tiles(kernel, maps, min(channels, BLOCK), target)
+        if blocks % tile[0] == 0  # `tensorize` takes no part of a tile
+    )
+    whole = band_bytes(kernel, 1)
+    config = next(tile for tile in tiles if whole <= target.l2_bytes or kernel.output.shape[2] % tile.rows == 0)
+    v = config.vectors
     bands = _bands(kernel, config, target)
     return dataclasses.replace(config, bands=bands, parts=_parts(kernel, blocks // v, v))
 
@@ -87,7 +95,7 @@ def _bands(kernel: Kernel, config: PairsConfig, target: Target) -> int:
     if height % config.rows:
         return 1  # the last row of tiles is moved back, and would be in two bands
     several = divisors(height // config.rows)
-    held = next((each for each in several if band_bytes(kernel, config, each) <= target.l2_bytes / 2), several[-1])
+    held = next((each for each in several if band_bytes(kernel, each) <= target.l2_bytes / 2), several[-1])
     image = math.prod(kernel.inputs[0].shape[1:]) * kernel.item_bytes
     most = min(MAX_BANDS, MAX_WEIGHT_READS * image / weight_bytes(kernel))
     return max([each for each in several if each <= most] + [held])
@@ -101,7 +109,7 @@ def _parts(kernel: Kernel, tiles: int, vectors: int) -> int:
     return max(each for each in divisors(tiles) if each == 1 or each * ROUNDING <= SHARE * products)
 
 
-def band_bytes(kernel: Kernel, config: PairsConfig, bands: int) -> int:
+def band_bytes(kernel: Kernel, bands: int) -> int:
     """Bytes of what a band of the output's rows reads, in bfloat16."""
     node, (height, width) = kernel.anchor, kernel.output.shape[2:]
     size = 2 * round_up(kernel.inputs[0].shape[1], BLOCK)
