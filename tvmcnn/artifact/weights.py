@@ -14,8 +14,9 @@ def half_weights(programs: Sequence[Program]) -> dict[str, Any]:
     half = programs[0].network.half_weights
     found = ((program.network, _weight(step)) for program in programs for step in program.steps)
     large = [each for network, each in found if each is not None and network.constants[each[0]].size >= LEAST]
-    weights = {place: tensor for _, place, tensor in large}
-    stored = [tensor for tensor in weights.values() if tensor.dtype == STORED.get(half.kind)]
+    stored_as = STORED.get(half.kind, "")
+    weights = {place: t for _, place, t in large if t.dtype in (FLOAT32, stored_as)}  # others are factors in bfloat16
+    stored = [tensor for tensor in weights.values() if tensor.dtype == stored_as]
     before, after = (sum(t.size for t in stored) * size for size in (4, 2))
     entry = {
         "kind": half.kind,
