@@ -103,15 +103,15 @@ def any_config(seed: int) -> Iterator[None]:
     """With a seed every kernel takes some config, and algorithm, of those that the tuner would try."""
     right = choose_for_cpus.choose
 
-    def chosen(network: Any, kernels: Any, target: Any, records: Any, *, exact: bool) -> Any:
+    def chosen(network: Any, kernels: Any, target: Any, records: Any, precision: str = "fp32", *, exact: bool) -> Any:
         rng, found = random.Random(seed), {}
-        for choice in map(in_one_band, right(network, kernels, target, records, exact=exact)):
+        for choice in map(in_one_band, right(network, kernels, target, records, precision, exact=exact)):
             tried = list(islice(candidates(choice, network, target), CANDIDATES))
             if tried and type(choice.config) in SPACES:
                 taken, words = rng.choice(tried), kernel_words(network, choice.kernel)
                 record = Record(words, taken.rule, taken.config, 1.0, target.name, "", ("", ""), {}, 0)
                 found[words] = {taken.rule: (record, "given record")}
-        return right(network, kernels, target, Records(found), exact=exact)
+        return right(network, kernels, target, Records(found), precision, exact=exact)
 
     choose_for_cpus.choose = chosen if seed else right  # type: ignore[assignment]
     try:
