@@ -49,6 +49,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "three channels, wide": ((1, 3, 30, 41), (64, 3, 2, 11), {"strides": [4, 3], "pads": [0, 5, 1, 5]}),
     "five channels": ((1, 5, 21, 22), (16, 5, 3, 5), {"strides": [1, 3], "dilations": [2, 1], "pads": [2, 1, 0, 3]}),
     "sixteen channels": ((1, 16, 13, 17), (48, 16, 2, 3), {"pads": [1, 1, 0, 1]}),
+    "one column of nine channels": ((2, 9, 39, 1), (32, 9, 3, 2), {"strides": [2, 4], "pads": [1, 0, 0, 1]}),
     "as few pixels as a tile": ((1, 64, 2, 8), (16, 64, 1, 1), {}),
 }
 

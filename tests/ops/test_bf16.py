@@ -45,6 +45,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int, tuple[int, int], dict[str, Any]]] 
     "strided pointwise": ((1, 33, 13, 10), 64, (1, 1), {"strides": [2, 3]}),
     "three by three": ((1, 32, 8, 10), 48, (3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
     "bands": ((1, 48, 57, 60), 64, (3, 2), {"pads": [1, 1, 1, 0]}),
+    "one row between pads": ((1, 33, 1, 41), 48, (3, 2), {"pads": [1, 0, 1, 1]}),
     "parts": ((1, 260, 5, 6), 512, (3, 2), {"pads": [1, 1, 1, 1]}),
 }
 

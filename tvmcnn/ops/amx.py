@@ -152,7 +152,7 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
         block = rb * (size // layout.block) + k // layout.block
         held = tirx.min(block, blocks - 1) if band.depth * size > blocks * layout.block else block
         where = Pixel(i, Channel(held, k % layout.block, layout.block), tirx.min(row, height + bottom - 1), column)
-        value = given.read(name, where)
+        value = given.inputs[name][layout.index(where)]  # not `read`, to which an image of one column is a gate
         if kernel.inputs[0].dtype != FLOAT32:
             return value
         if kernel.prologue:  # see image_of in ops/direct.py

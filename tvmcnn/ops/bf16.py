@@ -69,7 +69,7 @@ def _rounded_image(
     def value(i: Any, b: Any, band: Any, row: Any, column: Any, lane: Any) -> Expr:
         first = tiles.first(0, band * tiles_per_band), tiles.first(1, 0)
         pixel = Pixel(i, Channel(b, lane, layout.block), first[0] + row, first[1] + column)
-        read = given.read(name, pixel)
+        read = given.inputs[name][layout.index(pixel)]  # not `read`, to which an image of one row is a gate
         if kernel.prologue:  # see image_of in ops/direct.py
             read = zero_padding(Layout(layout.block), shape, pixel, apply(kernel.prologue, read, given, pixel))
         return narrowed(read)
