@@ -14,6 +14,7 @@ import onnx
 import pytest
 from builders import Graph
 from helpers import feeds
+from onnx import TensorProto, helper
 from quantised import Quantised, equal
 from tvm import te
 
@@ -241,6 +242,39 @@ def test_tiles_are_within_the_registers_and_the_packed_image(name: str, tmp_path
 def test_configs_of_more_than_eight_tiles_are_refused() -> None:
     with pytest.raises(ValueError, match="3 x 2 sums and their factors are 11 tiles, of 8"):
         AmxConfig(maps=3, pixels=2)
+
+
+def drawn(seed: int) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """An image, filters and attributes at random, often at the edge of something: one row, one channel, few pixels."""
+    rng = np.random.default_rng(seed)
+    channels = int(rng.choice([3, 4, 7, 9, 16, 17, 33, 64, 65, 130]))
+    maps, images = int(rng.choice([8, 17, 32, 40, 80, 112])), int(rng.integers(1, 4))
+    kernel = [int(rng.choice(sizes)) for sizes in ([1, 2, 3, 5], [1, 2, 3, 7, 11])]
+    strides, dilations = rng.integers(1, 4, 2).tolist(), rng.integers(1, 3, 2).tolist()
+    pads = [int(rng.integers(0, kernel[axis % 2])) for axis in range(4)]
+    taps = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+    least = [max(1, tap - pads[axis] - pads[axis + 2]) for axis, tap in enumerate(taps)]
+    rows, columns = (size + int(rng.choice([0, 1, 11, 30])) for size in least)
+    return (images, channels, rows, columns), (maps, channels, *kernel), {
+        "strides": strides, "dilations": dilations, "pads": pads
+    }  # fmt: skip
+
+
+@runs
+@pytest.mark.parametrize("seed", range(16))
+def test_drawn_convolutions(seed: int, tmp_path: Path) -> None:
+    """Bytes of either sign between random scales, then the same shapes in bfloat16."""
+    image, filters, attributes = drawn(seed)
+    g = Quantised(seed)
+    x = g.source(*image, dtype=("uint8", "int8")[seed % 2], zero=seed - 8 if seed % 2 else 16 * seed)
+    y = g.node("Conv", x, g.weight(*filters), **attributes)
+    scale = 0.02 * np.sqrt(np.prod(filters[1:]))
+    equal(g.finished(g.up(y, scale, np.uint8(16 * seed))), tmp_path, TARGET, threads=2)
+    g = Graph(seed)
+    g.inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, image))
+    weight = g.constant((g.rng.standard_normal(filters) / np.sqrt(np.prod(filters[1:]))).astype(np.float32))
+    g.output(g.node("Sigmoid", g.node("Conv", "x", weight, kernel_shape=filters[2:], **attributes)))
+    in_bf16(g.model(), tmp_path)
 
 
 @runs
