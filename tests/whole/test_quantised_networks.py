@@ -155,8 +155,8 @@ def test_other_weights_and_a_guilty_choice(tmp_path: Path, monkeypatch: pytest.M
     given = any_input(model, 11)
     answer = tvmcnn.load(tmp_path / "new.so")(*given.values())
     np.testing.assert_array_equal(answer, onnxruntime(model).run(None, given)[0])
-    real = expressions._scaled
-    monkeypatch.setattr(expressions, "_scaled", lambda *given: 1.1 * real(*given))
+    real = expressions.scaled
+    monkeypatch.setattr(expressions, "scaled", lambda *given: 1.1 * real(*given))
     tvmcnn.compile(model, output=tmp_path / "wrong.so", verify=False)
     monkeypatch.undo()
     found = bisect(tmp_path / "wrong.so", model)
