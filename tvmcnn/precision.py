@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from tvmcnn.half_weights import narrowed
 from tvmcnn.network import Array
 
 ON_GPUS = ("fp32", "tf32", "fp16")
@@ -33,15 +34,10 @@ def rounded(array: Array, precision: str) -> Array:
     cvt.rna.tf32.f32); bfloat16 to the nearest of 7, ties to even, as x86's vcvtneps2bf16, and a NaN stays one. Beyond
     the largest of either values become infinite, which a check finds.
     """
-    if precision == "fp16":
-        with np.errstate(over="ignore"):
-            return array.astype(np.float16)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    if precision == "bf16":
-        kept = bits >> np.uint32(16)
-        nearest = (bits + np.uint32(0x7FFF) + (kept & np.uint32(1))) >> np.uint32(16)
-        return np.where(np.isnan(array), kept | np.uint32(0x40), nearest).astype(np.uint16)
-    bits = bits + np.uint32(1 << (_DROPPED - 1))
+    if precision != "tf32":
+        stored = narrowed(array, precision)
+        return stored.view(np.uint16) if precision == "bf16" else stored
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32) + np.uint32(1 << (_DROPPED - 1))
     return (bits & np.uint32(0xFFFFFFFF << _DROPPED & 0xFFFFFFFF)).view(np.float32)
 
 

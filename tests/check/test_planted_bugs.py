@@ -827,7 +827,7 @@ def cut_off(patch: pytest.MonkeyPatch) -> None:
 
 
 def towards_zero(patch: pytest.MonkeyPatch) -> None:
-    """Of two neighbours in bfloat16 an image becomes the smaller, not the nearest."""
+    """Round an image to the smaller of two neighbours in bfloat16, not to the nearest."""
 
     def narrowed(value: Any) -> Any:
         bits = tirx.reinterpret("uint32", value)

@@ -39,7 +39,7 @@ def test_more_bands() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 64, 16, 17), (1, 96, 6, 5)])
 def test_as_it_is_read(shape: tuple[int, ...]) -> None:
-    """Of few maps or few pixels, with too few tasks or too few tiles that read a weight, the choice stays as it was."""
+    """The choice stays as it was where too few tiles read a weight, or too few tasks would be left."""
     whole, half = chosen("fp32", shape, 48), chosen("bf16", shape, 48)
     assert not half.expanded
     assert dataclasses.replace(half, kernel=whole.kernel) == whole

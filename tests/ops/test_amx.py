@@ -67,7 +67,7 @@ def in_bytes(name: str, x_type: str, zero: int, y_type: str) -> onnx.ModelProto:
 
 
 def configs(compiled: Compiled) -> list[AmxConfig]:
-    """Those of the convolutions by AMX."""
+    """Configs of the convolutions by AMX."""
     return [step.choice.config for step in compiled.program.steps if isinstance(step.choice.config, AmxConfig)]
 
 

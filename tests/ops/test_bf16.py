@@ -274,7 +274,7 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
 
 
 def test_rounded() -> None:
-    """By integers as by the distances, and to bfloat16 exactly."""
+    """Rounding by integers is rounding by the distances, and to bfloat16 exactly."""
     x = np.concatenate([feeds(lenet(1))["x0"].reshape(-1), np.float32([0, -0.0, 1, 2.0**-100, 3e38, np.inf, -np.inf])])
     halves = (np.arange(0x3F80, 0x4080, dtype=np.uint32) << np.uint32(16) | np.uint32(0x8000)).view(np.float32)
     for array in (x[np.isfinite(x)], halves):

@@ -67,7 +67,7 @@ def test_rounding(kind: str) -> None:
 
 
 def test_errors() -> None:
-    """Of normal numbers relative, of smaller ones absolute."""
+    """Errors are relative of normal numbers, absolute of smaller ones."""
     array = np.float32([1 + 2**-11, 3 * 2.0**-26, 1.5])
     assert half_weights.errors(array, "fp16") == (2**-11 / (1 + 2**-11), 2.0**-26)
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from tvmcnn.algorithms import ALGORITHMS
+from tvmcnn.check.bounds import PRODUCTS
 from tvmcnn.check.reference import multiplying_nodes
 from tvmcnn.check.reference.narrow import Narrow, bfloat16, rounded_weight
 from tvmcnn.network import Array, Network, Node
 from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.precision import error_growth
 
-PRODUCTS = ("Conv", "Gemm", "MatMul")
 MOVES = ("DepthToSpace", "Reshape", "Transpose", "Slice", "Frames")  # between a convolution and what ONNX knows of it
 
 

@@ -19,12 +19,12 @@ from tvm.ir import Expr
 from tvmcnn.blocks import BLOCK
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import window_size
-from tvmcnn.network import FLOAT32, Channel, Layout, Pixel, Step
+from tvmcnn.network import FLOAT32, Channel, Pixel, Step
 from tvmcnn.ops import conv as float_conv
 from tvmcnn.ops.bf16 import narrowed, widened
+from tvmcnn.ops.direct import image_element
 from tvmcnn.ops.dots import finished, is_quick, moved_within, requantised, rint
-from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, output_pixel
 from tvmcnn.ops.tiles import Tiled, Tiles
 from tvmcnn.packed_band import PackedBand
 
@@ -140,8 +140,7 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
     """
     kernel, layout = step.choice.kernel, step.choice.reads[0]
     (sh, sw), (top, left, bottom, right) = kernel.anchor["strides"], band.wanted(kernel.inputs[0].shape[3])
-    name, size = kernel.inputs[0].name, band.together or band.whole_row
-    image = given.shapes[name]
+    image, size = given.shapes[kernel.inputs[0].name], band.together or band.whole_row
     (n, _, height, width), blocks = image, layout.physical(image)[1]
     per_row = band.pitch * band.spacing
 
@@ -152,11 +151,9 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
         block = rb * (size // layout.block) + k // layout.block
         held = tirx.min(block, blocks - 1) if band.depth * size > blocks * layout.block else block
         where = Pixel(i, Channel(held, k % layout.block, layout.block), tirx.min(row, height + bottom - 1), column)
-        value = given.inputs[name][layout.index(where)]  # not `read`, to which an image of one column is a gate
+        value = image_element(step, given, where)
         if kernel.inputs[0].dtype != FLOAT32:
             return value
-        if kernel.prologue:  # see image_of in ops/direct.py
-            value = zero_padding(Layout(layout.block), image, where, apply(kernel.prologue, value, given, where))
         value = value if held is block else tirx.Select(block < blocks, value, tirx.const(0.0, FLOAT32))
         return narrowed(value)
 

@@ -17,11 +17,10 @@ from tvm.ir import Expr
 
 from tvmcnn.blocks import channels_together, summed_channels
 from tvmcnn.configs import PairsConfig
-from tvmcnn.network import Channel, Layout, Pixel, Step
+from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finished
-from tvmcnn.ops.direct import PixelTiles, Position
-from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, zero_padding
+from tvmcnn.ops.direct import PixelTiles, Position, image_element
+from tvmcnn.ops.operands import Operands
 from tvmcnn.ops.tiles import Tiled
 from tvmcnn.precision import ROUND
 
@@ -63,16 +62,13 @@ def _rounded_image(
 ) -> Callable[[Any, Channel, Position, Position], Expr]:
     """The image that the convolution reads, after its prologue if it has one, rounded band by band."""
     kernel, layout, bands = step.choice.kernel, step.choice.reads[0], step.choice.numbers(PairsConfig).bands
-    name, shape = kernel.inputs[0].name, given.shapes[kernel.inputs[0].name]
+    shape = given.shapes[kernel.inputs[0].name]
     tiles_per_band = tiles.rows.count // bands
 
     def value(i: Any, b: Any, band: Any, row: Any, column: Any, lane: Any) -> Expr:
         first = tiles.first(0, band * tiles_per_band), tiles.first(1, 0)
         pixel = Pixel(i, Channel(b, lane, layout.block), first[0] + row, first[1] + column)
-        read = given.inputs[name][layout.index(pixel)]  # not `read`, to which an image of one row is a gate
-        if kernel.prologue:  # see image_of in ops/direct.py
-            read = zero_padding(Layout(layout.block), shape, pixel, apply(kernel.prologue, read, given, pixel))
-        return narrowed(read)
+        return narrowed(image_element(step, given, pixel))
 
     def extent(axis: int, pixels: int) -> int:
         tap = (tiles.window[axis] - 1, tiles.node["kernel_shape"][axis] - 1)

@@ -125,6 +125,21 @@ class PixelTiles:
         return Tiled(te.compute(by_tiles, element, name="out"), memory, place)
 
 
+def image_element(step: Step, given: Operands, pixel: Pixel) -> Expr:
+    """What a convolution in blocks multiplies at a pixel: the image, or what the prologue makes of it.
+
+    Read by its layout, not by `Operands.read`, to which an image of one row or column is a gate without a halo.
+    """
+    kernel, layout = step.choice.kernel, step.choice.reads[0]
+    name = kernel.inputs[0].name
+    value = given.inputs[name][layout.index(pixel)]
+    if not kernel.prologue:
+        return value
+    # Past the last channel it may be NaN, 0 / 0 or a gate's neighbour, which a weight of 0 does not make 0.
+    made = apply(kernel.prologue, value, given, pixel)
+    return zero_padding(Layout(layout.block), given.shapes[name], pixel, made)
+
+
 def image_of(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, Channel, Position, Position], Expr]:
     """The image that the convolution reads: as it is stored, between zeros, or what the prologue makes of it.
 
@@ -137,9 +152,7 @@ def image_of(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, C
 
         def computed(i: Any, b: Any, ty: Any, tx: Any, row: Any, column: Any, lane: Any) -> Expr:
             pixel = Pixel(i, Channel(b, lane, layout.block), tiles.first(0, ty) + row, tiles.first(1, tx) + column)
-            value = apply(kernel.prologue, given.read(name, pixel), given, pixel)
-            # Past the last channel it may be NaN, 0 / 0 or a gate's neighbour, which a weight of 0 does not make 0.
-            return zero_padding(Layout(layout.block), shape, pixel, value)
+            return image_element(step, given, pixel)
 
         blocks = -(-shape[1] // layout.block)
         by_tiles = (tiles.rows.count, tiles.columns.count, tiles.extent(0), tiles.extent(1))

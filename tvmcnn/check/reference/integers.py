@@ -188,19 +188,19 @@ class Patterns:
         ), dequantised
 
     def one_scale(self, name: str) -> Scaled | None:
-        """Those that have one scale."""
+        """The quantised operands that have one scale."""
         found = self.integers(name)
         if found is None or found[0].scale.size != 1 or found[0].zero_point.size != 1:
             return None
         return found[0]
 
     def computed(self, name: str) -> Scaled | None:
-        """Those with one scale that are not constant."""
+        """The quantised operands with one scale that are not constant."""
         found = self.one_scale(name)
         return None if found is None or name not in self.fed else found
 
     def weights(self, name: str, axis: int) -> tuple[Scaled, bool] | None:
-        """Those of a weight, constant or not, with one scale or one an index of `axis`, which counts from the end."""
+        """The factors of a weight, constant or not: one scale, or one an index of `axis`, which counts from the end."""
         found = self.integers(name)
         if found is None:
             return None

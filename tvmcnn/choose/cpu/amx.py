@@ -63,7 +63,7 @@ def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
         else:
             parts = next((each for each in divisors(blocks // maps) if each > 1), 1)
     config = AmxConfig(maps, 1, rows, parts, prefetch=prefetches(kernel, target))
-    # A run that is the only one is whole: `tensorize` takes no part of a tile.
+    # No run is longer than the band: its last pixels would be computed in vain.
     pixels = min(PackedBand.of(kernel, config).sums // ROWS, {1: 3, 2: 2, 3: 1}[maps])
     return dataclasses.replace(config, pixels=pixels)
 

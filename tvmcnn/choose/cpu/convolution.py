@@ -275,7 +275,7 @@ def decide_bf16(state: State, kernel: Kernel) -> bool:
 
 
 def _by_bf16(state: State, kernel: Kernel) -> Choice:
-    """Channels in the lanes, in pairs."""
+    """Factors of bfloat16, by tiles or in pairs."""
     return in_bf16(state, kernel, _residuals(state, kernel))
 
 
