@@ -48,6 +48,8 @@ class Drawn:
     activations: bool = False  # compile and compare hidden tensors too
     split: bool = False  # share even the smallest kernels among threads
     tuned: int = 0  # the seed by which configs are taken from all that the tuner would try; 0: those of a compile
+    precision: str = "fp32"  # of factors, on targets that multiply such
+    weights: str = "fp32"
     skipped: tuple[str, ...] = field(default=(), compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,7 +59,7 @@ class Drawn:
     @property
     def way(self) -> tuple[Any, ...]:
         """How it is compiled and run."""
-        return self.target, self.activations, self.split, self.tuned
+        return self.target, self.activations, self.split, self.tuned, self.precision, self.weights
 
     @property
     def key(self) -> bytes:
@@ -68,6 +70,7 @@ class Drawn:
     def __repr__(self) -> str:
         way = [self.target, *(word for word in ("activations", "split") if getattr(self, word))]
         way += [f"tuned by {self.tuned}"] if self.tuned else []
+        way += [f"{name} {kind}" for name in ("precision", "weights") if (kind := getattr(self, name)) != "fp32"]
         return f"{' '.join(way)}:\n{text_of(self.model)}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # hypothesis' way to print
@@ -104,6 +107,8 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
     shown = [name for name in made if d.chance(1, 12)]
     way = {"target": d.choice(targets), "activations": d.chance(1, 5), "split": d.chance(1, 3)}
     way["tuned"] = d.integer(1, 99) if d.chance(1, 3) else 0
+    way["precision"] = "bf16" if d.chance(1, 6) else "fp32"
+    way["weights"] = d.choice(("fp16", "bf16")) if d.chance(1, 10) else "fp32"
     model = d.model(shown)
     return Drawn(model, d.inputs, **way, skipped=tuple(d.skipped))
 

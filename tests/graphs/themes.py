@@ -35,8 +35,8 @@ def anything(d: Draft) -> None:
         d.input(d.numbers(x.shape, d.choice((dtype, "bool", "int64", "float32"))))
 
 
-def picture(d: Draft, dtype: str = "float32", channels: int | None = None) -> Held:
-    channels = channels or d.choice(CHANNELS)
+def picture(d: Draft, dtype: str = "float32") -> Held:
+    channels = d.choice(CHANNELS)
     side = (*range(4, 15), *EDGES, 3, 1)
     height, width = d.choice(side), d.choice(side)
     while channels * height * width > 5000:
@@ -84,6 +84,20 @@ def winograd(d: Draft) -> None:
         x = d.node("Relu", [x])[0]
     if d.chance(1, 4):
         d.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+
+
+def wide(d: Draft) -> None:
+    """Layers of so many channels and pixels that they fill matrix tiles, of floats or of bytes."""
+    channels, side = d.choice((64, 32, 48, 20, 100)), range(8, 15)
+    height, width = d.choice(side), d.choice(side)
+    while channels * height * width > 9000:
+        height, width = height - 1, width - 1
+    x = d.input(d.numbers((batch(d), channels, height, width), "float32", 0))
+    if d.chance(1, 2):
+        return quantised(d, x)
+    for _ in range(d.choice((1, 2))):
+        x = layer(d, x, d.choice((32, 64, 48, 33)))
+    return None
 
 
 def branches(d: Draft) -> None:
@@ -255,4 +269,5 @@ THEMES: tuple[Callable[[Draft], None], ...] = (
     signals,
     volumes,
     bytes_,
+    wide,
 )

@@ -10,10 +10,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -21,16 +22,20 @@ import onnx
 import tvmcnn
 from graphs import quick
 from graphs.judge import Fault, Judge
+from tvmcnn import half_weights
 from tvmcnn.check.verify import verify_library
 from tvmcnn.choose import cpu as choose_for_cpus
-from tvmcnn.choose.cpu import tasks
+from tvmcnn.choose.cpu import bf16, tasks
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import Record, Records
 from tvmcnn.compiler import Compiled
 from tvmcnn.errors import ModelError, UnsupportedError
 from tvmcnn.fuse import exact_sums
+from tvmcnn.importer import half_weights as importer_half_weights
 from tvmcnn.network import ALIGNMENT
+from tvmcnn.precision import WORDS
+from tvmcnn.targets import resolve
 from tvmcnn.tuning.space import SPACES, candidates
 
 Array = np.ndarray[Any, Any]
@@ -39,21 +44,37 @@ GUARD = 4096  # bytes before and behind what a library may write
 PATTERN = 0xA5
 MOST_THREADS = 2
 CANDIDATES = 500  # of a kernel
+LIMITS = (  # below which something would not pay
+    (tasks, "MIN_MICROSECONDS"), (exact_sums, "LEAST"), (bf16, "FEW_WEIGHTS"), (half_weights, "LEAST"),
+    (importer_half_weights, "LEAST"),
+)  # fmt: skip
 
 
-def check(model: bytes, inputs: Mapping[str, Array], target: str, activations: bool, split: bool, tuned: int) -> Report:
+def check(
+    model: bytes,
+    inputs: Mapping[str, Array],
+    target: str,
+    activations: bool,
+    split: bool,
+    tuned: int,
+    precision: str,
+    weights: str,
+) -> Report:
     """What became of a model: "ok", "refused" with the reason, or "failed" with the kind of failure and a text."""
     os.environ["TVMCNN_CACHE"] = os.environ["TVMCNN_RECORDS"] = "off"
     quick.install()
     proto = onnx.load_model_from_string(model)
+    if not resolve(target).bf16_pairs:
+        precision = "fp32"
     report: Report = {"end": "ok", "times": {}}
     with tempfile.TemporaryDirectory(prefix="tvmcnn-graphs-") as folder, shared_out(split), any_config(tuned):
         began = time.perf_counter()
         try:
             path = Path(folder) / "g.so"
             compiled = tvmcnn.compile(
-                proto, target, path, input_shapes=empty(inputs), verify=False, activations=activations, jobs=1
-            )
+                proto, target, path, input_shapes=empty(inputs), verify=False, activations=activations, jobs=1,
+                precision=precision, weights=weights,
+            )  # fmt: skip
         except (UnsupportedError, ModelError) as error:
             return report | {"end": "refused", "text": str(error)}
         except Exception as error:
@@ -88,14 +109,12 @@ def failed(kind: str, text: str) -> Report:
 
 @contextmanager
 def shared_out(split: bool) -> Iterator[None]:
-    """With `split` threads share even what is too small for that to pay, and float32 adds up few integers too."""
-    least, products = tasks.MIN_MICROSECONDS, exact_sums.LEAST
-    tasks.MIN_MICROSECONDS = 0.0 if split else least
-    exact_sums.LEAST = 0 if split else products
-    try:
+    """With `split` threads share even what is too small for that to pay, float32 adds up few integers too, and small
+    weights are rounded."""
+    with ExitStack() as patched:
+        for module, name in LIMITS if split else ():
+            patched.enter_context(mock.patch.object(module, name, 0))
         yield
-    finally:
-        tasks.MIN_MICROSECONDS, exact_sums.LEAST = least, products
 
 
 @contextmanager
@@ -168,7 +187,9 @@ def computed(
     compiled: Compiled, proto: onnx.ModelProto, inputs: Mapping[str, Array], report: Report
 ) -> tuple[str, str] | None:
     """The first thing that is wrong with what the library computes: its kind and a text."""
-    judge = Judge(proto, inputs)
+    manifest = tvmcnn.load(compiled.path).manifest
+    narrow = manifest["precision"] != WORDS["fp32"] or manifest["weights"]["kind"] != "fp32"
+    judge = Judge(proto, inputs, narrow=narrow)
     first: list[Array] = []
     for threads in range(1, MOST_THREADS + 1):
         net = tvmcnn.load(compiled.path, threads=threads)

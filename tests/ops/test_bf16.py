@@ -160,6 +160,37 @@ def folded(g: Graph) -> None:
     g.output(g.node("Relu", g.node("Mul", g.node("BatchNormalization", y, *moments), g.draw(48, 1, 1))))
 
 
+def normalised(g: Graph, x: str, maps: int) -> str:
+    """Of its maps some are scaled by negative numbers and one by zero, which becomes part of the weights."""
+    scale = g.rng.standard_normal(maps)
+    scale[3] = 0
+    moments = [g.constant(scale), g.draw(maps), g.draw(maps), g.constant(np.abs(g.rng.standard_normal(maps)) + 0.5)]
+    return str(g.node("BatchNormalization", x, *moments))
+
+
+def folded_without_taps(g: Graph) -> None:
+    """Rows of taps that meet nothing but padding are left out of the weights that are scaled."""
+    g.output(normalised(g, g.conv(g.input(1, 24, 1, 20), 48, (5, 3), pads=[2, 1, 2, 1], bias=False), 48))
+
+
+def folded_volumes(g: Graph) -> None:
+    """The weights of frames have their taps in another order, and one plane of them none."""
+    weight = g.draw(48, 24, 3, 2, 3)
+    y = g.node("Conv", g.input(1, 24, 1, 7, 10), weight, pads=[1, 0, 1, 1, 0, 1], kernel_shape=[3, 2, 3])
+    g.output(normalised(g, y, 48))
+
+
+def folded_matrix(g: Graph) -> None:
+    """Maps are the columns of the matrix."""
+    g.output(normalised(g, g.node("Gemm", g.input(27, 131), g.draw(131, 258), g.draw(258)), 258))
+
+
+def folded_transposed(g: Graph) -> None:
+    """Maps are the second axis of the weight, whose taps are turned round."""
+    y = g.node("ConvTranspose", g.input(1, 40, 6, 9), g.draw(40, 32, 2, 2), g.draw(32), pads=[1, 0, 0, 1])
+    g.output(normalised(g, y, 32))
+
+
 def concatenated(g: Graph) -> None:
     x = g.node("Relu", g.conv(g.input(2, 16, 7, 18), 32, (1, 1)))
     g.output(g.node("Concat", g.conv(x, 48, (1, 1)), g.conv(x, 16, (1, 1)), axis=1))
@@ -192,7 +223,10 @@ def sequence(g: Graph) -> None:
     g.output(g.node("Relu", g.node("Conv", x, g.draw(33, 24, 5), g.draw(33), strides=[2])))
 
 
-GRAPHS = (after_a_sum, before_a_pool, behind_a_prologue, folded, concatenated, deep, transposed, sequence, matrices)
+GRAPHS = (
+    *(after_a_sum, before_a_pool, behind_a_prologue, concatenated, deep, transposed, sequence, matrices),
+    *(folded, folded_without_taps, folded_volumes, folded_matrix, folded_transposed),
+)
 
 
 @runs
@@ -205,7 +239,8 @@ def test_networks(build: Callable[[Graph], None], activations: bool, tmp_path: P
     made = compiled(g.model(), tmp_path, activations=activations)
     rules = [step.choice.rule for step in made.program.steps]
     assert rules.count("pairs") == len(pairs(made))
-    assert rules.count("dense_pairs") == 4 if build is matrices else pairs(made)
+    assert rules.count("dense_pairs") == {matrices: 4, folded_matrix: 1}.get(build, 0)
+    assert rules.count("dense_pairs") or pairs(made)
     assert made.verdict is not None and made.verdict.passed
     assert not made.fallbacks
     if build is not behind_a_prologue:  # which shows its image by another kernel

@@ -9,7 +9,9 @@ the oracle is told them, and takes them for factors only where they are its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -39,26 +41,72 @@ def bfloat16(values: Array) -> Array:
 
 
 def rounded_weight(weight: Array, known: Array | None) -> Array:
-    """The weight rounded as that is which a library has in float32: `known`, perhaps scaled map by map, or turned."""
-    if known is None or known.size != weight.size:
+    """The weight rounded as that is which a library has in float32: `known`, perhaps scaled map by map, turned, without
+    taps, or in another order of each map's taps."""
+    if known is None:
         return bfloat16(weight)
-    turned = weight.ndim == known.ndim == 2 and known.shape == weight.shape[::-1]
-    for candidate in (known, known.T) if turned else (known,):
-        found = _as_scaled(weight, candidate)
-        if found is not None:
-            return found
+    for turned in (False, True):
+        ours = weight.swapaxes(0, 1) if turned else weight
+        for theirs in (known, known.T) if known.ndim == 2 else (known,):
+            found = _as_scaled(ours, theirs)
+            if found is not None:
+                return found.swapaxes(0, 1) if turned else found
     return bfloat16(weight)
 
 
 def _as_scaled(weight: Array, known: Array) -> Array | None:
-    """The weight rounded as `known` is, which is the weight with each map times one number; None where it is not."""
-    ours, theirs = (each.reshape(weight.shape[0], -1).astype(np.float64) for each in (weight, known))
-    squares = (ours * ours).sum(axis=1, keepdims=True)
-    scale = np.divide((ours * theirs).sum(axis=1, keepdims=True), squares, where=squares > 0, out=np.ones_like(squares))
-    if not np.all(np.abs(theirs - scale * ours) <= CLOSE * np.abs(scale * ours)):
+    """The weight, maps first, rounded as `known` is, if that has each map times one number: all of its taps, or those
+    in one box, in any order. None if it has not."""
+    maps = weight.shape[0]
+    if known.shape[0] != maps or not known.size:
         return None
-    rounded: Array = np.divide(bfloat16(theirs), scale, where=scale != 0, out=bfloat16(ours))
-    return rounded.reshape(weight.shape)
+    for box in _boxes(weight.shape[2:], known.size / math.prod(weight.shape[:2])):
+        part = weight[:, :, *box]
+        found = _matched(part.reshape(maps, -1).astype(np.float64), known.reshape(maps, -1).astype(np.float64))
+        if found is not None:
+            rounded = bfloat16(weight)
+            rounded[:, :, *box] = found.reshape(part.shape)
+            return rounded
+    return None
+
+
+def _boxes(extents: tuple[int, ...], taps: float) -> Iterator[tuple[slice, ...]]:
+    """Where so many taps may lie that are neighbours in a window of these extents."""
+    ends = [itertools.combinations(range(extent + 1), 2) for extent in extents]
+    for along in itertools.product(*ends):
+        if math.prod(last - first for first, last in along) == taps:
+            yield tuple(slice(first, last) for first, last in along)
+
+
+def _matched(ours: Array, theirs: Array) -> Array | None:
+    """(maps, taps) rounded as `theirs` is: each map of ours times one number, rounded to float32, in any order."""
+    if ours.shape != theirs.shape:
+        return None
+    squares, none = (ours * ours).sum(axis=1), np.zeros(len(ours))
+    scale = np.divide((ours * theirs).sum(axis=1), squares, where=squares > 0, out=none.copy())
+    if (found := _in_order(ours, theirs, scale)) is not None:
+        return found
+    # When sorted both are in one order, since rounding keeps it, or where the number is negative in the opposite one.
+    size = np.sqrt(np.divide((theirs * theirs).sum(axis=1), squares, where=squares > 0, out=none))
+    values, rows = np.sort(theirs, axis=1), list[Array]()
+    for taps, sorted_, length in zip(ours, values, size, strict=True):
+        for sign in (1, -1):
+            place = np.argsort(sign * taps)
+            row = _in_order(taps[None, place], sorted_[None], np.asarray([sign * length]))
+            if row is not None:
+                rows.append(row[0, np.argsort(place)])
+                break
+        else:
+            return None
+    return np.stack(rows)
+
+
+def _in_order(ours: Array, theirs: Array, scale: Array) -> Array | None:
+    """(maps, taps) rounded as `theirs` is, if that is ours with each map times its number; None where it is not."""
+    scaled = scale[:, None] * ours
+    if not np.all(np.abs(theirs - scaled) <= CLOSE * np.abs(scaled)):
+        return None
+    return np.divide(bfloat16(theirs), scale[:, None], where=scale[:, None] != 0, out=bfloat16(ours))
 
 
 def multiplying(nodes: Iterable[onnx.NodeProto], made: Mapping[str, str]) -> dict[str, str]:
