@@ -24,7 +24,7 @@ ROUNDINGS = 16  # units in the last place that an operand and a result may be of
 LONG = (
     8  # times as much, of the largest value, where sums are long or, by Winograd's matrices, of up to 8 times a value
 )
-NARROW = 2.0**-7  # of a factor that is rounded to bfloat16, by at most a quarter of this: sums of many seldom add up
+NARROW = 2.0**-6  # of a factor that is rounded to bfloat16, by at most an eighth of this: sums of many seldom add up
 NARROWED = frozenset("Conv ConvTranspose Gemm MatMul Einsum LSTM GRU RNN DeformConv DFT STFT".split())  # noqa: SIM905
 DENORMAL = 2.0**-126  # below which float32 has fewer digits
 UNITS = {"float16": 2.0**-12, "float32": 2.0**-24, "float64": 2.0**-53}

@@ -22,7 +22,8 @@ import onnx
 import tvmcnn
 from graphs import quick
 from graphs.judge import Fault, Judge
-from tvmcnn import half_weights
+from tvmcnn import half_weights, layout
+from tvmcnn.artifact import weights as weights_said
 from tvmcnn.check.verify import verify_library
 from tvmcnn.choose import cpu as choose_for_cpus
 from tvmcnn.choose.cpu import bf16, tasks
@@ -45,9 +46,9 @@ PATTERN = 0xA5
 MOST_THREADS = 2
 CANDIDATES = 500  # of a kernel
 LIMITS = (  # below which something would not pay
-    (tasks, "MIN_MICROSECONDS"), (exact_sums, "LEAST"), (bf16, "FEW_WEIGHTS"), (half_weights, "LEAST"),
-    (importer_half_weights, "LEAST"),
-)  # fmt: skip
+    *((tasks, "MIN_MICROSECONDS"), (exact_sums, "LEAST"), (bf16, "FEW_WEIGHTS")),
+    *((module, "LEAST") for module in (half_weights, importer_half_weights, layout, weights_said)),
+)
 
 
 def check(
