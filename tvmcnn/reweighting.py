@@ -21,6 +21,7 @@ import numpy as np
 
 from tvmcnn.artifact import container
 from tvmcnn.artifact.container import Manifest
+from tvmcnn.artifact.manifest import renamed
 from tvmcnn.artifact.weights import half_weights
 from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.choose.cpu import choose
@@ -78,9 +79,11 @@ def reweight(
             program = _laid_out(model, variant["target"]["name"], entry, whole)
             for name, offset, array in _packed(program, entry):
                 _put(memory, written, name, offset, array)
+            entry.update(renamed(entry, program))
             programs.append(program)
         variant["weights"] = half_weights(programs)  # whose names and errors are the new model's
     manifest = {key: value for key, value in whole.items() if key not in ("sha256", "code")}
+    manifest["metadata"] = dict(programs[0].network.metadata)
     manifest["made_of"] = {
         **whole["made_of"],
         "model": model_digest(model),
@@ -150,9 +153,9 @@ def _what(kernel: Mapping[str, Any], function: str) -> str:
 def _packed(program: Program, entry: Manifest) -> Iterator[tuple[str, int, Array]]:
     """Each constant of the program's kernels, packed, with its place in the library's weights."""
     for step, kernel in zip(program.steps, entry["kernels"], strict=True):
-        places = dict(kernel["constants"])
-        for name, array in pack(step.choice, program.network.constants, program.network.half_weights.kind):
-            yield name, places[name], array
+        arrays = pack(step.choice, program.network.constants, program.network.half_weights.kind)
+        for (name, array), (_, offset) in zip(arrays, kernel["constants"], strict=True):
+            yield name, offset, array
 
 
 def _put(memory: Array, written: dict[int, tuple[str, bytes]], name: str, offset: int, array: Array) -> None:

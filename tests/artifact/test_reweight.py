@@ -75,6 +75,26 @@ def test_as_compiled(target: str, batch: int | list[int], tmp_path: Path, monkey
         assert (tmp_path / "again.so").read_bytes() == bytes_
 
 
+def test_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export names nodes, tensors and weights anew, and has a word of its own: the library that a compile writes."""
+    old, new = network(), retrained(network())
+    ends = {each.name for each in (*new.graph.input, *new.graph.output)}
+    for node in new.graph.node:
+        node.name = f"later/{node.name}"
+        for names in (node.input, node.output):
+            names[:] = [name if name in ends else f"onnx::{name}" for name in names]
+    for tensor in new.graph.initializer:
+        tensor.name = f"onnx::{tensor.name}"
+    new.metadata_props.add(key="epoch", value="7")
+    library = tvmcnn.compile(old, "x86-64-v3", tmp_path / "net.so").path
+    (tmp_path / "compiled").mkdir()
+    wanted = tvmcnn.compile(new, "x86-64-v3", tmp_path / "compiled" / "net.so").path.read_bytes()
+    no_code(monkeypatch)
+    (verdict,) = tvmcnn.reweight(library, new, tmp_path / "again.so")
+    assert len(verdict.tensors) > 5, "hidden tensors are compared under their new names"
+    assert (tmp_path / "again.so").read_bytes() == wanted
+
+
 def test_tuned_configs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's configs stay, whatever records exist by now."""
     monkeypatch.setattr(measure, "SAMPLE", 1e-4)

@@ -18,6 +18,7 @@ from tvmcnn.network import Network, Node, Program, Step, Tensor, dims, moved_byt
 from tvmcnn.precision import WORDS
 from tvmcnn.targets import Gpu, Target
 
+NAMES = ("nodes", "scalars", "reads", "hidden", "stores", "output")  # what a kernel's entry has of them
 ONNX = ("kernel_shape", "strides", "pads", "dilations", "group", "axis", "axes", "perm", "alpha", "beta", "epsilon")
 
 
@@ -75,6 +76,18 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "kernels": [_kernel(network, step, functions) for step in program.steps],
         "verification": None,
     }
+
+
+def renamed(entry: Manifest, program: Program) -> Manifest:
+    """A program's entry with the names that another model has for the same nodes, tensors and constants: exporters
+    number them anew. Where each constant lies stays."""
+    new = _program(program, {})
+    kernels = []
+    for old, kernel in zip(entry["kernels"], new["kernels"], strict=True):
+        pairs = zip(kernel["constants"], old["constants"], strict=True)
+        constants = [[name, offset] for (name, _), (_, offset) in pairs]
+        kernels.append(old | {key: kernel[key] for key in NAMES} | {"constants": constants})
+    return entry | {key: new[key] for key in ("arena", "folded")} | {"kernels": kernels}
 
 
 def fallbacks(program: Program) -> int:
