@@ -236,7 +236,7 @@ READERS: dict[str, Callable[[Graph, str], str]] = {
     "Concat of volumes": lambda g, x: g.node("Concat", x, x, axis=0),
     "six axes": lambda g, x: g.node("Add", x, g.draw(2, 1, 18, 1, 1, 1)),
     "a computed window": lambda g, x: g.node("Conv", x, g.node("Exp", g.input(6, 18, 2, 1, 3))),
-    "ConvTranspose": lambda g, x: g.node("ConvTranspose", x, g.draw(18, 7, 2, 2, 2), strides=[2, 2, 2]),
+    "ConvTranspose": lambda g, x: g.node("ConvTranspose", x, g.draw(18, 7, 2, 2, 2), dilations=[1, 2, 1]),
     "GlobalLpPool": lambda g, x: g.node("GlobalLpPool", x, p=2),
 }
 

@@ -195,6 +195,9 @@ def volumes(d: Draft) -> None:
             x = d.pool[-1] if d.pool[-1].shape[:2] == x.shape[:2] and d.pool[-1].dtype == x.dtype else x
         elif kind == 3:
             x = d.node("Concat", [x, conv(d, x, d.choice((16, 5)), 1, keep=True)], axis=1)[0]
+        elif kind == 4 and min(x.shape[2:]) > 1:
+            GROWERS["ConvTranspose"].grow(d, "ConvTranspose", x)
+            x = d.pool[-1]
 
 
 def sequences(d: Draft) -> None:

@@ -66,9 +66,9 @@ def convolution(d: Draft, op: str, x: Held) -> None:
 @grows("ConvTranspose", when=image)
 def conv_transpose(d: Draft, op: str, x: Held) -> None:
     channels, spatial = x.shape[1], x.shape[2:]
-    group = d.choice((1, 2)) if channels % 2 == 0 else 1
-    maps = d.choice((3, 16, 5, 8)) // group or 1
-    kernel, stride = d.choice((2, 3, 4, 1)), d.choice((2, 1))
+    group = d.choice([g for g in (1, 1, 2, channels) if channels % g == 0])
+    maps = d.choice((3, 16, 5, 8, 21)) // group or 1
+    kernel, stride = d.choice((2, 3, 4, 1, 5)), d.choice((2, 1, 3))
     words: dict[str, object] = {}
     if d.chance(1, 4):
         words["auto_pad"] = d.choice(("SAME_UPPER", "SAME_LOWER"))

@@ -27,8 +27,8 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     dequantise_constants,  # integers that only float kernels read  -->  floats
     drop_dead_taps,  # filters whose outer taps meet padding alone  -->  smaller ones
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
-    volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
+    volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix

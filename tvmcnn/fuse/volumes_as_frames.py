@@ -100,7 +100,7 @@ class _Frames:
             return True
         if output.dtype != FLOAT32 or len(output.shape) != 5 or output.counts or not output.size:
             return False
-        if node.op in (*POOLS, *WHOLE) or (node.op == "Concat" and node["axis"] not in (0, 2)):
+        if node.op in ("DepthToSpace", *POOLS, *WHOLE) or (node.op == "Concat" and node["axis"] not in (0, 2)):
             return all(name in self.frames for name in node.inputs)
         frames = (name for name in node.inputs if name in self.frames)
         return node.op in ELEMENTWISE and any(self.before.shape(name) == output.shape for name in frames)
@@ -109,6 +109,10 @@ class _Frames:
         """The nodes that make the frames `name` of what `node` makes."""
         if node.op == "Conv":
             yield from self.convolution(node, name)
+        elif node.op == "DepthToSpace":
+            frames = (self.before.shape(node.inputs[0])[2], self.before.shape(node.output)[2])
+            attributes = {**node.attributes, "frames": frames}
+            yield Node(node.op, node.name, (self.frames[node.inputs[0]],), name, attributes)
         elif node.op in POOLS:
             yield self.pool(node, name)
         elif node.op in WHOLE:

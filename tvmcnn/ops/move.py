@@ -7,6 +7,7 @@ are neighbours of the operand, or one and the same element. 0 means not even the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -213,21 +214,30 @@ def repeated(x: te.Tensor, factors: Sequence[tuple[int, int | None]]) -> te.Tens
 def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """ONNX DepthToSpace: y[n, c, h, i, w, j] = x[n, (i, j, c) or (c, i, j), h, w], by mode DCR or CRD.
 
-    Rows and columns may have a blocksize each; "begin" is the first row and column of the result that are kept: see
-    fuse/split_transposed.py.
+    Rows and columns may have a blocksize each, and frames too; "begin" is the first of each in the result that is kept:
+    see fuse/split_transposed.py.
     """
-    (b, d), (n, c, height, width) = node["blocksize"], output.shape
+    n, c, height, width = output.shape
+    whole = int(x.shape[1]) // math.prod(node["blocksize"])  # of a phase, some of which may be left out
+    if "frames" in node.attributes:
+
+        def of_frame(n: Any, c_: Any, h: Any, w: Any) -> Expr:
+            frame, phase, h, w = _of_phase(node, n, h, w)
+            return x[frame, phase * whole + c_, h, w]
+
+        return moved(output.shape, of_frame, 0)
+    b, d = node["blocksize"]
     top, left = node.attributes.get("begin", (0, 0))
     if top % b or left % d or height % b or width % d:
 
         def pixel(n: Any, c_: Any, h: Any, w: Any) -> Expr:
             h, w = h + top, w + left
-            return x[n, _channel(node, c, c_, h % b, w % d), h // b, w // d]
+            return x[n, _channel(node, whole, c_, h % b, w % d), h // b, w // d]
 
         return moved(output.shape, pixel, 0)
 
     def element(n: Any, c_: Any, h: Any, i: Any, w: Any, j: Any) -> Expr:
-        return x[n, _channel(node, c, c_, i, j), h + top // b, w + left // d]
+        return x[n, _channel(node, whole, c_, i, j), h + top // b, w + left // d]
 
     return moved((n, c, height // b, b, width // d, d), element, 0)
 
@@ -236,16 +246,28 @@ def depth_to_space_blocks(step: Step, given: Operands) -> te.Tensor:
     """DepthToSpace by mode DCR of whole blocks of channels: a pixel of one becomes a pixel of another."""
     choice = step.choice
     node, layout, shape = choice.kernel.anchor, choice.makes, choice.kernel.output.shape
-    (b, d), blocks = node["blocksize"], shape[1] // layout.block
-    top, left = node.attributes.get("begin", (0, 0))
+    blocks = -(-shape[1] // layout.block)
 
     def element(*indices: Any) -> Expr:
         to = output_pixel(layout, *indices)
-        h, w = to.h + top, to.w + left
-        channel = Channel((h % b * d + w % d) * blocks + to.channel.block, to.channel.lane, layout.block)
-        return given.read(node.inputs[0], Pixel(to.n, channel, h // b, w // d))
+        frame, phase, h, w = _of_phase(node, to.n, to.h, to.w)
+        channel = Channel(phase * blocks + to.channel.block, to.channel.lane, layout.block)
+        return given.read(node.inputs[0], Pixel(frame, channel, h, w))
 
     return te.compute(layout.physical(shape), element, name="out")
+
+
+def _of_phase(node: Node, n: Any, h: Any, w: Any) -> tuple[Any, Any, Any, Any]:
+    """The image that DepthToSpace by mode DCR reads for a pixel of its output, the phase, and the pixel's place there.
+    Of volumes images are frames, of which an input and an output have so many each."""
+    *_, b, d = node["blocksize"]
+    *_, top, left = node.attributes.get("begin", (0, 0))
+    h, w, phase = h + top, w + left, 0
+    if "frames" in node.attributes:
+        (read, made), depth = node["frames"], node["blocksize"][0]
+        frame = n % made + node["begin"][0]
+        n, phase = n // made * read + frame // depth, frame % depth
+    return n, (phase * b + h % b) * d + w % d, h // b, w // d
 
 
 def space_to_depth(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:

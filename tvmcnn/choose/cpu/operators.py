@@ -113,7 +113,8 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
-    return node["mode"] == "DCR" and kernel.output.shape[1] % BLOCK == 0
+    maps = kernel.inputs[0].shape[1] // math.prod(node["blocksize"])
+    return node["mode"] == "DCR" and maps % BLOCK == 0
 
 
 def _slices_blocks(state: State, kernel: Kernel) -> bool:
