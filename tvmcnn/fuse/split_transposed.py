@@ -144,7 +144,7 @@ def _filters(weight: Array, node: Node, phase: tuple[int, ...], beyond: int) -> 
     """(C, M/g, n·s, m·t) --> (M, C/g, n, m): a phase's taps of each axis, the last first, and maps `beyond` of zeros."""
     taps = tuple(slice(first, None, stride) for first, stride in zip(phase, node["strides"], strict=True))
     group, (depth, maps, *_) = node["group"], weight.shape
-    split = np.flip(weight[:, :, *taps], range(2, weight.ndim))
+    split = np.flip(weight[:, :, *taps], tuple(range(2, weight.ndim)))
     split = split.reshape(group, depth // group, *split.shape[1:]).swapaxes(1, 2)
     filters = split.reshape(group * maps, *split.shape[2:])
     return np.pad(filters, ((0, beyond), *((0, 0),) * (filters.ndim - 1)))

@@ -113,7 +113,7 @@ def _takes_blocks_apart(state: State, kernel: Kernel) -> bool:
     node = kernel.anchor
     if node.op != "DepthToSpace" or not _keeps_float32(kernel) or not _in_blocks(state, kernel):
         return False
-    maps = kernel.inputs[0].shape[1] // math.prod(node["blocksize"])
+    maps: int = kernel.inputs[0].shape[1] // math.prod(node["blocksize"])
     return node["mode"] == "DCR" and maps % BLOCK == 0
 
 
