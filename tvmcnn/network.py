@@ -410,6 +410,7 @@ class Choice:
     within: tuple[Tensor, int] | None = None
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+    skips_padding: bool = False  # taps that meet nothing but padding are left out, tile by tile
     expanded: bool = False  # a weight of a half type is float32 in scratch first, for several tiles to read
 
     def __post_init__(self) -> None:

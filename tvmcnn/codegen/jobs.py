@@ -21,7 +21,7 @@ EITHER = (
     "packed_band.py",
     "codegen/over_time.py",
 )
-LOWERED = ("llvm", "bfloat16", "lookups", "prefetch", "short_circuit", "shorten", "tile_config", "kernels")
+LOWERED = ("llvm", "bfloat16", "live_taps", "lookups", "prefetch", "short_circuit", "shorten", "tile_config", "kernels")
 SOURCES = (*EITHER, *(f"codegen/cpu/{name}.py" for name in LOWERED))
 GPU_SOURCES = (*EITHER, "codegen/cuda/kernel.py", "codegen/cuda/chain.py", "choose/cuda/defaults.py")
 

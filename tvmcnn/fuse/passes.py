@@ -14,6 +14,7 @@ from tvmcnn.fuse.integers import integers
 from tvmcnn.fuse.multiply_spectra import multiply_spectra
 from tvmcnn.fuse.rows_as_images import rows_as_images
 from tvmcnn.fuse.sample_deformed import sample_deformed
+from tvmcnn.fuse.separate_pools import separate_pools
 from tvmcnn.fuse.spelled_gelu import spelled_gelu
 from tvmcnn.fuse.split_transposed import split_transposed
 from tvmcnn.fuse.turn_images import turn_images
@@ -29,6 +30,7 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
     rows_as_images,  # a convolution of sequences, and what is made of it  -->  one of images of one row
     split_transposed,  # a transposed convolution whose windows touch  -->  a convolution and a shuffle of pixels
     volumes_as_frames,  # a convolution of volumes, and what is made of it  -->  one of a batch of frames
+    separate_pools,  # a MaxPool by a large window  -->  one by its rows and one by its columns
     spelled_gelu,  # a GELU of five operators  -->  a Gelu
     sample_deformed,  # a deformable convolution  -->  samples and a convolution of them
     multiply_spectra,  # a Fourier transform  -->  a product with a constant matrix

@@ -28,9 +28,10 @@ def split_transposed(network: Network) -> Network:
     peak, and the rest is a copy, with the maps last one of whole blocks; at stride 1 there is none. (U-Net's first, 2 x
     2 at stride 2 from 14 x 14 to 28 x 28 pixels: 43 to 3.4 ms; LowFormer-B0, 4 x 4 at stride 2: 21.4 to 9.0 ms.)
 
-    A window that is not of whole strides has fewer taps for some phases than for others: 3 taps at stride 2 are 2 and 1.
-    Then, and in groups, each phase is a convolution of its own, and u is their concatenation. (Zeros for the taps that
-    some lack would make an infinite pixel NaN, and 3 x 3 at stride 2 take 16 products where 9 are.)
+    A window that is not of whole strides has fewer taps for some phases than for others: of 3 at stride 2 they are 2
+    and 1. Then, and in groups, each phase is a convolution of its own, and u is their concatenation. (Zeros for the
+    taps that some lack would make an infinite pixel NaN, and 3 x 3 at stride 2 take 16 products where 9 are. 64 to 32
+    maps of 56 x 54 pixels so: 29.3 to 5.8 ms; of 8 x 28 x 30, by 3 x 3 x 3: 294 to 16.4.)
     """
     return replaced(network, ("ConvTranspose",), lambda added, node: _parts(network, added, node))
 
@@ -107,8 +108,8 @@ def _convolution(
 
 
 def _pads(network: Network, node: Node, phase: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution's pads: the reach of its windows, and behind the image as far as the rows that are wanted. At stride
-    1 what the transposed convolution leaves of both."""
+    """A convolution's pads: the reach of its windows, and behind the image as far as the rows that are wanted. At
+    stride 1 what the transposed convolution leaves of both."""
     along = zip(node["kernel_shape"], node["strides"], phase, strict=True)
     reach = [-(-(size - first) // stride) - 1 for size, stride, first in along]
     if _is_dense(node):
@@ -141,7 +142,7 @@ def _maps(network: Network, node: Node) -> int:
 
 
 def _filters(weight: Array, node: Node, phase: tuple[int, ...], beyond: int) -> Array:
-    """(C, M/g, n·s, m·t) --> (M, C/g, n, m): a phase's taps of each axis, the last first, and maps `beyond` of zeros."""
+    """(C, M/g, n·s, m·t) --> (M, C/g, n, m): a phase's taps of each axis, the last first. `beyond` maps are zero."""
     taps = tuple(slice(first, None, stride) for first, stride in zip(phase, node["strides"], strict=True))
     group, (depth, maps, *_) = node["group"], weight.shape
     split = np.flip(weight[:, :, *taps], tuple(range(2, weight.ndim)))

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
+
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import BLOCK, channels_together, groups_together
 from tvmcnn.choose.cpu.bf16 import in_bf16, multiplies_in_bf16
@@ -38,6 +40,7 @@ from tvmcnn.winograd import halo
 MAX_TILES = 28  # register tiles, those estimated to be fastest
 BY_WINOGRAD = ("winograd", "streamed")
 SAME_SUMS = (*BY_WINOGRAD, "direct")  # algorithms, and rules, of which records may have several for one kernel
+MOST_LIVE = 0.95  # of the products
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
@@ -189,7 +192,23 @@ def _in_blocks(
     """A convolution whose image is in blocks of so many channels, and its residuals and output in blocks of 16."""
     tensor, block = image
     read = [state.image(tensor, Layout(block, kernel.anchor["pads"])), *_residuals(state, kernel)]
-    return choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", config)
+    choice = choice_of(kernel, algorithm, read, Layout(BLOCK), "direct", config)
+    return dataclasses.replace(choice, skips_padding=_skips_padding(state, kernel, config[0]))
+
+
+def _skips_padding(state: State, kernel: Kernel, config: DirectConfig) -> bool:
+    """True where so many taps of its tiles meet nothing but padding that a test for each costs less. Not where one is
+    no number: times zero it is NaN."""
+    node, saved = kernel.anchor, 1.0
+    for axis, tile in enumerate((config.rows, config.columns)):
+        extent, made = kernel.inputs[0].shape[2 + axis], kernel.output.shape[2 + axis]
+        window, stride, pad = window_size(kernel)[axis], node["strides"][axis], node["pads"][axis]
+        firsts = [min(start, max(0, made - tile)) * window * stride - pad for start in range(0, made, tile)]
+        taps = [tap * node["dilations"][axis] for tap in range(node["kernel_shape"][axis])]
+        last = (min(tile, made) * window - 1) * stride
+        live = sum(first + tap + last >= 0 and first + tap < extent for first in firsts for tap in taps)
+        saved *= live / (len(firsts) * len(taps))
+    return saved <= MOST_LIVE and bool(np.isfinite(state.network.constants[node.inputs[1]]).all())
 
 
 def _residuals(state: State, kernel: Kernel) -> list[tuple[Tensor, Layout]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tvm import tirx
 
+from tvmcnn.codegen.cpu.live_taps import with_live_taps
 from tvmcnn.codegen.cpu.llvm import compile_kernels
 from tvmcnn.codegen.jobs import Job
 from tvmcnn.codegen.over_time import over_time
@@ -21,7 +22,8 @@ def scheduled(step: Step, machine: Target, *, opened: bool = False) -> tirx.Prim
     """The PrimFunc of a step after its rule; unfused it has the fallback's schedule and stores every tensor."""
     lanes = machine.lanes(FLOAT32)  # in which all rules count: vectors of other types are left to LLVM
     if not opened:
-        return over_time(schedule(declare(step), step.choice, lanes))
+        made = over_time(schedule(declare(step), step.choice, lanes))
+        return with_live_taps(made, step) if step.choice.skips_padding else made
     plain = dataclasses.replace(step.choice, rule="fallback", config=None, tasks=1)
     return schedule(declare_open(step), plain, lanes)
 
