@@ -100,7 +100,7 @@ def starts_behind(spatial: Sequence[int], words: Mapping[str, Any]) -> bool:
 @grows("MaxPool", "AveragePool", "LpPool", when=image)
 def pool(d: Draft, op: str, x: Held) -> None:
     spatial = x.shape[2:]
-    kernels = [d.choice((2, 3, 1)) for _ in spatial]
+    kernels = [d.choice((2, 3, 1, 6)) for _ in spatial]
     since = d.since(op)
     words = placed(d, spatial, kernels)
     if (op == "AveragePool" and since < 19) or (op == "LpPool" and since < 18):
