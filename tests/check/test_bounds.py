@@ -12,17 +12,18 @@ from builders import model_of, node
 from onnx import TensorProto
 
 import tvmcnn
+from tvmcnn.check import bounds as bounding
 from tvmcnn.check.bounds import Bounds, bounds_of, half_spacing
 from tvmcnn.check.factors import Factors
 from tvmcnn.check.follow import Follower
-from tvmcnn.check.jumps import admissible, is_step
+from tvmcnn.check.jumps import PLACE_ROUNDING, admissible, is_step, same_side
 from tvmcnn.check.observe import Observed
 from tvmcnn.check.random_inputs import drawn_inputs
 from tvmcnn.check.reference import reference
 from tvmcnn.check.verify import Verdict, compare, verify_library
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
-from tvmcnn.network import Array, Network, Node
+from tvmcnn.network import Array, Network, Node, Tensor
 
 SHAPE = (3, 5, 37)
 Model = Any
@@ -403,6 +404,51 @@ def test_float16_in_between_is_followed() -> None:
     assert judged(proto, x, spoil).passed
 
 
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes", "terms"),
+    [
+        ("GroupNormalization", [(2, 12, 5, 7)], {"num_groups": 3}, 4 * 5 * 7),
+        ("InstanceNormalization", [(2, 12, 5, 7)], {}, 5 * 7),
+        ("ConvTranspose", [(2, 12, 5, 7), (12, 4, 3, 2)], {"group": 2}, 12 * 3 * 2 // 2),
+        ("Gemm", [(5, 9), (9, 4)], {}, 9),
+        ("Gemm", [(9, 5), (9, 4)], {"transA": 1}, 9),
+        ("ReduceSum", [(3, 5, 7)], {"axes": (0, 2)}, 21),
+        ("CumSum", [(3, 5, 7)], {"along": (1, 0, 0)}, 6),
+        ("GridSample", [(2, 3, 5, 7), (2, 4, 6, 2)], {"mode": "cubic"}, 16),
+        ("Softmax", [(3, 5, 7)], {"axis": 1}, 5),
+    ],
+    ids=str,
+)
+def test_roundings_of_an_element(
+    op: str, shapes: list[tuple[int, ...]], attributes: dict[str, Any], terms: int
+) -> None:
+    """As many as an element's sum has terms: what is more lets errors pass."""
+    tensors = {f"t{i}": Tensor(f"t{i}", shape, "float32") for i, shape in enumerate(shapes)}
+    network = Network("n", tuple(tensors.values()), (), (), tensors, {}, {})
+    assert bounding._terms(network, op, tuple(tensors), attributes) == terms + bounding.OTHER_ROUNDINGS
+
+
+def test_a_whole_remainder_stays_on_its_side() -> None:
+    """Only a Mod of floats moves with its operand."""
+    mod = Node("Mod", "m", ("x", "y"), "z", {"fmod": 0})
+    five, four, zero = (np.array([value], np.int32) for value in (5, 4, 0))
+    assert same_side(mod, five, four, zero, 0.0).tolist() == [0]
+    moved = same_side(mod, np.float32([5]), np.float32([4.99]), np.float32([0.01]), 0.0)
+    assert moved == pytest.approx(-0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(("off", "right"), [(1.0, True), (3.0, False)])
+def test_a_place_is_off_by_what_leads_to_a_pixel(off: float, right: bool) -> None:
+    """0.9 of an image of 20 pixels is the middle of two: a place there rounds as a number of its whole extent does."""
+    sample = Node(
+        "GridSample", "s", ("x", "grid"), "y", {"mode": "nearest", "padding_mode": "zeros", "align_corners": 0}
+    )
+    x = np.arange(20.0, dtype=np.float32).reshape(1, 1, 1, 20)
+    grid = np.array([[[[0.9 + off * PLACE_ROUNDING, 0.0]]]])
+    found = np.float32([[[[18]]]])
+    assert admissible(sample, [x, grid], [0.0, 0.0], np.float32([[[[19]]]]), found).all() == right
+
+
 # ---- inputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +488,14 @@ def test_bounds_that_arrive_do_not_cross() -> None:
 def test_other_integers_have_either_sign() -> None:
     found = drawn([node("Cast", "i", "y", to=1)], {})
     assert found.min() < 0 < found.max()
+
+
+def test_another_third_operand_is_no_image() -> None:
+    """A Where's is drawn as any integer; RoiAlign's is the number of an image."""
+    where = node("Where", "c x i", "y")
+    found = drawn([where], {"c": np.arange(41) % 2 > 0, "x": np.zeros(41, np.int64)}, out=TensorProto.INT64)
+    assert found.min() < 0 < found.max()
+    assert found.max() > 2
 
 
 def test_tame_inputs_are_small() -> None:

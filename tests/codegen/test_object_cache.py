@@ -341,6 +341,8 @@ def test_a_folder_that_others_may_fill_is_not_used(tmp_path: Path, monkeypatch: 
     finally:
         os.umask(old)
     assert cache.folder is not None and cache.folder.stat().st_mode & 0o777 == 0o700
+    cache.folder.chmod(0o755)
+    assert cache.obstacle() == "", "others may read it, and look into it"
     cache.folder.chmod(0o770)
     assert "may be written by others" in cache.obstacle()
     cache.folder.chmod(0o700)

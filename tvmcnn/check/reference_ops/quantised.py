@@ -175,9 +175,9 @@ def qgemm(
     transA: int = 0, transB: int = 0,
 ) -> Array:  # fmt: skip
     """QGemm; without a scale of y that is of floats."""
-    if alpha != 1.0 or transA:
-        raise NotImplementedError(f"alpha {alpha} and transA {transA}")
-    left, right = Scaled(a, a_scale, a_zero_point), Scaled(b, b_scale, b_zero_point)
+    if alpha != 1.0:
+        raise NotImplementedError(f"alpha {alpha}")
+    left, right = Scaled(a.T if transA else a, a_scale, a_zero_point), Scaled(b, b_scale, b_zero_point)
     if y_scale is not None:
         return multiplied(left, right, c, _made(a, y_scale, y_zero_point), 0 if transB else -1)
     turned = right.above_zero(0 if transB else -1)
