@@ -103,6 +103,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     ),
     "columns": Algorithm({"columns": loops.images}, weight=packing.taps),
     "pixels": Algorithm({"pixels": loops.pixels}, weight=packing.as_it_is),
+    "few_maps": Algorithm({"few_maps": loops.few_maps}, weight=packing.channels_last),
     "grouped": Algorithm({"rows": loops.none}, weight=packing.as_it_is),
     "dense": Algorithm(
         {"dense": loops.dense}, weight=packing.dense, operand=packing.by_column, packed_by=("width",)

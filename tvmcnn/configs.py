@@ -213,6 +213,13 @@ class PixelsConfig(Config):
 
 
 @dataclass(frozen=True)
+class FewMapsConfig(Config):
+    """The register tile of a convolution with channels in the lanes: all maps by columns of pixels."""
+
+    columns: Count = 1
+
+
+@dataclass(frozen=True)
 class ImagesConfig(Config):
     """The register tile with images in the lanes: maps by columns of pixels, times the pool's window, of a
     convolution; maps by vectors of images of a matrix product."""
@@ -380,6 +387,7 @@ CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "streamed": StreamedConfig,
     "columns": ColumnsConfig,
     "pixels": PixelsConfig,
+    "few_maps": FewMapsConfig,
     "dense": DenseConfig,
     "images": ImagesConfig,
     "gemm": GemmConfig,

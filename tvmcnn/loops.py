@@ -14,6 +14,7 @@ from tvmcnn.configs import (
     AmxConfig,
     DenseConfig,
     DirectConfig,
+    FewMapsConfig,
     ImagesConfig,
     InOrderConfig,
     MatmulConfig,
@@ -50,6 +51,12 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
         return (n, config.bands, rows)
     maps = (n, config.bands, tiles, vectors // min(config.vectors, vectors))
     return maps if choice.expanded else (*maps, rows)
+
+
+def few_maps(choice: Choice, shape: Shape, lanes: int) -> Shape:
+    """Images, rows, tiles of columns, if no weight is expanded for a row of them."""
+    tiles = math.ceil(shape[3] / choice.numbers(FewMapsConfig).columns)
+    return (shape[0], shape[2]) if choice.expanded else (shape[0], shape[2], tiles)
 
 
 def amx(choice: Choice, shape: Shape, lanes: int) -> Shape:

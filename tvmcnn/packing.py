@@ -91,6 +91,11 @@ def taps(choice: Choice, weight: Array) -> Array:
     return weight.transpose(1, 2, 3, 0)
 
 
+def channels_last(choice: Choice, weight: Array) -> Array:
+    """(M, C, kH, kW) --> (M, ⌈C/16⌉, kH, kW, 16)"""
+    return Layout(choice.reads[0].block).pack(weight)
+
+
 def as_it_is(choice: Choice, array: Array) -> Array:
     """ONNX's own order."""
     return array

@@ -44,6 +44,10 @@ def pixels(g: Graph) -> str:
     return g.node("Relu", g.conv(g.input(1, 6, 5, 7), 9, (1, 1), group=3))
 
 
+def few_maps(g: Graph) -> str:
+    return g.node("Sigmoid", g.conv(g.input(1, 35, 37, 29), 3, (5, 2), pads=[2, 0, 2, 1]))
+
+
 def direct_pool(g: Graph) -> str:
     return pooled(g, g.conv(g.input(1, 6, 14, 15), 16, (5, 4)))
 
@@ -197,6 +201,7 @@ RULES = {
     "grouped_direct": "direct",
     "direct_half": "direct",
     "depthwise": "direct",
+    "few_maps": "few_maps",
     "columns": "columns",
     "images": "images",
     "dense": "dense",

@@ -25,7 +25,7 @@ def separate_pools(network: Network) -> Network:
 def _parts(network: Network, added: Additions, node: Node) -> list[Node]:
     """The two pools, or the one where they would not pay."""
     output = network.tensors[node.output]
-    if len(output.shape) != 4 or output.counts or not _pays(node):
+    if len(output.shape) != 4 or len(node["kernel_shape"]) != 2 or output.counts or not _pays(node):
         return [node]
     (n, c, height, _), width = output.shape, network.shape(node.inputs[0])[3]
     columns = added.tensor(f"{node.output}.columns", (n, c, height, width), output.dtype)

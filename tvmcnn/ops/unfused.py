@@ -153,6 +153,11 @@ def _tap_of_depthwise(step: Step, packed: te.Tensor) -> Weight:
     return lambda o, c, i, j: packed[o // lanes, i, j, o % lanes]
 
 
+def _tap_of_few_maps(step: Step, packed: te.Tensor) -> Weight:
+    block = int(packed.shape[-1])
+    return lambda o, c, i, j: packed[o, c // block, i, j, c % block]
+
+
 def _tap_of_winograd(step: Step, packed: te.Tensor) -> Weight:
     return lambda o, c, i, j: filter_tap(step, packed, o, c, i, j)
 
@@ -174,6 +179,7 @@ TAPS: dict[str, Callable[[Step, te.Tensor], Weight]] = {  # the inverse of each 
     "streamed": _tap_of_streamed,
     "columns": _tap_of_columns,
     "conv_images": _tap_of_columns,
+    "few_maps": _tap_of_few_maps,
     "pixels": _tap_as_it_is,
     "grouped": _tap_as_it_is,
 }

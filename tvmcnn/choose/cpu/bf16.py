@@ -27,6 +27,7 @@ FEW_WEIGHTS = 1 << 14  # of a matrix, below which a product takes a few microsec
 MAX_ROUNDED = 4 << 20  # bytes of rows in bfloat16, which each thread has
 OTHERWISE = {  # convolutions that no block of channels serves
     "columns": "with columns in the lanes",
+    "few_maps": "with channels in the lanes",
     "conv_images": "with images in the lanes",
     "dense": "over the whole image",
     "direct": "where it is faster",

@@ -18,10 +18,12 @@ from tvmcnn.choose.cpu.defaults import (
     direct_config,
     direct_tiles,
     divides,
+    few_maps_config,
     images_config,
     pixels_config,
     rows_config,
     winograd_config,
+    winograd_fits,
 )
 from tvmcnn.choose.cpu.product import dense
 from tvmcnn.choose.cpu.state import State
@@ -41,6 +43,9 @@ MAX_TILES = 28  # register tiles, those estimated to be fastest
 BY_WINOGRAD = ("winograd", "streamed")
 SAME_SUMS = (*BY_WINOGRAD, "direct")  # algorithms, and rules, of which records may have several for one kernel
 MOST_LIVE = 0.95  # of the products
+ADD_LANES = 12  # instructions by which those of a vector of sums are added up
+FEWER = 1.0  # times the instructions that 16 maps in the lanes take,
+FEWER_THAN_WINOGRAD = 0.35  # and as many where Winograd's algorithm has a quarter of these, and its transforms
 IMAGE_LIMIT = 32 << 10  # bytes of an image that a kernel copies: it is on the stack, in L1
 
 
@@ -52,7 +57,9 @@ def conv(state: State, kernel: Kernel) -> Choice:
 def reads_blocks(state: State, kernel: Kernel) -> bool:
     """True for a convolution that wants its image in blocks of channels, if it has so many."""
     make = next(make for applies, make in CONVOLUTIONS if applies(state, kernel))
-    return make in (_by_depthwise, _by_bf16, _by_winograd, _by_direct) and kernel.inputs[0].shape[1] >= BLOCK
+    return (
+        make in (_by_depthwise, _by_few_maps, _by_bf16, _by_winograd, _by_direct) and kernel.inputs[0].shape[1] >= BLOCK
+    )
 
 
 def plain(state: State, kernel: Kernel) -> Choice:
@@ -92,6 +99,16 @@ def _columns_fill_lanes(state: State, kernel: Kernel) -> bool:
     rows, phases, pitch = deinterleaved(kernel, height, lanes)
     size = kernel.inputs[0].shape[1] * rows * phases * pitch * kernel.item_bytes
     return width / lanes > maps / round_up(maps, BLOCK) and size <= IMAGE_LIMIT
+
+
+def _has_few_maps(state: State, kernel: Kernel) -> bool:
+    """So few maps that adding up the lanes at last costs less than those that would compute nothing."""
+    (_, channels, *_), maps = kernel.inputs[0].shape, kernel.output.shape[1]
+    if kernel.anchor["group"] > 1 or channels < BLOCK or not _alone(kernel) or pool_of(kernel) is not None:
+        return False
+    taps: int = math.prod(kernel.anchor["kernel_shape"])
+    fewer = FEWER_THAN_WINOGRAD if winograd_fits(kernel) and not state.exact else FEWER
+    return maps * (taps * -(-channels // BLOCK) + ADD_LANES) <= fewer * taps * channels
 
 
 def _one_channel_a_group(state: State, kernel: Kernel) -> bool:
@@ -166,6 +183,13 @@ def _by_pixels(state: State, kernel: Kernel) -> Choice:
     read = [state.image(image, Layout(1, kernel.anchor["pads"])), *(state.plain(tensor) for tensor in residuals)]
     config = state.tuned(kernel, "pixels", pixels_config(kernel, kernel.anchor["group"], state.target))
     return choice_of(kernel, "pixels", read, PLAIN, "pixels", config)
+
+
+def _by_few_maps(state: State, kernel: Kernel) -> Choice:
+    """Channels in the lanes, and the maps plain."""
+    read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"]))]
+    config = few_maps_config(kernel, state.target)
+    return choice_of(kernel, "few_maps", read, PLAIN, "few_maps", (config, "default"))
 
 
 def _by_depthwise(state: State, kernel: Kernel) -> Choice:
@@ -258,6 +282,8 @@ def decide_winograd(state: State, kernel: Kernel) -> tuple[WinogradConfig | Stre
     `--exact` leaves out the algorithms that ALGORITHMS calls inexact, and a weight of a half type those that transform
     it: of 3 x 3 filters F(4x4) has four times the elements, in float32, so that they would take eight times the bytes.
     """
+    if _has_few_maps(state, kernel):
+        return None
     half = holds(state.network.half_weights.kind, state.network.constants[kernel.anchor.inputs[1]])
     known = ((rule, ALGORITHMS[rule]) for rule in SAME_SUMS)
     rules = [rule for rule, how in known if (how.exact or not state.exact) and (how.keeps or not half)]
@@ -306,6 +332,7 @@ CONVOLUTIONS: tuple[tuple[Applies, Make], ...] = (  # the first that applies
     (_images_fill_lanes, _by_images),
     (_columns_fill_lanes, _by_columns),
     (_one_channel_a_group, _by_depthwise),
+    (_has_few_maps, _by_few_maps),
     (_multiplies_in_bf16, _by_bf16),
     (_goes_by_winograd, _by_winograd),
     (_groups_are_blocks, _by_direct),

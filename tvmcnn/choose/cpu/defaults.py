@@ -12,6 +12,7 @@ from tvmcnn.configs import (
     ColumnsConfig,
     DenseConfig,
     DirectConfig,
+    FewMapsConfig,
     FilteringConfig,
     ImagesConfig,
     MatmulConfig,
@@ -267,6 +268,19 @@ def pixels_tiles(kernel: Kernel, group: int, target: Target) -> list[PixelsConfi
     spare = 2 if target.fma_broadcasts else None  # no register is needed for a weight
     fitting = [t for t in tiles if fits_registers(t[0], -(-t[1] // BLOCK) * per_block, target, spare)]
     return [PixelsConfig(*tile, group) for tile in sorted(fitting, key=cycles) or [(1, runs[0])]]
+
+
+def few_maps_config(kernel: Kernel, target: Target) -> FewMapsConfig:
+    """As many columns as registers hold sums of, whose last tile is moved back by few pixels."""
+    maps, width = kernel.output.shape[1], kernel.output.shape[3]
+    vectors = BLOCK // target.lanes(kernel.dtype)
+    most = max(1, min(width, (target.registers - 3) // (maps * vectors)))
+
+    def cost(columns: int) -> tuple[float, int]:
+        loads = 1 + maps / columns if maps > 1 else 1  # of pixels, which are a lone map's memory operands
+        return -(-width // columns) * columns * (maps + loads), -columns
+
+    return FewMapsConfig(min(range(1, most + 1), key=cost))
 
 
 def images_config(maps: int, count: int, window: int, depth: int, target: Target) -> ImagesConfig:

@@ -16,6 +16,7 @@ from tvmcnn.schedule.x86.columns import columns
 from tvmcnn.schedule.x86.dense import dense, dense_dots, dense_pairs
 from tvmcnn.schedule.x86.direct import direct
 from tvmcnn.schedule.x86.fallback import fallback
+from tvmcnn.schedule.x86.few_maps import few_maps
 from tvmcnn.schedule.x86.images import images
 from tvmcnn.schedule.x86.in_order import in_order
 from tvmcnn.schedule.x86.lanes import lanes
@@ -40,6 +41,7 @@ RULES: dict[str, Callable[[Schedule, Any, int], None]] = {
     "streamed": streamed,
     "columns": columns,
     "pixels": pixels,
+    "few_maps": few_maps,
     "dense": dense,
     "dense_dots": dense_dots,
     "dense_pairs": dense_pairs,
