@@ -4,10 +4,11 @@
     python tools/mutate.py [--count 200] [--seed 0] [--json FILE] [--part codegen,ops] [--jobs 2]
 
 cosmic-ray makes the slips: another operator, number, condition or name in one place of the parts of the compiler. For
-each those tests run that run its function, the fastest first; where that is in other processes, which no record sees,
-the tests of its file. A slip that no test notices is shown as a diff: it wants a test, or changes nothing. C is not
-changed, nor what only annotations say. What --json has already of slips that were caught is not judged again: a run
-that is broken off goes on where it was, and survivors meet the tests that are new. Needs tvmcnn[mutation].
+each those tests run that run its function, first those of files that name its module; where that is in other processes,
+which no record sees, the tests of its file. A slip that no test notices is shown as a diff: it wants a test, or changes
+nothing. C is not changed, nor what only annotations say. What --json has already of slips that were caught is not
+judged again: a run that is broken off goes on where it was, and survivors meet the tests that are new. Needs
+tvmcnn[mutation].
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ def recorded(root: Path, jobs: int, tests: Sequence[str]) -> Record:
 
 def judged(folder: Path, slip: Slip, record: Record | None, most: float) -> Result:
     """Plant a slip in a copy, run the tests that could notice it, and take it out again."""
-    diff = mutation.difference(folder, slip)
+    diff, own = mutation.difference(folder, slip), mutation.files_that_name(folder, slip)
     if record is not None:
-        tests, seconds = record.tests(slip, most)
+        tests, seconds = record.tests(slip, most, own)
         limit: float | None = START + SLOW * seconds
     else:
-        tests, limit = mutation.files_that_name(folder, slip), START + SLOW * most
+        tests, limit = own or ["tests"], START + SLOW * most
     if not tests:
         return Result(slip, "no test", 0, diff)
     path, listed = folder / slip.path, folder / "slip-tests.txt"

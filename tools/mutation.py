@@ -190,8 +190,9 @@ class Record:
         functions = {key: [numbers[name] for name in names] for key, names in self.functions.items()}
         path.write_text(json.dumps({"seconds": self.seconds, "functions": functions}, separators=(",", ":")))
 
-    def tests(self, slip: Slip, most: float) -> tuple[list[str], float]:
-        """Tests that run the slip's function, the fastest first, as many as take `most` seconds; and their seconds.
+    def tests(self, slip: Slip, most: float, own: Iterable[str] = ()) -> tuple[list[str], float]:
+        """Tests that run the slip's function, as many as take `most` seconds; and their seconds. Those of its `own`
+        files come first, the fastest before others; then those of each file in turn, for they look at other things.
 
         Where none does (it runs in other processes, or when a module is imported), tests that run any of its file.
         """
@@ -199,21 +200,30 @@ class Record:
         if not found:
             found = [name for key, names in self.functions.items() if key.startswith(f"{slip.path}:") for name in names]
         chosen, spent = list[str](), 0.0
-        for name in sorted({*found}, key=lambda name: (self.seconds[name], name)):
-            if chosen and spent + self.seconds[name] > most:
-                break
-            chosen.append(name)
-            spent += self.seconds[name]
+        for name in self._in_turn({*found}, {*own}):
+            if not chosen or spent + self.seconds[name] <= most:
+                chosen.append(name)
+                spent += self.seconds[name]
         return chosen, spent
+
+    def _in_turn(self, names: set[str], own: set[str]) -> list[str]:
+        """Tests in the order in which they are worth running."""
+        turns, fastest = collections.Counter[str](), sorted(names, key=lambda name: (self.seconds[name], name))
+        place: dict[str, tuple[int, float]] = {}
+        for name in fastest:
+            file = name.partition("::")[0]
+            place[name] = (0 if file in own else 1 + turns[file], self.seconds[name])
+            turns[file] += 1
+        return sorted(fastest, key=place.__getitem__)
 
 
 def files_that_name(root: Path, slip: Slip) -> list[str]:
-    """Without a record: the test files that import or name the slip's module; all tests where none does."""
+    """The test files that import or name the slip's module."""
     module = slip.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     parent, _, name = module.rpartition(".")
     words = rf"\b{re.escape(module)}\b|from {re.escape(parent)} import [^\n]*\b{name}\b"
     tests = sorted((root / "tests").rglob("test_*.py"))
-    return [str(path.relative_to(root)) for path in tests if re.search(words, path.read_text())] or ["tests"]
+    return [str(path.relative_to(root)) for path in tests if re.search(words, path.read_text())]
 
 
 def table(rows: Sequence[tuple[Slip, str]]) -> str:

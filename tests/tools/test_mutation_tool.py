@@ -120,6 +120,15 @@ def test_a_record_knows_the_tests_of_a_function(tree: Path, record: mutation.Rec
     assert len(record.tests(slips["unseen"], 60)[0]) == len(record.tests(slips[""], 60)[0]) == 3
 
 
+def test_own_tests_come_first_then_each_file_in_turn() -> None:
+    """And what would take too long is left out, not all that follows it."""
+    seconds = {"a.py::1": 1.0, "a.py::2": 2.0, "a.py::3": 3.0, "b.py::9": 9.0, "own.py::5": 5.0, "own.py::90": 90.0}
+    record = mutation.Record(seconds, {"tvmcnn/x.py:f": sorted(seconds)})
+    slip = mutation.Slip("tvmcnn/x.py", 3, 0, "core/AddNot", 0, "ops", "f")
+    assert record.tests(slip, 30, ["own.py"]) == (["own.py::5", "a.py::1", "b.py::9", "a.py::2", "a.py::3"], 20.0)
+    assert record.tests(slip, 7, ["own.py"])[0] == ["own.py::5", "a.py::1"]
+
+
 def test_slips_are_caught_or_shown(tree: Path, record: mutation.Record, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slip is named with the test that fails, or as one that hangs; the tree itself stays as it is."""
     every = mutation.slips(tree, tree / "tvmcnn" / "arena.py", "layout")
