@@ -137,12 +137,12 @@ def normalize(step: Step, given: Operands) -> Tiled:
     """
     kernel, config = step.choice.kernel, step.choice.numbers(NormalizeConfig)
     node, shape = kernel.anchor, kernel.output.shape
-    x, scale, *bias = (given.tensor(name) for name in node.inputs)
+    x, scale, *bias = (given.flat(node.inputs[0]), *map(given.tensor, node.inputs[1:]))
     rows, parts, count = config.rows, config.parts, math.prod(shape) // config.rows
     whole, part = Row(count), Row(count // parts)
 
     def term(r: Any, element: Any) -> Expr:
-        return x[unravel(r * count + element, shape)]
+        return x[r * count + element]
 
     total = reduced((rows,), whole, lambda i, v, o: term(i[0], whole.element(v, o)), te.sum, float32(0.0), "total")
     mean = te.compute((rows,), lambda r: total[r] / float32(count), name="mean")
@@ -160,16 +160,16 @@ def normalize(step: Step, given: Operands) -> Tiled:
             return tensor[unravel(element, extents(tensor))]
         return tensor[(r * parts + p) % shape[1]]
 
-    def element(r: Any, p: Any, v: Any, lane: Any) -> Expr:
-        e = part.element(v, lane)
-        value = (term(r, p * part.count + e) - mean[r]) * inverse[r] * weight(scale, r, p, e)
-        return value + weight(bias[0], r, p, e) if bias else value
-
     def place(at: Sequence[Any]) -> Indices:
         r, p, v, lane = at
-        return unravel(r * count + p * part.count + part.element(v, lane), shape)
+        return (r * count + p * part.count + part.element(v, lane),)
 
-    return Tiled(te.compute((rows, parts, part.vectors, LANES), element, name="out"), shape, place)
+    def element(r: Any, p: Any, v: Any, lane: Any) -> Expr:
+        e = part.element(v, lane)
+        value = (x[place((r, p, v, lane))] - mean[r]) * inverse[r] * weight(scale, r, p, e)
+        return value + weight(bias[0], r, p, e) if bias else value
+
+    return Tiled(te.compute((rows, parts, part.vectors, LANES), element, name="out"), (rows * count,), place)
 
 
 def instance_normalization(node: Node, output: Tensor, x: te.Tensor, scale: te.Tensor, b: te.Tensor) -> te.Tensor:
