@@ -111,7 +111,7 @@ class TileConfig(Config, tile=("vectors", "rows", "columns"), of=LANES):
     rows: Count = 1
     columns: Count = 1
     order: Order = "rb rh rw rc"  # reductions, outermost first: input block, kernel row and column, input channel
-    unroll: Unroll = 4  # input channels in one loop body
+    unroll: Unroll = 4  # input channels in one loop body; where a map has one the taps of a row, if it is more than 1
     prefetch: Flag = False  # the next tile's weights into L2 while this one computes
     overlap: Flag = False  # the last tile of a row or column is moved back over the one before, not cut short
 

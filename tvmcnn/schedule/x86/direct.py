@@ -94,6 +94,10 @@ def register_sums(
         rc_o, rc_i = sch.split(reductions["rc"], [None, config.unroll])
         order[position : position + 1] = [rc_o, rc_i]
         inner.append(rc_i)
+    if config.unroll > 1 and "rc" not in reductions and not terms:
+        # The taps of a row in one loop body: neighbouring pixels of the tile share what they read, in registers.
+        inner.append(order.pop(order.index(reductions["rw"])))
+        order.append(inner[0])
     sch.reorder(*order, cy, dy, cx, dx, cb, co_v, co_i, *terms)
     unroll(sch, (*inner, cy, dy, cx, dx, cb, co_v))
     if not terms:
