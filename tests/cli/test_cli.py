@@ -477,7 +477,7 @@ def test_compile_takes_records(shell: Shell) -> None:
 
 def test_compile_without_verification(shell: Shell) -> None:
     done = shell.succeeds("compile {m} --no-verify")
-    assert "not verified: it was turned off (--no-verify)" in done.out
+    assert "\nnot verified: it was turned off (--no-verify)" in done.out, "one target is not named"
     assert read_manifest("lenet5.so")["verification"] is None
 
 

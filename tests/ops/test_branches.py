@@ -125,6 +125,16 @@ def test_prologue_is_not_taken(tmp_path: Path) -> None:
     assert not [step for step in check(g.model(), tmp_path).program.steps if step.choice.kernel.prologue]
 
 
+def test_a_prologue_begins_with_its_image(tmp_path: Path) -> None:
+    """Not with a gate, which has one pixel a map, though the product names it first."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 5, 9, 13), 32, (3, 2)))
+    gate = g.node("Sigmoid", g.conv(g.node("GlobalAveragePool", x), 32, (1, 1)))
+    g.output(g.conv(g.node("Mul", gate, x), 17, (1, 1)))
+    program = check(g.model(), tmp_path).program
+    assert not [step for step in program.steps if step.choice.kernel.prologue]
+
+
 def test_arena_is_reused(tmp_path: Path) -> None:
     """A chain needs two tensors at a time; the bound is what lives at one step, and here the plan reaches it."""
     g = Graph()

@@ -169,6 +169,18 @@ def test_binary_floats(dtype: str) -> None:
             np.testing.assert_array_equal(node(op, a, a[::-1], dtype=bool), compared(a, a[::-1]), err_msg=op)
 
 
+@pytest.mark.parametrize("exponent", [0.0, -0.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, -2.0])
+def test_known_powers(exponent: float, tmp_path: Path) -> None:
+    """Those that are products and roots, and their neighbours: x^0 is 1, of NaN too."""
+    g = Graph()
+    g.output(g.node("Pow", g.input(3, 17), g.constant(np.float32(exponent))))
+    compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False)
+    x = np.abs(values(3, 17)) + np.float32(0.25)
+    x[1, 2] = np.nan
+    found = tvmcnn.load(compiled.path)(x)
+    close(found, np.power(x.astype(np.float64), exponent), 16)
+
+
 def test_prelu_and_clip() -> None:
     x = values(2, 3, 17)
     slope = np.array([[0.5], [-2], [3]], np.float32)

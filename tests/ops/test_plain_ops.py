@@ -245,6 +245,7 @@ def test_nothing_and_one() -> None:
     """Tensors without elements and without axes."""
     agree("Concat", drawn(2, 0, 3), drawn(2, 4, 3), axis=1)
     agree("Transpose", drawn(3, 0, 5))
+    agree("Pad", drawn(3, 0, 5), ints(0, 2, 1, 1, 0, 0))
     agree("MatMul", drawn(3, 0), drawn(0, 5), terms=1)
     agree("Identity", drawn())
     agree("Unsqueeze", drawn(), ints(0))

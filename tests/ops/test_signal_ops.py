@@ -155,6 +155,12 @@ def test_mel_weight_matrix() -> None:
 @pytest.mark.parametrize(
     ("op", "arrays", "words", "sentence"),
     [
+        (
+            "MelWeightMatrix",
+            [number(8), number(64), number(0), np.float32(0), np.float32(4000)],
+            {},
+            "it has 8 bands of a spectrum of 64 at 0 Hz; all must be 1 at least",
+        ),
         ("DFT", [drawn(3, 5, 3)], {}, "its input is 3x5x3; its last axis must have a real part"),
         ("DFT", [drawn(3, 5, 1), None, number(2)], {}, "its axis is the last, which has the parts of each number"),
         ("DFT", [drawn(3, 5, 1), number(0)], {}, "its length is 0; it must be 1 at least"),
