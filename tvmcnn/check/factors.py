@@ -17,14 +17,8 @@ from tvmcnn.network import Array, Network, Node
 from tvmcnn.onnx_file import Model, allowed_folder
 from tvmcnn.precision import error_growth
 
-MOVES = (
-    "Concat",
-    "DepthToSpace",
-    "Reshape",
-    "Transpose",
-    "Slice",
-    "Frames",
-)  # between a convolution and what ONNX knows of it
+# Between a convolution and what ONNX knows of it
+MOVES = ("Concat", "DepthToSpace", "Reshape", "Transpose", "Slice", "Frames")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from tvmcnn.blocks import BLOCK
 from tvmcnn.fuse.added import Additions, replaced
 from tvmcnn.network import FLOAT32, Array, Network, Node, Shape, round_up
 
-MOST_PHASES = 27  # convolutions that may stand for one: strides of 3 along three axes
+MOST_APART = 27  # convolutions that may stand for one: strides of 3 along three axes
+MOST_PHASES = 1024  # of one convolution: strides of 32 along two, as FCN-32s has
 
 
 def split_transposed(network: Network) -> Network:
@@ -58,7 +59,7 @@ def _splits(network: Network, node: Node) -> bool:
         return False
     if node.inputs[0] not in network.tensors or set(node["dilations"]) != {1}:
         return False
-    if _apart(node) and math.prod(strides) > MOST_PHASES:
+    if math.prod(strides) > (MOST_APART if _apart(node) else MOST_PHASES):
         return False
     if _is_dense(node):
         return min(_pads(network, node, (0,) * len(strides))) >= 0

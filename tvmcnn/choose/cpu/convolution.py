@@ -223,16 +223,23 @@ def _in_blocks(
 def _skips_padding(state: State, kernel: Kernel, config: DirectConfig) -> bool:
     """True where so many taps of its tiles meet nothing but padding that a test for each costs less. Not where one is
     no number: times zero it is NaN."""
-    node, saved = kernel.anchor, 1.0
-    for axis, tile in enumerate((config.rows, config.columns)):
-        extent, made = kernel.inputs[0].shape[2 + axis], kernel.output.shape[2 + axis]
-        window, stride, pad = window_size(kernel)[axis], node["strides"][axis], node["pads"][axis]
-        firsts = [min(start, max(0, made - tile)) * window * stride - pad for start in range(0, made, tile)]
-        taps = [tap * node["dilations"][axis] for tap in range(node["kernel_shape"][axis])]
-        last = (min(tile, made) * window - 1) * stride
-        live = sum(first + tap + last >= 0 and first + tap < extent for first in firsts for tap in taps)
-        saved *= live / (len(firsts) * len(taps))
-    return saved <= MOST_LIVE and bool(np.isfinite(state.network.constants[node.inputs[1]]).all())
+    weight = state.network.constants[kernel.anchor.inputs[1]]
+    live = math.prod(_live(kernel, axis, tile) for axis, tile in enumerate((config.rows, config.columns)))
+    return live <= MOST_LIVE and bool(np.isfinite(weight).all())
+
+
+def _live(kernel: Kernel, axis: int, tile: int) -> float:
+    """The share of pairs of a tap and a tile along an axis of which a pixel meets the image. Counted by taps: of tiles
+    there may be millions."""
+    node, extent, made = kernel.anchor, kernel.inputs[0].shape[2 + axis], kernel.output.shape[2 + axis]
+    step = window_size(kernel)[axis] * node["strides"][axis]  # rows or columns of the image from one output to the next
+    tiles, last = -(-made // tile), (min(tile, made) * step) - node["strides"][axis]
+    met = 0
+    for tap in range(node["kernel_shape"][axis]):
+        offset = tap * node["dilations"][axis] - node["pads"][axis]
+        first = max(0, -((offset + last) // (tile * step)))
+        met += max(0, min(tiles, -((offset - extent) // (tile * step))) - first)
+    return float(met / (tiles * node["kernel_shape"][axis]))
 
 
 def _residuals(state: State, kernel: Kernel) -> list[tuple[Tensor, Layout]]:
