@@ -77,7 +77,16 @@ OTHERS: tuple[tuple[str, Shape, tuple[Shape, ...], dict[str, Any]], ...] = (
     ("ConvTranspose", (1, 64, 28, 30), ((64, 32, 3, 3),), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
     ("Transpose", (1, 56, 56, 64), (), {"perm": [0, 3, 1, 2]}),
 )
-PRODUCTS = ((1, 2048, 1000), (1, 400, 120), (57, 96, 384), (197, 768, 768), (7, 130, 33), (32, 512, 10), (784, 64, 256))
+PRODUCTS = (
+    (1, 2048, 1000),
+    (1, 400, 120),
+    (57, 96, 384),
+    (197, 768, 768),
+    (7, 130, 33),
+    (32, 512, 10),
+    (784, 64, 256),
+    (3136, 256, 1024),
+)
 
 
 def convolution(batch: int, image: Shape, filters: Shape, attributes: dict[str, Any]) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import pytest
 from tvmcnn.codegen.cpu.chain import included, missing
 from tvmcnn.codegen.templates import NATIVE, filled
 from tvmcnn.targets import TARGETS, Target, resolve_several
+from tvmcnn.targets.x86_64_v3 import supports
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=str)
@@ -37,6 +38,11 @@ def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
     lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
     asked = [name for name, test in zip(target.features, target.cpu_tests, strict=True) if test]
     assert bool(lacks) == bool(set(asked) & set(target.missing()))
+
+
+def test_the_words_that_ask_for_a_feature() -> None:
+    assert supports("avx2") == '__builtin_cpu_supports("avx2")'
+    assert supports(None) == ""
 
 
 def test_a_feature_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

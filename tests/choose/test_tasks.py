@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from builders import Graph
 
 import tvmcnn
+from tvmcnn import loops
+from tvmcnn.configs import RowsConfig
 
 KILOBYTE = 256  # float32
 
@@ -24,6 +28,15 @@ def test_memory_bound_kernels_by_their_bytes(kilobytes: int, several: bool, tmp_
     g = Graph()
     g.output(g.node("Relu", g.input(3, kilobytes // 3, KILOBYTE)))
     assert (tasks(g, tmp_path) > 1) == several
+
+
+def test_rows_of_tensors_of_any_rank() -> None:
+    """All axes but the last two, and tiles of rows."""
+    config = RowsConfig(rows=4)
+    choice: Any = SimpleNamespace(numbers=lambda kind: config)
+    assert loops.rows(choice, (6, 5, 40), 16) == (6, 2)
+    assert loops.rows(choice, (2, 3, 7, 9, 40), 16) == (2, 3, 7, 3)
+    assert loops.rows(choice, (40,), 16) == ()
 
 
 @pytest.mark.parametrize(("rows", "several"), [(4, False), (25, False), (40, True)])

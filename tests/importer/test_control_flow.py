@@ -405,6 +405,14 @@ def test_a_scan_with_a_batch() -> None:
 # ---- within each other ----------------------------------------------------------------------------------------------
 
 
+def test_a_loop_that_hands_on_what_it_is_given(tmp_path: Path) -> None:
+    """A body's input is its output too, and what it makes is two outputs."""
+    body = [node("Cast", "i", "f", to=1), node("Add", "v f", "w")]
+    steps = loop(body, "kept one two", given="v", made="go v w w")
+    model = model_of([steps], {"x": X}, "kept one two", {"m": np.array(3)})
+    agree(model, tmp_path, {"x": drawn(*X)})
+
+
 def test_a_loop_in_a_loop(tmp_path: Path) -> None:
     """The inner one has as many turns as the number of the outer one's turn says."""
     inner = loop([node("Cast", "j", "f", to=1), node("Add", "a f", "b")], "u", "i  v", name="inner")

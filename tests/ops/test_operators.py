@@ -39,6 +39,17 @@ def test_conv_at_vector_edges_of_channels(target: str, tmp_path: Path) -> None:
     assert algorithms >= {"direct"}
 
 
+def test_groups_beside_another_image(tmp_path: Path) -> None:
+    """Three groups that share blocks, and a sum with an image of as many channels as they have maps: in the open
+    variant too, which shows what is hidden."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 5, 7, 9), 24, (1, 1)))
+    y = g.conv(x, 33, (2, 3), group=3, pads=[1, 1, 0, 1])
+    g.output(g.node("Relu", g.node("Add", y, g.input(1, 33, 7, 9))))
+    compiled = check(g.model(), tmp_path)
+    assert any(step.choice.kernel.ops == "Conv+Add+Relu" for step in compiled.program.steps)
+
+
 def test_conv_at_vector_edges_of_width(target: str, tmp_path: Path) -> None:
     """Output widths at the edges, with three maps for columns in the lanes, and with twenty for channels."""
     g = Graph()

@@ -14,6 +14,7 @@ from agreement import Array, agree, drawn, ints, model
 from builders import Graph, model_of, node
 
 import tvmcnn
+from tvmcnn.choose.cpu import sequences
 from tvmcnn.errors import ModelError
 from tvmcnn.importer import import_model
 from tvmcnn.importer.operators import scatter
@@ -73,6 +74,13 @@ def test_parts(rows: int, tmp_path: Path) -> None:
         proto = model("ScatterND", [data, indices, drawn(3, 48)], 1, 20, reduction=reduction)
         tvmcnn.compile(proto, output=tmp_path / "parts.so")  # which runs it between guards
         agree("ScatterND", data, indices, drawn(3, 48, seed=1), terms=4, reduction=reduction)
+
+
+def test_parts_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of more elements than a tile has columns: a part begins at its first row, here the fourth."""
+    for name, number in (("WHOLE_ROW", 5), ("SCANNED", 1), ("TILES", 2)):
+        monkeypatch.setattr(sequences, name, number)
+    agree("ScatterND", drawn(6, 12), ints(4).reshape(1, 1), drawn(1, 12, seed=1))
 
 
 @pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])

@@ -14,6 +14,7 @@ from builders import graph_of, model_of, node
 from quantize_models import constants
 
 from tvmcnn.check.reference import reference
+from tvmcnn.errors import InputError
 from tvmcnn.network import Tensor
 from tvmcnn.progress import silent
 from tvmcnn.quantising.compare import Accuracy, compare
@@ -35,6 +36,13 @@ def test_samples(tmp_path: Path) -> None:
     assert [sample.label for sample in found] == [10, 3, 9]
     loose = [*files, Sample(tmp_path / "b.png")]
     assert labelled(loose, tmp_path, None, 4, lambda line: None) == loose
+
+
+def test_a_file_without_an_input(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((1, 3), np.float32))
+    reader = reader_for([Tensor("x", (1, 3), "float32"), Tensor("y", (1, 5), "float32")], Pixels())
+    with pytest.raises(InputError, match="has no 'y', which the network takes; it has x"):
+        reader.rows(tmp_path / "a.npz")
 
 
 def test_comparison() -> None:

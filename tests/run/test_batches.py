@@ -96,6 +96,8 @@ def test_mistakes(several: BatchedRunner) -> None:
             several(*wrong)
     with pytest.raises(InputError, match=r"out= for .* must be a native float32 array of \(2, 10\)"):
         several(x, out=np.empty((3, 10), np.float32))
+    with pytest.raises(InputError, match="2 arrays in out=; lenet has 1 outputs"):
+        several(x, out=(np.empty((2, 10), np.float32),) * 2)
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
