@@ -406,10 +406,10 @@ def test_a_scan_with_a_batch() -> None:
 
 
 def test_a_loop_that_hands_on_what_it_is_given(tmp_path: Path) -> None:
-    """A body's input is its output too, and what it makes is two outputs."""
+    """A body's input is its output too."""
     body = [node("Cast", "i", "f", to=1), node("Add", "v f", "w")]
-    steps = loop(body, "kept one two", given="v", made="go v w w")
-    model = model_of([steps], {"x": X}, "kept one two", {"m": np.array(3)})
+    steps = loop(body, "kept each", made="go v w")
+    model = model_of([steps], {"x": X}, "kept each", {"m": np.array(3)})
     agree(model, tmp_path, {"x": drawn(*X)})
 
 
