@@ -20,7 +20,7 @@ from tvmcnn.check.reference import reference
 from tvmcnn.codegen.cpu.candidates import Linker
 from tvmcnn.codegen.cpu.kernels import object_code
 from tvmcnn.configs import DirectConfig, StreamedConfig, WinogradConfig
-from tvmcnn.network import Choice
+from tvmcnn.network import ALIGNMENT, Choice
 from tvmcnn.targets import TARGETS, resolve
 from tvmcnn.tuning import measure, space
 from tvmcnn.tuning import worker as place
@@ -30,6 +30,14 @@ from tvmcnn.tuning.problem import Problem, problems
 from tvmcnn.tuning.space import key_of
 
 pytestmark = pytest.mark.slow
+
+
+def test_memory_of_a_candidate() -> None:
+    """All that was asked for, from the beginning of a cache line on."""
+    for size in (1, 64, 1000, 4097):
+        memory = place.aligned(size)
+        assert (len(memory), memory.ctypes.data % ALIGNMENT) == (size, 0)
+
 
 # ---- the space ------------------------------------------------------------------------------------------------------
 
