@@ -151,7 +151,7 @@ def chosen(model: onnx.ModelProto, target: str, precision: str) -> tuple[Choice,
 
 def layers(model: onnx.ModelProto, target: str, precision: str) -> Iterator[Choice]:
     """The choices without those of the activations around."""
-    return (each for each in chosen(model, target, precision) if each.kernel.anchor.op in ("Conv", "MatMul"))
+    return (each for each in chosen(model, target, precision) if each.kernel.anchor.op in ("Conv", "Gemm", "MatMul"))
 
 
 def line(choice: Choice) -> str:
