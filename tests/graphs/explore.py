@@ -167,12 +167,12 @@ def noise(number: int, index: int) -> bytes:
     return np.random.default_rng((number, index)).bytes(NOISE)
 
 
-def draws(number: int, count: int) -> Iterator[Drawn]:
-    """The models that `explore` checks."""
+def draws(number: int, count: int, wanted: Collection[str] = ()) -> Iterator[Drawn]:
+    """The models that `explore` checks, or others, which have operators that are `wanted`."""
     last: list[Drawn] = []
 
     @settings(database=None, **PLAIN)
-    @given(models())
+    @given(models(wanted=wanted))
     def one(drawn: Drawn) -> None:
         last[:] = [drawn]
 

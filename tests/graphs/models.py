@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,12 @@ TARGETS = ("native", "x86-64-v3")
 
 
 @st.composite
-def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ...] = TARGETS) -> Drawn:
-    """A model of 2 to 12 nodes."""
+def models(
+    draw: Callable[[st.SearchStrategy[Any]], Any],
+    targets: tuple[str, ...] = TARGETS,
+    wanted: Collection[str] = (),
+) -> Drawn:
+    """A model of 2 to 12 nodes; of the operators that fit behind its tensors those that are `wanted`, if any does."""
     d = Draft(draw)
     theme = THEMES[d.integer(0, len(THEMES) - 1)]
     d.opset = d.choice(OPSETS) if d.chance(1, 3) else OPSETS[0]
@@ -102,7 +106,7 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
     while (len(d.nodes) < more or len(d.nodes) < 2) and len(d.nodes) < MOST_NODES - 3 and tries < 40:
         tries += 1
         with contextlib.suppress(Skip):
-            step(d)
+            step(d, wanted)
     made = [name for node in d.nodes for name in node.output]
     shown = [name for name in made if d.chance(1, 12)]
     way = {"target": d.choice(targets), "activations": d.chance(1, 5), "split": d.chance(1, 3)}
@@ -113,10 +117,11 @@ def models(draw: Callable[[st.SearchStrategy[Any]], Any], targets: tuple[str, ..
     return Drawn(model, d.inputs, **way, skipped=tuple(d.skipped))
 
 
-def step(d: Draft) -> None:
+def step(d: Draft, wanted: Collection[str] = ()) -> None:
     """One more operator behind one of the tensors."""
     kind = d.integer(0, 14)
     names = (TYPED, TYPED, SHAPED, SHAPED, PLAIN, LAYERS, LAYERS)[kind] if kind < 7 else tuple(GROWERS)
+    names = tuple(each for each in sorted(wanted) if any(GROWERS[each].fits(d, held) for held in d.pool)) or names
     held = d.pick(lambda held: any(GROWERS[name].fits(d, held) for name in names))
     if held is None:
         raise Skip("nothing to grow from")
