@@ -54,9 +54,8 @@ def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
 
 
 def few_maps(choice: Choice, shape: Shape, lanes: int) -> Shape:
-    """Images, rows, tiles of columns, if no weight is expanded for a row of them."""
-    tiles = math.ceil(shape[3] / choice.numbers(FewMapsConfig).columns)
-    return (shape[0], shape[2]) if choice.expanded else (shape[0], shape[2], tiles)
+    """Images, rows, tiles of columns."""
+    return (shape[0], shape[2], math.ceil(shape[3] / choice.numbers(FewMapsConfig).columns))
 
 
 def amx(choice: Choice, shape: Shape, lanes: int) -> Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from tvmcnn.configs import FewMapsConfig
-from tvmcnn.schedule.steps import expand, initialise, unroll
+from tvmcnn.schedule.steps import initialise, unroll
 
 
 def few_maps(sch: Schedule, config: FewMapsConfig, lanes: int) -> None:
@@ -39,4 +39,3 @@ def few_maps(sch: Schedule, config: FewMapsConfig, lanes: int) -> None:
     unroll(sch, (lane_v, m, x))
     sch.vectorize(lane_i)
     initialise(sch, sums, rb, tile=3)
-    expand(sch, sums, y, lanes)
