@@ -150,17 +150,20 @@ def test_mel_weight_matrix() -> None:
         values = [operators.Value("", (), str(each.dtype), each) for each in given]
         (matrix,) = operators.OPERATORS["MelWeightMatrix"](*values).inputs  # which folding comes before
         np.testing.assert_allclose(matrix.data, reference(model, feeds)["y0"], rtol=0, atol=2 * U)
+    for place in range(3):
+        arrays = [
+            *(number(0 if i == place else 8) for i in range(3)),
+            np.asarray(np.float32(0)),
+            np.asarray(np.float32(9)),
+        ]
+        values = [operators.Value("", (), str(each.dtype), each) for each in arrays]
+        with pytest.raises(ModelError, match="all must be 1 at least"):
+            operators.OPERATORS["MelWeightMatrix"](*values)
 
 
 @pytest.mark.parametrize(
     ("op", "arrays", "words", "sentence"),
     [
-        (
-            "MelWeightMatrix",
-            [number(8), number(64), number(0), np.float32(0), np.float32(4000)],
-            {},
-            "it has 8 bands of a spectrum of 64 at 0 Hz; all must be 1 at least",
-        ),
         ("DFT", [drawn(3, 5, 3)], {}, "its input is 3x5x3; its last axis must have a real part"),
         ("DFT", [drawn(3, 5, 1), None, number(2)], {}, "its axis is the last, which has the parts of each number"),
         ("DFT", [drawn(3, 5, 1), number(0)], {}, "its length is 0; it must be 1 at least"),
