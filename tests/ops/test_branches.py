@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Graph
-from helpers import check
+from helpers import check, verified
 
 import tvmcnn
 from tvmcnn.compiler import Compiled
@@ -123,6 +123,15 @@ def test_prologue_is_not_taken(tmp_path: Path) -> None:
     g.output(g.conv(g.node("Sigmoid", batch_norm(g, x)), 7, (1, 1), pads=[1, 0, 0, 1]))
     g.output(g.conv(act, 3, (1, 1)), g.conv(act, 4, (1, 1)))
     assert not [step for step in check(g.model(), tmp_path).program.steps if step.choice.kernel.prologue]
+
+
+def test_a_max_behind_a_relu(target: str, tmp_path: Path) -> None:
+    """What TVM names for several expressions is read in the first, before it is there: of maps that fill no blocks."""
+    g = Graph()
+    x = g.node("Relu", g.conv(g.input(1, 16, 1, 10), 21, (1, 1)))
+    y = g.node("Relu", g.conv(x, 31, (1, 3), pads=[0, 1, 0, 1]))
+    g.output(g.node("Max", y, g.draw(31, 1, 1)))
+    assert "Conv+Relu+Max direct" in steps(verified(g.model(), tmp_path, target))
 
 
 def test_a_prologue_begins_with_its_image(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tvmcnn.targets import Target
 
 EXPANDED = "expanded"  # the buffer of a weight in float32, which has scratch whatever else is on the stack
 SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
+NAMED_TOO_LATE = "cannot find variable cse_"
 ITEM = 4  # bytes of a float32, as which scratch is declared, whatever lies in it
 
 
@@ -60,7 +61,21 @@ def compile_kernels(
 
     `scratch` is the bytes of scratch that a function is given, 0 without an entry. `write_to_file("k.o")` emits the
     module, `inspect_source("asm")` shows it.
+
+    TVM names what several expressions share before the first that it has counted, which is not always the first: it
+    does not look into a Let (a Max behind a Relu, of 31 maps). Where a name is read before it is there, none is made;
+    LLVM finds what is shared by itself.
     """
+    try:
+        return _module(functions, target, scratch or {})
+    except tvm.error.InternalError as error:
+        if NAMED_TOO_LATE not in str(error):
+            raise
+    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+        return _module(functions, target, scratch or {})
+
+
+def _module(functions: Mapping[str, tirx.PrimFunc], target: Target, scratch: Mapping[str, int]) -> tvm.runtime.Module:
     words = {"kind": "llvm", "mcpu": target.cpu, "mtriple": target.triple}
     machine = tvm.target.Target(words | ({"mattr": [*target.attributes]} if target.attributes else {}))
     machine = machine.with_host(machine)
@@ -69,7 +84,7 @@ def compile_kernels(
     lower, finalize, _ = tirx.get_default_tir_pipeline(machine)
     module = lower(module)
     named = {
-        var: _task_range(_instructions(func, target), var.name_hint, (scratch or {}).get(var.name_hint, 0)).with_attr(
+        var: _task_range(_instructions(func, target), var.name_hint, scratch.get(var.name_hint, 0)).with_attr(
             "global_symbol", var.name_hint
         )
         for var, func in module.functions_items()
