@@ -972,7 +972,7 @@ BUGS = [
     Bug("conv-swapped-taps-few-maps", padded_conv(channels=70, maps=3), repacked("few_maps", swapped(3))),
     Bug("conv-swapped-channels-few-maps", padded_conv(channels=70, maps=3), repacked("few_maps", swapped(1))),
     Bug("conv-short-sum-few-maps", padded_conv(channels=70, maps=3), shorter(few_maps, "rb")),
-    Bug("conv-short-total-few-maps", padded_conv(channels=70, maps=3), shorter(few_maps, "rq")),
+    Bug("conv-short-total-few-maps", padded_conv(channels=70, maps=3), shorter(lanes, "rq")),
     Bug("conv-swapped-taps-columns", columns_conv, repacked("columns", swapped(3))),
     Bug("conv-short-sum-direct", fused("Conv", RELU), short_reduction(direct)),
     Bug("conv-dropped-bias", fused("Conv", RELU), dropped_bias),

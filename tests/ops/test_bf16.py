@@ -154,14 +154,11 @@ def behind_a_prologue(g: Graph) -> None:
 def folded(g: Graph) -> None:
     """Scales of its maps, one of them zero, are part of the weights that are rounded."""
     y = g.conv(g.input(1, 24, 9, 20), 48, (2, 3), bias=False)
-    scale = g.rng.standard_normal(48)
-    scale[5] = 0
-    moments = [g.constant(scale), g.draw(48), g.draw(48), g.constant(np.abs(g.rng.standard_normal(48)) + 0.5)]
-    g.output(g.node("Relu", g.node("Mul", g.node("BatchNormalization", y, *moments), g.draw(48, 1, 1))))
+    g.output(g.node("Relu", g.node("Mul", normalised(g, y, 48), g.draw(48, 1, 1))))
 
 
 def normalised(g: Graph, x: str, maps: int) -> str:
-    """Of its maps some are scaled by negative numbers and one by zero, which becomes part of the weights."""
+    """A BatchNormalization, part of the weights before it: it scales some maps by negative numbers, one by zero."""
     scale = g.rng.standard_normal(maps)
     scale[3] = 0
     moments = [g.constant(scale), g.draw(maps), g.draw(maps), g.constant(np.abs(g.rng.standard_normal(maps)) + 0.5)]

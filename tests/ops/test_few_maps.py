@@ -41,7 +41,7 @@ def few(compiled: Compiled) -> list[str]:
 def test_shapes(
     maps: int, kernel: tuple[int, int], attributes: dict[str, Any], channels: int, target: str, tmp_path: Path
 ) -> None:
-    """Of which no tile divides the rows; blocks of channels are whole or not."""
+    """Rows that no tile divides; blocks of channels are whole or not."""
     g = Graph()
     g.output(head(g, maps, kernel, channels, **attributes))
     assert few(verified(g.model(), tmp_path, target)) == ["Conv"]

@@ -171,7 +171,7 @@ def test_binary_floats(dtype: str) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, -0.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, -2.0])
 def test_known_powers(exponent: float, tmp_path: Path) -> None:
-    """Those that are products and roots, and their neighbours: x^0 is 1, of NaN too."""
+    """Exponents for which there are products and roots, and their neighbours: x^0 is 1, of NaN too."""
     g = Graph()
     g.output(g.node("Pow", g.input(3, 17), g.constant(np.float32(exponent))))
     compiled = tvmcnn.compile(g.model(), output=tmp_path / "x.so", verify=False)

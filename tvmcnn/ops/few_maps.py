@@ -17,7 +17,7 @@ from tvmcnn.configs import FewMapsConfig
 from tvmcnn.network import Channel, Pixel, Step
 from tvmcnn.ops.conv import finished
 from tvmcnn.ops.direct import image_element
-from tvmcnn.ops.lanes import PARTS
+from tvmcnn.ops.lanes import joined
 from tvmcnn.ops.operands import Operands
 from tvmcnn.ops.tiles import Tiled, Tiles
 
@@ -25,15 +25,14 @@ from tvmcnn.ops.tiles import Tiled, Tiles
 def few_maps(step: Step, given: Operands) -> Tiled:
     """Conv of one group. x: NCHW16c with a halo that holds the pads; y: NCHW; weight: (M, C/16, kH, kW, 16).
 
-    "lanes" is (N, H', W'/c, c, M, 16), tiles of c columns; "quarters" has the sums of four lanes each, "total" those of
-    all, "out" is (N, M, H', W'/c, c).
+    "total_lanes" is (N, H', W'/c, c, M, 16), tiles of c columns; "total" has their sums, see lanes.py; "out" is
+    (N, M, H', W'/c, c).
     """
     choice = step.choice
     node, (n, maps, height, width) = choice.kernel.anchor, choice.kernel.output.shape
     weight, columns = given.constants[node.inputs[1]], Tiles(width, choice.numbers(FewMapsConfig).columns)
     _, blocks, kh, kw, block = (int(extent) for extent in weight.shape)
     rb, rh, rw = (te.reduce_axis((0, count), name) for name, count in (("rb", blocks), ("rh", kh), ("rw", kw)))
-    rq, rj = te.reduce_axis((0, block // PARTS), "rq"), te.reduce_axis((0, PARTS), "rj")
     (sh, sw), (dh, dw), (top, left, *_) = node["strides"], node["dilations"], node["pads"]
 
     def tap(i: Any, y: Any, tx: Any, x: Any, m: Any, lane: Any) -> Expr:
@@ -42,11 +41,7 @@ def few_maps(step: Step, given: Operands) -> Tiled:
         return te.sum(pixel * weight[m, rb, rh, rw, lane], axis=[rb, rh, rw])
 
     tiles = (n, height, columns.count, columns.tile, maps)
-    lanes = te.compute((*tiles, block), tap, name="lanes")
-    quarters = te.compute(
-        (*tiles, PARTS), lambda *at: te.sum(lanes[(*at[:-1], rq * PARTS + at[-1])], axis=[rq]), name="quarters"
-    )
-    total = te.compute(tiles, lambda *at: te.sum(quarters[(*at, rj)], axis=[rj]), name="total")
+    total = joined(tiles, te.compute((*tiles, block), tap, name="total_lanes"), te.sum, "total")
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
         i, m, y, tx, x = at

@@ -53,9 +53,7 @@ def reduced(rows: tuple[int, ...], row: Row, value: Value, reducer: Any, neutral
     """The stages `name`_lanes (*rows, 16), `name`_quarters (*rows, 4) and `name` (*rows) of a reduction by `reducer`,
     to which `neutral` adds nothing.
     """
-    rv, rq, rj = (
-        te.reduce_axis((0, count), word) for count, word in ((row.vectors, "rv"), (PARTS, "rq"), (PARTS, "rj"))
-    )
+    rv = te.reduce_axis((0, row.vectors), "rv")
 
     def once(i: Indices, lane: Any) -> Expr:
         found = value(i, rv, lane)
@@ -63,6 +61,12 @@ def reduced(rows: tuple[int, ...], row: Row, value: Value, reducer: Any, neutral
         return tirx.Select(again, neutral, found) if row.spare else found
 
     lanes = te.compute((*rows, LANES), lambda *i: reducer(once(i[:-1], i[-1]), axis=[rv]), name=f"{name}_lanes")
+    return joined(rows, lanes, reducer, name)
+
+
+def joined(rows: tuple[int, ...], lanes: te.Tensor, reducer: Any, name: str) -> te.Tensor:
+    """The stages `name`_quarters (*rows, 4) and `name` (*rows) of what is in the lanes, (*rows, 16)."""
+    rq, rj = te.reduce_axis((0, LANES // PARTS), "rq"), te.reduce_axis((0, PARTS), "rj")
     quarters = te.compute(
         (*rows, PARTS), lambda *i: reducer(lanes[(*i[:-1], rq * PARTS + i[-1])], axis=[rq]), name=f"{name}_quarters"
     )

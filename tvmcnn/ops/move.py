@@ -219,20 +219,13 @@ def depth_to_space(node: Node, output: Tensor, x: te.Tensor) -> te.Tensor:
     """
     n, c, height, width = output.shape
     whole = int(x.shape[1]) // math.prod(node["blocksize"])  # of a phase, some of which may be left out
-    if "frames" in node.attributes:
-
-        def of_frame(n: Any, c_: Any, h: Any, w: Any) -> Expr:
-            frame, phase, h, w = _of_phase(node, n, h, w)
-            return x[frame, phase * whole + c_, h, w]
-
-        return moved(output.shape, of_frame, 0)
-    b, d = node["blocksize"]
-    top, left = node.attributes.get("begin", (0, 0))
-    if top % b or left % d or height % b or width % d:
+    *_, b, d = node["blocksize"]
+    *_, top, left = node.attributes.get("begin", (0, 0))
+    if "frames" in node.attributes or top % b or left % d or height % b or width % d:  # all of mode DCR
 
         def pixel(n: Any, c_: Any, h: Any, w: Any) -> Expr:
-            h, w = h + top, w + left
-            return x[n, _channel(node, whole, c_, h % b, w % d), h // b, w // d]
+            image, phase, h, w = _of_phase(node, n, h, w)
+            return x[image, phase * whole + c_, h, w]
 
         return moved(output.shape, pixel, 0)
 

@@ -17,8 +17,8 @@ from tvmcnn.quantising.sessions import Run
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one output: ‖quantised − float‖ / ‖float‖ over all samples, and the share of samples with the same best class
-    (of integers, of equal elements); None where it is no scores of classes."""
+    """The agreement of one output: ‖quantised − float‖ / ‖float‖ over all samples, and the share of samples with the
+    same best class (of integers, of equal elements); None where it is no scores of classes."""
 
     output: str
     relative_error: float

@@ -59,8 +59,8 @@ def _fewer_products(winograd: WinogradConfig | StreamedConfig) -> float:
 
 
 def in_bf16(state: State, kernel: Kernel, residuals: list[tuple[Tensor, Layout]]) -> Choice:
-    """By AMX's tiles where the target has them and they fit, else 16 maps in the lanes and pairs of channels in an
-    instruction."""
+    """The convolution by AMX's tiles where the target has them and they fit, else with 16 maps in the lanes and pairs
+    of channels in an instruction."""
     if fits_tiles(state, kernel):
         read = [state.image(kernel.inputs[0], layout_for_tiles(kernel)), *residuals]
         return by_tiles(kernel, state.target, read, "amx_bf16")

@@ -24,7 +24,7 @@ POOLS = ("MaxPool", "QLinearAveragePool")
 
 
 def wanted_bytes(state: State, kernels: Sequence[Kernel]) -> dict[str, Layout]:
-    """By its name the layout of each image that convolutions of bytes read: with the largest halo, of the zero point
+    """The layout of each image that convolutions of bytes read, by its name: with the largest halo, of the zero point
     that the first reader has."""
     found: dict[str, Layout] = {}
     for kernel in filter(lambda kernel: convolves_bytes(state, kernel), kernels):

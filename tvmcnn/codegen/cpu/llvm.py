@@ -31,7 +31,7 @@ from tvmcnn.targets import Target
 
 EXPANDED = "expanded"  # the buffer of a weight in float32, which has scratch whatever else is on the stack
 SCRATCH_MINIMUM = 4 << 10  # bytes: smaller buffers are registers, or a few lines of L1 that the stack has already
-NAMED_TOO_LATE = "cannot find variable cse_"
+NAMED_TOO_LATE = "cannot find variable cse_"  # how TVM's LLVM code generator says it, see compile_kernels
 ITEM = 4  # bytes of a float32, as which scratch is declared, whatever lies in it
 
 

@@ -53,7 +53,7 @@ def _permuted(load: TensorLoad) -> Expr:
 
 
 def _chosen(table: Expr, dtype: str, half: int, pair: Expr) -> Expr:
-    """Of 64 pairs of bytes, a half of the table, those that the last 6 bits of `pair` say."""
+    """The pairs that the last 6 bits of `pair` say, of the 64 pairs of bytes in a half of the table."""
     first = half * ENTRIES // 2
     registers = (
         tirx.reinterpret(f"int16x{LANES}", tirx.BufferLoad(table, [tirx.Ramp(start, 1, 2 * LANES)]))

@@ -9,25 +9,25 @@ from tvmcnn.schedule.steps import initialise, unroll
 
 
 def few_maps(sch: Schedule, config: FewMapsConfig, lanes: int) -> None:
-    """Tile "out" by columns for all maps; "lanes", "quarters" and "total" of a tile are in registers.
+    """Tile "out" by columns for all maps; what "total" is made of is in registers.
 
-    Blocks: "lanes" (n, y, tx, x, m, l | rb, rh, rw), "quarters" (…, m, j | rq), "total" (…, m | rj), "out"
+    Blocks: "total_lanes" (n, y, tx, x, m, l | rb, rh, rw), "total_quarters" (…, m, j | rq), "total" (…, m | rj), "out"
     (n, m, y, tx, x).
     """
-    sums, out = sch.get_sblock("lanes"), sch.get_sblock("out")
+    sums, out = sch.get_sblock("total_lanes"), sch.get_sblock("out")
     n, m, y, tx, x = sch.get_loops(out)
     sch.reorder(n, y, tx, m, x)
     sch.unroll(m)
     sch.vectorize(x)
 
-    for name in ("total", "quarters"):
+    for name in ("total", "total_quarters"):
         block = sch.get_sblock(name)
         sch.set_scope(block, 0, "local")
         sch.compute_at(block, tx, preserve_unit_loops=True)
         *tile, terms = sch.get_loops(block)[-3 if name == "total" else -4 :]
         sch.reorder(terms, *tile)
         unroll(sch, (terms, *tile[:2]))
-        if name == "quarters":
+        if name != "total":
             sch.vectorize(tile[-1])
         sch.decompose_reduction(block, terms)
 
