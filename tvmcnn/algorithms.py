@@ -64,6 +64,8 @@ class Algorithm:
     keeps: bool = True  # the weight's own elements, which may then be of a half type: `--weights` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
     rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
+    reads_narrow: bool = False  # whether its images may be stored in bfloat16,
+    writes_narrow: bool = False  # and the one that it makes, see choose/cpu/narrow_images.py
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
     makes: Makes = Makes.TENSOR
     counted: bool = True  # whether the anchor's products are this kernel's, not those of one before it
@@ -72,8 +74,8 @@ class Algorithm:
 FALLBACK = "fallback"  # fits every expression: its loops as they are written, of which threads share none
 ALGORITHMS: Mapping[str, Algorithm] = {
     # ---- CPUs: convolutions and products of matrices
-    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct),
-    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise),
+    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct, writes_narrow=True),
+    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise, writes_narrow=True),
     "winograd": Algorithm(
         {"winograd": loops.winograd},
         weight=packing.winograd,
@@ -86,9 +88,22 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "streamed": Algorithm(
         {"streamed": loops.streamed}, weight=packing.streamed, exact=False, growth=_by_tile, on_stack=False
     ),
-    "bf16": Algorithm({"pairs": loops.pairs}, weight=packing.pairs, rounds="bf16", on_stack=False),
+    "bf16": Algorithm(
+        {"pairs": loops.pairs},
+        weight=packing.pairs,
+        rounds="bf16",
+        reads_narrow=True,
+        writes_narrow=True,
+        on_stack=False,
+    ),
     "amx_bf16": Algorithm(
-        {"amx": loops.amx}, weight=packing.amx_bf16, packed_by=("maps",), rounds="bf16", on_stack=False
+        {"amx": loops.amx},
+        weight=packing.amx_bf16,
+        packed_by=("maps",),
+        rounds="bf16",
+        reads_narrow=True,
+        writes_narrow=True,
+        on_stack=False,
     ),
     "dense_bf16": Algorithm(
         {"dense_pairs": loops.dense},
@@ -127,9 +142,13 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "normalize": Algorithm({"normalize": loops.normalized_rows}, operand=packing.as_it_is),
     VIEW: Algorithm(makes=Makes.NOTHING),  # no code
     # ---- both
-    "pool": Algorithm({"pool": loops.image_rows}, ("threads",), made=packing.divisors),
-    "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads")),
-    "elementwise": Algorithm({"memory": loops.all_but_two}, ("threads",), operand=packing.aligned),
+    "pool": Algorithm(
+        {"pool": loops.image_rows}, ("threads",), made=packing.divisors, reads_narrow=True, writes_narrow=True
+    ),
+    "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads"), reads_narrow=True),
+    "elementwise": Algorithm(
+        {"memory": loops.all_but_two}, ("threads",), operand=packing.aligned, reads_narrow=True, writes_narrow=True
+    ),
     "recurrent": Algorithm(
         {"recurrent": loops.recurrent}, ("recurrent",), weight=packing.recurrent, operand=packing.as_it_is
     ),

@@ -19,7 +19,7 @@ from tvmcnn.cache import Cache, file_digest
 from tvmcnn.check.new_library import verified
 from tvmcnn.check.verify import Verdict
 from tvmcnn.choose.records import load_records
-from tvmcnn.choose.summary import bf16_products, by_winograd, groups_as_one, in_integers, tensor_cores, tiers
+from tvmcnn.choose.summary import by_winograd, groups_as_one, in_bfloat16, in_integers, tensor_cores, tiers
 from tvmcnn.errors import ModelError, ToolError, caught
 from tvmcnn.files import scratch_folder, written_whole
 from tvmcnn.fuse import fuse
@@ -35,7 +35,7 @@ from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.platforms import Code, Effort, Platform, platform_of
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
-from tvmcnn.targets import Machine, resolve_several
+from tvmcnn.targets import Machine, Target, resolve_several
 from tvmcnn.version import __version__
 
 Report = Callable[[str], None]
@@ -141,7 +141,7 @@ def compile(  # noqa: A001 (the contract's name)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, packed))
         _check_batches(found, [size for size, _ in batches])
-        _report_programs(found, precision, report)
+        _report_programs(found, machine, precision, report)
         programs.append(found)
     made_of = {
         "model": model_digest(model),
@@ -265,7 +265,7 @@ def _report_target(machine: Machine, precision: str, report: Report) -> None:
     report(f"target {machine}{here}; {WORDS[precision]}")
 
 
-def _report_programs(programs: Sequence[Program], precision: str, report: Report) -> None:
+def _report_programs(programs: Sequence[Program], machine: Machine, precision: str, report: Report) -> None:
     """Tell every kernel and every decision that a user may want to overrule."""
     for program in programs:
         kind = program.network.half_weights.kind
@@ -277,7 +277,7 @@ def _report_programs(programs: Sequence[Program], precision: str, report: Report
     for told in filter(None, (half, in_integers(choices), by_winograd(choices), groups_as_one(choices))):
         report(told)
     if precision != "fp32":
-        report(bf16_products(programs) if precision == "bf16" else tensor_cores(programs))
+        report(in_bfloat16(programs, machine) if isinstance(machine, Target) else tensor_cores(programs))
 
 
 def _write(path: Path, image: Path, manifest: container.Manifest, weights: Weights, code: Code, folder: Path) -> None:

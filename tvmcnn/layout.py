@@ -154,7 +154,7 @@ def _places(
         block = blocks.setdefault(whole.name, Block(size, step, step))
         block.last = max(block.last, last_read.get(tensor.name, step))
         map_size = math.prod(layout.physical(tensor.shape)[2:4]) if channel else 0  # of a channel, in blocks
-        inside.append((choice, whole.name, channel * map_size * whole.item_bytes))
+        inside.append((choice, whole.name, channel * map_size * layout.item_bytes(whole.dtype)))
     plan(list(blocks.values()))
     for choice, name, start in inside:
         places[choice.kernel.output.name] = (Place("arena", offset=blocks[name].offset + start), choice.writes)

@@ -18,6 +18,7 @@ What other words mean here:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvmcnn.configs import Config
-from tvmcnn.half_weights import HalfWeights
+from tvmcnn.half_weights import HalfWeights, expanded, narrowed
 
 Numbers = TypeVar("Numbers", bound=Config)
 Shape = tuple[int, ...]
@@ -38,6 +39,7 @@ NO_PADS: Pads = (0, 0, 0, 0)
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # the `perm` of NCHW to NHWC, and back
 FLOAT32 = "float32"
 BYTES = ("int8", "uint8")
+BFLOAT16_BITS = "uint16"  # the type that has them, for neither NumPy nor C knows bfloat16
 # The attribute of a product of bytes that CPUs have kernels for; True where its sums are rounded within int32
 IN_BYTES = "in_bytes"
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
@@ -286,11 +288,18 @@ class Layout:
     pitch: int = 0
     images: int = 1  # side by side
     fill: int = 0  # what the halo holds
+    narrow: bool = False  # float32 rounded to bfloat16 as it is stored, in 2 bytes: see choose/cpu/narrow_images.py
+
+    @staticmethod
+    def of(output: Mapping[str, Any]) -> Layout:
+        """The layout of a kernel's output by its entry in the manifest."""
+        words = {name: output[name] for name in ("block", "pitch", "images", "narrow")}
+        return Layout(halo=tuple(output["halo"]), **words)
 
     @property
     def plain(self) -> bool:
         """True where memory is the C-contiguous logical array."""
-        return self.block == self.images == 1 and self.halo == NO_PADS
+        return self.block == self.images == 1 and self.halo == NO_PADS and not self.narrow
 
     def physical(self, shape: Shape) -> Shape:
         """The stored shape of a tensor of logical `shape`."""
@@ -309,7 +318,15 @@ class Layout:
     @property
     def without_halo(self) -> Layout:
         """The layout of the image alone."""
-        return Layout(self.block, pitch=self.pitch)
+        return Layout(self.block, pitch=self.pitch, narrow=self.narrow)
+
+    def stored_dtype(self, dtype: str) -> str:
+        """The type of the elements in memory of a tensor of `dtype`: of bfloat16 its bits."""
+        return BFLOAT16_BITS if self.narrow else dtype
+
+    def item_bytes(self, dtype: str) -> int:
+        """Bytes of one of them."""
+        return np.dtype(self.stored_dtype(dtype)).itemsize
 
     def strides(self, shape: Shape) -> Shape:
         """Elements between neighbours along each stored axis of an image in blocks."""
@@ -327,7 +344,7 @@ class Layout:
 
     def like(self, other: Layout) -> bool:
         """True if both store a pixel at the same indices; the strides may differ."""
-        ours, theirs = ((each.block, each.images, each.halo, each.filled) for each in (self, other))
+        ours, theirs = ((each.block, each.images, each.halo, each.filled, each.narrow) for each in (self, other))
         return ours == theirs
 
     def index(self, pixel: Pixel) -> tuple[Any, ...]:
@@ -344,12 +361,14 @@ class Layout:
 
     def covers(self, other: Layout) -> bool:
         """True if a reader that wants `other` can read this layout as it is."""
-        same = (self.block, self.images) == (other.block, other.images)
+        same = (self.block, self.images, self.narrow) == (other.block, other.images, other.narrow)
         same = same and (other.halo == NO_PADS or self.fill == other.fill)
         return same and all(a >= b for a, b in zip(self.halo, other.halo, strict=True))
 
     def pack(self, array: Array) -> Array:
         """The stored array of a logical one: (N, C, H, W) --> (N, ⌈C/16⌉, H+2, W+2, 16), padding zero."""
+        if self.narrow:
+            return dataclasses.replace(self, narrow=False).pack(narrowed(array, "bf16").view(BFLOAT16_BITS))
         if self.plain:
             return np.ascontiguousarray(array)
         if self.images > 1:
@@ -370,6 +389,8 @@ class Layout:
     def unpack(self, stored: Array, shape: Shape) -> Array:
         """The logical array of a stored one: (N, ⌈C/16⌉, H+2, W+2, 16) --> (N, C, H, W)."""
         stored = stored.reshape(self.physical(shape))
+        if self.narrow:
+            stored = expanded(stored, "bf16")
         if self.plain:
             return stored
         if self.images > 1:
@@ -388,6 +409,7 @@ class Layout:
         name = f"NCHW{self.images}n" if self.images > 1 else name
         name += f"/{self.pitch}" if self.pitch else ""
         name += f"+halo{','.join(map(str, self.halo))}" if self.halo != NO_PADS else ""
+        name += "+bfloat16" if self.narrow else ""
         return f"{name}={self.filled}" if self.filled else name
 
 
@@ -419,6 +441,8 @@ class Choice:
             if not layout.plain and tensor.dtype not in (FLOAT32, *BYTES):
                 kinds = f"only {FLOAT32} and integers of 8 bits have layouts"
                 raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: {kinds}")
+            if layout.narrow and tensor.dtype != FLOAT32:
+                raise ValueError(f"tensor '{tensor.name}' is {tensor.dtype} in {layout}: only {FLOAT32} is rounded so")
 
     def numbers(self, kind: type[Numbers]) -> Numbers:
         """The config, which must be of that kind. Raises TypeError for another: the rule and the config disagree."""
@@ -527,9 +551,10 @@ def row_shape(source: Shape, depth: int) -> Shape:
 def stored_bytes(tensor: Tensor, layout: Layout) -> int:
     """Bytes that a tensor takes in memory, padding included; what images share is counted once."""
     shape = layout.physical(tensor.shape)
+    item = layout.item_bytes(tensor.dtype)
     if 0 < layout.pitch < shape[1]:
-        return ((shape[0] - 1) * layout.pitch + shape[1]) * math.prod(shape[2:]) * tensor.item_bytes
-    return math.prod(shape) * tensor.item_bytes
+        return ((shape[0] - 1) * layout.pitch + shape[1]) * math.prod(shape[2:]) * item
+    return math.prod(shape) * item
 
 
 def moved_bytes(choice: Choice) -> int:

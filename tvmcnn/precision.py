@@ -18,7 +18,7 @@ WORDS = {
     "fp32": "float32",
     "tf32": "float32, tensor cores in TF32",
     "fp16": "float32, tensor cores in float16",
-    "bf16": "float32, factors of products in bfloat16",
+    "bf16": "float32, factors of products and images between in bfloat16",
 }
 MANTISSA = {"tf32": 10, "fp16": 10, "bf16": 7}  # bits that are stored; of float32 23
 _DROPPED = 23 - MANTISSA["tf32"]

@@ -827,15 +827,23 @@ def cut_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(quantised, "stored", lambda value, node, dtype: real(tirx.floor(value), node, dtype))
 
 
-def towards_zero(patch: pytest.MonkeyPatch) -> None:
-    """Round an image to the smaller of two neighbours in bfloat16, not to the nearest."""
+def towards_zero(*modules: Any) -> Plant:
+    """Round to the smaller of two neighbours in bfloat16, not to the nearest."""
 
     def narrowed(value: Any) -> Any:
         bits = tirx.reinterpret("uint32", value)
         return tirx.shift_right(bits, tirx.const(16, "uint32")).astype("uint16")
 
-    for module in (bf16, dense_bf16):
-        patch.setattr(module, "narrowed", narrowed)
+    def planted(patch: pytest.MonkeyPatch) -> None:
+        for module in modules:
+            patch.setattr(module, "narrowed", narrowed)
+
+    return planted
+
+
+def residual_as_bits(patch: pytest.MonkeyPatch) -> None:
+    """Add the bits of a residual in bfloat16 as an integer."""
+    patch.setattr(operands, "widened", lambda bits: bits.astype("float32"))
 
 
 def weights_towards_zero(patch: pytest.MonkeyPatch) -> None:
@@ -843,6 +851,19 @@ def weights_towards_zero(patch: pytest.MonkeyPatch) -> None:
     cut = np.uint32(0xFFFF0000)
     for algorithm in ("bf16", "dense_bf16"):
         repacked(algorithm, lambda weight: (weight.view(np.uint32) & cut).view(np.float32))(patch)
+
+
+def narrow_image(g: Graph) -> str:
+    """One that is multiplied and added: stored in bfloat16."""
+    x = g.node("Relu", g.conv(g.input(1, 24, 9, 12), 40, (1, 1)))
+    g.output(g.node("Add", g.conv(x, 40, (3, 2), pads=[1, 0, 1, 1]), x))
+    return x
+
+
+def narrow_residual(g: Graph) -> str:
+    """The sum that reads one."""
+    narrow_image(g)
+    return g.outputs[0]
 
 
 def in_bf16(name: str, build: Build, plant: Plant) -> Bug:
@@ -857,15 +878,17 @@ WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
 BUGS = [
     in_bf16("short-sum", padded_conv(), shorter(bf16, "rh")),
     in_bf16("skipped-block", padded_conv(channels=40), shorter(bf16, "rb")),
-    in_bf16("image-towards-zero", padded_conv(), towards_zero),
-    in_bf16("image-towards-zero-in-a-prologue", normalised_conv, towards_zero),
+    in_bf16("image-towards-zero", padded_conv(), towards_zero(direct)),
+    in_bf16("image-towards-zero-in-a-prologue", normalised_conv, towards_zero(direct)),
+    in_bf16("stored-towards-zero", narrow_image, towards_zero(operands)),
+    in_bf16("residual-as-bits", narrow_residual, residual_as_bits),
     in_bf16("weights-towards-zero", padded_conv(), weights_towards_zero),
     in_bf16("weights-towards-zero-behind-a-prologue", normalised_conv, weights_towards_zero),
     in_bf16("swapped-channels", padded_conv(), repacked("bf16", swapped(1))),
     in_bf16("swapped-taps", padded_conv(), repacked("bf16", swapped(3))),
     in_bf16("filled-halo", padded_conv(), filled_halo),
     in_bf16("short-sum-of-rows", large_product, shorter(dense_bf16, "rk")),
-    in_bf16("rows-towards-zero", large_product, towards_zero),
+    in_bf16("rows-towards-zero", large_product, towards_zero(dense_bf16)),
     in_bf16("matrix-towards-zero", large_product, weights_towards_zero),
     in_bf16("swapped-terms", large_product, repacked("dense_bf16", swapped(0))),
     Bug("integers-short-sum", between_integers("Conv", group=2), short_reduction(quantised)),

@@ -141,6 +141,7 @@ def _kernel(network: Network, step: Step, functions: Mapping[str, str]) -> dict[
             "halo": list(choice.writes.halo),
             "pitch": choice.writes.pitch,
             "images": choice.writes.images,
+            "narrow": choice.writes.narrow,
             "ends": list(choice.end_bytes),
         },
     }

@@ -237,10 +237,13 @@ def _pixels(node: Node, shape: Shape, places: Array) -> float:
     return largest(places[:, -4:]) * abs(float(node["spatial_scale"])) + extent
 
 
-def half_spacing(sizes: Array, dtype: np.dtype[Any]) -> Array:
-    """Half the distance between neighbours of a float type at `sizes`: what storing a value in it may cost."""
+def half_spacing(sizes: Array, dtype: np.dtype[Any], *, narrow: bool = False) -> Array:
+    """Half the distance between neighbours of a float type at `sizes`: what storing a value in it may cost. `narrow` is
+    bfloat16, with 16 bits of mantissa less than float32, in which it is shown."""
     if dtype.kind != "f":
         return np.zeros(sizes.shape)
+    if narrow:
+        return half_spacing(sizes, np.dtype(np.float32)) * 2.0**16
     top = np.nextafter(np.finfo(dtype).max, dtype.type(0))  # whose neighbour is finite
     finite = np.where(np.isfinite(sizes), np.minimum(np.abs(sizes), float(top)), 0.0)
     return np.asarray(np.spacing(finite.astype(dtype)).astype(np.float64) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +37,14 @@ class Factors:
     """What a check must know of a library's products.
 
     `rounded` has those that the oracle computes with rounded factors, by the ONNX file's name of what they make.
+    `stored` has the tensors that the library stores in bfloat16, by the file's names.
     `growths` has how much larger a rounding error is in the output of other nodes: by Winograd, on tensor cores, and
     of factors that the oracle has no node for.
     """
 
     rounded: Mapping[str, Product] = field(default_factory=dict)
     growths: Mapping[str, float] = field(default_factory=dict)
+    stored: frozenset[str] = frozenset()
 
     def images(self, shown: Collection[str]) -> frozenset[str]:
         """The first factors among `shown`. An error that reaches the middle of two neighbours makes one of these
@@ -90,7 +93,8 @@ def factors_of(manifest: Mapping[str, Any], network: Network, model: Model) -> F
     found = {made: _product(network, shown[name], hidden) for made, name in known.items()}
     told = {shown[name].output for name in known.values()}
     loose = {name: error_growth(narrow[node.name]) for name, node in rounded.items() if name not in told}
-    return Factors(found, by_output | loose)
+    stored = [kernel["stores"] for kernel in manifest["kernels"] if kernel["output"]["narrow"]]
+    return Factors(found, by_output | loose, frozenset(each["name"] for each in itertools.chain(*stored)))
 
 
 def _known(network: Network, node: Node) -> Iterator[str]:

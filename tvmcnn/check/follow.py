@@ -20,13 +20,15 @@ class Follower:
 
     To be given to the oracle as its `follow`: at each step it puts the library's answer in the place of the oracle's
     where that answer is admissible (jumps.py), so that what comes after is computed from it. A factor that is rounded
-    to bfloat16 is the library's own where its error alone makes it another.
+    to bfloat16 is the library's own where its error alone makes it another, and a tensor that is stored so where it is
+    one of the neighbours of what it may be.
     """
 
     network: Network
     bounds: Bounds
     found: Mapping[str, Array]
-    narrow: frozenset[str] = frozenset()  # tensors that are rounded to bfloat16 where they are multiplied
+    narrow: frozenset[str] = frozenset()  # tensors that are rounded to bfloat16 where they are multiplied,
+    stored: frozenset[str] = frozenset()  # and those that are as they are stored
     excused: dict[str, int] = field(default_factory=dict)
     followed: dict[str, Array] = field(default_factory=dict)
 
@@ -49,7 +51,8 @@ class Follower:
         if node is None or not self._chooses(name, node):
             self.followed[name] = value
             return value
-        self.followed[name] = self._followed(name, node, value)
+        answer = self._followed(name, node, value)
+        self.followed[name] = self._as_stored(name, answer) if name in self.stored else answer
         # An output in float16 is a copy: what computes with it has its float32 value, which no rounding has changed.
         return self.followed[name] if name in self._read or is_step(node) else value
 
@@ -61,8 +64,18 @@ class Follower:
     def _chooses(self, name: str, node: Node) -> bool:
         """True for a tensor that the library shows and whose elements are the library's own decision."""
         return name in self.found and (
-            is_step(node) or self.found[name].dtype == np.float16 or self._is_factor(name, self.found[name])
+            is_step(node)
+            or self.found[name].dtype == np.float16
+            or name in self.stored
+            or self._is_factor(name, self.found[name])
         )
+
+    def _as_stored(self, name: str, value: Array) -> Array:
+        """What the library has in bfloat16, where that may be the value rounded."""
+        found = self.found[name]
+        if found.shape != value.shape:
+            return value
+        return np.where(self._apart(name, found, value, self._error(name)), value, found.astype(np.float64))
 
     def _is_factor(self, name: str, found: Array) -> bool:
         return name in self.narrow and found.dtype == np.float32
@@ -78,14 +91,15 @@ class Follower:
             return value
         if not is_step(node) and self._is_factor(name, found):
             other = bfloat16(found) != bfloat16(value)
-            return np.where(other & ~self._apart(found, value, self._error(name)), found.astype(np.float64), value)
+            apart = self._apart(name, found, value, self._error(name))
+            return np.where(other & ~apart, found.astype(np.float64), value)
         if not is_step(node):  # stored in float16: of two neighbours either may be right
             source = self._value(node.inputs[0]) if node.op == "Cast" else None  # before the oracle rounds it
             error = self._error(name if source is None else node.inputs[0])
-            apart = self._apart(found, value if source is None else source, error)
+            apart = self._apart(name, found, value if source is None else source, error)
             return np.where(apart, value, found.astype(np.float64))
         error = self._error(name)
-        other = self._apart(found, value, error) if value.dtype.kind == "f" else found != value
+        other = self._apart(name, found, value, error) if value.dtype.kind == "f" else found != value
         if not other.any():
             return value
         given = [known for operand in node.inputs if (known := self._value(operand)) is not None]
@@ -96,7 +110,8 @@ class Follower:
         counted = excused
         for answer in (of_stored(node, given, [self._dtype(operand) for operand in node.inputs]), self._answer(node)):
             if answer is not None:
-                counted = counted & (self._apart(found, answer, error) if also_rounds(node) else answer != found)
+                apart = self._apart(name, found, answer, error) if also_rounds(node) else answer != found
+                counted = counted & apart
         self.excused[name] = int(counted.sum())
         return np.where(excused, found, value).astype(value.dtype)
 
@@ -124,11 +139,14 @@ class Follower:
     def _inputs(self) -> frozenset[str]:
         return frozenset(tensor.name for tensor in self.network.inputs)
 
-    @staticmethod
-    def _apart(found: Array, value: Array, error: float) -> Array:
-        """Where a float tensor is farther from `value` than its error and what storing it costs."""
+    def reach(self, name: str, found: Array, value: Array, error: float) -> Array:
+        """How far each element of a tensor may be from `value`: by its error, and by what storing it costs."""
+        return error + half_spacing(np.abs(value) + error, found.dtype, narrow=name in self.stored)
+
+    def _apart(self, name: str, found: Array, value: Array, error: float) -> Array:
+        """Where a float tensor is farther from `value` than that."""
         with np.errstate(invalid="ignore"):
-            near = np.abs(found.astype(np.float64) - value) <= error + half_spacing(np.abs(value) + error, found.dtype)
+            near = np.abs(found.astype(np.float64) - value) <= self.reach(name, found, value, error)
         return np.asarray(~near & (found != value) & ~(np.isnan(found) & np.isnan(value)))
 
     def _value(self, name: str) -> Array | None:

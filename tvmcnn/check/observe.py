@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.check.guards import Guarded, Watch
@@ -180,9 +178,9 @@ def _written(runner: Runner, kernel: Mapping[str, Any]) -> Iterator[tuple[int, i
         yield manifest["arena_bytes"], manifest["arena_bytes"] + runner.threads * manifest["thread_bytes"]
     if output["space"] != "arena" or ALGORITHMS[kernel["algorithm"]].makes is Makes.NOTHING:
         return
-    layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
+    layout = Layout.of(output)
     shape = layout.physical(tuple(output["shape"]))
-    item = np.dtype(output["dtype"]).itemsize
+    item = layout.item_bytes(output["dtype"])
     size = math.prod(shape) * item
     if not layout.pitch:
         before, after = output.get("ends", (0, 0))

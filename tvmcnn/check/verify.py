@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmcnn.check.bounds import Follow, bounds_of, half_spacing, largest
+from tvmcnn.check.bounds import Follow, bounds_of, largest
 from tvmcnn.check.factors import Factors, Rounding, factors_of
 from tvmcnn.check.follow import Follower
 from tvmcnn.check.observe import Observed, Subject, observe, subjects
@@ -207,7 +207,7 @@ def compare(
 
     bounds = bounds_of(network, inputs, evaluate, factors.growths)
     outputs = {name: found for name, found in _that_count(network, written, written).items() if name in declared}
-    follower = Follower(network, bounds, {**shown, **outputs}, images)
+    follower = Follower(network, bounds, {**shown, **outputs}, images, factors.stored)
     if follower.differs():
         rounding.kept.clear()
         evaluate(under_known_names(follower, bounds.names))
@@ -254,7 +254,7 @@ def _error(name: str, found: Array, follower: Follower, *, histograms: bool) -> 
         if found.dtype.kind != "f":  # float64 holds no int64 beyond 2^53
             differences = np.where(found == expected, 0.0, np.maximum(np.abs(ours - wanted), 1.0))
         error = follower.bounds.errors.get(name, 0.0)
-        bounds = error + half_spacing(np.abs(wanted) + error, found.dtype)
+        bounds = follower.reach(name, found, wanted, error)
     beyond = np.where(np.isnan(differences), np.inf, differences - bounds)
     place = int(np.argmax(beyond if (beyond > 0).any() else differences)) if beyond.size else 0
     worst = np.unravel_index(place, beyond.shape) if beyond.size else None

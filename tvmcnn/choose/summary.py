@@ -10,9 +10,10 @@ from tvmcnn.algorithms import ALGORITHMS, Makes
 from tvmcnn.blocks import groups_together
 from tvmcnn.choose.cpu.bf16 import why_float32
 from tvmcnn.choose.shared import QUANTISED
-from tvmcnn.configs import AmxConfig, MmaConfig
+from tvmcnn.configs import MmaConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
-from tvmcnn.network import Choice, Kernel, Network, Program
+from tvmcnn.network import FLOAT32, Choice, Kernel, Network, Program, Step
+from tvmcnn.targets import Target
 
 OF_SUMS = ("Requantised", "Summed")  # what is made of exact sums in float32
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicScale", "DynamicZeroPoint", "Centred")
@@ -41,15 +42,25 @@ def _multiplies_in_float32(network: Network, choice: Choice) -> bool:
     return counted and multiply_accumulates(network, choice.kernel) > 0
 
 
-def bf16_products(programs: Sequence[Program]) -> str:
-    """bfloat16: 49 of 54 kernels with products; in float32 3 by Winograd, 1 of fewer than 8 channels, 1 Gemm"""
+def in_bfloat16(programs: Sequence[Program], target: Target) -> str:
+    """bfloat16: 51 of 54 kernels with products; in float32 3 by Winograd; and 48 of 52 images between kernels"""
     pairs = [(program.network, step.choice) for program in programs for step in program.steps]
     choices = [choice for network, choice in pairs if multiply_accumulates(network, choice.kernel) > 0]
     counted = [choice for choice in choices if ALGORITHMS[choice.algorithm].counted]
-    tiles = any(isinstance(choice.config, AmxConfig) for choice in counted)
-    wide = Counter(why_float32(choice, tiles=tiles) for choice in counted if not ALGORITHMS[choice.algorithm].rounds)
-    others = f"; in float32 {', '.join(f'{count} {why}' for why, count in wide.items())}" if wide else ""
-    return f"bfloat16: {len(counted) - wide.total()} of {len(counted)} kernels with products{others}"
+    others = (choice for choice in counted if not ALGORITHMS[choice.algorithm].rounds)
+    wide = Counter(why_float32(choice, tiles=target.tiles) for choice in others)
+    named = f"; in float32 {', '.join(f'{count} {why}' for why, count in wide.items())}" if wide else ""
+    between = [step.choice for program in programs for step in program.steps if _makes_an_image(program.network, step)]
+    stored = sum(choice.writes.narrow for choice in between)
+    images = f"; and {stored} of {len(between)} images between kernels" if between else ""
+    return f"bfloat16: {len(counted) - wide.total()} of {len(counted)} kernels with products{named}{images}"
+
+
+def _makes_an_image(network: Network, step: Step) -> bool:
+    """Whether a kernel stores an image of float32 for others to read."""
+    made = step.choice.kernel.output
+    between = made.name in network.tensors and made.name not in {tensor.name for tensor in network.outputs}
+    return between and not step.choice.is_view and made.dtype == FLOAT32 and len(made.shape) == 4
 
 
 def in_integers(choices: Iterable[Choice]) -> str:

@@ -21,8 +21,8 @@ from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import FLOAT32, Channel, Pixel, Step
 from tvmcnn.ops import conv as float_conv
-from tvmcnn.ops.bf16 import narrowed, widened
-from tvmcnn.ops.direct import image_element
+from tvmcnn.ops.bfloat16 import widened
+from tvmcnn.ops.direct import image_element, rounded_element
 from tvmcnn.ops.dots import finished, is_quick, moved_within, requantised, rint
 from tvmcnn.ops.operands import Operands, output_pixel
 from tvmcnn.ops.tiles import Tiled, Tiles
@@ -151,11 +151,9 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
         block = rb * (size // layout.block) + k // layout.block
         held = tirx.min(block, blocks - 1) if band.depth * size > blocks * layout.block else block
         where = Pixel(i, Channel(held, k % layout.block, layout.block), tirx.min(row, height + bottom - 1), column)
-        value = image_element(step, given, where)
         if kernel.inputs[0].dtype != FLOAT32:
-            return value
-        value = value if held is block else tirx.Select(block < blocks, value, tirx.const(0.0, FLOAT32))
-        return narrowed(value)
+            return image_element(step, given, where)
+        return rounded_element(step, given, where, None if held is block else block < blocks)
 
     shape = (n, bands.count, band.depth, band.phases(0), band.phases(1), band.elements)
     attrs = {"tvmcnn.spacing": band.spacing, "tvmcnn.pixel": size}

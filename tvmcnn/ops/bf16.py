@@ -2,8 +2,6 @@
 instruction, sums in float32.
 
     rounded = bf16(x); y = Σ_{c,k} float32(rounded[c, …]) · float32(w[m, c, k])
-
-Numbers of bfloat16 are held as integers of 16 bits, the first half of a float32: TVM makes float32 of its own type.
 """
 
 from __future__ import annotations
@@ -12,17 +10,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tvm import te, tirx
+from tvm import te
 from tvm.ir import Expr
 
 from tvmcnn.blocks import channels_together, summed_channels
 from tvmcnn.configs import PairsConfig
 from tvmcnn.network import Channel, Pixel, Step
+from tvmcnn.ops.bfloat16 import widened
 from tvmcnn.ops.conv import finished
-from tvmcnn.ops.direct import PixelTiles, Position, image_element
+from tvmcnn.ops.direct import PixelTiles, Position, rounded_element
 from tvmcnn.ops.operands import Operands
 from tvmcnn.ops.tiles import Tiled
-from tvmcnn.precision import ROUND
 
 
 def bf16(step: Step, given: Operands) -> Tiled:
@@ -47,16 +45,6 @@ def bf16(step: Step, given: Operands) -> Tiled:
     return tiles.finish(step, conv, functools.partial(finished, step, given))
 
 
-def narrowed(value: Expr) -> Expr:
-    """A float32 as bfloat16, to nearest, ties to even: the first 16 bits of a float32, in uint16."""
-    return tirx.call_llvm_pure_intrin("uint16", ROUND, value)
-
-
-def widened(bits: Expr) -> Expr:
-    """A bfloat16 as the same number in float32."""
-    return tirx.reinterpret("float32", tirx.shift_left(bits.astype("uint32"), tirx.const(16, "uint32")))
-
-
 def _rounded_image(
     step: Step, given: Operands, tiles: PixelTiles
 ) -> Callable[[Any, Channel, Position, Position], Expr]:
@@ -68,7 +56,7 @@ def _rounded_image(
     def value(i: Any, b: Any, band: Any, row: Any, column: Any, lane: Any) -> Expr:
         first = tiles.first(0, band * tiles_per_band), tiles.first(1, 0)
         pixel = Pixel(i, Channel(b, lane, layout.block), first[0] + row, first[1] + column)
-        return narrowed(image_element(step, given, pixel))
+        return rounded_element(step, given, pixel)
 
     def extent(axis: int, pixels: int) -> int:
         tap = (tiles.window[axis] - 1, tiles.node["kernel_shape"][axis] - 1)

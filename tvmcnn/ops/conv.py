@@ -19,7 +19,7 @@ from tvmcnn.fuse import deinterleaved, pool_first, pool_of, window_size
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.lanes import LANES, Row
-from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, float32, output_pixel
 
 
 def columns(step: Step, given: Operands) -> te.Tensor:
@@ -139,4 +139,4 @@ def finished(step: Step, given: Operands, pixel: Pixel, conv: Callable[[int, int
         value = value + bias
     elif len(window) > 1 and pool is not None and pool.op == "AveragePool":
         value = value / float32(len(window))
-    return zero_padding(step.choice.makes, kernel.output.shape, pixel, apply(after, value, given, pixel))
+    return as_stored(step.choice.makes, kernel.output.shape, pixel, apply(after, value, given, pixel))

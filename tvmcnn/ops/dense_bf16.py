@@ -14,7 +14,7 @@ from tvm.ir import Expr
 
 from tvmcnn.configs import DenseConfig
 from tvmcnn.network import Step
-from tvmcnn.ops.bf16 import narrowed, widened
+from tvmcnn.ops.bfloat16 import narrowed, widened
 from tvmcnn.ops.elementwise import apply
 from tvmcnn.ops.operands import Operands, extents, float32, unravel
 from tvmcnn.ops.tiles import Tiled, Tiles

@@ -14,9 +14,10 @@ from tvmcnn.blocks import channels_together, groups_together, summed_channels
 from tvmcnn.configs import TileConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step
+from tvmcnn.ops.bfloat16 import narrowed
 from tvmcnn.ops.conv import finished
 from tvmcnn.ops.elementwise import apply
-from tvmcnn.ops.operands import Operands, float32, inside, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, dtype_of, float32, inside, output_pixel
 from tvmcnn.ops.tiles import Tiled, Tiles
 
 
@@ -132,12 +133,23 @@ def image_element(step: Step, given: Operands, pixel: Pixel) -> Expr:
     """
     kernel, layout = step.choice.kernel, step.choice.reads[0]
     name = kernel.inputs[0].name
-    value = given.inputs[name][layout.index(pixel)]
+    value = given.element(name, layout.index(pixel))
     if not kernel.prologue:
         return value
     # Past the last channel it may be NaN, 0 / 0 or a gate's neighbour, which a weight of 0 does not make 0.
     made = apply(kernel.prologue, value, given, pixel)
-    return zero_padding(Layout(layout.block), given.shapes[name], pixel, made)
+    return as_stored(Layout(layout.block), given.shapes[name], pixel, made)
+
+
+def rounded_element(step: Step, given: Operands, pixel: Pixel, counts: Expr | None = None) -> Expr:
+    """The element of `image_element` in bfloat16, which may be how it is stored; 0 where it does not count."""
+    kernel, layout = step.choice.kernel, step.choice.reads[0]
+    as_it_is = layout.narrow and not kernel.prologue
+    name = kernel.inputs[0].name
+    value = given.inputs[name][layout.index(pixel)] if as_it_is else image_element(step, given, pixel)
+    if counts is not None:
+        value = tirx.Select(counts, value, tirx.const(0, dtype_of(value)))
+    return value if as_it_is else narrowed(value)
 
 
 def image_of(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, Channel, Position, Position], Expr]:
@@ -177,4 +189,4 @@ def image_of(step: Step, given: Operands, tiles: PixelTiles) -> Callable[[Any, C
         return lambda i, channel, y, x: copied[
             i, channel.flat, y[0], tiles.offset(0, *y[1:]), pixel_at(i, channel, y, x).w + left
         ]
-    return lambda i, channel, y, x: given.inputs[name][layout.index(pixel_at(i, channel, y, x))]
+    return lambda i, channel, y, x: given.element(name, layout.index(pixel_at(i, channel, y, x)))

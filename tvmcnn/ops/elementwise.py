@@ -10,7 +10,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Step
 from tvmcnn.ops.formulas import FORMULAS, veiled
-from tvmcnn.ops.operands import Let, Operands, Where, output_pixel, zero_padding
+from tvmcnn.ops.operands import Let, Operands, Where, as_stored, output_pixel
 
 # Operators whose operands TVM takes for real numbers: x − x is 0 for it, x + y − y is x, and x = x is true. Floats have
 # NaN and infinities, and y pushes digits out of x.
@@ -59,6 +59,6 @@ def elementwise(step: Step, given: Operands) -> te.Tensor:
     def element(*indices: Any) -> Expr:
         where = indices if layout.plain else output_pixel(layout, *indices)
         value = apply(nodes, None, given, where).astype(step.choice.kernel.output.dtype)
-        return value if layout.plain else zero_padding(layout, shape, output_pixel(layout, *indices), value)
+        return value if layout.plain else as_stored(layout, shape, output_pixel(layout, *indices), value)
 
     return te.compute(layout.physical(shape), element, name="out")

@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 from tvmcnn.configs import MmaConfig
 from tvmcnn.half_weights import PRODUCTS, STORED
 from tvmcnn.network import FLOAT32, Channel, Choice, Layout, Pixel, Shape, Step
+from tvmcnn.ops.bfloat16 import narrowed, widened
 
 Where = Pixel | tuple[Any, ...]
 EXPANDED = "expanded"  # the stage of a weight of a half type in float32
@@ -41,7 +42,8 @@ class Operands:
         for i, (tensor, source, layout) in enumerate(
             zip(choice.kernel.inputs, choice.sources, choice.reads, strict=True)
         ):
-            inputs[tensor.name] = te.placeholder(layout.physical(source.shape), source.dtype, f"x{i}")
+            stored_as = layout.physical(source.shape), layout.stored_dtype(source.dtype)
+            inputs[tensor.name] = te.placeholder(*stored_as, f"x{i}")
             layouts[tensor.name], shapes[tensor.name] = layout, source.shape
         constants = {
             name: te.placeholder(packed.shape, packed.dtype, f"w{i}")
@@ -85,11 +87,16 @@ class Operands:
         stored = self.tensor(name)
         if isinstance(where, Pixel):
             if name in self.inputs:
-                return stored[self.layouts[name].index(self._broadcast(name, where))]
+                return self.element(name, self.layouts[name].index(self._broadcast(name, where)))
             channel = where.channel
             return stored[channel.flat] if len(stored.shape) == 1 else stored[channel.block, channel.lane]
         aligned = where[len(where) - len(stored.shape) :]
         return stored[tuple(0 if int(extent) == 1 else i for extent, i in zip(stored.shape, aligned, strict=True))]
+
+    def element(self, name: str, place: tuple[Any, ...]) -> Expr:
+        """The element of an input at its place in memory; one that is stored in bfloat16 in float32."""
+        stored = self.inputs[name][place]
+        return widened(stored) if self.layouts[name].narrow else stored
 
     def _broadcast(self, name: str, pixel: Pixel) -> Pixel:
         """The pixel of an image that may have one pixel a map, such as the gates of a squeeze-and-excite block."""
@@ -115,7 +122,7 @@ def expanded(stored: te.Tensor) -> te.Tensor:
     def element(*i: Any) -> Expr:
         if str(stored.dtype) == STORED["fp16"]:
             return stored[i].astype(FLOAT32)
-        return tirx.reinterpret(FLOAT32, stored[i].astype("uint32") << tirx.const(16, "uint32"))
+        return widened(stored[i])
 
     return te.compute(stored.shape, element, name=EXPANDED)
 
@@ -225,9 +232,12 @@ def inside(layout: Layout, shape: Shape, pixel: Pixel) -> Expr | None:
     return tirx.all(*tests) if tests else None
 
 
-def zero_padding(layout: Layout, shape: Shape, pixel: Pixel, value: Expr) -> Expr:
-    """`value`, or 0 where `pixel` is padding. A Select, not a branch: it keeps the store a vector, and `value` is
-    computed from padding that is itself finite. Of integers it is `value` everywhere: their padding may hold anything.
+def as_stored(layout: Layout, shape: Shape, pixel: Pixel, value: Expr) -> Expr:
+    """`value`, or 0 where `pixel` is padding; in bfloat16 if the layout has that.
+
+    A Select, not a branch: it keeps the store a vector, and `value` is computed from padding that is itself finite. Of
+    integers it is `value` everywhere: their padding may hold anything.
     """
-    test = inside(layout, shape, pixel) if dtype_of(value) == "float32" else None
-    return value if test is None else tirx.Select(test, value, float32(0.0))
+    test = inside(layout, shape, pixel) if dtype_of(value) == FLOAT32 else None
+    value = value if test is None else tirx.Select(test, value, float32(0.0))
+    return narrowed(value) if layout.narrow else value

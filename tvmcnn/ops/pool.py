@@ -12,7 +12,7 @@ from tvm.ir import Expr
 from tvmcnn.network import Pixel, Step
 from tvmcnn.ops.functions import power
 from tvmcnn.ops.integers import less_zero, stored
-from tvmcnn.ops.operands import Operands, dtype_of, float32, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, dtype_of, float32, output_pixel
 
 
 def lowest(dtype: str) -> Expr:
@@ -55,7 +55,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
         te.reduce_axis((0, k), f"r{axis}") for k, axis in zip(node["kernel_shape"], "dhw"[-len(sizes) :], strict=True)
     ]
     is_max, quantised = node.op == "MaxPool", node.op == "QLinearAveragePool"
-    dtype = str(given.inputs[name].dtype)
+    dtype = choice.kernel.dtype
     neutral = lowest(dtype) if is_max else tirx.const(0, "int32" if quantised else dtype)
     edges = _edges(node.attributes, sizes, extents)
 
@@ -86,7 +86,7 @@ def pool(step: Step, given: Operands) -> te.Tensor:
         place = (*((pixel.n % frames[1],) if frames else ()), pixel.h, pixel.w)
         value = window[indices] if divisor is None else window[indices] / divisor[place]
         value = norm_root(value, node["p"]) if node.op == "LpPool" else value
-        return zero_padding(layout, shape, pixel, value)
+        return as_stored(layout, shape, pixel, value)
 
     return te.compute(layout.physical(shape), finish, name="out")
 
@@ -114,7 +114,7 @@ def global_pool(step: Step, given: Operands) -> te.Tensor:
             value = value / float32(height * width)
         elif node.op == "GlobalLpPool":
             value = norm_root(value, node["p"])
-        return zero_padding(layout, shape, output_pixel(layout, *indices), value)
+        return as_stored(layout, shape, output_pixel(layout, *indices), value)
 
     return te.compute(layout.physical(shape), finish, name="out")
 

@@ -16,7 +16,7 @@ from tvm.ir import Expr
 from tvmcnn.network import FLOAT32, Node, Step, Tensor
 from tvmcnn.ops import table
 from tvmcnn.ops.integers import REACH, combined, less_zero, nearest, stored, within
-from tvmcnn.ops.operands import Operands, float32, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, float32, output_pixel
 from tvmcnn.ops.windows import guarded, source_of, window_axes
 
 
@@ -275,7 +275,7 @@ def in_blocks(step: Step, given: Operands) -> te.Tensor:
     x, scale, zero = operands
 
     def element(*i: Any) -> Expr:
-        return zero_padding(layout, made.shape, output_pixel(layout, *i), dequantised(x, scale, zero, i))
+        return as_stored(layout, made.shape, output_pixel(layout, *i), dequantised(x, scale, zero, i))
 
     return te.compute(output.shape, element, name="out")
 

@@ -14,7 +14,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Node, Pixel, Shape, Step
-from tvmcnn.ops.operands import Operands, dtype_of, extents, literal, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, dtype_of, extents, literal, output_pixel
 from tvmcnn.ops.pool import lowest, maximum
 from tvmcnn.ops.sample import Tap, limited, mixed
 
@@ -251,6 +251,6 @@ def regions(step: Step, given: Operands) -> te.Tensor:
     def element(*i: Any) -> Expr:
         pixel = output_pixel(layout, *i)
         value = result(pixel.n, pixel.h, pixel.w, pool[i])
-        return zero_padding(layout, shape, pixel, value) if layout.block > 1 else value
+        return as_stored(layout, shape, pixel, value) if layout.block > 1 else value
 
     return te.compute(layout.physical(shape), element, name="out")

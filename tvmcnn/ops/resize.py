@@ -14,7 +14,7 @@ from tvm.ir import Expr
 
 from tvmcnn.network import Node, Pixel, Step, Tensor
 from tvmcnn.ops.move import repeated
-from tvmcnn.ops.operands import Operands, extents, literal, output_pixel, zero_padding
+from tvmcnn.ops.operands import Operands, as_stored, extents, literal, output_pixel
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def resize_blocks(step: Step, given: Operands) -> te.Tensor:
                 return given.read(name, Pixel(pixel.n, pixel.channel, at[2], at[3]))
 
             value = _extrapolated(node, placed, _weighted(placed, read), "float32")
-        return zero_padding(layout, shape, pixel, value)
+        return as_stored(layout, shape, pixel, value)
 
     return te.compute(layout.physical(shape), element, name="out")
 

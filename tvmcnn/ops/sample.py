@@ -19,7 +19,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from tvmcnn.network import Channel, Node, Pixel, Step, Tensor
-from tvmcnn.ops.operands import Let, Operands, dtype_of, extents, literal, output_pixel, unravel, zero_padding
+from tvmcnn.ops.operands import Let, Operands, as_stored, dtype_of, extents, literal, output_pixel, unravel
 
 Where = Callable[[Expr, Expr, Expr], Expr]
 CUBIC = -0.75  # Keys' coefficient, which ONNX's GridSample has no attribute for
@@ -174,7 +174,7 @@ def grid_sample_blocks(step: Step, given: Operands) -> te.Tensor:
 
         image = _Image(given.shapes[name][2:], "float32", read, tirx.if_then_else)
         value = _sampled(node, grid, pixel.n, (pixel.h, pixel.w), image)
-        return zero_padding(layout, output.shape, pixel, value)
+        return as_stored(layout, output.shape, pixel, value)
 
     return te.compute(layout.physical(output.shape), element, name="out")
 

@@ -19,7 +19,7 @@ from tvmcnn.blocks import groups_together
 from tvmcnn.fuse import ELEMENTWISE, POOLS
 from tvmcnn.network import Channel, Node, Pixel, Step
 from tvmcnn.ops import amx
-from tvmcnn.ops.bf16 import narrowed, widened
+from tvmcnn.ops.bfloat16 import narrowed, widened
 from tvmcnn.ops.dense import column_tiles
 from tvmcnn.ops.elementwise import computed
 from tvmcnn.ops.images import term
@@ -60,7 +60,7 @@ def _conv(step: Step, node: Node, shape: tuple[int, ...], given: Operands, made:
         channel = Channel(o // (shape[1] // node["group"]) * depth + rc, 0, 1)
         inside = tirx.all(h >= 0, h < image[2], w >= 0, w < image[3])
         pixel = Pixel(n, channel, h, w)
-        source = made[x][n, channel.flat, h, w] if x in made else given.inputs[x][layout.index(pixel)]
+        source = made[x][n, channel.flat, h, w] if x in made else given.element(x, layout.index(pixel))
         source = tirx.if_then_else(inside, source, float32(0.0))
         return te.sum(image_factor(source) * weight(o, rc, rh, rw), axis=[rc, rh, rw])
 

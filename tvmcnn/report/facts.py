@@ -274,7 +274,7 @@ def _timed(kernel: KernelFact, time: float, limit: Limit | None) -> KernelFact:
 
 def _kernel(index: int, entry: Mapping[str, Any]) -> KernelFact:
     output = entry["output"]
-    layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
+    layout = Layout.of(output)
     return KernelFact(
         index=index,
         name=entry["name"],

@@ -402,8 +402,8 @@ class _Frame:
         stored[...] = layout.pack(array)
 
     def _stored(self, output: Mapping[str, Any]) -> tuple[Layout, Array]:
-        layout = Layout(output["block"], tuple(output["halo"]), output["pitch"], output["images"])
-        logical, dtype = tuple(output["shape"]), np.dtype(output["dtype"])
+        layout = Layout.of(output)
+        logical, dtype = tuple(output["shape"]), np.dtype(layout.stored_dtype(output["dtype"]))
         start = self.arena[0] - self.arena[1].ctypes.data + output["offset"]
         steps = [stride * dtype.itemsize for stride in layout.strides(logical)] if layout.pitch else None
         return layout, np.ndarray(layout.physical(logical), dtype, self.arena[1], start, steps)

@@ -188,7 +188,7 @@ class _Places:
     def arguments(self, choice: Choice, packed: list[tuple[str, Array]]) -> tuple[tuple[str, int], ...]:
         """Arguments of the kernel's function: its sources, its constants, its output."""
         made = choice.kernel.output
-        output = self.offsets[made.name] + choice.writes.first(made.shape) * made.item_bytes
+        output = self.offsets[made.name] + choice.writes.first(made.shape) * choice.writes.item_bytes(made.dtype)
         return (
             *(("memory", self.offsets[source.name]) for source in choice.sources),
             *(("constants", self.offsets[f"{choice.name} {name}"]) for name, _ in packed),

@@ -102,8 +102,9 @@ def check(index: int, trial: Trial) -> float:
     tensor = library.tensor(image)
     library.module["run"](index, tensor)
     after = library.back(tensor, image)
-    size = math.prod(trial.layout.physical(trial.shape)) * np.dtype(trial.dtype).itemsize
-    made = trial.layout.unpack(after[trial.output : trial.output + size].view(trial.dtype), trial.shape)
+    size = math.prod(trial.layout.physical(trial.shape)) * trial.layout.item_bytes(trial.dtype)
+    stored = after[trial.output : trial.output + size].view(trial.layout.stored_dtype(trial.dtype))
+    made = trial.layout.unpack(stored, trial.shape)
     expected = np.fromfile(trial.expected, np.float64).reshape(trial.shape)
     return float(np.max(np.abs(made - expected), initial=0.0)) / trial.scale  # of NaNs it is NaN
 

@@ -14,6 +14,7 @@ from tvmcnn.choose.cpu.cost import microseconds
 from tvmcnn.choose.cpu.dots import wanted_bytes
 from tvmcnn.choose.cpu.expanded_weights import expanding
 from tvmcnn.choose.cpu.frames import passed_on, wanted_ends
+from tvmcnn.choose.cpu.narrow_images import narrowing
 from tvmcnn.choose.cpu.operators import decide, joins_blocks
 from tvmcnn.choose.cpu.row_bands import in_bands
 from tvmcnn.choose.cpu.state import State
@@ -39,7 +40,8 @@ def choose(
 
     `exact` convolves directly, as the formula is written; otherwise by Winograd where that is faster. Without `blocked`
     all images are plain, which is slow: to find out whether a layout is to blame for something.
-    With `precision` "bf16" convolutions that it makes faster have their factors rounded, on targets that multiply them.
+    With `precision` "bf16" convolutions that it makes faster have their factors rounded, on targets that multiply them,
+    and images between these are stored so.
     Outputs of the network are plain. A Reshape costs nothing: its tensor is the same memory under another name.
     """
     choices = _front_to_back(network, kernels, target, records, precision, exact=exact, images=1, blocked=blocked)
@@ -47,7 +49,8 @@ def choose(
         lanes = target.lanes(FLOAT32)
         others = _front_to_back(network, kernels, target, records, precision, exact=exact, images=lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
-    return expanding(network, in_bands(network, choices, target), target)
+    made = expanding(network, in_bands(network, choices, target), target)
+    return narrowing(made) if precision == "bf16" else made
 
 
 def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:

@@ -24,6 +24,9 @@ SHARE = 1 / 16  # of the products' time, which rounding the image once more for 
 MAX_BANDS = 8
 PAIR = 2  # products that one instruction adds
 FEW_WEIGHTS = 1 << 14  # of a matrix, below which a product takes a few microseconds
+# By which a matrix is multiplied as fast as it is read, though pairs are slower than FMAs: 2048 x 1000 weights by 1 row
+# 0.25 ms, FMAs 0.44; by 4 rows 0.41 and 0.62; by 8 0.74 and 0.89, at best 0.52 both (Xeon with AMX)
+FEW_ROWS = 4
 MAX_ROUNDED = 4 << 20  # bytes of rows in bfloat16, which each thread has
 OTHERWISE = {  # convolutions that no block of channels serves
     "columns": "with columns in the lanes",
@@ -123,14 +126,16 @@ def band_bytes(kernel: Kernel, bands: int) -> int:
 # ---- products of rows by a constant matrix --------------------------------------------------------------------------
 
 
-def multiplies_rows_in_bf16(state: State, kernel: Kernel, size: int) -> bool:
-    """True for a product of a large matrix by rows of `size` elements in all, which are rounded before it."""
-    if state.precision != "bf16" or not pairs_pay(state.target) or kernel.dtype != FLOAT32:
+def multiplies_rows_in_bf16(state: State, kernel: Kernel, rows: int, depth: int) -> bool:
+    """True for a product of a large matrix by rows of `depth` elements, which are rounded before it. With few rows it
+    waits for the weights, which are half as large, whatever the rate of pairs."""
+    if state.precision != "bf16" or not state.target.bf16_pairs or kernel.dtype != FLOAT32:
         return False
     node = kernel.anchor
     if node.op not in ("Gemm", "MatMul") or node.attributes.get("exact"):
         return False
-    return state.network.constants[node.inputs[1]].size >= FEW_WEIGHTS and 2 * size <= MAX_ROUNDED
+    faster = pairs_pay(state.target) or rows <= FEW_ROWS
+    return faster and state.network.constants[node.inputs[1]].size >= FEW_WEIGHTS and 2 * rows * depth <= MAX_ROUNDED
 
 
 def pairs_of_rows_config(rows: int, depth: int, maps: int, target: Target) -> DenseConfig:
@@ -148,8 +153,10 @@ def why_float32(choice: Choice, *, tiles: bool) -> str:
     if kernel.dtype != FLOAT32:
         return f"of {kernel.dtype}"
     if node.op != "Conv":
-        weights = ALGORITHMS[choice.algorithm].weight is not None and not tiles
-        return f"{node.op}{f' of fewer than {FEW_WEIGHTS:,} weights' if weights else ''}"
+        if ALGORITHMS[choice.algorithm].weight is None:
+            return node.op
+        many_rows = tiles and math.prod(kernel.output.shape[:-1]) > FEW_ROWS
+        return f"{node.op} of {f'more than {FEW_ROWS} rows' if many_rows else f'fewer than {FEW_WEIGHTS:,} weights'}"
     if node["group"] > 1:
         return "of several groups"
     if tiles:

@@ -36,7 +36,7 @@ def dense(state: State, kernel: Kernel) -> Choice:
         source, layout = state.plain(image)
     maps = kernel.output.shape[1 if kernel.anchor.op == "Conv" else -1]
     depth = math.prod(layout.physical(source.shape)) // rows
-    narrow = multiplies_rows_in_bf16(state, kernel, rows * depth)
+    narrow = multiplies_rows_in_bf16(state, kernel, rows, depth)
     if narrow:
         config, tier = pairs_of_rows_config(rows, depth, maps, state.target), "default"
     else:

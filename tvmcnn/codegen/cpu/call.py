@@ -54,7 +54,7 @@ def _halo(step: Step) -> str:
         images * blocks,
         rows,
         columns,
-        block * choice.kernel.output.item_bytes,
+        block * choice.writes.item_bytes(choice.kernel.output.dtype),
         *choice.writes.halo,
         choice.writes.fill,
     )
@@ -83,6 +83,7 @@ def _arguments(step: Step, signature: Signature) -> str:
 def _shifted(step: Step) -> list[Place]:
     """The places of a step's arguments, the output's behind its halo."""
     made = step.choice.kernel.output
-    first = step.choice.writes.first(made.shape) * made.item_bytes
+    layout = step.choice.writes
+    first = layout.first(made.shape) * layout.item_bytes(made.dtype)
     *given, output = step.arguments
     return [*given, replace(output, offset=output.offset + first)]
