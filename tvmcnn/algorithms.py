@@ -21,6 +21,11 @@ Constants: TypeAlias = Callable[
 Made: TypeAlias = Callable[[Choice], Iterator[tuple[str, Array]]]  # constants that no model has, by name
 Loops: TypeAlias = Callable[[Choice, Shape, int], Shape]  # (choice, output in memory, lanes) --> extents, see loops.py
 Growth: TypeAlias = Callable[[Mapping[str, Any]], float]  # a config's numbers --> how much larger rounding errors are
+Rate: TypeAlias = Callable[[Mapping[str, Any]], float]  # a config's numbers --> the rate of its products, in FMAs'
+
+# By the products that one instruction adds: vpdpbusd's peak, and that of vpmaddwd with an addition, measured on an AMD
+# EPYC (Zen 4) beside float32's
+TIMES_FMA = {4: 4.0, 2: 1.5}
 
 
 def _as_a_sum(numbers: Mapping[str, Any]) -> float:
@@ -31,6 +36,16 @@ def _as_a_sum(numbers: Mapping[str, Any]) -> float:
 def _by_tile(numbers: Mapping[str, Any]) -> float:
     """What Winograd's transforms of a tile add."""
     return winograd.error_growth(numbers["tile"], numbers.get("kernel", 3))
+
+
+def _by_fmas(numbers: Mapping[str, Any]) -> float:
+    """The rate of float32."""
+    return 1.0
+
+
+def _by_dots(numbers: Mapping[str, Any]) -> float:
+    """That of the instruction that adds so many products."""
+    return TIMES_FMA.get(numbers["terms"], 1.0)
 
 
 def _by_factors(numbers: Mapping[str, Any]) -> float:
@@ -63,6 +78,7 @@ class Algorithm:
     exact: bool = True  # sums the formula's own terms: `--exact` chooses no other
     keeps: bool = True  # the weight's own elements, which may then be of a half type: `--weights` chooses no other
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
+    rate: Rate = _by_fmas  # of its products at best
     rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
     reads_narrow: bool = False  # whether its images may be stored in bfloat16,
     writes_narrow: bool = False  # and the one that it makes, see choose/cpu/narrow_images.py
@@ -91,6 +107,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "bf16": Algorithm(
         {"pairs": loops.pairs},
         weight=packing.pairs,
+        rate=lambda numbers: 2.0,
         rounds="bf16",
         reads_narrow=True,
         writes_narrow=True,
@@ -100,6 +117,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         {"amx": loops.amx},
         weight=packing.amx_bf16,
         packed_by=("maps",),
+        rate=lambda numbers: 16.0,
         rounds="bf16",
         reads_narrow=True,
         writes_narrow=True,
@@ -110,6 +128,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         weight=packing.dense_pairs,
         operand=packing.by_column,
         packed_by=("width",),
+        rate=lambda numbers: 2.0,
         rounds="bf16",
         on_stack=False,
     ),
@@ -155,12 +174,19 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "plain": Algorithm(
         {"memory": loops.moved, "rows": loops.none}, ("threads", "rows"), operand=packing.as_it_is
     ),
-    "dots": Algorithm({"dots": loops.direct}, constants=packing.dots),
+    "dots": Algorithm({"dots": loops.direct}, constants=packing.dots, rate=_by_dots),
     "amx_int8": Algorithm(
-        {"amx": loops.amx}, constants=packing.amx_int8, packed_by=("maps",), on_stack=False
+        {"amx": loops.amx},
+        constants=packing.amx_int8,
+        packed_by=("maps",),
+        rate=lambda numbers: 32.0,
+        on_stack=False,
     ),
     "dense_dots": Algorithm(
-        {"dense_dots": loops.dense}, constants=packing.dense_dots, packed_by=("width", "terms", "shift", "narrow")
+        {"dense_dots": loops.dense},
+        constants=packing.dense_dots,
+        packed_by=("width", "terms", "shift", "narrow"),
+        rate=_by_dots,
     ),
     "quantised_blocks": Algorithm({"memory": loops.all_but_two}, operand=packing.several_by_channel),
     "quantised_pool": Algorithm({"pool": loops.image_rows}, operand=packing.as_it_is),

@@ -383,6 +383,7 @@ CONFIGS: Mapping[str, type[Config]] = {  # by rule: those that records may have
     "direct": DirectConfig,
     "dots": DotsConfig,
     "amx": AmxConfig,
+    "pairs": PairsConfig,
     "winograd": WinogradConfig,
     "streamed": StreamedConfig,
     "columns": ColumnsConfig,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tvmcnn.blocks import BLOCK
+from tvmcnn.blocks import BLOCK, channels_together, summed_channels
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.choose.kernel_key import kernel_words
 from tvmcnn.choose.records import Records
@@ -110,6 +110,22 @@ def _direct(kernel: Kernel, config: Any) -> str:
     return f"a tile of {config.rows} x {config.columns} is larger than the {height} x {width} pixels, and overlaps none"
 
 
+def _amx(kernel: Kernel, config: Any) -> str:
+    height = kernel.output.shape[2]
+    rows = f"a band has {config.rows} rows, the output {height}" if config.rows > height else ""
+    return rows or _divides(config.maps, _blocks(kernel), "blocks of 16 maps")
+
+
+def _pairs(kernel: Kernel, config: Any) -> str:
+    reason = _direct(kernel, config) or _divides(config.vectors, _blocks(kernel), "blocks of 16 maps")
+    pairs = summed_channels(channels_together(kernel), BLOCK)[1] // 2
+    return reason or _divides(config.unroll, pairs, "pairs of channels")
+
+
+def _blocks(kernel: Kernel) -> int:
+    return -(-kernel.output.shape[1] // BLOCK)
+
+
 def _gemm(kernel: Kernel, config: Any) -> str:
     if kernel.anchor.op != "Conv":
         return "a matrix product is not split, nor by Winograd" if config.split > 1 or config.winograd else ""
@@ -129,5 +145,7 @@ MISFITS: dict[str, Callable[[Kernel, Any], str]] = {
     "streamed": _streamed,
     "pixels": _pixels,
     "dense": _dense,
+    "pairs": _pairs,
+    "amx": _amx,
     "gemm": _gemm,
 }

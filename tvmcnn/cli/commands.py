@@ -136,6 +136,7 @@ def do_tune(options: argparse.Namespace) -> int:
             rpc_tracker=options.rpc_tracker,
             rpc_key=options.rpc_key,
             jobs=options.jobs,
+            precision=options.precision,
             report=say,
             event=print_line if options.json else lambda entry: None,
             watch=watcher(say, live=not options.json),
@@ -147,7 +148,7 @@ def do_tune(options: argparse.Namespace) -> int:
     if options.json:
         print_line({"event": "end", **tuned.as_json()})
         return 0
-    for line in closing(tuned, options.model, own=options.output is None):
+    for line in closing(tuned, options.model, options.precision, own=options.output is None):
         say(line)
     if options.plot is not None:
         print(f"wrote {options.plot}")

@@ -213,6 +213,7 @@ def add_tune(commands: Commands) -> None:
     takes_shapes(sub)
     takes_external_data(sub)
     sub.add_argument("--batch", type=positive, metavar="N", help="the leading dimension of every input (default: 1)")
+    sub.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="as of compile (default: fp32)")
     sub.add_argument("--seed", type=natural, default=0, metavar="N", help="of the order of candidates (default: 0)")
     sub.add_argument(
         "--cache",

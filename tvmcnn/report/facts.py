@@ -39,11 +39,6 @@ class ErrorFact:
         return self.error <= self.bound
 
 
-# By the products that one instruction adds: vpdpbusd's peak, and that of vpmaddwd with an addition, measured on an AMD
-# EPYC (Zen 4) beside float32's
-TIMES_FMA = {4: 4.0, 2: 1.5}
-
-
 @dataclass(frozen=True)
 class KernelFact:
     """One kernel: what it is, what it costs (None where that was not measured), and how exact it is."""
@@ -264,7 +259,7 @@ def _measured(facts: Facts, net: Runner, seconds: float) -> Facts:
 def _timed(kernel: KernelFact, time: float, limit: Limit | None) -> KernelFact:
     if limit is None:
         return dataclasses.replace(kernel, microseconds=time)
-    rate = limit.gflops * TIMES_FMA.get(kernel.config.get("terms", 1), 1.0)
+    rate = limit.gflops * ALGORITHMS[kernel.algorithm].rate(kernel.config)
     of_peak = kernel.flop / time / 1e3 / rate if kernel.flop else None
     of_copy = kernel.bytes / time / 1e3 / limit.gigabytes
     return dataclasses.replace(

@@ -30,6 +30,8 @@ from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
 from tvmcnn.network import Shape
 from tvmcnn.onnx_file import Model, with_external_data
+from tvmcnn.platforms import platform_of
+from tvmcnn.precision import WORDS
 from tvmcnn.targets import resolve
 from tvmcnn.tuning.before_after import latency
 from tvmcnn.tuning.build import Builder
@@ -70,6 +72,7 @@ def tune(
     rpc_tracker: str | None = None,
     rpc_key: str | None = None,
     jobs: int | None = None,
+    precision: str = "fp32",
     report: Callable[[str], None] = lambda line: None,
     event: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     watch: Watch = lambda search, seconds: contextlib.nullcontext(),
@@ -81,10 +84,10 @@ def tune(
     The best go to the file `records` (the user's own, which `compile` reads, without it), every measurement to the
     journal beside it; the same call again goes on. `cold` measures with weights as cold as in the network, else with
     weights in cache. `known_records` starts from the records that there are, else from computed configs alone.
-    `plot` is a picture of the best so far over time. `rpc_tracker` ("HOST:PORT") and `rpc_key` measure on other
-    machines, by TVM's RPC. `report` receives sentences, `event` each measurement; `watch` shows the search; `measure`
-    compares the network's latency at the end. `external_data` is a folder, besides the model's own, that its data may
-    lie in.
+    `precision` "bf16" tunes what `compile` makes with it. `plot` is a picture of the best so far over time.
+    `rpc_tracker` ("HOST:PORT") and `rpc_key` measure on other machines, by TVM's RPC. `report` receives sentences,
+    `event` each measurement; `watch` shows the search; `measure` compares the network's latency at the end.
+    `external_data` is a folder, besides the model's own, that its data may lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError; VerifyError if the network does not agree with NumPy.
     """
@@ -95,20 +98,24 @@ def tune(
     machine, where = resolve(target), places(target, rpc_tracker, rpc_key)
     check_machine(machine, where)
     path = records_path(records)
-    network = simplified(import_model(model, input_shapes, batch=batch))
-    program = lay_out(network, choose(network, fuse(network), machine, NONE), Weights())
+    platform_of([machine]).check(path, precision, "fp32")
+    network = simplified(import_model(model, input_shapes, batch=batch), in_bytes=machine.multiplies_bytes)
+    program = lay_out(network, choose(network, fuse(network), machine, NONE, precision), Weights())
     with scratch_folder() as folder, contextlib.ExitStack() as stack:
         linker, measurers = Linker(folder, machine), [Measurer(place) for place in where]
         cpu = same_machine(measurers, linker)
         conditions = {"isa": machine.isa, "machine": cpu, "cache": "cold" if cold else "warm", "code": code_digest()}
+        conditions |= {"precision": precision}
         journal = Journal(journal_path(path), conditions)
         stack.callback(journal.close)
         before = [snapshot(path, folder)] if known_records else []
         kernels = states(program, machine, cpu, path, journal, seed, known=known_records)
         resumed = sum(len(state.log.trials) for state in kernels)
-        for line in opening(machine, cpu, kernels, program, path, journal, seconds, conditions["cache"]):
+        conditioned = f"{WORDS[precision]}, one thread, weights {conditions['cache']}"
+        for line in opening(machine, cpu, kernels, program, path, journal, seconds, conditioned):
             report(line)
         command = f"tvmcnn tune {name(model)} --target {target} --budget {budget}{f' --seed {seed}' if seed else ''}"
+        command += f" --precision {precision}" if precision != "fp32" else ""
         journal.write({"event": "start", **conditions, "seed": seed, "command": command, "budget": seconds})
         facts = {"command": command, "cache": conditions["cache"], "target": described_target(machine, cpu)}
         builder = Builder(jobs or usable_cpus())
@@ -128,5 +135,5 @@ def tune(
             picture(kernels, Path(plot), f"{network.name} for {machine.name} on {cpu}")
         figures = None
         if measure and not rpc_tracker and any(state.log.finals for state in kernels):
-            figures = latency(model, target, input_shapes, batch, before, path, folder, known=known_records)
+            figures = latency(model, target, input_shapes, batch, before, path, folder, precision, known=known_records)
     return tuned(path, search, cpu, spent, resumed, figures)

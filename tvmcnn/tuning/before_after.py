@@ -41,6 +41,7 @@ def latency(
     before: Sequence[Path],
     after: Path,
     folder: Path,
+    precision: str,
     *,
     known: bool,
 ) -> Latency:
@@ -50,6 +51,7 @@ def latency(
     """
     own = known and after != own_records()
     shared: dict[str, Any] = {"batch": batch, "own_records": own, "shipped_records": known, "activations": False}
+    shared |= {"precision": precision}
     old = compile_model(model, target, folder / "before.so", input_shapes, records=before, verify=False, **shared)
     new = compile_model(model, target, folder / "after.so", input_shapes, records=[after], **shared)
     calls = [_call(load(each.path, threads=1)) for each in (old, new)]

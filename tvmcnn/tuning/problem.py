@@ -7,28 +7,27 @@ are tried.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.check.bounds import Follow, bounds_of, largest
 from tvmcnn.check.random_inputs import drawn
-from tvmcnn.check.reference_ops.registry import OPERATORS
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.choose.cpu.row_bands import in_one_band
 from tvmcnn.choose.kernel_key import kernel_words
-from tvmcnn.configs import StreamedConfig
+from tvmcnn.configs import CONFIGS, Config, StreamedConfig
 from tvmcnn.fuse import is_depthwise, multiply_accumulates
-from tvmcnn.network import Array, Choice, Network, Node, Program, moved_bytes
+from tvmcnn.half_weights import rounded
+from tvmcnn.network import BYTES, Array, Choice, Layout, Network, Program, Tensor, moved_bytes
+from tvmcnn.tuning.oracle import evaluate, knows
 from tvmcnn.tuning.space import SPACES
 from tvmcnn.winograd import saving
 
 GIGABYTES = 40.0  # a second, from L2: what no kernel here is faster than
+HALF_SPACING = 2.0**-8  # of bfloat16, relative to a number
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,18 @@ class Problem:
     def floor(self, gflops: float) -> float:
         """µs that no candidate undercuts, on a machine of that FMA peak: the roofline."""
         kernel = self.choice.kernel
-        winograd = kernel.anchor.op == "Conv" and winograd_fits(kernel)
-        products = self.flops / (saving(kernel.anchor["kernel_shape"][0]) if winograd else 1.0)
-        return max(products / gflops, moved_bytes(self.choice) / GIGABYTES) / 1e3
+        numbers = asdict(self.choice.numbers(Config))
+        fewer = ALGORITHMS[self.choice.algorithm].rate(numbers)
+        if fewer == 1.0 and kernel.anchor.op == "Conv" and winograd_fits(kernel):
+            fewer = saving(kernel.anchor["kernel_shape"][0])
+        return max(self.flops / fewer / gflops, moved_bytes(self.choice) / GIGABYTES) / 1e3
 
     @functools.cached_property
     def inputs(self) -> tuple[Array, ...]:
-        """One seeded array an input of the kernel, of its logical shape."""
+        """One seeded array an input of the kernel, of its logical shape, as it is stored."""
         tensors = self.choice.kernel.inputs[: self._given]
-        return tuple(drawn(tensor, seed) for seed, tensor in enumerate(tensors))
+        pairs = enumerate(zip(tensors, self.choice.reads, strict=False))
+        return tuple(_drawn(tensor, layout, seed) for seed, (tensor, layout) in pairs)
 
     @property
     def _given(self) -> int:
@@ -72,7 +74,9 @@ class Problem:
         """`values`, each node's shown to `follow` before the next reads it, see bounds.py."""
         values = {name: array.astype(np.float64) for name, array in self._feeds.items()}
         for node in self.choice.kernel.all_nodes:
-            values[node.output] = follow(node.output, _evaluate(node, values, self.network.constants))
+            rounds = node is self.choice.kernel.anchor and ALGORITHMS[self.choice.algorithm].rounds == "bf16"
+            made = evaluate(node, values, self.network.constants, narrow=rounds)
+            values[node.output] = follow(node.output, made)
         return values
 
     @property
@@ -91,9 +95,12 @@ class Problem:
         return largest(self.expected) or 1.0
 
     def tolerance(self, choice: Choice) -> float:
-        """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py."""
+        """The error that a candidate's algorithm may have, relative to `scale`, see bounds.py: none in integers."""
+        if choice.kernel.output.dtype in BYTES:
+            return 0.0
         numbers = asdict(choice.config) if choice.config is not None else {}
-        return self._bound(ALGORITHMS[choice.algorithm].growth(numbers))
+        stored = HALF_SPACING if choice.writes.narrow else 0.0
+        return self._bound(ALGORITHMS[choice.algorithm].growth(numbers)) + stored
 
     def _bound(self, growth: float) -> float:
         """`tolerance` by the growth of rounding errors; kept, for candidates are many and algorithms few."""
@@ -128,7 +135,9 @@ def problems(program: Program) -> tuple[Problem, ...]:
     return tuple(
         _problem(network, each, first[each], count)
         for each, count in Counter(words).items()
-        if type(first[each].config) in SPACES and all(_knows(network, node) for node in first[each].kernel.all_nodes)
+        if first[each].rule in CONFIGS
+        and type(first[each].config) in SPACES
+        and all(knows(network, node) for node in first[each].kernel.all_nodes)
     )
 
 
@@ -138,35 +147,19 @@ def _problem(network: Network, words: str, choice: Choice, count: int) -> Proble
     return Problem(words, network, whole, count, 2 * multiply_accumulates(network, choice.kernel), banded)
 
 
+def _drawn(tensor: Tensor, layout: Layout, seed: int) -> Array:
+    """A seeded array: of bytes all that there are, of floats with outliers, in bfloat16 if they are stored so."""
+    if tensor.dtype in BYTES:
+        limits = np.iinfo(tensor.dtype)
+        rng = np.random.default_rng(seed)
+        return rng.integers(limits.min, limits.max, tensor.shape, np.dtype(tensor.dtype), endpoint=True)
+    array = drawn(tensor, seed)
+    return rounded(array, "bf16") if layout.narrow else array
+
+
 def weights_bytes(program: Program) -> int:
     """Bytes of all packed weights of a program."""
     return sum(constant.size * constant.item_bytes for step in program.steps for constant in step.packed.values())
-
-
-def _knows(network: Network, node: Node) -> bool:
-    """True for a node whose float32 output NumPy computes."""
-    known = node.op == "BatchNormalization" or any(True for _ in _functions(node, len(node.inputs)))
-    return known and network.tensors[node.output].dtype == "float32"
-
-
-def _functions(node: Node, operands: int) -> Iterator[Any]:
-    """The meanings of an operator, newest first, that take so many operands and the node's attributes."""
-    for _, function in sorted(OPERATORS.get(node.op, {}).items(), reverse=True):
-        try:
-            inspect.signature(function).bind(*range(operands), **node.attributes)
-        except TypeError:  # Clip's bounds were attributes once, and are here
-            continue
-        yield function
-
-
-def _evaluate(node: Node, values: Mapping[str, Array], constants: Mapping[str, Array]) -> Array:
-    given = [values[name] if name in values else constants[name].astype(np.float64) for name in node.inputs]
-    if node.op == "BatchNormalization":  # folded at import to a scale and a shift a channel
-        x, scale, shift = given
-        form = (-1, *(1,) * (x.ndim - 2))
-        return np.asarray(x * scale.reshape(form) + shift.reshape(form))
-    made = next(_functions(node, len(given)))(*given, **node.attributes)
-    return np.asarray(made[0] if isinstance(made, tuple) else made)  # the others are indices
 
 
 def short(words: str) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from tvmcnn.blocks import BLOCK, channels_together
+from tvmcnn.choose.cpu.amx import as_tiles
+from tvmcnn.choose.cpu.bf16 import as_pairs
 from tvmcnn.choose.cpu.convolution import pads_itself
 from tvmcnn.choose.cpu.defaults import (
     MAX_BLOCKS,
@@ -36,10 +38,13 @@ from tvmcnn.choose.cpu.shared_prologue import sharing_prologue
 from tvmcnn.choose.cpu.tasks import task_count
 from tvmcnn.choose.cpu.winograd_choice import as_direct, as_streamed, as_winograd, winograd_data, without_data
 from tvmcnn.configs import (
+    AmxConfig,
     ColumnsConfig,
     Config,
     DenseConfig,
     DirectConfig,
+    DotsConfig,
+    PairsConfig,
     PixelsConfig,
     StreamedConfig,
     WinogradConfig,
@@ -47,6 +52,7 @@ from tvmcnn.configs import (
 from tvmcnn.fuse import is_depthwise, window_size
 from tvmcnn.network import Choice, Network, divisors, round_up, row_shape
 from tvmcnn.targets import Target
+from tvmcnn.tuning import narrow_spaces
 from tvmcnn.winograd import grid, tiles_for
 
 ORDERS = ("rb rh rw rc", "rh rw rb rc", "rw rb rh rc", "rb rw rh rc")
@@ -91,6 +97,10 @@ def made(network: Network, default: Choice, key: Key, target: Target) -> Choice:
         choice = as_winograd(plain, config)
     elif isinstance(config, StreamedConfig):
         choice = as_streamed(plain, config, winograd_data(plain, config.tile).kernel.output, target)
+    elif isinstance(config, AmxConfig):
+        choice = as_tiles(plain, config)
+    elif isinstance(config, PairsConfig):
+        choice = as_pairs(plain, config, target)
     elif isinstance(config, DirectConfig) and not isinstance(default.config, DirectConfig):
         choice = as_direct(plain, config)
     else:
@@ -120,7 +130,7 @@ def neighbours(network: Network, choice: Choice, target: Target) -> Iterator[Cho
 def _steps(choice: Choice, target: Target) -> Mapping[str, Sequence[Any]]:
     """Values to try for each field of the config: the neighbours of the present one where they have an order."""
     config, shape = choice.config, choice.kernel.output.shape
-    if isinstance(config, DirectConfig):
+    if type(config) is DirectConfig:
         deep = not is_depthwise(choice.kernel) and choice.reads[0].block > 1
         rows, columns = ([n + d for d in (-1, 1, 2) if n + d > 0] for n in (config.rows, config.columns))
         per_block = BLOCK // target.lanes(choice.kernel.dtype)
@@ -325,4 +335,7 @@ SPACES: Mapping[type, Space] = {  # by the class of the kernel's config
     ColumnsConfig: _of_one_rule(_columns),
     PixelsConfig: _of_one_rule(_pixels),
     DenseConfig: _of_one_rule(_dense),
+    AmxConfig: narrow_spaces.by_tiles,
+    PairsConfig: narrow_spaces.by_pairs,
+    DotsConfig: narrow_spaces.by_dots,
 }

@@ -60,11 +60,11 @@ def opening(
     path: Path,
     journal: Journal,
     seconds: float,
-    cache: str,
+    conditions: str,
 ) -> Iterator[str]:
     """What is going to happen."""
     count = sum(len(state.order) for state in states)
-    yield f"target {machine}, measured on {cpu}, float32, one thread, weights {cache}"
+    yield f"target {machine}, measured on {cpu}, {conditions}"
     yield f"{len(states)} kernels of {program.network.name} have {count} candidates; {seconds:g} s to try them"
     yield f"records go to {path}, every measurement to {journal.path}"
     if known := sum(len(state.log.trials) for state in states):

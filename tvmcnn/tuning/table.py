@@ -109,7 +109,7 @@ def row(state: State, peak: float) -> tuple[str, ...]:
     )
 
 
-def closing(tuned: Tuned, model: Path, *, own: bool) -> Iterator[str]:
+def closing(tuned: Tuned, model: Path, precision: str, *, own: bool) -> Iterator[str]:
     """What a run has come to, kernel by kernel, and what to do with it."""
     for kernel in sorted(tuned.kernels, key=lambda each: -each.count * each.best_us):
         times = f"{kernel.default_us:.2f} -> {kernel.best_us:.2f} µs"
@@ -124,10 +124,8 @@ def closing(tuned: Tuned, model: Path, *, own: bool) -> Iterator[str]:
     if tuned.latency is not None:
         before, after = tuned.latency.before, tuned.latency.after
         yield f"network, 1 thread: {before:.1f} µs before, {after:.1f} after: {before / after:.2f} times as fast"
-    if own:
-        yield f"tvmcnn compile {model} takes the records in {tuned.records} by itself"
-    else:
-        yield f"tvmcnn compile {model} --records {tuned.records}"
+    command = f"tvmcnn compile {model}{f' --precision {precision}' if precision != 'fp32' else ''}"
+    yield f"{command} takes the records in {tuned.records} by itself" if own else f"{command} --records {tuned.records}"
 
 
 def _table(search: Search, height: int, width: int) -> Any:

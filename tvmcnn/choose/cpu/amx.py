@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tvmcnn.blocks import BLOCK
 from tvmcnn.choose.cpu.defaults import prefetches, weight_bytes
 from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.fits import misfit
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import AmxConfig
 from tvmcnn.fuse import window_size
@@ -33,15 +34,23 @@ def layout_for_tiles(kernel: Kernel, fill: int = 0) -> Layout:
     return Layout(band.together or BLOCK, band.wanted(kernel.inputs[0].shape[3]), fill=fill)
 
 
-def by_tiles(kernel: Kernel, target: Target, read: Sequence[tuple[Tensor, Layout]], algorithm: str) -> Choice:
+def by_tiles(state: State, kernel: Kernel, read: Sequence[tuple[Tensor, Layout]], algorithm: str) -> Choice:
     """The convolution of images in blocks, of bytes or of floats whose factors are rounded to bfloat16."""
-    choice = choice_of(kernel, algorithm, read, Layout(BLOCK), "amx", (amx_config(kernel, target), "default"))
-    return dataclasses.replace(choice, scratch_bytes=_scratch(choice))
+    computed = amx_config(kernel, state.target)
+    config = state.tuned(kernel, "amx", computed, lambda config: not misfit(kernel, "amx", config))
+    choice = choice_of(kernel, algorithm, read, Layout(BLOCK), "amx", config)
+    return as_tiles(choice, choice.numbers(AmxConfig))
 
 
-def _scratch(choice: Choice) -> int:
+def as_tiles(choice: Choice, config: AmxConfig) -> Choice:
+    """A convolution by tiles with another config, its maps in as many parts as threads want, and the scratch of it."""
+    config = dataclasses.replace(config, parts=_parts(choice.kernel, config))
+    choice = dataclasses.replace(choice, config=config)
+    return dataclasses.replace(choice, scratch_bytes=_scratch(choice.kernel, config))
+
+
+def _scratch(kernel: Kernel, config: AmxConfig) -> int:
     """Bytes of the packed image of a band, of its sums, and of the sums in registers, which LLVM leaves out."""
-    kernel, config = choice.kernel, choice.numbers(AmxConfig)
     band = PackedBand.of(kernel, config)
     packed = band.depth * band.phases(0) * band.phases(1) * band.elements * ROW_BYTES // band.whole_row
     tile = config.maps * config.pixels * ROWS * ROW_BYTES
@@ -52,23 +61,34 @@ def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
     """Two tiles of maps by two of pixels where the maps divide so, and bands whose sums stay in L1: of 128 pixels, or
     of 256 where bands share rows of the image. A lone band is cut for threads: into parts of the maps where weights
     are more than images, else into two bands."""
-    blocks, height = -(-kernel.output.shape[1] // BLOCK), kernel.output.shape[2]
+    blocks, height = _blocks(kernel), kernel.output.shape[2]
     maps = next(count for count in (2, 3, 1) if blocks % count == 0)
     most = MOST_SUMS if kernel.anchor["kernel_shape"][0] == 1 else 2 * MOST_SUMS
-    rows, parts = _largest_rows(kernel, most), 1
+    rows = largest_rows(kernel, most)
     if rows == height:
         images = sum(tensor.size for tensor in (*kernel.inputs, kernel.output))
         if weight_bytes(kernel) <= images and PackedBand.of(kernel, AmxConfig(rows=-(-height // 2))).sums >= ROWS:
             rows = -(-height // 2)
-        else:
-            parts = next((each for each in divisors(blocks // maps) if each > 1), 1)
-    config = AmxConfig(maps, 1, rows, parts, prefetch=prefetches(kernel, target))
+    config = AmxConfig(maps, 1, rows, prefetch=prefetches(kernel, target))
     # No run is longer than the band: its last pixels would be computed in vain.
     pixels = min(PackedBand.of(kernel, config).sums // ROWS, {1: 3, 2: 2, 3: 1}[maps])
-    return dataclasses.replace(config, pixels=pixels)
+    config = dataclasses.replace(config, pixels=pixels)
+    return dataclasses.replace(config, parts=_parts(kernel, config))
 
 
-def _largest_rows(kernel: Kernel, sums: int) -> int:
+def _blocks(kernel: Kernel) -> int:
+    """Blocks of maps."""
+    return -(-kernel.output.shape[1] // BLOCK)
+
+
+def _parts(kernel: Kernel, config: AmxConfig) -> int:
+    """Parts of the maps for threads, which a lone band leaves idle else."""
+    if config.rows < kernel.output.shape[2]:
+        return 1
+    return next((each for each in divisors(_blocks(kernel) // config.maps) if each > 1), 1)
+
+
+def largest_rows(kernel: Kernel, sums: int) -> int:
     """The rows of the output in a band of about so many sums, the bands of about one size; 16 at least."""
     height = kernel.output.shape[2]
     least = next(rows for rows in range(1, height + 1) if PackedBand.of(kernel, AmxConfig(rows=rows)).sums >= ROWS)

@@ -10,6 +10,7 @@ from tvmcnn.blocks import BLOCK, channels_together, summed_channels
 from tvmcnn.choose.cpu.amx import by_tiles, fits_tiles, layout_for_tiles
 from tvmcnn.choose.cpu.defaults import dense_config, direct_tiles, prefetches, weight_bytes
 from tvmcnn.choose.cpu.state import State
+from tvmcnn.choose.fits import misfit
 from tvmcnn.choose.shared import choice_of
 from tvmcnn.configs import DenseConfig, PairsConfig, StreamedConfig, WinogradConfig
 from tvmcnn.fuse import window_size
@@ -66,15 +67,25 @@ def in_bf16(state: State, kernel: Kernel, residuals: list[tuple[Tensor, Layout]]
     of channels in an instruction."""
     if fits_tiles(state, kernel):
         read = [state.image(kernel.inputs[0], layout_for_tiles(kernel)), *residuals]
-        return by_tiles(kernel, state.target, read, "amx_bf16")
+        return by_tiles(state, kernel, read, "amx_bf16")
     read = [state.image(kernel.inputs[0], Layout(BLOCK, kernel.anchor["pads"])), *residuals]
-    config = pairs_config(kernel, state.target)
-    choice = choice_of(kernel, "bf16", read, Layout(BLOCK), "pairs", (config, "default"))
-    return dataclasses.replace(choice, scratch_bytes=round_up(band_bytes(kernel, config.bands), ALIGNMENT))
+    computed = pairs_config(kernel, state.target)
+    config = state.tuned(kernel, "pairs", computed, lambda config: not misfit(kernel, "pairs", config))
+    choice = choice_of(kernel, "bf16", read, Layout(BLOCK), "pairs", config)
+    return as_pairs(choice, choice.numbers(PairsConfig), state.target)
+
+
+def as_pairs(choice: Choice, config: PairsConfig, target: Target) -> Choice:
+    """A convolution by pairs with another tile, in as many bands and parts as suit it, and the scratch of it."""
+    kernel, v = choice.kernel, config.vectors
+    parts = _parts(kernel, -(-kernel.output.shape[1] // BLOCK) // v, v)
+    config = dataclasses.replace(config, bands=_bands(kernel, config, target), parts=parts)
+    scratch = round_up(band_bytes(kernel, config.bands), ALIGNMENT)
+    return dataclasses.replace(choice, config=config, scratch_bytes=scratch)
 
 
 def pairs_config(kernel: Kernel, target: Target) -> PairsConfig:
-    """The tile that is estimated to be fastest, the bands that L2 holds, and parts that threads can share.
+    """The tile that is estimated to be fastest; `as_pairs` gives it bands and parts.
 
     An image that L2 does not hold must be cut into bands, so that tiles divide its rows.
     """
@@ -86,11 +97,12 @@ def pairs_config(kernel: Kernel, target: Target) -> PairsConfig:
         for tile in direct_tiles(kernel, maps, min(channels, BLOCK), target)
         if blocks % tile[0] == 0  # `tensorize` takes no part of a tile
     )
-    whole = band_bytes(kernel, 1)
-    config = next(tile for tile in tiles if whole <= target.l2_bytes or kernel.output.shape[2] % tile.rows == 0)
-    v = config.vectors
-    bands = _bands(kernel, config, target)
-    return dataclasses.replace(config, bands=bands, parts=_parts(kernel, blocks // v, v))
+    return next(tile for tile in tiles if fits_l2(kernel, tile, target))
+
+
+def fits_l2(kernel: Kernel, tile: PairsConfig, target: Target) -> bool:
+    """Whether L2 holds the image, or it can be cut into bands."""
+    return band_bytes(kernel, 1) <= target.l2_bytes or kernel.output.shape[2] % tile.rows == 0
 
 
 def _bands(kernel: Kernel, config: PairsConfig, target: Target) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -47,7 +48,7 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
     if weight.dtype == "int8" and fits_tiles(state, kernel):
         read = [state.image(image, layout_for_tiles(kernel, int(node["zero"])))]
         read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
-        return by_tiles(kernel, state.target, read, "amx_int8")
+        return by_tiles(state, kernel, read, "amx_int8")
     if is_depthwise(kernel):
         block, terms = BLOCK, 4 if _by_quads_of_taps(state, kernel) else 1
     else:
@@ -59,8 +60,26 @@ def convolve_bytes(state: State, kernel: Kernel) -> Choice:
         block = BLOCK
     read = [state.image(image, Layout(block, _pads(state, kernel), fill=int(node["zero"])))]
     read += [state.image(residual, Layout(BLOCK)) for residual in kernel.inputs[1:]]
-    config = dots_config(state, kernel, block, terms, shift)
-    return choice_of(kernel, "dots", read, Layout(BLOCK), "dots", (config, "default"))
+    computed = dots_config(state, kernel, block, terms, shift)
+
+    def fits(config: DotsConfig) -> bool:
+        return fits_dots(kernel, config, block, computed, state.target)
+
+    config, tier = state.tuned(kernel, "dots", computed, fits)
+    if not fits(config):  # recorded on a CPU with VNNI for one without it, or for an image in other blocks
+        config, tier = computed, "default"
+    overlap = not divides(kernel, config.rows, config.columns)
+    config = dataclasses.replace(config, shift=shift, overlap=overlap)
+    return choice_of(kernel, "dots", read, Layout(BLOCK), "dots", (config, tier))
+
+
+def fits_dots(kernel: Kernel, config: DotsConfig, block: int, computed: DotsConfig, target: Target) -> bool:
+    """Whether another tile serves in the place of the computed one, for an image in blocks of so many channels."""
+    vectors = -(-kernel.output.shape[1] // BLOCK) * (BLOCK // target.lanes(FLOAT32))
+    groups = summed_channels(channels_together(kernel), block)[1] // config.terms if config.terms > 1 else 1
+    whole = vectors % config.vectors == 0 and (is_depthwise(kernel) or groups % config.unroll == 0)
+    height, width = kernel.output.shape[2:]
+    return whole and config.terms == computed.terms and config.rows <= height and config.columns <= width
 
 
 def terms_of(target: Target, weight: Array) -> int:
