@@ -71,7 +71,7 @@ def test_a_record_is_read(tmp_path: Path) -> None:
         ('{"kernel": "conv', "is broken: "),
         ("5", "is broken: "),
         ("[]", "is broken: "),
-        (entry(rule="clever"), "is broken: there is no rule 'clever'; there are direct, dots, amx, winograd"),
+        (entry(rule="clever"), "is broken: there is no rule 'clever'; there are direct, dots, amx, pairs, winograd"),
         (entry(config={"width": 16}), "is broken: DirectConfig.__init__() got an unexpected keyword argument 'width'"),
         (entry(time_us=0), "is broken: time_us is 0, no time"),
         (entry(time_us=math.nan), "is broken: time_us is nan, no time"),

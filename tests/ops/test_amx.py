@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 from collections.abc import Callable
@@ -25,11 +24,9 @@ from tvmcnn.choose.cpu import amx as choosing
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import AmxConfig
 from tvmcnn.errors import VerifyError
-from tvmcnn.network import Kernel
 from tvmcnn.ops import amx
 from tvmcnn.packed_band import PackedBand
 from tvmcnn.schedule.x86 import quads
-from tvmcnn.targets import Target
 
 TARGET = "x86-64-v4-amx"
 MISSING = targets.TARGETS[TARGET].missing()
@@ -323,12 +320,9 @@ int main(void) {{
 @runs
 @pytest.mark.parametrize("config", [AmxConfig(1, 1, 2), AmxConfig(1, 3, 4, 2), AmxConfig(2, 1, 3, 3, prefetch=True)])
 def test_any_config(config: AmxConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a record may ask for."""
-
-    def given(kernel: Kernel, target: Target) -> AmxConfig:
-        return dataclasses.replace(config)
-
-    monkeypatch.setattr(choosing, "amx_config", given)
+    """What a record may ask for, in any parts."""
+    monkeypatch.setattr(choosing, "amx_config", lambda kernel, target: config)
+    monkeypatch.setattr(choosing, "_parts", lambda kernel, given: config.parts)
     g = Quantised(8)
     y = g.node("Conv", g.source(2, 130, 11, 13), g.weight(192, 130, 3, 3), pads=[1, 1, 1, 1])
     assert configs(equal(g.finished(g.up(y, 40.0, np.uint8(120))), tmp_path, TARGET, threads=2)) == [config]
