@@ -80,8 +80,9 @@ class Algorithm:
     growth: Growth = _as_a_sum  # of rounding errors, which `verify` and the tuner allow
     rate: Rate = _by_fmas  # of its products at best
     rounds: str = ""  # to what precision both factors of its products are rounded, as the oracle does then too
-    reads_narrow: bool = False  # whether its images may be stored in bfloat16,
-    writes_narrow: bool = False  # and the one that it makes, see choose/cpu/narrow_images.py
+    # The largest blocks of channels of bfloat16 that it reads, and that it writes; 0: of none. See narrow_images.py
+    reads_narrow: int = 0
+    writes_narrow: int = 0
     on_stack: bool = True  # whether its intermediates fit the stack in any schedule
     makes: Makes = Makes.TENSOR
     counted: bool = True  # whether the anchor's products are this kernel's, not those of one before it
@@ -90,8 +91,8 @@ class Algorithm:
 FALLBACK = "fallback"  # fits every expression: its loops as they are written, of which threads share none
 ALGORITHMS: Mapping[str, Algorithm] = {
     # ---- CPUs: convolutions and products of matrices
-    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct, writes_narrow=True),
-    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise, writes_narrow=True),
+    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct, writes_narrow=16),
+    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise, writes_narrow=16),
     "winograd": Algorithm(
         {"winograd": loops.winograd},
         weight=packing.winograd,
@@ -109,8 +110,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         weight=packing.pairs,
         rate=lambda numbers: 2.0,
         rounds="bf16",
-        reads_narrow=True,
-        writes_narrow=True,
+        reads_narrow=16,
+        writes_narrow=16,
         on_stack=False,
     ),
     "amx_bf16": Algorithm(
@@ -119,8 +120,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         packed_by=("maps",),
         rate=lambda numbers: 16.0,
         rounds="bf16",
-        reads_narrow=True,
-        writes_narrow=True,
+        reads_narrow=32,
+        writes_narrow=32,
         on_stack=False,
     ),
     "dense_bf16": Algorithm(
@@ -162,11 +163,11 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     VIEW: Algorithm(makes=Makes.NOTHING),  # no code
     # ---- both
     "pool": Algorithm(
-        {"pool": loops.image_rows}, ("threads",), made=packing.divisors, reads_narrow=True, writes_narrow=True
+        {"pool": loops.image_rows}, ("threads",), made=packing.divisors, reads_narrow=32, writes_narrow=32
     ),
-    "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads"), reads_narrow=True),
+    "global_pool": Algorithm({"pool": loops.image_rows}, ("rows", "threads"), reads_narrow=32),
     "elementwise": Algorithm(
-        {"memory": loops.all_but_two}, ("threads",), operand=packing.aligned, reads_narrow=True, writes_narrow=True
+        {"memory": loops.all_but_two}, ("threads",), operand=packing.aligned, reads_narrow=16, writes_narrow=16
     ),
     "recurrent": Algorithm(
         {"recurrent": loops.recurrent}, ("recurrent",), weight=packing.recurrent, operand=packing.as_it_is

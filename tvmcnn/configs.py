@@ -143,6 +143,8 @@ class AmxConfig(Config):
     rows: Count = 1
     parts: Count = 1  # of the maps, for threads: each packs the image for itself
     prefetch: Flag = False  # the next maps' weights into L2 while these are multiplied
+    # What the choice decides, whatever a record says:
+    in_place: Flag = False  # the image has the form of a packed one, and tiles are loaded from it; see packed_band.py
 
     def _together(self) -> str:
         tiles = self.maps * self.pixels + self.maps + self.pixels

@@ -163,11 +163,17 @@ def _places(
 
 
 def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
-    """The bytes past their end that tensors are read to, by name: a plain gate of 17 maps in two blocks of 16."""
-    return {
+    """The bytes past their end that tensors are read to, by name: a plain gate of 17 maps in two blocks of 16, and an
+    image from which AMX loads whole tiles."""
+    gates = {
         source.name: -source.shape[1] % choice.makes.block * source.item_bytes
         for choice in choices
         if choice.makes.block > 1 and ALGORITHMS[choice.algorithm].makes is not Makes.COPY
         for source, layout in zip(choice.sources, choice.reads, strict=False)
         if layout.plain and source.shape[2:] == (1, 1)
     }
+    for choice in choices:
+        if choice.reads_beyond:
+            name = choice.sources[0].name
+            gates[name] = max(gates.get(name, 0), choice.reads_beyond)
+    return gates

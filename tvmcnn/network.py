@@ -357,6 +357,9 @@ class Layout:
             return (n, channel.flat, row, column)
         if channel.size == self.block:
             return (n, channel.block, row, column, channel.lane)
+        if channel.size > 1 and self.block % channel.size == 0:  # so written, the lanes are seen to be neighbours
+            parts = self.block // channel.size
+            return (n, channel.block // parts, row, column, channel.block % parts * channel.size + channel.lane)
         return (n, channel.flat // self.block, row, column, channel.flat % self.block)
 
     def covers(self, other: Layout) -> bool:
@@ -432,6 +435,7 @@ class Choice:
     within: tuple[Tensor, int] | None = None
     tasks: int = 1  # independent parts of the work, which threads share; 1 where that would not pay
     scratch_bytes: int = 0  # memory that each thread needs beside its stack
+    reads_beyond: int = 0  # bytes past the end of its first source that it reads, and of which nothing comes
     skips_padding: bool = False  # taps that meet nothing but padding are left out, tile by tile
     expanded: bool = False  # a weight of a half type is float32 in scratch first, for several tiles to read
 

@@ -8,6 +8,9 @@ Many channels: 64 bytes of them side by side for each pixel, the pixels of a row
 Few channels: 4, 8 or 16 side by side, so that the taps of a row are one run of memory and are multiplied together.
 
     7x7, stride 2, 3 channels    28 products in one row of a tile: 7 pixels of 4 channels, of which one is padding
+
+An image of bfloat16 in blocks of 32 channels with a halo of the pads has this form already where the stride is 1: its
+bands need not be packed.
 """
 
 from __future__ import annotations
@@ -136,6 +139,12 @@ class PackedBand:
             return ph, 0, down * self.pitch * self.spacing + rw * self.run
         pw, right = self.tap(1, rw)
         return ph, pw, (down * self.pitch + right) * self.spacing
+
+    @property
+    def beyond_bytes(self) -> int:
+        """Bytes past the last row of an image in place that tiles of the last band reach into, in vain."""
+        last = self.runs * self.pixels + self.reach(0) * self.pitch + self.reach(1)
+        return max(0, last - (self.sum_rows + self.reach(0)) * self.pitch) * ROW_BYTES
 
     @property
     def elements(self) -> int:

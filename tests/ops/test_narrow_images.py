@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx import ModelProto, numpy_helper
 import tvmcnn
 from tvmcnn import choose, packing, targets
 from tvmcnn.artifact.container import read_manifest
+from tvmcnn.configs import AmxConfig
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Choice, Layout, Tensor, stored_bytes
 from tvmcnn.reweighting import reweight
@@ -49,6 +51,24 @@ def block_of_a_resnet() -> Graph:
     return g
 
 
+def blocks_of_32() -> Graph:
+    """Images that AMX loads tiles from, with and without a halo, beside others that it packs: for a stride, and of a
+    halo that is wider than the pads."""
+    g = Graph(4)
+    a = g.node("Relu", g.conv(g.input(2, 24, 11, 17), 64, (1, 1)))
+    b = g.node("Relu", g.conv(a, 96, (3, 2), pads=[1, 0, 1, 1]))
+    c = g.node("Relu", g.node("Add", g.conv(b, 64, (1, 1)), a))
+    d = g.node("MaxPool", c, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1])
+    e = g.node("Relu", g.conv(d, 64, (1, 1)))
+    f = g.node("Relu", g.conv(e, 32, (1, 1)))
+    h = g.node("Relu", g.conv(f, 96, (2, 3), pads=[1, 1, 0, 1], strides=[2, 1]))
+    i = g.node("Relu", g.node("Add", g.conv(h, 64, (1, 1)), g.conv(h, 64, (3, 5), pads=[1, 2, 1, 2])))
+    g.output(g.node("Relu", g.conv(i, 33, (1, 1))))
+    return g
+
+
+
+
 def as_bfloat16(x: Array) -> Array:
     """The nearest numbers of 8 bits of mantissa, in float64, of two the even one."""
     mantissa, exponent = np.frexp(x.astype(np.float64))
@@ -74,12 +94,14 @@ def narrow_tensors(path: Path) -> list[str]:
     return [kernel["output"]["name"] for kernel in read_manifest(path)["kernels"] if kernel["output"]["narrow"]]
 
 
+@pytest.mark.parametrize(("build", "stored"), [(block_of_a_resnet, 5), (blocks_of_32, 9)])
 @runs
-def test_each_image_is_its_sums_rounded_once(target: str, tmp_path: Path) -> None:
+def test_each_image_is_its_sums_rounded_once(
+    target: str, build: Callable[[], Graph], stored: int, tmp_path: Path
+) -> None:
     """Every image is computed from those before it as they are stored: products of bfloat16, a residual as it is
     stored, sums in float32, and one rounding at last."""
-    g = block_of_a_resnet()
-    model = g.model()
+    model = build().model()
     made = compiled(model, target, tmp_path)
     (x,) = feeds(model).values()
     found = tvmcnn.load(made.path, threads=1).activations(x)
@@ -89,7 +111,7 @@ def test_each_image_is_its_sums_rounded_once(target: str, tmp_path: Path) -> Non
         str, Array
     ] = {}  # of the terms of the sums that a tensor is made of, which fusion adds in another order
     narrow = narrow_tensors(made.path)
-    assert len(narrow) == 5
+    assert len(narrow) == stored
     for node in model.graph.node:
         (name,) = node.output
         source = values[node.input[0]].astype(np.float64)
@@ -114,9 +136,12 @@ def test_each_image_is_its_sums_rounded_once(target: str, tmp_path: Path) -> Non
         assert np.all(np.abs(values[name] - wanted) <= bound), name
 
 
+@pytest.mark.parametrize("build", [block_of_a_resnet, blocks_of_32])
 @runs
-def test_the_same_bytes_with_two_threads_and_without_activations(target: str, tmp_path: Path) -> None:
-    model = block_of_a_resnet().model()
+def test_the_same_bytes_with_two_threads_and_without_activations(
+    target: str, build: Callable[[], Graph], tmp_path: Path
+) -> None:
+    model = build().model()
     one = compiled(model, target, tmp_path)
     (x,) = feeds(model).values()
     wanted = tvmcnn.load(one.path, threads=1)(x)
@@ -139,7 +164,7 @@ def test_what_is_only_multiplied_changes_nothing(target: str, tmp_path: Path, mo
     assert len(narrow_tensors(made.path)) == 2
     (x,) = feeds(model).values()
     narrow = tvmcnn.load(made.path, threads=1)(x)
-    monkeypatch.setattr(choose.cpu, "narrowing", tuple)
+    monkeypatch.setattr(choose.cpu, "narrowing", lambda network, choices, target: tuple(choices))
     (tmp_path / "wide").mkdir()
     wide = compiled(model, target, tmp_path / "wide", verify=False)
     assert not narrow_tensors(wide.path)
@@ -190,6 +215,34 @@ def test_who_reads_decides(target: str, tmp_path: Path) -> None:
     assert any("depthwise -> NCHW16c+bfloat16, rule" in line for line in lines)
 
 
+def test_tiles_are_loaded_from_images_of_their_form(tmp_path: Path) -> None:
+    """Which convolutions pack their image, and that an image is read beyond its end where its last tiles reach so far:
+    there is room for that, and NaN there reaches no output."""
+    made = compiled(blocks_of_32().model(), "x86-64-v4-amx", tmp_path, verify=False)
+    choices = [step.choice for step in made.program.steps if isinstance(step.choice.config, AmxConfig)]
+    packed = [each.kernel.anchor.output for each in choices if not each.config.in_place]
+    assert packed == ["conv0", "conv12", "conv14"] and len(choices) == 9
+    held = {each.name: each.bytes for each in made.program.held}
+    beyond = [each for each in choices if each.reads_beyond]
+    assert beyond
+    for each in beyond:
+        (source, layout), image = (each.sources[0], each.reads[0]), each.sources[0].name
+        assert layout.block == 32 and held[image] >= stored_bytes(source, layout) + each.reads_beyond
+    if targets.TARGETS["x86-64-v4-amx"].missing():
+        return
+    net = tvmcnn.load(made.path, threads=1)
+    x = np.random.default_rng(3).standard_normal((2, 24, 11, 17)).astype(np.float32)
+    outputs = []
+    for value in (0, 0xFF):  # of bfloat16 and float32 NaN
+        arena = np.full(net.manifest["arena_bytes"] + net.manifest["thread_bytes"] + 64, value, np.uint8)
+        arena = arena[-arena.ctypes.data % 64 :]
+        (info,) = net.outputs
+        outputs.append(np.empty(info.shape, info.dtype))
+        net.run_in([x], [outputs[-1]], arena)
+    np.testing.assert_array_equal(*outputs)
+    assert np.isfinite(outputs[0]).all()
+
+
 def test_only_with_its_precision(tmp_path: Path) -> None:
     model = block_of_a_resnet().model()
     made = tvmcnn.compile(model, "x86-64-v4-amx", tmp_path / "net.so", verify=False, own_records=False)
@@ -199,7 +252,7 @@ def test_only_with_its_precision(tmp_path: Path) -> None:
 def test_the_arena_is_half_as_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = block_of_a_resnet().model()
     narrow = compiled(model, "x86-64-v4-amx", tmp_path, verify=False).program.arena_bytes
-    monkeypatch.setattr(choose.cpu, "narrowing", tuple)
+    monkeypatch.setattr(choose.cpu, "narrowing", lambda network, choices, target: tuple(choices))
     wide = compiled(model, "x86-64-v4-amx", tmp_path, verify=False).program.arena_bytes
     assert narrow < 0.7 * wide  # the image of the input and that of the output stay
 

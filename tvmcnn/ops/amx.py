@@ -10,6 +10,7 @@ pixels between are computed too, and nobody reads them (2 of 16 where rows have 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from tvmcnn.packed_band import PackedBand
 
 QUAD = 4  # pixels that are narrowed to bytes at once
 
+SPACING = "tvmcnn.spacing"  # annotation of "conv": elements from one row of a tile of the image to the next
+Packed = Callable[[Any, Any, Any, Any, Any, Any], Expr]  # (image, band, tile of channels, phases, element) --> it
 Sums = Callable[[Any, Any, Any, Any, Any, Any], Expr]  # (image, block of maps, band, row, column, lane) --> a sum
 
 
@@ -44,7 +47,7 @@ def amx(step: Step, given: Operands) -> Tiled:
     weight, output = given.constants[choice.kernel.anchor.inputs[1]], choice.kernel.output
     bands, in_bytes = Tiles(output.shape[2], config.rows), choice.kernel.inputs[0].dtype != FLOAT32
     groups, depth, kh, kw, rows, lanes, terms = (int(extent) for extent in weight.shape)
-    packed = _packed(step, given, bands, band)
+    packed = (_in_place if config.in_place else _packed)(step, given, bands, band)
     rb, rh, rw = (te.reduce_axis((0, size), name) for size, name in ((depth, "rb"), (kh, "rh"), (kw, "rw")))
     rc, rn = te.reduce_axis((0, rows), "rc"), te.reduce_axis((0, terms), "rn")
 
@@ -55,12 +58,13 @@ def amx(step: Step, given: Operands) -> Tiled:
         ph, pw, first = band.first(rh, rw)
         at = (run * band.pixels + row) * band.spacing + first + rc * terms + rn
         return te.sum(
-            factor(packed[i, b, rb, ph, pw, at]) * factor(weight[g, rb, rh, rw, rc, o, rn]),
+            factor(packed(i, b, rb, ph, pw, at)) * factor(weight[g, rb, rh, rw, rc, o, rn]),
             axis=[rb, rh, rw, rc, rn],
         )
 
     # An axis of extent 1, lest the reader have more than it: TVM's annotate_buffer_access wants as many of each.
-    conv = te.compute((output.shape[0], groups, bands.count, band.runs, 1, band.pixels, lanes), tap, name="conv")
+    extents, attrs = (output.shape[0], groups, bands.count, band.runs, 1, band.pixels, lanes), {SPACING: band.spacing}
+    conv = te.compute(extents, tap, name="conv", attrs=attrs)
     sums = te.compute(conv.shape, lambda *at: conv[at], name="sums")
 
     def total(i: Any, ob: Any, b: Any, y: Any, x: Any, o: Any) -> Expr:
@@ -110,13 +114,15 @@ def _by_columns(
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
         i, ob, b, y, tx, x, o = at
-        return (i, ob, bands.element(b, y), columns.element(tx, x), o)
+        parts = layout.block // BLOCK
+        return (i, ob // parts, bands.element(b, y), columns.element(tx, x), ob % parts * BLOCK + o)
 
     def value(*at: Any) -> Expr:
         i, ob, b, y, tx, x, o = at
         return element((i, ob, b, y, columns.element(tx, x), o), output_pixel(layout, *place(at)))
 
-    shape = (*memory[:2], bands.count, bands.tile, columns.count, columns.tile, memory[4])
+    blocks = memory[1] * memory[4] // BLOCK
+    shape = (memory[0], blocks, bands.count, bands.tile, columns.count, columns.tile, BLOCK)
     return (shape, value), memory, place
 
 
@@ -132,7 +138,20 @@ def filter_tap(step: Step, weight: te.Tensor, o: Any, c: Any, rh: Any, rw: Any) 
     return weight[o // columns, block, rh, along, row // terms, o % columns, row % terms]
 
 
-def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.Tensor:
+def _in_place(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> Packed:
+    """The image itself as a run of elements, in which each band has a packed one's form."""
+    kernel, layout = step.choice.kernel, step.choice.reads[0]
+    stored, above = layout.physical(kernel.inputs[0].shape), layout.halo[0] - kernel.anchor["pads"][0]
+    image, map_size = given.flat(kernel.inputs[0].name, band.beyond_bytes // 2), math.prod(stored[2:])
+
+    def element(i: Any, b: Any, rb: Any, ph: Any, pw: Any, at: Any) -> Expr:
+        first = (bands.element(b, 0) + above) * band.pitch * band.spacing
+        return image[(i * stored[1] + rb) * map_size + first + at]
+
+    return element
+
+
+def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> Packed:
     """The image of each band as tiles read it, after its prologue if it has one, floats rounded to bfloat16.
 
     What lies past the halo, which no output has, repeats the halo. What lies past the last block of channels is
@@ -156,5 +175,5 @@ def _packed(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> te.T
         return rounded_element(step, given, where, None if held is block else block < blocks)
 
     shape = (n, bands.count, band.depth, band.phases(0), band.phases(1), band.elements)
-    attrs = {"tvmcnn.spacing": band.spacing, "tvmcnn.pixel": size}
-    return te.compute(shape, element, name="packed", attrs=attrs)
+    packed = te.compute(shape, element, name="packed", attrs={"tvmcnn.pixel": size})
+    return lambda *at: packed[at]

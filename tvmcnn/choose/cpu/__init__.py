@@ -50,7 +50,7 @@ def choose(
         others = _front_to_back(network, kernels, target, records, precision, exact=exact, images=lanes)
         choices = min(choices, others, key=lambda each: microseconds(network, each, target))
     made = expanding(network, in_bands(network, choices, target), target)
-    return narrowing(made) if precision == "bf16" else made
+    return narrowing(network, made, target) if precision == "bf16" else made
 
 
 def _is_tiny(network: Network, choices: Sequence[Choice], target: Target) -> bool:

@@ -44,15 +44,39 @@ def by_tiles(state: State, kernel: Kernel, read: Sequence[tuple[Tensor, Layout]]
 
 def as_tiles(choice: Choice, config: AmxConfig) -> Choice:
     """A convolution by tiles with another config, its maps in as many parts as threads want, and the scratch of it."""
-    config = dataclasses.replace(config, parts=_parts(choice.kernel, config))
-    choice = dataclasses.replace(choice, config=config)
-    return dataclasses.replace(choice, scratch_bytes=_scratch(choice.kernel, config))
+    config = dataclasses.replace(config, parts=_parts(choice.kernel, config), in_place=False)
+    scratch = _scratch(choice.kernel, config)
+    choice = dataclasses.replace(choice, config=config, scratch_bytes=scratch, reads_beyond=0)
+    return in_place(choice) if reads_in_place(choice) else choice
+
+
+def reads_in_place(choice: Choice) -> bool:
+    """Whether tiles may be loaded from the image itself: it has the blocks, the rows and the halo of a packed one, and
+    nothing else of the kernel reads it."""
+    if not isinstance(choice.config, AmxConfig):
+        return False
+    kernel, layout = choice.kernel, choice.reads[0]
+    band, width = PackedBand.of(kernel, choice.config), layout.physical(kernel.inputs[0].shape)[3]
+    again = kernel.inputs[0].name in {name for node in kernel.nodes[1:] for name in node.inputs}
+    rows = width == band.pitch and layout.halo[1] == band.wanted(kernel.inputs[0].shape[3])[1]
+    whole = layout.narrow and layout.block == band.whole_row and not band.together and not kernel.prologue
+    return whole and rows and not again and band.phases(0) == band.phases(1) == 1 and layout.pitch == 0
+
+
+def in_place(choice: Choice) -> Choice:
+    """The choice without a packed image."""
+    config = dataclasses.replace(choice.numbers(AmxConfig), in_place=True)
+    beyond = PackedBand.of(choice.kernel, config).beyond_bytes
+    return dataclasses.replace(
+        choice, config=config, scratch_bytes=_scratch(choice.kernel, config), reads_beyond=beyond
+    )
 
 
 def _scratch(kernel: Kernel, config: AmxConfig) -> int:
     """Bytes of the packed image of a band, of its sums, and of the sums in registers, which LLVM leaves out."""
     band = PackedBand.of(kernel, config)
     packed = band.depth * band.phases(0) * band.phases(1) * band.elements * ROW_BYTES // band.whole_row
+    packed = 0 if config.in_place else packed
     tile = config.maps * config.pixels * ROWS * ROW_BYTES
     return sum(round_up(size, ALIGNMENT) for size in (packed, band.runs * tile, tile))
 

@@ -29,11 +29,11 @@ MULTIPLY = {("uint8", "int8"): "tdpbusd", ("int8", "int8"): "tdpbssd", ("uint16"
 
 
 def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
-    """Pack the image of a band, multiply it by a few tiles of maps at a time, and finish those.
+    """Pack the image of a band if need be, multiply it by a few tiles of maps at a time, and finish those.
 
     for n, band, part: "packed"; for maps: for run: ("conv" in registers, "sums"); for maps, y, x: "out"
     """
-    conv, sums, packed, out = (sch.get_sblock(name) for name in ("conv", "sums", "packed", "out"))
+    conv, sums, out = (sch.get_sblock(name) for name in ("conv", "sums", "out"))
     image, weight = (str(read.source.ty.dtype) for read in sch.get(conv).reads[:2])
     sch.set_scope(conv, 0, "local")
 
@@ -50,9 +50,12 @@ def amx(sch: Schedule, config: AmxConfig, lanes: int) -> None:
     sch.compute_at(sums, ob_g, preserve_unit_loops=True)
     run, _, stored, _ = sch.get_loops(sums)[-4:]
     sch.compute_at(conv, run, preserve_unit_loops=True)
-    sch.compute_at(packed, ob_o, preserve_unit_loops=True)
-    spacing, pixel = (int(sch.get(packed).annotations[f"tvmcnn.{word}"]) for word in ("spacing", "pixel"))
-    rows_of_vectors(sch, sch.get_loops(packed)[-1], max(pixel, lanes), lanes)
+    spacing = int(sch.get(conv).annotations["tvmcnn.spacing"])
+    if not config.in_place:
+        packed = sch.get_sblock("packed")
+        sch.compute_at(packed, ob_o, preserve_unit_loops=True)
+        pixel = int(sch.get(packed).annotations["tvmcnn.pixel"])
+        rows_of_vectors(sch, sch.get_loops(packed)[-1], max(pixel, lanes), lanes)
 
     row, maps, rb, rh, rw, rc, rn = sch.get_loops(conv)[-2 - len(reduction_axes(sch, conv)) :]
     block = _Block(config.pixels, config.maps, image, weight, extent(sch, rc), spacing)
