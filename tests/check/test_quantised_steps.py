@@ -26,7 +26,7 @@ SCALE, ZERO = np.float32([2.0]), np.uint8([5])
 
 def test_quantize_linear() -> None:
     x = np.array([1.0, 1.0 + 1e-7, 1.5, 2.9999999, 700.0, 505.0])
-    expected = of_stored(QUANTIZE, [x, SCALE, ZERO], ["float32", "float32", "uint8"])
+    expected = of_stored(QUANTIZE, [x, SCALE, ZERO], ["float32", "float32", "uint8"], x.shape)
     assert expected is not None and is_step(QUANTIZE)
     np.testing.assert_array_equal(expected, [5, 6, 6, 7, 255, 255])
     found = np.array([6, 5, 5, 6, 254, 254], np.uint8)

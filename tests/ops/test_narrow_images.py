@@ -67,8 +67,6 @@ def blocks_of_32() -> Graph:
     return g
 
 
-
-
 def as_bfloat16(x: Array) -> Array:
     """The nearest numbers of 8 bits of mantissa, in float64, of two the even one."""
     mantissa, exponent = np.frexp(x.astype(np.float64))

@@ -11,7 +11,7 @@ import numpy as np
 from tvmcnn.check.bounds import Bounds, half_spacing
 from tvmcnn.check.jumps import CHOSEN, admissible, also_rounds, chosen, is_step, of_stored
 from tvmcnn.check.reference.narrow import bfloat16
-from tvmcnn.network import Array, Network, Node
+from tvmcnn.network import Array, Network, Node, Shape
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,21 @@ class Follower:
         errors = [self._error(operand) for operand in node.inputs]
         excused = other & admissible(node, given, errors, value, found, error)
         counted = excused
-        for answer in (of_stored(node, given, [self._dtype(operand) for operand in node.inputs]), self._answer(node)):
+        stored = of_stored(node, given, [self._dtype(operand) for operand in node.inputs], found.shape)
+        for answer in (stored, self._answer(node, found.shape)):
             if answer is not None:
                 apart = self._apart(name, found, answer, error) if also_rounds(node) else answer != found
                 counted = counted & apart
         self.excused[name] = int(counted.sum())
         return np.where(excused, found, value).astype(value.dtype)
 
-    def _answer(self, node: Node) -> Array | None:
+    def _answer(self, node: Node, shape: Shape) -> Array | None:
         """What a step answers to the library's own operands; None where it does not show them all.
 
         (1 + x) − 1 ≥ x is a tie of every element: no chance decides it, but how float32 rounds 1 + x.
         """
         own = self._own(node)
-        return None if own is None else of_stored(node, own, [str(operand.dtype) for operand in own])
+        return None if own is None else of_stored(node, own, [str(operand.dtype) for operand in own], shape)
 
     def _own(self, node: Node) -> list[Array] | None:
         """The library's own operands of a node; None where it does not show them all."""

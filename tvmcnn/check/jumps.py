@@ -17,7 +17,8 @@ import numpy as np
 from tvmcnn.check.reference_ops.onnx_reference import selected_boxes
 from tvmcnn.check.reference_ops.regions import max_roi_pool, roi_align
 from tvmcnn.check.reference_ops.sample import grid_sample
-from tvmcnn.network import Array, Node
+from tvmcnn.check.reference_ops.windows import max_pool
+from tvmcnn.network import Array, Node, Shape
 
 PLACE_ROUNDING = 4 * 2.0**-24  # of a place by the few operations that lead to a pixel, relative to their size
 COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
@@ -140,10 +141,12 @@ def admissible(
     return np.zeros(found.shape, bool)
 
 
-def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> Array | None:
-    """What a step answers to the oracle's operands as their types store them; None where that is not computed here.
+def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str], shape: Shape) -> Array | None:
+    """What a step answers, in that shape, to the oracle's operands as their types store them; None where that is not
+    computed here.
 
-    Tanh(10) is 1 in float32, and its Floor 1: no chance is in that, and nothing to be excused.
+    Tanh(10) is 1 in float32, and its Floor 1: no chance is in that, and nothing to be excused. Nor in which of several
+    ones ArgMax finds first.
     """
     with np.errstate(all="ignore"):
         given = [operand.astype(dtype) for operand, dtype in zip(operands, dtypes, strict=True)]
@@ -157,7 +160,58 @@ def of_stored(node: Node, operands: Sequence[Array], dtypes: Sequence[str]) -> A
             return PLACES[node.op](*given, **node.attributes)
         if node.op == "QuantizeLinear":
             return _quantised(given[0] / given[1], given[2])
-    return None
+        return ANSWERS[node.op](node, shape, *given) if node.op in ANSWERS else None
+
+
+def _first_largest(node: Node, shape: Shape, x: Array) -> Array:
+    """ArgMax and ArgMin: of equal ones the first, or the last."""
+    (axis,), find = node["axes"], np.argmax if node.op == "ArgMax" else np.argmin
+    place = np.asarray(find(np.flip(x, axis), axis) if node["last"] else find(x, axis))
+    return np.reshape(x.shape[axis] - 1 - place if node["last"] else place, shape)
+
+
+def _largest_in_order(node: Node, shape: Shape, x: Array) -> Array:
+    """TopK: of equal ones the first."""
+    axis = node["along"][0]
+    order = np.argsort(-x if node["largest"] else x, axis, kind="stable")
+    return np.take(order, range(shape[axis]), axis)
+
+
+def _first_in_window(node: Node, shape: Shape, x: Array) -> Array | None:
+    """MaxPool's places, if its windows are as many as the pads alone make them."""
+    names = ("kernel_shape", "strides", "pads", "dilations", "storage_order")
+    _, places = max_pool(x, **{name: node[name] for name in names})
+    return places if places.shape == shape else None
+
+
+def _infinite(node: Node, shape: Shape, x: Array) -> Array:
+    return np.asarray(np.isinf(x) & (((x > 0) & node["positive"]) | ((x < 0) & node["negative"])))
+
+
+def _above(node: Node, shape: Shape, x: Array) -> Array:
+    return np.where(x > x.dtype.type(node["alpha"]), x, 0)
+
+
+def _shrunk(node: Node, shape: Shape, x: Array) -> Array:
+    lambd, bias = (x.dtype.type(node[name]) for name in ("lambd", "bias"))
+    return np.where(x > lambd, x - bias, np.where(x < -lambd, x + bias, 0))
+
+
+def _remainder(node: Node, shape: Shape, x: Array, y: Array) -> Array:
+    made: Array = (np.fmod if node["fmod"] else np.mod)(x, y)
+    return made
+
+
+ANSWERS: dict[str, Callable[..., Array | None]] = {
+    "ArgMax": _first_largest,
+    "ArgMin": _first_largest,
+    "TopK": _largest_in_order,
+    "MaxPoolIndices": _first_in_window,
+    "IsInf": _infinite,
+    "ThresholdedRelu": _above,
+    "Shrink": _shrunk,
+    "Mod": _remainder,
+}
 
 
 def _wrapped(values: Array, dtype: np.dtype[Any]) -> Array:
