@@ -1,4 +1,4 @@
-"""Steps behind what saturates: float32 has ones where float64 has numbers just below, and no chance is in their ties."""
+"""Steps behind what saturates: float32 has ones where float64 has numbers just below, and ties are no chance."""
 
 from __future__ import annotations
 
