@@ -91,8 +91,8 @@ class Algorithm:
 FALLBACK = "fallback"  # fits every expression: its loops as they are written, of which threads share none
 ALGORITHMS: Mapping[str, Algorithm] = {
     # ---- CPUs: convolutions and products of matrices
-    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct, writes_narrow=16),
-    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise, writes_narrow=16),
+    "direct": Algorithm({"direct": loops.direct}, weight=packing.direct, writes_narrow=32),
+    "depthwise": Algorithm({"direct": loops.direct}, weight=packing.depthwise, writes_narrow=32),
     "winograd": Algorithm(
         {"winograd": loops.winograd},
         weight=packing.winograd,

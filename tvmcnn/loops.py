@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from tvmcnn.blocks import strip
+from tvmcnn.blocks import BLOCK, strip
 from tvmcnn.configs import (
     AmxConfig,
     DenseConfig,
@@ -44,7 +44,7 @@ def rows(choice: Choice, shape: Shape, lanes: int) -> Shape:
 def direct(choice: Choice, shape: Shape, lanes: int) -> Shape:
     """Images, bands of rows, tiles of whole blocks of maps, vectors of a block, rows of tiles; or rows before maps."""
     config, (n, blocks, height) = choice.numbers(DirectConfig), shape[:3]
-    vectors = shape[4] // lanes  # in a block
+    blocks, vectors = blocks * shape[4] // BLOCK, BLOCK // lanes  # in a block of sums, whatever the image has
     tiles = math.ceil(blocks / max(1, config.vectors // vectors))
     rows = math.ceil(height / config.rows) // config.bands
     if config.rows_first:

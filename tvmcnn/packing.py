@@ -36,11 +36,11 @@ WARP_COLUMNS = 32  # of a matrix, which a warp of the rule gemv reads at once: o
 def direct(choice: Choice, weight: Array) -> Array:
     """(M, C/g, kH, kW) --> (⌈M/16⌉, ⌈C/g/b⌉, kH, kW, b, 16): OIHW{b}i16o, b the block of the input."""
     weight = _in_whole_groups(choice, weight)
-    maps, out, block = Layout(choice.writes.block), choice.writes.block, choice.reads[0].block
-    lanes = maps.pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
+    block = choice.reads[0].block
+    lanes = Layout(BLOCK).pack(weight.transpose(1, 0, 2, 3))  # (C/g, M/16, kH, kW, 16)
     lanes = np.pad(lanes, ((0, -lanes.shape[0] % block), *((0, 0),) * 4))
     depth, blocks, kh, kw, _ = lanes.shape
-    return lanes.reshape(depth // block, block, blocks, kh, kw, out).transpose(2, 0, 3, 4, 1, 5)
+    return lanes.reshape(depth // block, block, blocks, kh, kw, BLOCK).transpose(2, 0, 3, 4, 1, 5)
 
 
 def pairs(choice: Choice, weight: Array) -> Array:
@@ -82,7 +82,7 @@ def streamed(choice: Choice, weight: Array) -> Array:
 
 def depthwise(choice: Choice, weight: Array) -> Array:
     """(C, 1, kH, kW) --> (⌈C/16⌉, kH, kW, 16)"""
-    packed: Array = Layout(choice.writes.block).pack(weight.transpose(1, 0, 2, 3))[0]
+    packed: Array = Layout(BLOCK).pack(weight.transpose(1, 0, 2, 3))[0]
     return packed
 
 

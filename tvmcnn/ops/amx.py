@@ -114,8 +114,7 @@ def _by_columns(
 
     def place(at: Sequence[Any]) -> tuple[Any, ...]:
         i, ob, b, y, tx, x, o = at
-        parts = layout.block // BLOCK
-        return (i, ob // parts, bands.element(b, y), columns.element(tx, x), ob % parts * BLOCK + o)
+        return layout.index(Pixel(i, Channel(ob, o, BLOCK), bands.element(b, y), columns.element(tx, x)))
 
     def value(*at: Any) -> Expr:
         i, ob, b, y, tx, x, o = at

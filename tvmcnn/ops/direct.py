@@ -10,7 +10,7 @@ from typing import Any
 from tvm import te, tirx
 from tvm.ir import Expr
 
-from tvmcnn.blocks import channels_together, groups_together, summed_channels
+from tvmcnn.blocks import BLOCK, channels_together, groups_together, summed_channels
 from tvmcnn.configs import TileConfig
 from tvmcnn.fuse import window_size
 from tvmcnn.network import Channel, Choice, Layout, Node, Pixel, Shape, Step
@@ -114,7 +114,7 @@ class PixelTiles:
 
         def place(at: Sequence[Any]) -> tuple[Any, ...]:
             i, ob, ty, y, tx, x, o = at
-            return (i, ob, self.rows.element(ty, y), self.columns.element(tx, x), o)
+            return layout.index(Pixel(i, Channel(ob, o, BLOCK), self.rows.element(ty, y), self.columns.element(tx, x)))
 
         def element(*at: Any) -> Expr:
             i, ob, ty, y, tx, x, o = at
@@ -122,7 +122,8 @@ class PixelTiles:
             return finished(pixel, lambda dy, dx: conv[i, ob, ty, y, dy, tx, x, dx, o])
 
         rows, columns = self.rows, self.columns
-        by_tiles = (*memory[:2], rows.count, rows.tile, columns.count, columns.tile, memory[4])
+        blocks = memory[1] * memory[4] // BLOCK
+        by_tiles = (memory[0], blocks, rows.count, rows.tile, columns.count, columns.tile, BLOCK)
         return Tiled(te.compute(by_tiles, element, name="out"), memory, place)
 
 
