@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from data import NVCC
 from quantised import Quantised, any_input, operators
 
 import tvmcnn
+from tvmcnn import packing
 from tvmcnn.check.reference import reference
+from tvmcnn.codegen.cuda.kernel import device_code
+from tvmcnn.compiler import Compiled
+from tvmcnn.configs import GemmConfig
+from tvmcnn.errors import VerifyError
 from tvmcnn.fuse import exact_sums
+from tvmcnn.ops.cuda import gemm_words
+from tvmcnn.schedule.cuda import loops
 
 pytestmark = pytest.mark.slow
+
+ORDERS = ("0", "1", "7")  # of the threads of a block: ascending, descending, shuffled
+Build = Callable[[Quantised], onnx.ModelProto]
+
+
+@pytest.fixture(autouse=True)
+def shim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVCC", str(NVCC))
+
+
+def check(model: onnx.ModelProto, folder: Path, **options: Any) -> Compiled:
+    """Compiled, and every byte of the outputs the oracle's in every order of threads."""
+    compiled = tvmcnn.compile(model, "cuda:sm_80,sm_90", folder / "q.so", **options)
+    assert compiled.verdict is not None and compiled.verdict.passed
+    given = any_input(model)
+    wanted = reference(model, given)
+    net = tvmcnn.load(compiled.path)
+    for order in ORDERS:
+        ctypes.CDLL(None).setenv(b"CUDA_SHIM_ORDER", order.encode(), 1)  # os.environ is not where libraries look
+        found = net.run(None, given)
+        for array, other in zip(found, wanted.values(), strict=True):
+            np.testing.assert_array_equal(array, other)
+    ctypes.CDLL(None).unsetenv(b"CUDA_SHIM_ORDER")
+    assert all(len(np.unique(array)) > 20 for array in found), "an output of few numbers"
+    return compiled
+
+
+def algorithms(compiled: Compiled) -> list[str]:
+    return [step.choice.algorithm for step in compiled.program.steps]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("least", [0, 1 << 60])
 def test_integers(least: int, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loops over integers, and sums in float32, whose factors tensor cores do not round: they have 8 bits."""
-    monkeypatch.setenv("NVCC", str(NVCC))
+    """Words, loops over integers, and sums in float32, whose factors tensor cores do not round: they have 8 bits."""
     monkeypatch.setattr(exact_sums, "LEAST", least)
     g = Quantised(3)
     scales = g.scale(17)
@@ -30,13 +73,131 @@ def test_integers(least: int, precision: str, tmp_path: Path, monkeypatch: pytes
     y = g.node("Relu", g.node("Conv", f, w, g.bias(17, np.float32(0.031) * scales), pads=[1, 0, 1, 2]))
     y = g.down(g.up(y, 0.9, np.uint8(3)), 0.9, np.uint8(3))
     y = g.down(g.up(g.node("Add", y, g.source(*g.shape(y))), 1.3, np.uint8(9)), 1.3, np.uint8(9))
+    y = g.node("Conv", y, g.weight(17, 17, 1, 1, dtype="uint8", zero=3))
+    y = g.down(g.up(y, 9.0, np.uint8(9)), 1.3, np.uint8(9))
     y = g.down(g.up(g.node("HardSwish", y), 1.2, np.int8(-7)), 1.2, np.int8(-7))
     y = g.down(g.up(g.node("AveragePool", y, kernel_shape=[2, 3]), 1.1, np.uint8(9)), 1.1, np.uint8(9))
     y = g.node("MatMul", y, g.weight(g.shape(y)[-1], 31, axis=1))
     model = g.finished(g.up(y, 5.0, np.int8(3)), dtype="int8")
-    compiled = tvmcnn.compile(model, "cuda:sm_90", tmp_path / "q.so", precision=precision)
-    assert compiled.verdict is not None and compiled.verdict.passed
-    assert {"QLinearAdd", "Table"} <= set(operators(compiled))
-    given = any_input(model)
-    (wanted,) = reference(model, given).values()
-    np.testing.assert_array_equal(tvmcnn.load(compiled.path)(*given.values()), wanted)
+    compiled = check(model, tmp_path, precision=precision)
+    assert {"QLinearConv+QLinearAdd", "Table", "QLinearConv" if least else "Requantised"} <= set(operators(compiled))
+
+
+# ---- words of four bytes --------------------------------------------------------------------------------------------
+
+
+def conv(
+    g: Quantised,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    kinds: str = "uint8 int8 uint8",
+    zeros: tuple[int, int] = (113, 0),
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """A convolution of bytes with a bias and a scale a map."""
+    x_type, w_type, y_type = kinds.split()
+    scales = g.scale(w[0])
+    weight = g.weight(*w, dtype=w_type, zero=np.full(w[0], zeros[1]), scale=scales)
+    y = g.node("Conv", g.source(*x, dtype=x_type, zero=zeros[0]), weight, g.bias(w[0], np.float32(0.0234) * scales), **attributes)
+    return g.finished(g.up(y, 0.05 * np.sqrt(np.prod(w[1:])), np.array(9, y_type)), dtype=y_type)
+
+
+def strided(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (2, 5, 11, 14), (19, 5, 3, 2), pads=[1, 0, 2, 1], strides=[2, 1])
+
+
+def dilated(g: Quantised) -> onnx.ModelProto:
+    kinds = "int8 int8 int8"
+    return conv(g, (2, 7, 13, 9), (70, 7, 2, 3), kinds, (-5, 0), dilations=[3, 2], pads=[2, 1, 0, 3])
+
+
+def pointwise(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (1, 36, 7, 11), (67, 36, 1, 1), "uint8 uint8 int8", (0, 128))
+
+
+def stem(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (1, 3, 23, 18), (33, 3, 7, 5), "int8 uint8 uint8", (127, 128), strides=[2, 2], pads=[3, 2, 3, 2])
+
+
+def grouped(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (2, 22, 6, 9), (18, 11, 3, 3), zeros=(255, 0), group=2, pads=[1, 1, 1, 1])
+
+
+def clipped(g: Quantised) -> onnx.ModelProto:
+    w = g.weight(21, 6, 3, 3)
+    y = g.node("Relu", g.node("Conv", g.source(1, 6, 8, 5, dtype="int8", zero=-128), w))
+    return g.finished(g.up(y, 0.9, np.uint8(40)))
+
+
+def residual(g: Quantised) -> onnx.ModelProto:
+    x = g.source(2, 18, 5, 9)
+    y = g.up(g.node("Conv", x, g.weight(23, 18, 3, 3, scale=g.scale(23), zero=np.zeros(23)), pads=[1] * 4), 0.7, np.int8(3))
+    y = g.node("Add", g.down(y, 0.7, np.int8(3)), g.source(2, 23, 5, 9, zero=100))
+    return g.finished(g.up(y, 0.8, np.uint8(31)))
+
+
+def split(g: Quantised) -> onnx.ModelProto:
+    y = g.up(g.node("Conv", g.source(1, 131, 5, 6), g.weight(67, 131, 3, 3), pads=[0, 1, 2, 1]), 4.0, np.uint8(90))
+    y = g.node("Mul", g.down(y, 4.0, np.uint8(90)), g.source(1, 67, 5, 6, dtype="int8", zero=-100))
+    return g.finished(g.up(y, 9.0, np.uint8(131)))
+
+
+def rows(g: Quantised) -> onnx.ModelProto:
+    y = g.node("MatMul", g.source(3, 11, 77), g.weight(77, 45, axis=1, scale=g.scale(45), zero=np.zeros(45)))
+    return g.finished(g.up(y, 2.0, np.int8(-5)), dtype="int8")
+
+
+def few_rows(g: Quantised) -> onnx.ModelProto:
+    w = g.weight(131, 37, dtype="uint8", zero=128)
+    return g.finished(g.up(g.node("Gemm", g.source(3, 131, dtype="int8", zero=-3), w, g.bias(37, np.float32(0.0234) * np.float32(0.0321))), 2.0, np.uint8(99)))
+
+
+def covering(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (2, 9, 3, 5), (41, 9, 3, 5))
+
+
+def integers_of(*shape: int) -> Build:
+    """MatMulInteger: a zero point that arrives, and one a column."""
+
+    def build(g: Quantised) -> onnx.ModelProto:
+        x, w = g.bytes(*shape), g.array(g.any_bytes(shape[-1], 41))
+        given = [g.bytes(dtype="uint8"), g.array(np.zeros(41, np.int8))]
+        return g.finished(g.node("MatMulInteger", x, w, *given), dtype="int32")
+
+    return build
+
+
+def chain(g: Quantised) -> onnx.ModelProto:
+    """Few enough products for one launch, if they were of floats."""
+    y = g.node("Conv", g.source(2, 5, 7, 9), g.weight(12, 5, 3, 3))
+    y = g.node("Conv", g.down(g.up(y, 3.0, np.int8(5)), 3.0, np.int8(5)), g.weight(10, 12, 2, 3))
+    return g.finished(g.up(y, 15.0, np.uint8(120)))
+
+
+WORDS: dict[str, tuple[Build, list[str]]] = {
+    "strided": (strided, ["gemm_words_conv"]),
+    "dilated": (dilated, ["gemm_words_conv"]),
+    "pointwise": (pointwise, ["gemm_words_conv"]),
+    "stem": (stem, ["gemm_words_conv"]),
+    "grouped": (grouped, ["gemm_words_conv"]),
+    "clipped": (clipped, ["gemm_words_conv"]),
+    "residual": (residual, ["gemm_words_conv"]),
+    "split": (split, ["gemm_words_partial", "gemm_words_sum"]),
+    "rows": (rows, ["gemm_words_dense"]),
+    "few_rows": (few_rows, ["gemv_words"]),
+    "covering": (covering, ["gemv_words"]),
+    "integers": (integers_of(2, 7, 35), ["gemm_words_dense"]),
+    "few_integers": (integers_of(7, 35), ["gemv_words"]),
+    "chain": (chain, ["gemm_words_conv", "gemm_words_conv"]),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words(name: str, tmp_path: Path) -> None:
+    build, wanted = WORDS[name]
+    compiled = check(build(Quantised(11)), tmp_path)
+    assert algorithms(compiled) == wanted
+    for step in compiled.program.steps:
+        text = device_code(step, "kernel").text
+        assert ("__dp4a(" in text) == (step.choice.algorithm != "gemm_words_sum")
+        assert ", 0);" not in text, "a product is added apart"

@@ -100,7 +100,8 @@ def emit_candidates(
     machine = resolve_gpu(target)
     if folder.exists():
         raise ToolError(f"{folder} is there already: name a new folder")
-    network = simplified(import_model(model, input_shapes, batch=batch), in_bytes=machine.multiplies_bytes)
+    network = import_model(model, input_shapes, batch=batch)
+    network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
     found = list(_problems(network))
     folder.mkdir(parents=True)
     plan: list[dict[str, Any]] = []
