@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import os
+import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,21 @@ from quantised import Quantised, any_input, operators
 
 import tvmcnn
 from tvmcnn import packing
+from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.check.reference import reference
+from tvmcnn.choose import cuda as gpu
+from tvmcnn.choose.cuda.defaults import GEMM_TILES
+from tvmcnn.codegen.cuda import kernel
+from tvmcnn.codegen.cuda.chain import Device
 from tvmcnn.codegen.cuda.kernel import device_code
 from tvmcnn.compiler import Compiled
 from tvmcnn.configs import GemmConfig
 from tvmcnn.errors import VerifyError
-from tvmcnn.fuse import exact_sums
+from tvmcnn.fuse import exact_sums, fuse
+from tvmcnn.fuse.passes import simplified
+from tvmcnn.importer import import_model
+from tvmcnn.network import Step
 from tvmcnn.ops.cuda import gemm_words
-from tvmcnn.schedule.cuda import loops
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +104,8 @@ def conv(
     x_type, w_type, y_type = kinds.split()
     scales = g.scale(w[0])
     weight = g.weight(*w, dtype=w_type, zero=np.full(w[0], zeros[1]), scale=scales)
-    y = g.node("Conv", g.source(*x, dtype=x_type, zero=zeros[0]), weight, g.bias(w[0], np.float32(0.0234) * scales), **attributes)
+    bias = g.bias(w[0], np.float32(0.0234) * scales)
+    y = g.node("Conv", g.source(*x, dtype=x_type, zero=zeros[0]), weight, bias, **attributes)
     return g.finished(g.up(y, 0.05 * np.sqrt(np.prod(w[1:])), np.array(9, y_type)), dtype=y_type)
 
 
@@ -130,8 +137,8 @@ def clipped(g: Quantised) -> onnx.ModelProto:
 
 
 def residual(g: Quantised) -> onnx.ModelProto:
-    x = g.source(2, 18, 5, 9)
-    y = g.up(g.node("Conv", x, g.weight(23, 18, 3, 3, scale=g.scale(23), zero=np.zeros(23)), pads=[1] * 4), 0.7, np.int8(3))
+    w = g.weight(23, 18, 3, 3, scale=g.scale(23), zero=np.zeros(23))
+    y = g.up(g.node("Conv", g.source(2, 18, 5, 9), w, pads=[1, 1, 1, 1]), 0.7, np.int8(3))
     y = g.node("Add", g.down(y, 0.7, np.int8(3)), g.source(2, 23, 5, 9, zero=100))
     return g.finished(g.up(y, 0.8, np.uint8(31)))
 
@@ -148,8 +155,8 @@ def rows(g: Quantised) -> onnx.ModelProto:
 
 
 def few_rows(g: Quantised) -> onnx.ModelProto:
-    w = g.weight(131, 37, dtype="uint8", zero=128)
-    return g.finished(g.up(g.node("Gemm", g.source(3, 131, dtype="int8", zero=-3), w, g.bias(37, np.float32(0.0234) * np.float32(0.0321))), 2.0, np.uint8(99)))
+    x, w = g.source(3, 131, dtype="int8", zero=-3, scale=0.5), g.weight(131, 37, dtype="uint8", zero=128, scale=0.25)
+    return g.finished(g.up(g.node("Gemm", x, w, g.bias(37, 0.125)), 200.0, np.uint8(99)))
 
 
 def covering(g: Quantised) -> onnx.ModelProto:
@@ -193,11 +200,143 @@ WORDS: dict[str, tuple[Build, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_words(name: str, tmp_path: Path) -> None:
+def test_words(name: str, tmp_path: Path, golden: Callable[[str], None]) -> None:
     build, wanted = WORDS[name]
     compiled = check(build(Quantised(11)), tmp_path)
     assert algorithms(compiled) == wanted
     for step in compiled.program.steps:
         text = device_code(step, "kernel").text
         assert ("__dp4a(" in text) == (step.choice.algorithm != "gemm_words_sum")
-        assert ", 0);" not in text, "a product is added apart"
+        assert not re.search(r"__dp4a\(.*, 0\);", text), "what is added is an instruction of its own"
+    if name in ("strided", "few_rows"):
+        golden(compiled.code["tir"]())
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_nvcc_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's own: a kernel of each algorithm, in one library."""
+    monkeypatch.delenv("NVCC")
+    g = Quantised(5)
+    x = g.source(1, 131, 5, 6)
+    y = g.down(g.up(g.node("Conv", x, g.weight(67, 131, 3, 3), pads=[1] * 4), 4.0, np.uint8(90)), 4.0, np.uint8(90))
+    y = g.down(g.up(g.node("Conv", y, g.weight(9, 67, 1, 1)), 4.0, np.int8(-9)), 4.0, np.int8(-9))
+    rows = g.node("MatMul", g.node("Reshape", y, g.constant(np.array([9, 30]))), g.weight(30, 33))
+    covering = g.node("Conv", y, g.weight(21, 9, 5, 6))
+    model = g.finished(g.up(rows, 4.0, np.uint8(7)), g.up(covering, 4.0, np.uint8(7)))
+    lines: list[str] = []
+    compiled = tvmcnn.compile(model, "cuda:sm_80,sm_90", tmp_path / "q.so", verify=False, report=lines.append)
+    named = {name for name in algorithms(compiled) if "_words" in name}
+    assert named == {name for name in ALGORITHMS if "_words" in name}
+    told = [line for line in lines if "registers" in line]
+    assert len(told) >= len(named) and not any("spilled" in line for line in told)
+
+
+@pytest.mark.parametrize("tile", GEMM_TILES, ids=str)
+def test_tiles_of_words(tile: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tile, with the sum whole and in parts, at the depth of 8, which divides few sums."""
+    g = Quantised(2)
+    for split in (1, 3):
+        monkeypatch.setattr(gpu, "configs", lambda *_: [GemmConfig(*tile, depth=8, split=split)])  # noqa: B023
+        check(conv(Quantised(2), (1, 39, 6, 13), (67, 39, 2, 3), pads=[1, 0, 1, 1]), tmp_path)
+    monkeypatch.setattr(gpu, "configs", lambda *_: [GemmConfig(*tile, depth=8)])
+    check(rows(g), tmp_path)
+
+
+def test_words_do_not_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVCC", f"{NVCC} --races")
+    for name in ("split", "rows", "few_rows"):
+        compiled = tvmcnn.compile(WORDS[name][0](Quantised(11)), "cuda:sm_90", tmp_path / f"{name}.so")
+        assert compiled.verdict is not None and compiled.verdict.passed
+
+
+def test_what_is_not_in_words() -> None:
+    """Narrow groups, and weights that a zero point moves beyond a byte."""
+    g = Quantised(4)
+    x = g.source(2, 20, 6, 9)
+    one, bytes_beyond = g.weight(20, 1, 3, 3), g.weight(20, 20, 1, 1, dtype="uint8", zero=3)
+    narrow, arriving = g.weight(20, 5, 1, 1), g.source(20, 20, 1, 1, zero=0)
+    made = [
+        g.node("Conv", x, one, group=20),
+        g.node("Conv", x, narrow, group=4),
+        g.node("Conv", x, bytes_beyond),
+        g.node("Conv", x, arriving),
+    ]
+    network = simplified(import_model(g.finished(*(g.up(y, 3.0, np.uint8(9)) for y in made))), in_words=True)
+    assert not any("_words" in choice.algorithm for choice in gpu.choose(network, fuse(network)))
+
+
+# ---- planted bugs ---------------------------------------------------------------------------------------------------
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def signs(patch: pytest.MonkeyPatch) -> None:
+    """Unsigned bytes are taken for signed ones."""
+    patch.setattr(gemm_words, "SIGNS", 0)
+
+
+def offsets(patch: pytest.MonkeyPatch) -> None:
+    """What is added to a sum forgets by how much they were moved."""
+    patch.setattr(packing, "TO_SIGNED", {"int8": 0, "uint8": 0})
+
+
+def turned(patch: pytest.MonkeyPatch) -> None:
+    """The first channel is in the highest byte of an image's word."""
+    real = gemm_words.word
+    patch.setattr(gemm_words, "word", lambda values, dtype: real(values[::-1], dtype))
+
+
+def other_padding(patch: pytest.MonkeyPatch) -> None:
+    """Padding holds 0 where the zero point is another."""
+    real = gemm_words.padding_word
+    patch.setattr(gemm_words, "padding_word", lambda zero, dtype: real(0, dtype))
+
+
+def more_channels(patch: pytest.MonkeyPatch) -> None:
+    """The weights of the last word go on behind the last channel."""
+    real = packing._as_words
+
+    def edit(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        more = ((0, 0), (0, -weight.shape[1] % 4), *((0, 0) for _ in weight.shape[2:]))
+        return real(np.pad(weight, more, mode="edge"))
+
+    patch.setattr(packing, "_as_words", edit)
+
+
+def lost_part(patch: pytest.MonkeyPatch) -> None:
+    """The last part of a split sum is not added."""
+    real = gemm_words.extents
+    patch.setattr(gemm_words, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
+
+
+def lost_sum(patch: pytest.MonkeyPatch) -> None:
+    """A word's products are added to 0."""
+
+    def edited(step: Step, symbol: str) -> Device:
+        device = device_code(step, symbol)
+        text = re.sub(r"(__dp4a\(.*), sum_local_ptr\[.*\]\);", r"\1, 0);", device.text)
+        return dataclasses.replace(device, text=text)
+
+    patch.setattr(kernel, "device_code", edited)
+
+
+def lost_zero(patch: pytest.MonkeyPatch) -> None:
+    """A zero point that arrives is taken for 128 more."""
+    patch.setattr(gemm_words, "TO_SIGNED", {"int8": 0, "uint8": 128})
+
+
+BUGS: list[tuple[str, Plant]] = [
+    *(("strided", plant) for plant in (signs, offsets, turned, other_padding, more_channels, lost_sum)),
+    *(("rows", plant) for plant in (signs, offsets, turned, more_channels, lost_sum)),
+    *(("few_integers", plant) for plant in (turned, lost_zero, lost_sum)),
+    ("split", lost_part),
+    ("split", other_padding),
+]
+
+
+@pytest.mark.parametrize(("name", "plant"), BUGS, ids=lambda part: getattr(part, "__name__", part))
+def test_planted_bugs(name: str, plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is found by the comparison that a compile makes."""
+    plant(monkeypatch)
+    with pytest.raises(VerifyError):
+        tvmcnn.compile(WORDS[name][0](Quantised(11)), "cuda:sm_90", tmp_path / "q.so")

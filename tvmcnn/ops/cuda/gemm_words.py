@@ -98,9 +98,7 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
     (_, channels, h, w), (kh, kw) = given.shapes[name], node["kernel_shape"]
     whole = node.attributes.get("made", (kernel.output.shape[2:], (1, 1)))  # of a part of the sum the whole's
     (height, width), depth = whole[0], channels // node["group"]
-    padding = np.full(QUAD, node["zero"] + TO_SIGNED[kernel.dtype], np.int8).view("<i4")
-
-    nothing = tirx.const(0, kernel.dtype)
+    padding, nothing = padding_word(node["zero"], kernel.dtype), tirx.const(0, kernel.dtype)
 
     def word_at(i: Any, g: Any, q: Any, p: Any) -> Expr:
         row, column = source_pixel(node, p // width, q // kw % kh, p % width, q % kw)
@@ -116,7 +114,7 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
             *([row >= 0, row < h, column >= 0, column < w] if any(node["pads"]) else []),
         ]
         value = word([byte(lane) for lane in range(QUAD)], kernel.dtype)
-        return tirx.if_then_else(tirx.all(*tests), value, tirx.const(int(padding[0]), "int32")) if tests else value
+        return tirx.if_then_else(tirx.all(*tests), value, padding) if tests else value
 
     return word_at
 
@@ -211,6 +209,12 @@ def word(values: Sequence[Expr], dtype: str) -> Expr:
     placed = [(value.astype("int32") & 255) << (BITS * lane) for lane, value in enumerate(values)]
     whole = functools.reduce(operator.or_, placed)
     return whole ^ tirx.const(SIGNS, "int32") if TO_SIGNED[dtype] else whole
+
+
+def padding_word(zero: int, dtype: str) -> Expr:
+    """The word of four bytes that are the zero point."""
+    (whole,) = np.full(QUAD, zero + TO_SIGNED[dtype], np.int8).view("<i4")
+    return tirx.const(int(whole), "int32")
 
 
 def dp4a(one: Expr, other: Expr) -> Expr:
