@@ -335,7 +335,8 @@ def gemm_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
     """Weights as `gemm` has them, an int32 the bytes of four channels, or of four terms of a matrix; factors and
     offsets as `dots` has them.
 
-    (M, C/g, kH, kW) or (K, N) --> (g, ⌈C/g/4⌉·kH·kW, M/g) or (1, ⌈K/4⌉, N), with zeros up to whole tiles.
+    (M, C/g, kH, kW) or (K, N) --> (1, g, ⌈C/g/4⌉·kH·kW, M/g) or (1, 1, ⌈K/4⌉, N), with zeros up to whole tiles; the
+    first axis is 2 where a zero point has moved some beyond a byte: the weights are the sums of both halves.
     """
     yield choice.kernel.anchor.inputs[1], gemm_words_weight(choice, _less_zero(choice, constants))
     yield from of_sums(choice, constants)
@@ -343,8 +344,9 @@ def gemm_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
 
 def gemm_words_weight(choice: Choice, weight: Array) -> Array:
     """The weights of `gemm_words` alone."""
-    config, words = choice.numbers(GemmConfig), _as_words(weight if weight.ndim == 4 else weight.T)
-    return _whole_tiles(choice, words.reshape(len(words), -1), config.depth * config.split, config.maps)
+    config, maps = choice.numbers(GemmConfig), weight if weight.ndim == 4 else weight.T
+    words = [_as_words(half).reshape(len(half), -1) for half in _halves(maps)]
+    return np.stack([_whole_tiles(choice, each, config.depth * config.split, config.maps) for each in words])
 
 
 def of_sums(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
@@ -353,16 +355,25 @@ def of_sums(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[st
 
 
 def gemv_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """As `gemm_words`, a word four terms of a row as they lie in memory: (1, ⌈K/4⌉, N)."""
-    words = _as_words(_by_maps(_less_zero(choice, constants)))
-    yield choice.kernel.anchor.inputs[1], _whole_tiles(choice, words, choice.numbers(GemvConfig).parts, WARP_COLUMNS)
+    """As `gemm_words`, a word four terms of a row as they lie in memory: (1, 1, ⌈K/4⌉, N)."""
+    parts = choice.numbers(GemvConfig).parts
+    words = [_as_words(half) for half in _halves(_by_maps(_less_zero(choice, constants)))]
+    tiles = [_whole_tiles(choice, each, parts, WARP_COLUMNS) for each in words]
+    yield choice.kernel.anchor.inputs[1], np.stack(tiles)
     yield from of_sums(choice, constants)
+
+
+def _halves(weight: Array) -> list[Array]:
+    """Integers as int8, or as two of int8 whose sums they are."""
+    low = np.clip(weight, -128, 127)
+    rest = weight - low
+    return [half.astype(np.int8) for half in ([low, rest] if rest.any() else [low])]
 
 
 def _as_words(weight: Array) -> Array:
     """(M, C, …) --> (M, ⌈C/4⌉, …): int8 in fours, the first in the lowest byte of an int32."""
     maps, depth, *window = weight.shape
-    whole = np.pad(weight.astype(np.int8), ((0, 0), (0, -depth % QUAD), *((0, 0) for _ in window)))
+    whole = np.pad(weight, ((0, 0), (0, -depth % QUAD), *((0, 0) for _ in window)))
     quads = np.moveaxis(whole.reshape(maps, -1, QUAD, *window), 2, -1)
     return np.ascontiguousarray(quads).view("<i4")[..., 0]
 

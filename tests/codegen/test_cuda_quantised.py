@@ -79,7 +79,7 @@ def test_integers(least: int, precision: str, tmp_path: Path, monkeypatch: pytes
     y = g.node("Relu", g.node("Conv", f, w, g.bias(17, np.float32(0.031) * scales), pads=[1, 0, 1, 2]))
     y = g.down(g.up(y, 0.9, np.uint8(3)), 0.9, np.uint8(3))
     y = g.down(g.up(g.node("Add", y, g.source(*g.shape(y))), 1.3, np.uint8(9)), 1.3, np.uint8(9))
-    y = g.node("Conv", y, g.weight(17, 17, 1, 1, dtype="uint8", zero=3))
+    y = g.node("Conv", y, g.weight(17, 17, 1, 1, dtype="uint8", zero=0))
     y = g.down(g.up(y, 9.0, np.uint8(9)), 1.3, np.uint8(9))
     y = g.down(g.up(g.node("HardSwish", y), 1.2, np.int8(-7)), 1.2, np.int8(-7))
     y = g.down(g.up(g.node("AveragePool", y, kernel_shape=[2, 3]), 1.1, np.uint8(9)), 1.1, np.uint8(9))
@@ -130,6 +130,15 @@ def grouped(g: Quantised) -> onnx.ModelProto:
     return conv(g, (2, 22, 6, 9), (18, 11, 3, 3), zeros=(255, 0), group=2, pads=[1, 1, 1, 1])
 
 
+def beyond_a_byte(g: Quantised) -> onnx.ModelProto:
+    """A zero point that moves weights to -3 … 252, which are two bytes."""
+    return conv(g, (1, 130, 5, 7), (37, 130, 2, 2), "int8 uint8 int8", (-9, 3), pads=[1, 0, 1, 1])
+
+
+def beyond_a_byte_to(g: Quantised) -> onnx.ModelProto:
+    return conv(g, (2, 6, 5, 7), (37, 6, 2, 2), "uint8 uint8 uint8", (99, 250), pads=[1, 0, 1, 1])
+
+
 def clipped(g: Quantised) -> onnx.ModelProto:
     w = g.weight(21, 6, 3, 3)
     y = g.node("Relu", g.node("Conv", g.source(1, 6, 8, 5, dtype="int8", zero=-128), w))
@@ -159,16 +168,23 @@ def few_rows(g: Quantised) -> onnx.ModelProto:
     return g.finished(g.up(g.node("Gemm", x, w, g.bias(37, 0.125)), 200.0, np.uint8(99)))
 
 
+def whole_words(g: Quantised) -> onnx.ModelProto:
+    """Rows of 9 words, fewer than a step of the sum has, and of 34, which parts do not divide."""
+    y = g.up(g.node("MatMul", g.source(13, 36), g.weight(36, 136)), 2.0, np.int8(-5))
+    few = g.node("MatMul", g.source(2, 136, scale=0.5), g.weight(136, 33))
+    return g.finished(y, g.up(few, 50.0, np.int8(3)), dtype="int8")
+
+
 def covering(g: Quantised) -> onnx.ModelProto:
     return conv(g, (2, 9, 3, 5), (41, 9, 3, 5))
 
 
 def integers_of(*shape: int) -> Build:
-    """MatMulInteger: a zero point that arrives, and one a column."""
+    """MatMulInteger: a zero point that arrives, and one a column, which moves weights beyond a byte."""
 
     def build(g: Quantised) -> onnx.ModelProto:
-        x, w = g.bytes(*shape), g.array(g.any_bytes(shape[-1], 41))
-        given = [g.bytes(dtype="uint8"), g.array(np.zeros(41, np.int8))]
+        x, w = g.bytes(*shape), g.array(g.any_bytes(shape[-1], 41, dtype="uint8"))
+        given = [g.bytes(dtype="uint8"), g.array(g.any_bytes(41, dtype="uint8", least=1))]
         return g.finished(g.node("MatMulInteger", x, w, *given), dtype="int32")
 
     return build
@@ -187,11 +203,14 @@ WORDS: dict[str, tuple[Build, list[str]]] = {
     "pointwise": (pointwise, ["gemm_words_conv"]),
     "stem": (stem, ["gemm_words_conv"]),
     "grouped": (grouped, ["gemm_words_conv"]),
+    "beyond_a_byte": (beyond_a_byte, ["gemm_words_partial", "gemm_words_sum"]),
+    "beyond_a_byte_to": (beyond_a_byte_to, ["gemm_words_conv"]),
     "clipped": (clipped, ["gemm_words_conv"]),
     "residual": (residual, ["gemm_words_conv"]),
     "split": (split, ["gemm_words_partial", "gemm_words_sum"]),
     "rows": (rows, ["gemm_words_dense"]),
     "few_rows": (few_rows, ["gemv_words"]),
+    "whole_words": (whole_words, ["gemm_words_dense", "gemv_words"]),
     "covering": (covering, ["gemv_words"]),
     "integers": (integers_of(2, 7, 35), ["gemm_words_dense"]),
     "few_integers": (integers_of(7, 35), ["gemv_words"]),
@@ -250,15 +269,15 @@ def test_words_do_not_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_not_in_words() -> None:
-    """Narrow groups, and weights that a zero point moves beyond a byte."""
+    """Narrow groups, weights that arrive, and a weight that two bytes do not make."""
     g = Quantised(4)
     x = g.source(2, 20, 6, 9)
-    one, bytes_beyond = g.weight(20, 1, 3, 3), g.weight(20, 20, 1, 1, dtype="uint8", zero=3)
+    one, beyond = g.weight(20, 1, 3, 3), g.down(g.array(np.full((20, 20, 1, 1), 255, np.uint8)), 0.1)
     narrow, arriving = g.weight(20, 5, 1, 1), g.source(20, 20, 1, 1, zero=0)
     made = [
         g.node("Conv", x, one, group=20),
         g.node("Conv", x, narrow, group=4),
-        g.node("Conv", x, bytes_beyond),
+        g.node("Conv", x, beyond),
         g.node("Conv", x, arriving),
     ]
     network = simplified(import_model(g.finished(*(g.up(y, 3.0, np.uint8(9)) for y in made))), in_words=True)
@@ -309,6 +328,12 @@ def lost_part(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gemm_words, "extents", lambda t: (real(t)[0] - 1, *real(t)[1:]) if len(t.shape) == 5 else real(t))
 
 
+def lost_half(patch: pytest.MonkeyPatch) -> None:
+    """A weight of more than 127 is 127."""
+    real = packing._halves
+    patch.setattr(packing, "_halves", lambda weight: [real(weight)[0]] * 2)
+
+
 def lost_sum(patch: pytest.MonkeyPatch) -> None:
     """A word's products are added to 0."""
 
@@ -329,6 +354,7 @@ BUGS: list[tuple[str, Plant]] = [
     *(("strided", plant) for plant in (signs, offsets, turned, other_padding, more_channels, lost_sum)),
     *(("rows", plant) for plant in (signs, offsets, turned, more_channels, lost_sum)),
     *(("few_integers", plant) for plant in (turned, lost_zero, lost_sum)),
+    ("beyond_a_byte", lost_half),
     ("split", lost_part),
     ("split", other_padding),
 ]

@@ -31,20 +31,21 @@ from tvmcnn.ops.operands import Operands, extents
 
 BITS = 8
 SIGNS = 0x80808080 - 2**32  # of the four bytes of an int32
+NOTHING = tirx.const(0, "int32")
 
 
 def gemm_words_conv(step: Step, given: Operands) -> te.Tensor:
-    """QLinearConv. x and y: plain; weight: (G, ⌈C/G/4⌉·kH·kW, M/G) up to whole tiles; "out" is (N, G, M/G, H·W)."""
+    """QLinearConv. x and y: plain; weight: (h, G, ⌈C/G/4⌉·kH·kW, M/G) up to whole tiles; "out" is (N, G, M/G, H·W)."""
     kernel = step.choice.kernel
     weight = given.constants[kernel.anchor.inputs[1]]
     n, _, height, width = kernel.output.shape
-    groups, terms, columns = extents(weight)
+    halves, groups, terms, columns = extents(weight)
     pixels = round_up(height * width, step.choice.numbers(BlockConfig).pixels)
     gathered = te.compute((n, groups, terms, pixels), _gather(step, given, terms, pixels), name="gathered")
-    rq = te.reduce_axis((0, terms), "rq")
+    rq = te.reduce_axis((0, terms * halves), "rq")
 
     def product(i: Any, g: Any, o: Any, p: Any) -> Expr:
-        return te.sum(dp4a(weight[g, rq, o], gathered[i, g, rq, p]), axis=[rq])
+        return te.sum(_dot(weight, g, rq, o, lambda q: gathered[i, g, q, p]), axis=[rq])
 
     sums = te.compute((n, groups, columns, pixels), product, name="sum", attrs={"window": 1})
     return _image(step, given, groups, lambda *i: sums[i])
@@ -55,14 +56,13 @@ def gemm_words_partial(step: Step, given: Operands) -> te.Tensor:
     kernel = step.choice.kernel
     weight = given.constants[kernel.anchor.inputs[1]]
     split, n, groups, _, pixels = kernel.output.shape
-    _, terms, columns = extents(weight)
-    run, padded = terms // split, round_up(pixels, step.choice.numbers(BlockConfig).pixels)
+    halves, _, terms, columns = extents(weight)
+    run, padded = terms * halves // split, round_up(pixels, step.choice.numbers(BlockConfig).pixels)
     gathered = te.compute((n, groups, terms, padded), _gather(step, given, terms, padded), name="gathered")
     rq = te.reduce_axis((0, run), "rq")
 
     def product(part: Any, i: Any, g: Any, o: Any, p: Any) -> Expr:
-        q = part * run + rq
-        return te.sum(dp4a(weight[g, q, o], gathered[i, g, q, p]), axis=[rq])
+        return te.sum(_dot(weight, g, part * run + rq, o, lambda q: gathered[i, g, q, p]), axis=[rq])
 
     sums = te.compute((split, n, groups, columns, padded), product, name="sum", attrs={"window": 1})
     return te.compute(kernel.output.shape, lambda *i: sums[i], name="out")
@@ -120,24 +120,23 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
 
 
 def gemm_words_dense(step: Step, given: Operands) -> te.Tensor:
-    """QLinearMatMul and MatMulInteger with a constant matrix. x: (M, K) as it lies; weight: (1, ⌈K/4⌉, N) up to whole
-    tiles."""
+    """QLinearMatMul and MatMulInteger with a constant matrix. x: (M, K) as it lies; weight: (h, 1, ⌈K/4⌉, N) up to
+    whole tiles."""
     kernel, config = step.choice.kernel, step.choice.numbers(BlockConfig)
     weight, shape = given.constants[kernel.anchor.inputs[1]], kernel.output.shape
-    _, terms, stored_columns = extents(weight)
+    halves, _, terms, stored_columns = extents(weight)
     rows = math.prod(shape[:-1])
-    pixels, row_word = round_up(rows, config.pixels), _of_row(step, given, rows)
-    nothing = tirx.const(0, "int32")
+    pixels, row_word = round_up(rows, config.pixels), _of_row(step, given, rows, terms)
 
     def gather(q: Any, m: Any) -> Expr:
         value = row_word(m, q)
-        return tirx.if_then_else(m < rows, value, nothing) if pixels > rows else value
+        return tirx.if_then_else(m < rows, value, NOTHING) if pixels > rows else value
 
     gathered = te.compute((terms, pixels), gather, name="gathered")
-    rq = te.reduce_axis((0, terms), "rq")
+    rq = te.reduce_axis((0, terms * halves), "rq")
 
     def product(o: Any, m: Any) -> Expr:
-        return te.sum(dp4a(weight[0, rq, o], gathered[rq, m]), axis=[rq])
+        return te.sum(_dot(weight, 0, rq, o, lambda q: gathered[q, m]), axis=[rq])
 
     sums = te.compute((stored_columns, pixels), product, name="sum", attrs={"window": 1})
     return _rows(step, given, rows, lambda m, o: sums[o, m])
@@ -145,17 +144,16 @@ def gemm_words_dense(step: Step, given: Operands) -> te.Tensor:
 
 def gemv_words(step: Step, given: Operands) -> te.Tensor:
     """QLinearMatMul, MatMulInteger, and the QLinearConv that covers its whole input, for few rows; as `gemv` of floats.
-    x: (M, K) as it lies; weight: (1, ⌈K/4⌉, N) up to whole tiles."""
+    x: (M, K) as it lies; weight: (h, 1, ⌈K/4⌉, N) up to whole tiles."""
     kernel, parts = step.choice.kernel, step.choice.numbers(GemvConfig).parts
     weight, shape = given.constants[kernel.anchor.inputs[1]], kernel.output.shape
     rows = shape[0] if kernel.anchor.op == "QLinearConv" else math.prod(shape[:-1])
-    _, terms, stored_columns = extents(weight)
-    run, row_word = terms // parts, _of_row(step, given, rows)
+    halves, _, terms, stored_columns = extents(weight)
+    run, row_word = terms * halves // parts, _of_row(step, given, rows, terms)
     rk = te.reduce_axis((0, run), "rk")
 
     def product(m: Any, part: Any, o: Any) -> Expr:
-        k = part * run + rk
-        return te.sum(dp4a(weight[0, k, o], row_word(m, k)), axis=[rk])
+        return te.sum(_dot(weight, 0, part * run + rk, o, lambda q: row_word(m, q)), axis=[rk])
 
     sums = te.compute((rows, parts, stored_columns), product, name="sum")
 
@@ -175,17 +173,28 @@ def _rows(step: Step, given: Operands, rows: int, sums: Callable[..., Expr]) -> 
     return te.compute((rows, columns), element, name="out")
 
 
-def _of_row(step: Step, given: Operands, rows: int) -> Callable[..., Expr]:
-    """Word q of row m as the rows lie in memory; beyond a row anything."""
+def _of_row(step: Step, given: Operands, rows: int, terms: int) -> Callable[..., Expr]:
+    """Word q of `terms` of row m as the rows lie in memory; beyond a row anything."""
     x = given.inputs[step.choice.kernel.inputs[0].name]
     depth = math.prod(extents(x)) // rows
     nothing = tirx.const(0, str(x.dtype))
 
     def word_at(m: Any, q: Any) -> Expr:
-        places = [q * QUAD + lane for lane in range(QUAD)]
-        return word([tirx.if_then_else(k < depth, of_row(x, rows, m, k), nothing) for k in places], str(x.dtype))
+        values = [of_row(x, rows, m, q * QUAD + lane) for lane in range(QUAD)]
+        if depth % QUAD:
+            tests = [q * QUAD + lane < depth for lane in range(QUAD)]
+            return word([tirx.if_then_else(*pair, nothing) for pair in zip(tests, values, strict=True)], str(x.dtype))
+        whole = word(values, str(x.dtype))
+        return tirx.if_then_else(q < depth // QUAD, whole, NOTHING) if terms > depth // QUAD else whole
 
     return word_at
+
+
+def _dot(weight: te.Tensor, g: Any, q: Any, o: Any, words: Callable[[Any], Expr]) -> Expr:
+    """Term q of a sum: of a word, the products with one half of its weights and then with the other, if there are
+    two."""
+    halves = int(weight.shape[0])
+    return dp4a(weight[q % halves, g, q // halves, o], words(q // halves))
 
 
 def _finished(step: Step, given: Operands, total: Expr, pixel: Pixel) -> Expr:
@@ -220,4 +229,4 @@ def padding_word(zero: int, dtype: str) -> Expr:
 def dp4a(one: Expr, other: Expr) -> Expr:
     """The sum of the products of the signed bytes of two words; `accumulated` in schedule/cuda/loops.py has the
     instruction add to their sum too."""
-    return tirx.call_pure_extern("int32", "__dp4a", one, other, tirx.const(0, "int32"))
+    return tirx.call_pure_extern("int32", "__dp4a", one, other, NOTHING)
