@@ -335,7 +335,7 @@ def gemm_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
     """Weights as `gemm` has them, an int32 the bytes of four channels, or of four terms of a matrix; factors and
     offsets as `dots` has them.
 
-    (M, C/g, kH, kW) or (K, N) --> (1, g, ⌈C/g/4⌉·kH·kW, M/g) or (1, 1, ⌈K/4⌉, N), with zeros up to whole tiles; the
+    (M, C/g, kH, kW) or (K, N) --> (1, g, kH·kW·⌈C/g/4⌉, M/g) or (1, 1, ⌈K/4⌉, N), with zeros up to whole tiles; the
     first axis is 2 where a zero point has moved some beyond a byte: the weights are the sums of both halves.
     """
     yield choice.kernel.anchor.inputs[1], gemm_words_weight(choice, _less_zero(choice, constants))
@@ -345,7 +345,7 @@ def gemm_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
 def gemm_words_weight(choice: Choice, weight: Array) -> Array:
     """The weights of `gemm_words` alone."""
     config, maps = choice.numbers(GemmConfig), weight if weight.ndim == 4 else weight.T
-    words = [_as_words(half).reshape(len(half), -1) for half in _halves(maps)]
+    words = [np.moveaxis(_as_words(half), 1, -1).reshape(len(half), -1) for half in _halves(maps)]
     return np.stack([_whole_tiles(choice, each, config.depth * config.split, config.maps) for each in words])
 
 

@@ -33,6 +33,7 @@ from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.network import Step
 from tvmcnn.ops.cuda import gemm_words
+from tvmcnn.tuning.gpu import emit_candidates
 
 pytestmark = pytest.mark.slow
 
@@ -282,6 +283,11 @@ def test_what_is_not_in_words() -> None:
     ]
     network = simplified(import_model(g.finished(*(g.up(y, 3.0, np.uint8(9)) for y in made))), in_words=True)
     assert not any("_words" in choice.algorithm for choice in gpu.choose(network, fuse(network)))
+
+
+def test_tuning_leaves_them(tmp_path: Path) -> None:
+    """Its candidates are compared with NumPy in floats, as on CPUs."""
+    assert emit_candidates(rows(Quantised(2)), "cuda:sm_90", tmp_path / "candidates") == 0
 
 
 # ---- planted bugs ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from tvmcnn.winograd import grid
 WARP = 32  # threads
 SHARED_BYTES = 48 << 10  # of a block, on every GPU
 PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
+# Instructions by which four bytes of memory become a word of shared memory: loads, PRMTs, and addresses (SASS, sm_90)
+WORD = 16
 SUM_BYTES = 4  # of a part of a sum, float32 or int32
 LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
 GEMM_TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
@@ -49,11 +51,11 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
 def words_conv_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
     """As `gemm_configs`, of words of four channels."""
     _, depth, *window = network.constants[kernel.anchor.inputs[1]].shape
-    found = _gemm_tiles(kernel, -(-depth // QUAD) * math.prod(window))
+    found = _gemm_tiles(kernel, -(-depth // QUAD) * math.prod(window), WORD)
     return [config for _, config in sorted(found, key=lambda pair: pair[0])]
 
 
-def _gemm_tiles(kernel: Kernel, terms: int) -> list[tuple[float, GemmConfig]]:
+def _gemm_tiles(kernel: Kernel, terms: int, gathering: int = 0) -> list[tuple[float, GemmConfig]]:
     """Tiles and parts of a convolution's sums of so many terms, with the estimated cycles of each."""
     window = math.prod(window_size(kernel))
     pixels, maps = math.prod(kernel.output.shape[2:]) * window, maps_of(kernel)
@@ -64,10 +66,10 @@ def _gemm_tiles(kernel: Kernel, terms: int) -> list[tuple[float, GemmConfig]]:
         config = GemmConfig(tall, wide // columns * across, rows, across, depth, split)
         tiles = -(-maps // tall) * -(-pixels // config.pixels) * others
         if split == 1:
-            found.append((_cycles(config, tiles, terms), config))
+            found.append((_cycles(config, tiles, terms, gathering), config))
         elif terms // split >= DEPTHS[0] * MIN_STEPS:
             adding = LAUNCH + 2 * split * maps * pixels * others * SUM_BYTES / BYTES
-            found.append((_cycles(config, tiles, terms) + adding, config))
+            found.append((_cycles(config, tiles, terms, gathering) + adding, config))
     return found
 
 
@@ -91,12 +93,13 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
     return found
 
 
-def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
-    """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
+def _cycles(config: GemmConfig, tiles: int, terms: int, gathering: int = 0) -> float:
+    """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow; and so
+    many instructions for each pixel and term that is gathered."""
     warps = config.maps // config.thread_maps * (config.pixels // config.thread_pixels) / WARP
     each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
     rate = FMAS * GEMM_RATES[config.thread_maps > 4] * min(1.0, each * warps / HIDING_WARPS)
-    return each * config.maps * config.pixels * (terms / config.split + DEPTHS[0]) / rate
+    return each * (config.maps + gathering) * config.pixels * (terms / config.split + DEPTHS[0]) / rate
 
 
 def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaConfig]:

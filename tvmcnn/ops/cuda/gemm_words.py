@@ -1,11 +1,12 @@
 """Convolutions and matrix products of integers of 8 bits on GPUs, exactly, by words of four bytes.
 
-    sum[n, g, o, p] = Σ_q dp4a(weight[g, q, o], gathered[n, g, q, p])    q = (four channels, i, j), p = a pixel
+    sum[n, g, o, p] = Σ_q dp4a(weight[g, q, o], gathered[n, g, q, p])    q = (i, j, four channels), p = a pixel
 
-A word of "gathered" has one pixel of four channels, of images that are plain in memory. dp4a adds the products of four
-signed bytes: unsigned ones are 128 less, which their highest bit turned over says. That, and the zero point, is in what
-is added to a sum, b[m] - (zero - 128) · Σ w[m]; the padding holds the zero point, and adds nothing. See
-docs/quantised.md for what is rounded.
+A word of "gathered" has one pixel of four channels, of images that are plain in memory. Channels are the innermost part
+of q: all words of a step of the sum are then mostly of one tap, so that its place in the image and its tests are computed
+once. dp4a adds the products of four signed bytes: unsigned ones are 128 less, which their highest bit turned over says.
+That, and the zero point, is in what is added to a sum, b[m] - (zero - 128) · Σ w[m]; the padding holds the zero point,
+and adds nothing. See docs/quantised.md for what is rounded.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NOTHING = tirx.const(0, "int32")
 
 
 def gemm_words_conv(step: Step, given: Operands) -> te.Tensor:
-    """QLinearConv. x and y: plain; weight: (h, G, ⌈C/G/4⌉·kH·kW, M/G) up to whole tiles; "out" is (N, G, M/G, H·W)."""
+    """QLinearConv. x and y: plain; weight: (h, G, kH·kW·⌈C/G/4⌉, M/G) up to whole tiles; "out" is (N, G, M/G, H·W)."""
     kernel = step.choice.kernel
     weight = given.constants[kernel.anchor.inputs[1]]
     n, _, height, width = kernel.output.shape
@@ -98,18 +99,20 @@ def _gather(step: Step, given: Operands, terms: int, pixels: int) -> Callable[..
     (_, channels, h, w), (kh, kw) = given.shapes[name], node["kernel_shape"]
     whole = node.attributes.get("made", (kernel.output.shape[2:], (1, 1)))  # of a part of the sum the whole's
     (height, width), depth = whole[0], channels // node["group"]
+    quads = -(-depth // QUAD)
     padding, nothing = padding_word(node["zero"], kernel.dtype), tirx.const(0, kernel.dtype)
 
     def word_at(i: Any, g: Any, q: Any, p: Any) -> Expr:
-        row, column = source_pixel(node, p // width, q // kw % kh, p % width, q % kw)
+        tap = q // quads
+        row, column = source_pixel(node, p // width, tap // kw, p % width, tap % kw)
 
         def byte(lane: int) -> Expr:
-            channel = q // (kh * kw) * QUAD + lane
+            channel = q % quads * QUAD + lane
             value = given.read(name, Pixel(i, Channel(g * depth + channel, 0, 1), row, column))
             return tirx.if_then_else(channel < depth, value, nothing) if depth % QUAD else value
 
         tests = [
-            *([q < -(-depth // QUAD) * kh * kw] if terms > -(-depth // QUAD) * kh * kw else []),
+            *([tap < kh * kw] if terms > kh * kw * quads else []),
             *([p < height * width] if pixels > height * width else []),
             *([row >= 0, row < h, column >= 0, column < w] if any(node["pads"]) else []),
         ]
