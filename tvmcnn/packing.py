@@ -350,7 +350,7 @@ def gemm_words_weight(choice: Choice, weight: Array) -> Array:
 
 
 def of_sums(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """And what is read beside them."""
+    """What is read beside weights in words: factors and offsets."""
     yield from _of_columns(choice, constants, TO_SIGNED[choice.kernel.dtype])
 
 
