@@ -2,11 +2,11 @@
 
     sum[n, g, o, p] = Σ_q dp4a(weight[g, q, o], gathered[n, g, q, p])    q = (i, j, four channels), p = a pixel
 
-A word of "gathered" has one pixel of four channels, of images that are plain in memory. Channels are the innermost part
-of q: all words of a step of the sum are then mostly of one tap, whose place in the image and its tests are computed once.
-dp4a adds the products of four signed bytes: unsigned ones are 128 less, which their highest bit turned over says. That,
-and the zero point, is in what is added to a sum, b[m] - (zero - 128) · Σ w[m]; the padding holds the zero point, and adds
-nothing. See docs/quantised.md for what is rounded.
+A word of "gathered" has one pixel of four channels, of images that are plain in memory. Channels are the innermost
+part of q: all words of a step of the sum are then mostly of one tap, whose place in the image and its tests are
+computed once. dp4a adds the products of four signed bytes: unsigned ones are 128 less, which their highest bit turned
+over says. That, and the zero point, is in what is added to a sum, b[m] - (zero - 128) · Σ w[m]; the padding holds the
+zero point, and adds nothing. See docs/quantised.md for what is rounded.
 """
 
 from __future__ import annotations
