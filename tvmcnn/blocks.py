@@ -8,6 +8,8 @@ from tvmcnn.network import Kernel, Shape, divisors, round_up
 
 BLOCK = 16  # channels: one AVX-512 vector, two of AVX2 (measured: AVX2's best tile used both)
 MOST_TOGETHER = 3  # groups that fill no blocks
+QUAD = 4  # bytes of a word, of which one instruction of a GPU adds the products with those of another: dp4a
+TO_SIGNED = {"int8": 0, "uint8": -128}  # what is added to the bytes of an image first: it takes those of both as signed
 STRIP = 16 << 10  # bytes of a block's rows that are read once for each of its channels: half of L1
 
 

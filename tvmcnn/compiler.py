@@ -136,7 +136,7 @@ def compile(  # noqa: A001 (the contract's name)
         batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
         for size, label in batches:
             network = import_model(model, input_shapes, batch=size, values=input_values, name=label, weights=weights)
-            network = simplified(network, in_bytes=machine.multiplies_bytes)
+            network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, packed))

@@ -40,7 +40,7 @@ TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # the `perm` of NCHW to NHWC, an
 FLOAT32 = "float32"
 BYTES = ("int8", "uint8")
 BFLOAT16_BITS = "uint16"  # the type that has them, for neither NumPy nor C knows bfloat16
-# The attribute of a product of bytes that CPUs have kernels for; True where its sums are rounded within int32
+# The attribute of a convolution of bytes that there is a kernel for; True where its sums are rounded within int32
 IN_BYTES = "in_bytes"
 INDEX_LIMIT = 2**31 - 1  # elements of one stored tensor: kernels index by int32
 VIEW = "view"  # the algorithm without code: the output lies in memory that other kernels wrote

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tvmcnn.blocks import BLOCK, groups_together
+from tvmcnn.blocks import BLOCK, QUAD, TO_SIGNED, groups_together
 from tvmcnn.configs import (
     AmxConfig,
     DenseConfig,
@@ -142,23 +142,26 @@ def gemm(choice: Choice, weight: Array) -> Array:
     """
     config = choice.config
     if isinstance(config, MmaConfig):
-        stored = _whole_tiles(choice, weight, config.depth * config.split, config.maps)
+        stored = _whole_tiles(choice, _by_maps(weight), config.depth * config.split, config.maps)
         return rounded(stored.transpose(0, 2, 1), config.precision)
     config = choice.numbers(GemmConfig)
-    return _whole_tiles(choice, weight, config.depth * config.split, config.maps)
+    return _whole_tiles(choice, _by_maps(weight), config.depth * config.split, config.maps)
 
 
 def gemv(choice: Choice, weight: Array) -> Array:
     """As `gemm`, in tiles of the parts that the sum is cut into by the columns of a warp."""
-    return _whole_tiles(choice, weight, choice.numbers(GemvConfig).parts, WARP_COLUMNS)
+    return _whole_tiles(choice, _by_maps(weight), choice.numbers(GemvConfig).parts, WARP_COLUMNS)
+
+
+def _by_maps(weight: Array) -> Array:
+    """(M, C, kH, kW) or (K, M) --> (M, K)"""
+    return weight.reshape(len(weight), -1) if weight.ndim == 4 else weight.T
 
 
 def _whole_tiles(choice: Choice, weight: Array, deep: int, wide: int) -> Array:
-    if weight.ndim == 4:
-        groups = choice.kernel.anchor["group"]
-        stored = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
-    else:
-        stored = weight[None]
+    """(M, K) --> (g, K', M/g'), up to whole tiles of deep by wide."""
+    groups = choice.kernel.anchor.attributes.get("group", 1)
+    stored = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
     _, depth, maps = stored.shape
     return np.pad(stored, ((0, 0), (0, -depth % deep), (0, -maps % wide)))
 
@@ -231,8 +234,8 @@ def _factors_and_offsets(choice: Choice, constants: Mapping[str, Array], shift: 
     """What a sum of bytes is multiplied by and what is added to it, by channel; and all that an epilogue reads."""
     node = choice.kernel.anchor
     weight, factor, *bias = (constants[name] for name in node.inputs[1:])
-    sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
-    maps, offset = weight.shape[0], (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + shift) * sums
+    sums = weight.astype(np.int64).sum(axis=(1, 2, 3) if weight.ndim == 4 else 0)
+    maps, offset = sums.size, (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + shift) * sums
     yield node.inputs[2], channels(factor, maps, choice.writes.block)
     yield f"{choice.kernel.output.name}.offset", channels(offset.astype(np.int32), maps, choice.writes.block)
     for name in choice.kernel.constants:
@@ -288,20 +291,30 @@ def dense_dots(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple
     time, there are only the sums of columns, by which it is multiplied then.
     """
     node, config = choice.kernel.anchor, choice.numbers(DenseDotsConfig)
-    if node.op == "MatMulInteger":
-        zero = constants[node.inputs[3]].astype(np.int64)
-        weight = constants[node.inputs[1]].astype(np.int64) - (zero if zero.size > 1 else zero.reshape(()))
-        yield node.inputs[1], _in_columns(choice, weight, config)
-        yield f"{choice.kernel.output.name}.offset", weight.sum(axis=0).astype(np.int32)
-        if node.inputs[2] in constants:
-            yield node.inputs[2], constants[node.inputs[2]]
+    yield node.inputs[1], _in_columns(choice, _less_zero(choice, constants), config)
+    yield from _of_columns(choice, constants, config.shift)
+
+
+def _less_zero(choice: Choice, constants: Mapping[str, Array]) -> Array:
+    """The weight of a product or convolution of integers less its zero points, which only MatMulInteger still has."""
+    node = choice.kernel.anchor
+    weight = constants[node.inputs[1]]
+    if node.op != "MatMulInteger":
+        return weight
+    zero = constants[node.inputs[3]].astype(np.int16)
+    return weight.astype(np.int16) - (zero if zero.size > 1 else zero.reshape(()))
+
+
+def _of_columns(choice: Choice, constants: Mapping[str, Array], shift: int) -> Iterator[tuple[str, Array]]:
+    """What a product of integers reads beside its weight: factors and offsets, or of MatMulInteger sums of columns."""
+    node = choice.kernel.anchor
+    if node.op != "MatMulInteger":
+        yield from _factors_and_offsets(choice, constants, shift)
         return
-    weight, factor, *bias = (constants[name] for name in node.inputs[1:])
-    columns, sums = weight.shape[1], weight.astype(np.int64).sum(axis=0)
-    offset = (bias[0].astype(np.int64) if bias else 0) - (node["zero"] + config.shift) * sums
-    yield node.inputs[1], _in_columns(choice, weight, config)
-    yield node.inputs[2], np.broadcast_to(factor.reshape(-1), columns)
-    yield f"{choice.kernel.output.name}.offset", offset.astype(np.int32)
+    sums = _less_zero(choice, constants).astype(np.int64).sum(axis=0)
+    yield f"{choice.kernel.output.name}.offset", sums.astype(np.int32)
+    if node.inputs[2] in constants:
+        yield node.inputs[2], constants[node.inputs[2]]
 
 
 def _in_columns(choice: Choice, weight: Array, config: DenseDotsConfig) -> Array:
@@ -316,6 +329,53 @@ def _in_columns(choice: Choice, weight: Array, config: DenseDotsConfig) -> Array
     grouped = np.where(place >= first[:, None], rows[:, place], 0)  # (N, K'/n, n)
     tiles = config.first_columns(weight.shape[1])
     return np.stack([grouped[column : column + config.width].transpose(1, 0, 2) for column in tiles])
+
+
+def gemm_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Weights as `gemm` has them, an int32 the bytes of four channels, or of four terms of a matrix; factors and
+    offsets as `dots` has them.
+
+    (M, C/g, kH, kW) or (K, N) --> (1, g, kH·kW·⌈C/g/4⌉, M/g) or (1, 1, ⌈K/4⌉, N), with zeros up to whole tiles; the
+    first axis is 2 where a zero point has moved some beyond a byte: the weights are the sums of both halves.
+    """
+    yield choice.kernel.anchor.inputs[1], gemm_words_weight(choice, _less_zero(choice, constants))
+    yield from of_sums(choice, constants)
+
+
+def gemm_words_weight(choice: Choice, weight: Array) -> Array:
+    """The weights of `gemm_words` alone."""
+    config, maps = choice.numbers(GemmConfig), weight if weight.ndim == 4 else weight.T
+    words = [np.moveaxis(_as_words(half), 1, -1).reshape(len(half), -1) for half in _halves(maps)]
+    return np.stack([_whole_tiles(choice, each, config.depth * config.split, config.maps) for each in words])
+
+
+def of_sums(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """What is read beside weights in words: factors and offsets."""
+    yield from _of_columns(choice, constants, TO_SIGNED[choice.kernel.dtype])
+
+
+def gemv_words(choice: Choice, constants: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """As `gemm_words`, a word four terms of a row as they lie in memory: (1, 1, ⌈K/4⌉, N)."""
+    parts = choice.numbers(GemvConfig).parts
+    words = [_as_words(half) for half in _halves(_by_maps(_less_zero(choice, constants)))]
+    tiles = [_whole_tiles(choice, each, parts, WARP_COLUMNS) for each in words]
+    yield choice.kernel.anchor.inputs[1], np.stack(tiles)
+    yield from of_sums(choice, constants)
+
+
+def _halves(weight: Array) -> list[Array]:
+    """Integers as int8, or as two of int8 whose sums they are."""
+    low = np.clip(weight, -128, 127)
+    rest = weight - low
+    return [half.astype(np.int8) for half in ([low, rest] if rest.any() else [low])]
+
+
+def _as_words(weight: Array) -> Array:
+    """(M, C, …) --> (M, ⌈C/4⌉, …): int8 in fours, the first in the lowest byte of an int32."""
+    maps, depth, *window = weight.shape
+    whole = np.pad(weight, ((0, 0), (0, -depth % QUAD), *((0, 0) for _ in window)))
+    quads = np.moveaxis(whole.reshape(maps, -1, QUAD, *window), 2, -1)
+    return np.ascontiguousarray(quads).view("<i4")[..., 0]
 
 
 # ---- constants that the model does not have -------------------------------------------------------------------------

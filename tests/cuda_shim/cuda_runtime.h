@@ -44,10 +44,24 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+/* The sum of the products of four bytes of a word each, and of what is added to them. */
+template <typename Byte, typename Word>
+inline Word shim_dp4a(Word one, Word other, Word sum) {
+  for (int bits = 0; bits < 32; bits += 8)
+    sum += static_cast<Word>(static_cast<Byte>(one >> bits)) * static_cast<Word>(static_cast<Byte>(other >> bits));
+  return sum;
+}
+static inline int __dp4a(int one, int other, int sum) { return shim_dp4a<int8_t>(one, other, sum); }
+static inline unsigned __dp4a(unsigned one, unsigned other, unsigned sum) {
+  return shim_dp4a<uint8_t>(one, other, sum);
+}
 using std::max;
 using std::min;
 

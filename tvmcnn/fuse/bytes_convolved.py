@@ -15,14 +15,19 @@ def multiplies_bytes(network: Network, node: Node) -> bool:
     """True for a convolution of images by a constant weight, of one group, of groups that are whole blocks of channels,
     or of one channel a group; none of whose sums can leave int32, however they are taken apart.
     """
+    if not convolves_within_int32(network, node):
+        return False
+    maps, depth = network.constants[node.inputs[1]].shape[:2]
+    group, channels = int(node["group"]), network.tensors[node.inputs[0]].shape[1]
+    return bool(group == 1 or depth % BLOCK == maps // group % BLOCK == 0 or group == maps == channels)
+
+
+def convolves_within_int32(network: Network, node: Node) -> bool:
+    """True for a convolution of images by a constant weight, in whatever groups, none of whose sums can leave int32."""
     if node.op != "QLinearConv" or node.inputs[1] not in network.constants or node["other"] != 0:
         return False
     image = network.tensors.get(node.inputs[0])
     if image is None or image.dtype not in BYTES or len(image.shape) != 4:
-        return False
-    weight, group = network.constants[node.inputs[1]], int(node["group"])
-    maps, depth = weight.shape[:2]
-    if not (group == 1 or depth % BLOCK == maps // group % BLOCK == 0 or group == maps == image.shape[1]):
         return False
     return bool(_largest(network, node).max(initial=0) < LIMIT)
 

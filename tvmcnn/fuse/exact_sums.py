@@ -19,6 +19,7 @@ import numpy as np
 
 from tvmcnn.fuse.added import Additions, replaced
 from tvmcnn.fuse.bytes_convolved import multiplies_bytes, rounds_in_int32
+from tvmcnn.fuse.bytes_in_words import convolves_words, multiplies_words
 from tvmcnn.fuse.bytes_multiplied import multiplies_rows
 from tvmcnn.fuse.dequantised import less_zeros, reach_of
 from tvmcnn.network import IN_BYTES, Array, Network, Node
@@ -30,13 +31,12 @@ FARTHEST = 255  # from any zero point
 OF_INTEGERS = ("zero", "other", "to", "low", "high")  # attributes of QLinearConv that Conv has not
 
 
-def exact_sums(network: Network, *, in_bytes: bool) -> Network:
+def exact_sums(network: Network, *, in_bytes: bool, in_words: bool = False) -> Network:
     """The network with the large sums of products of 8 bits as sums in float32; `in_bytes` those that no kernel for
-    convolutions or products of bytes takes; the convolutions that one does are marked.
+    convolutions or products of bytes takes, or none for words of four; the convolutions that one does are marked.
     """
-    return replaced(
-        network, ("QLinearConv", "QLinearMatMul", "ConvInteger"), _Sums(network if in_bytes else None).instead
-    )
+    sums = _Sums(network if in_bytes else None, in_words)
+    return replaced(network, ("QLinearConv", "QLinearMatMul", "ConvInteger"), sums.instead)
 
 
 @dataclasses.dataclass
@@ -44,17 +44,18 @@ class _Sums:
     """What is centred so far: by tensor, zero point and channels the name of it in float32."""
 
     with_bytes: Network | None  # of which some convolutions and products stay
+    in_words: bool
     centred: dict[tuple[object, ...], str] = dataclasses.field(default_factory=dict)
 
     def instead(self, added: Additions, node: Node) -> list[Node]:
         """The nodes for one, which is itself where there are no others."""
-        if self.with_bytes is not None and multiplies_bytes(self.with_bytes, node):
+        if self.with_bytes is not None and self.convolves_bytes(self.with_bytes, node):
             return [
                 dataclasses.replace(
                     node, attributes={**node.attributes, IN_BYTES: rounds_in_int32(self.with_bytes, node)}
                 )
             ]
-        if self.with_bytes is not None and multiplies_rows(self.with_bytes, node):
+        if self.with_bytes is not None and self.multiplies_rows(self.with_bytes, node):
             return [node]
         weight, shape = _weight(added, node), added.shape(node.output)
         is_conv = node.op != "QLinearMatMul"
@@ -81,6 +82,14 @@ class _Sums:
         bounds = {word: node[word] for word in ("to", "low", "high")}
         attributes = {**bounds, "axis": 1 if is_conv else len(shape) - 1, "sums": len(sums)}
         return [*nodes, Node("Requantised", node.name, (*sums, *node.inputs[2:]), node.output, attributes)]
+
+    def convolves_bytes(self, network: Network, node: Node) -> bool:
+        """Whether the machine has a kernel for a convolution of bytes,"""
+        return (convolves_words if self.in_words else multiplies_bytes)(network, node)
+
+    def multiplies_rows(self, network: Network, node: Node) -> bool:
+        """and whether it has one for a product of rows of them."""
+        return (multiplies_words if self.in_words else multiplies_rows)(network, node)
 
     def floats(self, added: Additions, node: Node, first: int, last: int, axis: int) -> tuple[str, list[Node]]:
         """Some channels less the zero point in float32, and the node that makes them unless another has."""

@@ -39,11 +39,12 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
 )
 
 
-def simplified(network: Network, *, in_bytes: bool = True) -> Network:
+def simplified(network: Network, *, in_bytes: bool = True, in_words: bool = False) -> Network:
     """The network after all passes: every rewrite keeps what it computes.
 
-    `in_bytes` where the machine has kernels for convolutions of integers of 8 bits.
+    `in_bytes` where the machine has kernels for convolutions of integers of 8 bits; `in_words` where these multiply
+    words of four channels.
     """
     for rewrite in PASSES:
         network = rewrite(network)
-    return exact_sums(network, in_bytes=in_bytes)
+    return exact_sums(network, in_bytes=in_bytes, in_words=in_words)

@@ -48,7 +48,7 @@ from tvmcnn.ops import (
     windows,
     winograd,
 )
-from tvmcnn.ops.cuda import gemm, single_launch, winograd_planes
+from tvmcnn.ops.cuda import gemm, gemm_words, single_launch, winograd_planes
 from tvmcnn.ops.operands import Operands, inlined
 from tvmcnn.ops.recurrent import Recurrence
 from tvmcnn.ops.tiles import Tiled, stored
@@ -102,6 +102,11 @@ EXPRESSIONS: dict[str, Callable[[Step, Operands], te.Tensor | Tiled | Recurrence
     "grouped_conv": gemm.grouped_conv,
     "gemm_dense": gemm.gemm_dense,
     "gemv": gemm.gemv,
+    "gemm_words_conv": gemm_words.gemm_words_conv,
+    "gemm_words_partial": gemm_words.gemm_words_partial,
+    "gemm_words_sum": gemm_words.gemm_words_sum,
+    "gemm_words_dense": gemm_words.gemm_words_dense,
+    "gemv_words": gemm_words.gemv_words,
     "conv_images": images.conv_images,
     "dense_images": images.dense_images,
     "pool": pool.pool,

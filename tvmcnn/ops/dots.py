@@ -51,7 +51,7 @@ def finished(step: Step, given: Operands, pixel: Pixel, total: Expr) -> Expr:
     """What a sum becomes, in float32 and still to be rounded."""
     node, last = step.choice.kernel.anchor, step.choice.kernel.nodes[-1]
     value = scaled(given, total, pixel.channel.block, pixel.channel.lane)
-    return value if last is node else _with_another(last, given, _nearest_float(value, node), pixel)
+    return value if last is node else with_another(last, given, _nearest_float(value, node), pixel)
 
 
 def moved_within(value: Expr, node: Node) -> Expr:
@@ -78,8 +78,8 @@ def scaled(given: Operands, total: Expr, block: Any, lane: Any) -> Expr:
     return (total + offset[block, lane]).astype("float32") * factor[block, lane]
 
 
-def _with_another(node: Node, given: Operands, value: Expr, pixel: Pixel) -> Expr:
-    """QLinearAdd or QLinearMul of `value`, which the kernel has, and an image."""
+def with_another(node: Node, given: Operands, value: Expr, pixel: Pixel) -> Expr:
+    """QLinearAdd or QLinearMul of `value`, which the kernel has, and an image, in float32 and still to be rounded."""
     a, b = (given.read(name, pixel) if name in given.inputs else value for name in node.inputs[:2])
     return combined(node, a, b, [given.constants[name] for name in node.inputs[2:]])
 

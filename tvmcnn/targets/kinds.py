@@ -41,7 +41,8 @@ class Target:
     l2_bytes: int = 512 << 10
     machine: str = ""  # the CPU's own name when the target is this machine, "" for a class of machines
 
-    multiplies_bytes = True  # has kernels for convolutions of integers of 8 bits
+    multiplies_bytes = True  # has kernels for convolutions of integers of 8 bits,
+    in_words = False  # of which images in plain layout are multiplied in words of four channels
 
     def lanes(self, dtype: str) -> int:
         """Elements of a type in one vector register."""
@@ -83,7 +84,7 @@ class Gpu:
     name: str  # cuda:sm_80,sm_90
     archs: tuple[str, ...]  # sm_80, …: ascending
 
-    multiplies_bytes = False
+    multiplies_bytes = in_words = True
     machine = here = ""  # a GPU is never this machine: libraries for it are made anywhere
 
     @property

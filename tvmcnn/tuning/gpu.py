@@ -35,7 +35,7 @@ from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.network import Network, Program, Shape
+from tvmcnn.network import FLOAT32, Network, Program, Shape
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.targets import Gpu, resolve_gpu
@@ -100,7 +100,8 @@ def emit_candidates(
     machine = resolve_gpu(target)
     if folder.exists():
         raise ToolError(f"{folder} is there already: name a new folder")
-    network = simplified(import_model(model, input_shapes, batch=batch), in_bytes=machine.multiplies_bytes)
+    network = import_model(model, input_shapes, batch=batch)
+    network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
     found = list(_problems(network))
     folder.mkdir(parents=True)
     plan: list[dict[str, Any]] = []
@@ -117,8 +118,9 @@ def emit_candidates(
 
 
 def _problems(network: Network) -> Iterator[Problem]:
-    """The distinct kernels that have more than one config."""
-    choices = [each for each in gpu.decided(network, fuse(network), NONE) if len(configs(network, each)) > 1]
+    """The distinct kernels of float32, as on CPUs, that have more than one config."""
+    decided = [each for each in gpu.decided(network, fuse(network), NONE) if each.kernel.dtype == FLOAT32]
+    choices = [each for each in decided if len(configs(network, each)) > 1]
     words = [kernel_words(network, choice.kernel) for choice in choices]
     counts = Counter(words)
     for word, choice in zip(words, choices, strict=True):

@@ -15,12 +15,12 @@ from tvmcnn.choose.cuda.single_launch import is_tiny, whole
 from tvmcnn.choose.fits import recorded
 from tvmcnn.choose.records import NONE, Records
 from tvmcnn.choose.shared import GLOBAL_POOLS, IN_ORDER, LANES, MOVES, QUANTISED, REGIONS, SAMPLES, choice_of, covers
-from tvmcnn.configs import Config, GemmConfig, RecurrentConfig, ThreadsConfig
+from tvmcnn.configs import Config, RecurrentConfig, ThreadsConfig
 from tvmcnn.fuse import ELEMENTWISE, POOLS, RECURRENT, is_anchor
-from tvmcnn.network import PLAIN, Choice, Kernel, Network, Tensor
+from tvmcnn.fuse.bytes_in_words import NARROW_GROUP, multiplies_words
+from tvmcnn.network import IN_BYTES, PLAIN, Choice, Kernel, Network, Tensor
 
 GEMV_ROWS = 8  # rows of a matrix product, each of which reads the other matrix on its own
-NARROW_GROUP = 8  # channels or maps of a group that fill no tile
 
 
 def choose(
@@ -43,7 +43,7 @@ def choose(
 
 def on_tensor_cores(network: Network, choice: Choice, precision: str) -> Choice:
     """A product of matrices by tensor cores; others, and one whose pool's window cuts their tiles, as it is."""
-    found = mma_configs(network, choice, precision) if isinstance(choice.config, GemmConfig) else []
+    found = mma_configs(network, choice, precision) if "mma" in ALGORITHMS[choice.algorithm].cuda else []
     return dataclasses.replace(choice, rule="mma", config=found[0], tier="default") if found else choice
 
 
@@ -173,6 +173,24 @@ def _regions(network: Network, kernel: Kernel) -> Way:
     return "regions", "threads", ThreadsConfig()
 
 
+def _convolves_words(network: Network, kernel: Kernel) -> bool:
+    return IN_BYTES in kernel.anchor.attributes
+
+
+def _words_convolved(network: Network, kernel: Kernel) -> Way:
+    few = covers(kernel) and kernel.output.shape[0] <= GEMV_ROWS
+    return ("gemv_words", "gemv", None) if few else ("gemm_words_conv", "gemm", None)
+
+
+def _multiplies_words(network: Network, kernel: Kernel) -> bool:
+    return multiplies_words(network, kernel.anchor)
+
+
+def _words_multiplied(network: Network, kernel: Kernel) -> Way:
+    few = math.prod(kernel.output.shape[:-1]) <= GEMV_ROWS
+    return ("gemv_words", "gemv", None) if few else ("gemm_words_dense", "gemm", None)
+
+
 def _is_quantised(network: Network, kernel: Kernel) -> bool:
     return kernel.anchor.op in QUANTISED
 
@@ -198,6 +216,8 @@ KERNELS: tuple[tuple[Callable[[Network, Kernel], bool], Callable[[Network, Kerne
     (_pools_floats, _pool),
     (_goes_in_order, _in_order),
     (_pools_regions, _regions),
+    (_convolves_words, _words_convolved),
+    (_multiplies_words, _words_multiplied),
     (_is_quantised, _quantised),
     (_always, _plain),
 )

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from tvmcnn.blocks import QUAD
 from tvmcnn.choose.cpu.defaults import winograd_fits
 from tvmcnn.configs import Config, GemmConfig, GemvConfig, MmaConfig
 from tvmcnn.fuse import window_size
@@ -15,6 +16,9 @@ from tvmcnn.winograd import grid
 WARP = 32  # threads
 SHARED_BYTES = 48 << 10  # of a block, on every GPU
 PROCESSORS, FMAS, BYTES = 132, 128, 1200  # of an H100, in each of them a cycle, from memory and L2 a cycle
+# Instructions by which four bytes of memory become a word of shared memory: loads, PRMTs, and addresses (SASS, sm_90)
+WORD = 16
+SUM_BYTES = 4  # of a part of a sum, float32 or int32
 LAUNCH = 2500  # cycles, of the kernel that adds the parts of a sum
 GEMM_TILES = ((128, 128, 8, 8), (64, 128, 8, 8), (64, 64, 4, 4), (32, 64, 4, 4), (16, 64, 4, 4), (64, 32, 4, 4))
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)  # of a sum
@@ -39,22 +43,34 @@ def gemm_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
     Large tiles load less, small ones keep all multiprocessors at work; where even those are few, the sum is split:
     7 x 7 pixels of 512 maps are 8 tiles of 64 x 64 for 132 multiprocessors.
     """
+    terms = math.prod(network.constants[kernel.anchor.inputs[1]].shape[1:])
+    found = _gemm_tiles(kernel, terms) + winograd_configs(kernel)
+    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+
+
+def words_conv_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
+    """As `gemm_configs`, of words of four channels."""
+    _, depth, *window = network.constants[kernel.anchor.inputs[1]].shape
+    found = _gemm_tiles(kernel, -(-depth // QUAD) * math.prod(window), WORD)
+    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+
+
+def _gemm_tiles(kernel: Kernel, terms: int, gathering: int = 0) -> list[tuple[float, GemmConfig]]:
+    """Tiles and parts of a convolution's sums of so many terms, with the estimated cycles of each."""
     window = math.prod(window_size(kernel))
     pixels, maps = math.prod(kernel.output.shape[2:]) * window, maps_of(kernel)
     others = kernel.output.shape[0] * int(kernel.anchor["group"])
-    terms = math.prod(network.constants[kernel.anchor.inputs[1]].shape[1:])
     found: list[tuple[float, GemmConfig]] = []
     for (tall, wide, rows, columns), split, depth in itertools.product(GEMM_TILES, SPLITS, DEPTHS):
         across = round_up(columns, window)
         config = GemmConfig(tall, wide // columns * across, rows, across, depth, split)
         tiles = -(-maps // tall) * -(-pixels // config.pixels) * others
         if split == 1:
-            found.append((_cycles(config, tiles, terms), config))
+            found.append((_cycles(config, tiles, terms, gathering), config))
         elif terms // split >= DEPTHS[0] * MIN_STEPS:
-            adding = LAUNCH + 2 * split * maps * pixels * others * kernel.item_bytes / BYTES
-            found.append((_cycles(config, tiles, terms) + adding, config))
-    found += winograd_configs(kernel)
-    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+            adding = LAUNCH + 2 * split * maps * pixels * others * SUM_BYTES / BYTES
+            found.append((_cycles(config, tiles, terms, gathering) + adding, config))
+    return found
 
 
 def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
@@ -77,12 +93,13 @@ def winograd_configs(kernel: Kernel) -> list[tuple[float, GemmConfig]]:
     return found
 
 
-def _cycles(config: GemmConfig, tiles: int, terms: int) -> float:
-    """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow."""
+def _cycles(config: GemmConfig, tiles: int, terms: int, gathering: int = 0) -> float:
+    """Cycles of a multiprocessor: its share of the products, at a rate that its warps and their loads allow; and so
+    many instructions for each pixel and term that is gathered."""
     warps = config.maps // config.thread_maps * (config.pixels // config.thread_pixels) / WARP
     each = -(-tiles * config.split // PROCESSORS)  # tiles of one multiprocessor
     rate = FMAS * GEMM_RATES[config.thread_maps > 4] * min(1.0, each * warps / HIDING_WARPS)
-    return each * config.maps * config.pixels * (terms / config.split + DEPTHS[0]) / rate
+    return each * (config.maps + gathering) * config.pixels * (terms / config.split + DEPTHS[0]) / rate
 
 
 def mma_configs(network: Network, choice: Choice, precision: str) -> list[MmaConfig]:
@@ -118,7 +135,10 @@ def dense_configs(network: Network, kernel: Kernel) -> list[GemmConfig]:
 def gemv_configs(network: Network, kernel: Kernel) -> list[GemvConfig]:
     """Parts of the sum: as many as leave each warp some terms."""
     weight = network.constants[kernel.anchor.inputs[1]].shape
-    terms = math.prod(weight[1:]) if kernel.anchor.op == "Conv" else weight[0]
+    return _parts(math.prod(weight[1:]) if kernel.anchor.op == "Conv" else weight[0])
+
+
+def _parts(terms: int) -> list[GemvConfig]:
     return [GemvConfig(parts) for parts in (16, 8, 32, 4, 2) if terms >= 16 * parts] or [GemvConfig(1)]
 
 
@@ -127,8 +147,17 @@ def maps_of(kernel: Kernel) -> int:
     return kernel.output.shape[1] // int(kernel.anchor["group"])
 
 
+def words_gemv_configs(network: Network, kernel: Kernel) -> list[GemvConfig]:
+    """As `gemv_configs`, of words of four terms."""
+    weight = network.constants[kernel.anchor.inputs[1]].shape
+    return _parts(-(-(math.prod(weight[1:]) if len(weight) == 4 else weight[0]) // QUAD))
+
+
 CANDIDATES: Mapping[str, Callable[[Network, Kernel], Sequence[Config]]] = {  # by algorithm
     "gemm_conv": gemm_configs,
     "gemm_dense": dense_configs,
     "gemv": gemv_configs,
+    "gemm_words_conv": words_conv_configs,
+    "gemm_words_dense": dense_configs,
+    "gemv_words": words_gemv_configs,
 }

@@ -9,6 +9,12 @@ from tvmcnn.fuse import window_size
 from tvmcnn.network import PLAIN, Choice, Kernel, Node, Tensor
 from tvmcnn.winograd import grid
 
+# By the algorithm of the whole: those of the parts of a sum and of the sum of them, and of what type the parts are
+PARTS = {
+    "gemm_conv": ("gemm_partial", "gemm_sum", "float32"),
+    "gemm_words_conv": ("gemm_words_partial", "gemm_words_sum", "int32"),
+}
+
 
 def in_parts(choice: Choice) -> list[Choice]:
     """The kernels that a choice stands for: three by Winograd, two where the sum is split, else itself."""
@@ -29,16 +35,17 @@ def _split(choice: Choice, split: int) -> list[Choice]:
     node, (n, maps, height, width), (a, b) = kernel.anchor, kernel.output.shape, window_size(kernel)
     group = int(node["group"])
     shape = (split, n, group, maps // group, height * width * a * b)
-    parts = Tensor(f"{kernel.output.name}@parts", shape, kernel.output.dtype)
+    by_parts, by_sum, dtype = PARTS[choice.algorithm]
+    parts = Tensor(f"{kernel.output.name}@parts", shape, dtype)
     attributes = {**node.attributes, "made": ((height, width), (a, b))}
     partial = Node("ConvPartial", f"{node.name}@parts", node.inputs[:2], parts.name, attributes)
     first = dataclasses.replace(
         kernel, nodes=(partial,), inputs=kernel.inputs[:1], output=parts, hidden=(), constants=_early(kernel)
     )
     made = dataclasses.replace(
-        choice, kernel=first, algorithm="gemm_partial", sources=choice.sources[:1], reads=choice.reads[:1]
+        choice, kernel=first, algorithm=by_parts, sources=choice.sources[:1], reads=choice.reads[:1]
     )
-    return [made, _last(choice, parts, "gemm_sum", "threads", ThreadsConfig())]
+    return [made, _last(choice, parts, by_sum, "threads", ThreadsConfig())]
 
 
 def _by_winograd(choice: Choice, m: int) -> list[Choice]:

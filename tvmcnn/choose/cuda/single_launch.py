@@ -10,7 +10,7 @@ from tvmcnn.choose.cuda.defaults import PROCESSORS, SHARED_BYTES, WARP, gemv_con
 from tvmcnn.choose.shared import choice_of, covers
 from tvmcnn.configs import GemmConfig, GemvConfig, WholeConfig
 from tvmcnn.fuse import multiply_accumulates
-from tvmcnn.network import PLAIN, Choice, Network, round_up
+from tvmcnn.network import FLOAT32, PLAIN, Choice, Network, round_up
 
 SHARED = 32 << 10  # bytes of a block for every tensor of an image, beside the sums of a product
 IMAGES = (8, 4, 2)  # of a block: with more a thread has no registers for their sums
@@ -36,7 +36,9 @@ def _is_chain(network: Network, choices: Sequence[Choice]) -> bool:
 
 
 def _are_products(network: Network, choices: Sequence[Choice]) -> bool:
-    return all(isinstance(choice.config, GemmConfig | GemvConfig) and not choice.kernel.prologue for choice in choices)
+    """Of float32: those of words would need other expressions."""
+    products = all(isinstance(choice.config, GemmConfig | GemvConfig) for choice in choices)
+    return products and all(choice.kernel.dtype == FLOAT32 and not choice.kernel.prologue for choice in choices)
 
 
 def _keep_the_batch(network: Network, choices: Sequence[Choice]) -> bool:

@@ -22,14 +22,14 @@ from tvmcnn.network import Step
 from tvmcnn.ops import declare
 from tvmcnn.schedule.cuda import RULES
 from tvmcnn.schedule.cuda.fragments import as_tf32
-from tvmcnn.schedule.cuda.loops import guarded
+from tvmcnn.schedule.cuda.loops import accumulated, guarded
 
 ARCH = "sm_80"  # what TVM is told; the text has nothing that is only some architecture's
 TILE_CONFIGS = (GemmConfig, MmaConfig, GemvConfig, PlanesConfig)  # rules whose last tiles reach beyond the output
-ITEM_BYTES = {"float": 4, "half": 2}
+ITEM_BYTES = {"float": 4, "int": 4, "half": 2}
 THREADS = 1024  # of a block, on every GPU
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
-_SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?(float|half) \w+\[(\d+)\]")
+_SHARED = re.compile(r"__shared__ (?:alignas\(\d+\) )?(float|int|half) \w+\[(\d+)\]")
 
 
 def scheduled(step: Step) -> tirx.PrimFunc:
@@ -37,7 +37,7 @@ def scheduled(step: Step) -> tirx.PrimFunc:
     choice = step.choice
     sch = Schedule(declare(step))
     RULES[choice.rule](sch, choice.config)
-    func = over_time(sch.mod["main"])
+    func = accumulated(over_time(sch.mod["main"]))
     return guarded(func) if isinstance(choice.config, TILE_CONFIGS) else func
 
 

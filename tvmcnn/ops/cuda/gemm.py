@@ -178,7 +178,7 @@ def gemm_dense(step: Step, given: Operands) -> te.Tensor:
     pixels = round_up(rows, config.pixels)
 
     def gather(q: Any, m: Any) -> Expr:
-        value = _of_row(x, rows, m, q)
+        value = of_row(x, rows, m, q)
         tests = [*([q < depth] if terms > depth else []), *([m < rows] if pixels > rows else [])]
         return _rounded(step, tirx.if_then_else(tirx.all(*tests), value, float32(0.0)) if tests else value)
 
@@ -217,7 +217,7 @@ def gemv(step: Step, given: Operands) -> te.Tensor:
 
     def product(m: Any, part: Any, o: Any) -> Expr:
         k = part * run + rk
-        value = _of_row(x, rows, m, k)
+        value = of_row(x, rows, m, k)
         value = value if terms == depth else tirx.if_then_else(k < depth, value, float32(0.0))
         return te.sum(value * weight[0, k, o], axis=[rk])
 
@@ -233,7 +233,7 @@ def gemv(step: Step, given: Operands) -> te.Tensor:
     return te.compute((rows, columns), element, name="out")
 
 
-def _of_row(x: te.Tensor, rows: int, m: Any, k: Any) -> Expr:
+def of_row(x: te.Tensor, rows: int, m: Any, k: Any) -> Expr:
     """Element k of row m as the rows lie in memory. Rows that are x's own first axis stay apart from what is within
     one: a schedule that has one row at hand would else take the next for needed too."""
     first, *rest = extents(x)

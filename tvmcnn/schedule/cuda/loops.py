@@ -7,9 +7,13 @@ from collections.abc import Mapping
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call, Expr, Op
 from tvm.s_tir import SBlockRealize, Schedule
 
 from tvmcnn.schedule.steps import Block, Loop, extent
+
+DP4A = "__dp4a"  # as ops/cuda/gemm_words.py calls it, with 0 to add to
+EXTERN = Op.get("tirx.call_pure_extern")
 
 
 def tiles(sch: Schedule, loop: Loop, *sizes: int) -> list[Loop]:
@@ -30,6 +34,22 @@ def together(sch: Schedule, block: Block, at: Loop, threads: Mapping[str, int], 
         sch.bind(loop, name)
     if vector > 1:
         sch.vectorize(lanes)
+
+
+def accumulated(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with products of words added to their sum by the instruction that multiplies: nvcc would add apart.
+
+    sum + __dp4a(one, other, 0)    -->    __dp4a(one, other, sum)
+    """
+
+    def joined(added: tirx.Add) -> Expr:
+        call = added.b
+        if not isinstance(call, Call) or not call.op.same_as(EXTERN) or call.args[0].value != DP4A:
+            return added
+        _, one, other, _ = call.args
+        return tirx.call_pure_extern("int32", DP4A, one, other, added.a)
+
+    return tvm_ffi.structural_map(func, (tirx.Add, joined))
 
 
 def guarded(func: tirx.PrimFunc, name: str = "out") -> tirx.PrimFunc:
