@@ -511,6 +511,16 @@ def test_a_follower_that_agrees_follows_nothing() -> None:
     assert not follower.differs()
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_a_gelu_that_cancels(approximate: str, tmp_path: Path) -> None:
+    """Gelu of -5.7 is -3e-8 in the reals, and 0 where 1 + erf(-4) is 0 in float32: an error of its operand's size."""
+    nodes = [node("Mul", "x s", "m"), node("Add", "m b", "t"), node("Gelu", "t", "y", approximate=approximate)]
+    proto = model_of(nodes, {"x": (1,)}, "t y", {"s": np.float32([1e-4]), "b": np.float32([-5.7])}, opset=20)
+    made = tvmcnn.compile(proto, output=tmp_path / "gelu.so")
+    assert made.verdict is not None and made.verdict.passed
+    assert all(error.bound < 2e-5 for error in made.verdict.outputs)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_sum_that_cancels(seed: int, tmp_path: Path) -> None:
     """A single sum of 900 numbers may be small; its rounding errors are those of its terms."""

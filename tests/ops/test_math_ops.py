@@ -115,7 +115,7 @@ ACTIVATIONS: list[tuple[str, dict[str, Any], Callable[[Array], Array], float]] =
     ("Cosh", {}, np.cosh, 1e-3),
     ("Asinh", {}, np.arcsinh, 1),
     ("Acosh", {}, np.arccosh, 1),
-    ("Atanh", {}, np.arctanh, 1),
+    ("Atanh", {}, np.arctanh, 1e-37),
 ]
 IDS = [f"{op}{'-'.join(map(str, attributes.values()))}" for op, attributes, _, _ in ACTIVATIONS]
 

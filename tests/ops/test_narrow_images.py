@@ -81,12 +81,11 @@ def is_bfloat16(x: Array) -> bool:
 def convolved(x: Array, weight: Array, bias: Array, pads: list[int], strides: list[int]) -> tuple[Array, Array]:
     """A convolution of rounded factors in float64, tap by tap, and the size of its terms."""
     top, left, bottom, right = pads
-    image = np.pad(as_bfloat16(x), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    depthwise = weight.shape[1] == 1  # one filter a channel is multiplied in float32
+    image = np.pad(x if depthwise else as_bfloat16(x), ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(image, weight.shape[2:], axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1]]
     shift = bias.reshape(1, -1, 1, 1)
-    # One filter a channel is multiplied in float32; what is stored in bfloat16 is no other number when rounded again.
-    depthwise = weight.shape[1] == 1
     w, axes = (weight[:, 0], "cij->nchw") if depthwise else (as_bfloat16(weight), "mcij->nmhw")
     size = np.einsum(f"nchwij,{axes}", np.abs(windows), np.abs(w))
     return np.einsum(f"nchwij,{axes}", windows, w) + shift, size + np.abs(shift)

@@ -168,8 +168,9 @@ class _Disturbance:
     def _sum_size(self, node: Node | None) -> float:
         """The size of a sum as its terms would have it, √K times their root mean square; 0 for no sum.
 
-        A sum that cancels is smaller, its rounding errors are not: where there is one alone, no other tells. What is
-        read at computed places is off by as much of the image as a place is of a pixel.
+        A sum that cancels is smaller, its rounding errors are not: where there is one alone, no other tells. So is
+        x·(1 + erf(x / √2)) of Gelu below 0. What is read at computed places is off by as much of the image as a place
+        is of a pixel.
         """
         x, weight = (self._operand(node, place) if node is not None else None for place in (0, 1))
         source = self.network.makers.get(node.inputs[0]) if node is not None and node.op == "Conv" else None
@@ -177,6 +178,8 @@ class _Disturbance:
             x = self._operand(source, 0)  # of which samples are no larger
         if node is not None and x is not None and weight is not None and node.op in PLACES:
             return largest(x) * _pixels(node, x.shape, weight)
+        if node is not None and x is not None and node.op == "Gelu":
+            return largest(x)
         if node is None or x is None or node.op not in (*SUMS, *MEANS, *PRODUCTS):
             return 0.0
         terms = max(1, _terms(self.network, node.op, node.inputs, node.attributes) - OTHER_ROUNDINGS)

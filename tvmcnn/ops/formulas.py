@@ -76,6 +76,17 @@ def softplus(x: Expr) -> Expr:
     return tirx.max(of(x, 0), x) + log1p(exp(of(x, 0) - tirx.abs(x)))
 
 
+def atanh(x: Expr) -> Expr:
+    """½·ln((1 + x) / (1 − x)) = ±½·ln(1 + 2|x| / (1 − |x|)), which has all digits of a small x."""
+    let = Let()
+    x = let(x)
+    size = let(tirx.abs(x))
+    inside = log1p(of(x, 2) * size / (of(x, 1) - size)) * of(x, 0.5)
+    outside = Select(size > of(x, 1), of(x, float("nan")), of(x, float("inf")))
+    value = let(Select(size < of(x, 1), inside, outside))
+    return let.within(Select(tirx.isnan(x), x, Select(x < of(x, 0), of(x, 0) - value, value)))
+
+
 def mish(x: Expr) -> Expr:
     """x·tanh(ln(1 + e^x)) = x·n/(n + 2), n = e^x·(e^x + 2): one exponential. From 20 on the factor is 1 in float32; in
     float64 from 40, where n is still far from overflow.
@@ -282,7 +293,8 @@ FORMULAS: dict[str, Callable[..., Expr]] = {
     **{name.capitalize(): getattr(functions, name) for name in ("sin", "cos")},
     **{name.capitalize(): getattr(tirx, name) for name in ("tan", "asin", "acos", "atan")},
     "Tanh": tanh,
-    **{name.capitalize(): getattr(tirx, name) for name in ("asinh", "acosh", "atanh")},
+    **{name.capitalize(): getattr(tirx, name) for name in ("asinh", "acosh")},
+    "Atanh": atanh,
     **{name.capitalize(): libm(name) for name in ("sinh", "cosh")},
     "Less": lambda a, b: a < b,
     "LessOrEqual": lambda a, b: a <= b,
