@@ -25,6 +25,7 @@ LONG = (
     8  # times as much, of the largest value, where sums are long or, by Winograd's matrices, of up to 8 times a value
 )
 NARROW = 2.0**-6  # of a factor that is rounded to bfloat16, by at most an eighth of this: sums of many seldom add up
+STORED = 2.0**-8  # of an image that is stored in bfloat16
 NARROWED = frozenset("Conv ConvTranspose Gemm MatMul Einsum LSTM GRU RNN DeformConv DFT STFT".split())  # noqa: SIM905
 DENORMAL = 2.0**-126  # below which float32 has fewer digits
 UNITS = {"float16": 2.0**-12, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -73,10 +74,12 @@ class Fault:
 
 class Judge:
     """The expected values of a model's tensors, and how far each element may be from them: further where factors of
-    products are rounded, all of them or some."""
+    products are rounded (`narrow`), all of them or some, and where images are (`stored`)."""
 
-    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Array], *, narrow: bool = False) -> None:
-        self.model, self.inputs, self.narrow = model, inputs, narrow
+    def __init__(
+        self, model: onnx.ModelProto, inputs: Mapping[str, Array], *, narrow: bool = False, stored: bool = False
+    ) -> None:
+        self.model, self.inputs, self.narrow, self.stored = model, inputs, narrow, stored
         self.expected = reference(model, inputs, every_tensor=True)
         self._samples: list[dict[str, Array]] | None = None
         self.excused = 0
@@ -145,7 +148,13 @@ class Judge:
         for node in self.model.graph.node:
             factor = NARROW if self.narrow and node.op_type in NARROWED else 0.0
             values |= _noisy(node, values, types, self.model.opset_import[0].version, rng, factor)
+            images = (name for name in node.output if self.stored and values[name].ndim == 4)
+            values |= {name: _off(values[name], STORED, rng) for name in images if types[name] == "float32"}
         return values
+
+
+def _off(value: Array, unit: float, rng: np.random.Generator) -> Array:
+    return np.asarray(value * (1 + unit * rng.uniform(-1, 1, value.shape)))
 
 
 def _noisy(
@@ -159,7 +168,7 @@ def _noisy(
     rounds = node.op_type not in EXACT
 
     def off(value: Array, unit: float) -> Array:
-        return np.asarray(value * (1 + unit * rng.uniform(-1, 1, value.shape)))
+        return _off(value, unit, rng)
 
     given = {}
     for place, name in enumerate(node.input):

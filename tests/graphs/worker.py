@@ -189,8 +189,8 @@ def computed(
 ) -> tuple[str, str] | None:
     """The first thing that is wrong with what the library computes: its kind and a text."""
     manifest = tvmcnn.load(compiled.path).manifest
-    narrow = manifest["precision"] != WORDS["fp32"] or manifest["weights"]["kind"] != "fp32"
-    judge = Judge(proto, inputs, narrow=narrow)
+    stored = manifest["precision"] != WORDS["fp32"]
+    judge = Judge(proto, inputs, narrow=stored or manifest["weights"]["kind"] != "fp32", stored=stored)
     first: list[Array] = []
     for threads in range(1, MOST_THREADS + 1):
         net = tvmcnn.load(compiled.path, threads=threads)
