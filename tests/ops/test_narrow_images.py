@@ -330,3 +330,33 @@ def test_an_image_off_by_a_spacing_is_refused(target: str, tmp_path: Path, monke
             monkeypatch.setitem(choose.summary.ALGORITHMS, algorithm, dataclasses.replace(how, operand=shifted))  # type: ignore[arg-type]
     with pytest.raises(VerifyError, match="is not written"):
         compiled(block_of_a_resnet().model(), target, tmp_path)
+
+
+def column_of_pixels() -> Graph:
+    """A stride along rows that no row of the image shows."""
+    g = Graph(6)
+    a = g.node("Relu", g.conv(g.input(2, 24, 41, 1), 64, (1, 1)))
+    g.output(g.node("Relu", g.conv(a, 33, (1, 1), strides=[2, 1])))
+    return g
+
+
+def pooled() -> Graph:
+    """Pools in convolutions whose images are of the form that tiles are loaded from."""
+    g = Graph(7)
+    a = g.node("Relu", g.conv(g.input(2, 24, 14, 18), 64, (1, 1)))
+    b = g.node("MaxPool", g.node("Relu", g.conv(a, 96, (1, 1))), kernel_shape=[2, 3], strides=[2, 3])
+    c = g.node("Relu", g.conv(b, 64, (3, 1), pads=[1, 0, 1, 0]))
+    g.output(g.node("AveragePool", g.conv(c, 33, (1, 1)), kernel_shape=[1, 2], strides=[1, 2]))
+    return g
+
+
+@pytest.mark.parametrize("build", [column_of_pixels, pooled])
+@runs
+def test_rows_of_the_image_that_sums_skip(target: str, build: Callable[[], Graph], tmp_path: Path) -> None:
+    """Verified tensor by tensor; pooled images are read in place, those of a stride are not."""
+    made = compiled(build().model(), target, tmp_path)
+    assert made.verdict is not None and made.verdict.passed and narrow_tensors(made.path)
+    tiles = [step.choice for step in made.program.steps if isinstance(step.choice.config, AmxConfig)]
+    in_place = [choice.config.in_place for choice in tiles]
+    wanted = [False, False] if build is column_of_pixels else [False, True, True, True]
+    assert in_place == (wanted if target == "x86-64-v4-amx" else [])

@@ -144,7 +144,7 @@ def _in_place(step: Step, given: Operands, bands: Tiles, band: PackedBand) -> Pa
     image, map_size = given.flat(kernel.inputs[0].name, band.beyond_bytes // 2), math.prod(stored[2:])
 
     def element(i: Any, b: Any, rb: Any, ph: Any, pw: Any, at: Any) -> Expr:
-        first = (bands.element(b, 0) + above) * band.pitch * band.spacing
+        first = (bands.element(b, 0) * band.window[0] + above) * band.pitch * band.spacing
         return image[(i * stored[1] + rb) * map_size + first + at]
 
     return element

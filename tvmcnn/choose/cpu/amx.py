@@ -53,14 +53,14 @@ def as_tiles(choice: Choice, config: AmxConfig) -> Choice:
 def reads_in_place(choice: Choice) -> bool:
     """Whether tiles may be loaded from the image itself: it has the blocks, the rows and the halo of a packed one, and
     nothing else of the kernel reads it."""
-    if not isinstance(choice.config, AmxConfig):
-        return False
     kernel, layout = choice.kernel, choice.reads[0]
-    band, width = PackedBand.of(kernel, choice.config), layout.physical(kernel.inputs[0].shape)[3]
-    again = kernel.inputs[0].name in {name for node in kernel.nodes[1:] for name in node.inputs}
-    rows = width == band.pitch and layout.halo[1] == band.wanted(kernel.inputs[0].shape[3])[1]
-    whole = layout.narrow and layout.block == band.whole_row and not band.together and not kernel.prologue
-    return whole and rows and not again and band.phases(0) == band.phases(1) == 1 and layout.pitch == 0
+    if not isinstance(choice.config, AmxConfig) or kernel.prologue or kernel.anchor["strides"] != (1, 1):
+        return False
+    image = kernel.inputs[0]
+    band, width = PackedBand.of(kernel, choice.config), layout.physical(image.shape)[3]
+    whole = layout.narrow and layout.block == band.whole_row and not band.together and not layout.pitch
+    rows = width == band.pitch and layout.halo[1] == kernel.anchor["pads"][1]
+    return whole and rows and image.name not in {name for node in kernel.nodes[1:] for name in node.inputs}
 
 
 def in_place(choice: Choice) -> Choice:
