@@ -165,7 +165,7 @@ def _places(
 def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
     """The bytes past their end that tensors are read to, by name: a plain gate of 17 maps in two blocks of 16, and an
     image from which AMX loads whole tiles."""
-    gates = {
+    found = {
         source.name: -source.shape[1] % choice.makes.block * source.item_bytes
         for choice in choices
         if choice.makes.block > 1 and ALGORITHMS[choice.algorithm].makes is not Makes.COPY
@@ -175,5 +175,5 @@ def _read_beyond(choices: Sequence[Choice]) -> dict[str, int]:
     for choice in choices:
         if choice.reads_beyond:
             name = choice.sources[0].name
-            gates[name] = max(gates.get(name, 0), choice.reads_beyond)
-    return gates
+            found[name] = max(found.get(name, 0), choice.reads_beyond)
+    return found

@@ -43,33 +43,29 @@ def by_tiles(state: State, kernel: Kernel, read: Sequence[tuple[Tensor, Layout]]
 
 
 def as_tiles(choice: Choice, config: AmxConfig) -> Choice:
-    """A convolution by tiles with another config, its maps in as many parts as threads want, and the scratch of it."""
-    config = dataclasses.replace(config, parts=_parts(choice.kernel, config), in_place=False)
-    scratch = _scratch(choice.kernel, config)
-    choice = dataclasses.replace(choice, config=config, scratch_bytes=scratch, reads_beyond=0)
-    return in_place(choice) if reads_in_place(choice) else choice
+    """A convolution by tiles with another config, its maps in as many parts as threads want."""
+    return loading(dataclasses.replace(choice, config=dataclasses.replace(config, parts=_parts(choice.kernel, config))))
 
 
-def reads_in_place(choice: Choice) -> bool:
-    """Whether tiles may be loaded from the image itself: it has the blocks, the rows and the halo of a packed one, and
-    nothing else of the kernel reads it."""
+def loading(choice: Choice) -> Choice:
+    """The choice with its tiles loaded from the image itself where that has the form of a packed one, which is made
+    else, and the scratch that it takes."""
+    kernel, config = choice.kernel, dataclasses.replace(choice.numbers(AmxConfig), in_place=_may_stay(choice))
+    beyond = PackedBand.of(kernel, config).beyond_bytes if config.in_place else 0
+    return dataclasses.replace(choice, config=config, scratch_bytes=_scratch(kernel, config), reads_beyond=beyond)
+
+
+def _may_stay(choice: Choice) -> bool:
+    """Whether the image has the blocks, the rows and the halo of a packed one, and nothing else of the kernel reads
+    it."""
     kernel, layout = choice.kernel, choice.reads[0]
-    if not isinstance(choice.config, AmxConfig) or kernel.prologue or kernel.anchor["strides"] != (1, 1):
+    if kernel.prologue or kernel.anchor["strides"] != (1, 1):
         return False
     image = kernel.inputs[0]
-    band, width = PackedBand.of(kernel, choice.config), layout.physical(image.shape)[3]
+    band, width = PackedBand.of(kernel, choice.numbers(AmxConfig)), layout.physical(image.shape)[3]
     whole = layout.narrow and layout.block == band.whole_row and not band.together and not layout.pitch
     rows = width == band.pitch and layout.halo[1] == kernel.anchor["pads"][1]
     return whole and rows and image.name not in {name for node in kernel.nodes[1:] for name in node.inputs}
-
-
-def in_place(choice: Choice) -> Choice:
-    """The choice without a packed image."""
-    config = dataclasses.replace(choice.numbers(AmxConfig), in_place=True)
-    beyond = PackedBand.of(choice.kernel, config).beyond_bytes
-    return dataclasses.replace(
-        choice, config=config, scratch_bytes=_scratch(choice.kernel, config), reads_beyond=beyond
-    )
 
 
 def _scratch(kernel: Kernel, config: AmxConfig) -> int:
@@ -83,8 +79,8 @@ def _scratch(kernel: Kernel, config: AmxConfig) -> int:
 
 def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
     """Two tiles of maps by two of pixels where the maps divide so, and bands whose sums stay in L1: of 128 pixels, or
-    of 256 where bands share rows of the image. A lone band is cut for threads: into parts of the maps where weights
-    are more than images, else into two bands."""
+    of 256 where bands share rows of the image. A lone band is cut for threads: in two where weights are less than
+    images, else into parts of the maps, by `as_tiles`."""
     blocks, height = _blocks(kernel), kernel.output.shape[2]
     maps = next(count for count in (2, 3, 1) if blocks % count == 0)
     most = MOST_SUMS if kernel.anchor["kernel_shape"][0] == 1 else 2 * MOST_SUMS
@@ -96,8 +92,7 @@ def amx_config(kernel: Kernel, target: Target) -> AmxConfig:
     config = AmxConfig(maps, 1, rows, prefetch=prefetches(kernel, target))
     # No run is longer than the band: its last pixels would be computed in vain.
     pixels = min(PackedBand.of(kernel, config).sums // ROWS, {1: 3, 2: 2, 3: 1}[maps])
-    config = dataclasses.replace(config, pixels=pixels)
-    return dataclasses.replace(config, parts=_parts(kernel, config))
+    return dataclasses.replace(config, pixels=pixels)
 
 
 def _blocks(kernel: Kernel) -> int:

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 
 from tvmcnn.algorithms import ALGORITHMS
 from tvmcnn.blocks import BLOCK
-from tvmcnn.choose.cpu.amx import in_place, reads_in_place
+from tvmcnn.choose.cpu.amx import loading
 from tvmcnn.choose.cpu.tasks import task_count
+from tvmcnn.configs import AmxConfig
 from tvmcnn.network import FLOAT32, Choice, Layout, Network
 from tvmcnn.targets import Target
 
@@ -36,7 +37,7 @@ def narrowing(network: Network, choices: Sequence[Choice], target: Target) -> tu
         if _is_narrow(choice, readers):
             blocks[choice.kernel.output.name] = _block(choice, readers[choice.kernel.output.name], blocks)
     narrow = (_with_narrow(choice, blocks) for choice in choices)
-    made = (in_place(choice) if reads_in_place(choice) else choice for choice in narrow)
+    made = (loading(choice) if isinstance(choice.config, AmxConfig) else choice for choice in narrow)
     return tuple(
         dataclasses.replace(choice, tasks=task_count(network, choice, target)) if choice.writes.narrow else choice
         for choice in made

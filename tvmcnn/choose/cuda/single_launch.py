@@ -36,7 +36,7 @@ def _is_chain(network: Network, choices: Sequence[Choice]) -> bool:
 
 
 def _are_products(network: Network, choices: Sequence[Choice]) -> bool:
-    """Of float32: those of words would need other expressions."""
+    """True for products of float32; those of words would need other expressions."""
     products = all(isinstance(choice.config, GemmConfig | GemvConfig) for choice in choices)
     return products and all(choice.kernel.dtype == FLOAT32 and not choice.kernel.prologue for choice in choices)
 
