@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from covering import covering
 from data import GOLDEN
+from graphs import quick
 from helpers import TARGETS, use_target
 
 from tvmcnn import compiler
@@ -24,12 +26,34 @@ for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "T
 os.environ["TERM"] = "xterm-256color"
 os.umask(0o022)  # whose files have the usual rights
 
+NUMBERS = ("ops", "fuse", "importer", "check")  # folders of tests of what a library computes
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # whose siblings have the other CPUs: processes would import TVM for nothing
     compiler.usable_cpus = lambda: 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the texts under tests/golden")
+    parser.addoption(
+        "--every-case", action="store_true", help="run each combination of parameters: see tests/covering.py"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # behind -k, whose choice is covered
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the cases that cover each test's parameters, unless all were asked for, or a case by its name."""
+    if config.getoption("--every-case") or any("[" in word for word in config.args):
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept = set()
+    for group in groups.values():
+        cases = [getattr(item, "callspec", None) for item in group]
+        params = [{name: repr(value) for name, value in case.params.items()} if case else {} for case in cases]
+        kept |= {group[place].nodeid for place in covering(params)} if all(params) else {it.nodeid for it in group}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+    items[:] = [item for item in items if item.nodeid in kept]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -72,6 +96,14 @@ def shim_headers(tmp_path_factory: pytest.TempPathFactory) -> None:
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each vector width in turn: the name to compile for."""
     return use_target(request.param, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def quick_compiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-price libraries where it is their numbers that are compared: see graphs/quick.py."""
+    if request.path.parent.name in NUMBERS:
+        for module, name, value in quick.PATCHES:
+            monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture

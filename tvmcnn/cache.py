@@ -7,6 +7,7 @@ written whole, so that any number of processes may share it; each carries its ow
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -38,8 +39,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.cache
 def sources_digest(*names: str) -> str:
-    """The hash of some of our own files and folders of them: an edit makes what they made stale."""
+    """The hash of some of our own files and folders of them, as they were when this process first asked.
+
+    An edit makes stale what they made.
+    """
     root = Path(__file__).parent
     found = sorted(
         file for name in names for file in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])

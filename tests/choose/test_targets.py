@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tvmcnn.codegen.cpu.chain import included, missing
+from tvmcnn.codegen.cpu import features
 from tvmcnn.codegen.templates import NATIVE, filled
 from tvmcnn.targets import TARGETS, Target, resolve_several
 from tvmcnn.targets.x86_64_v3 import supports
@@ -32,8 +32,8 @@ def test_the_best_class_is_first() -> None:
 def test_c_asks_for_what_cpuinfo_lists(target: Target, tmp_path: Path) -> None:
     """The library's own test of the CPU agrees with Python's, but for what no C can ask."""
     assert len(target.cpu_tests) == len(target.features)
-    source = f"{included(target)}int main(void) {{ {target.cpu_init} return ({missing(target)}) != 0; }}"
-    (tmp_path / "ask.c").write_text(source)
+    main = f"int main(void) {{ return {features.asked(target)}() != 0; }}"
+    (tmp_path / "ask.c").write_text(f"{features.source(target)}\n{main}\n")
     subprocess.run(["cc", f"-I{NATIVE}", "-o", "ask", "ask.c"], cwd=tmp_path, check=True)
     lacks = subprocess.run([tmp_path / "ask"], check=False).returncode
     asked = [name for name, test in zip(target.features, target.cpu_tests, strict=True) if test]
@@ -50,9 +50,9 @@ def test_a_feature_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     wide = TARGETS["x86-64-v4"]
     beyond = dataclasses.replace(wide, features=(*wide.features, "avx4096"), cpu_tests=(*wide.cpu_tests, "0"))
     assert beyond.missing()[-1] == "avx4096"
-    assert missing(beyond).endswith(f"!0 * {1 << len(wide.features)}u")
+    assert f"!0 * {1 << len(wide.features)}u;" in features.source(beyond)
 
 
 def test_templates_take_their_own_names() -> None:
-    with pytest.raises(ValueError, match=r"chain\.c\.in names .*cpu_init, .*other, "):
+    with pytest.raises(ValueError, match=r"chain\.c\.in names .*chain, .*other, "):
         filled("chain.c.in", name="net", other=1)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import tvm_ffi
 
+from tvmcnn.codegen.cpu import features
 from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.errors import ToolError
 from tvmcnn.targets import Target
 
 POOL = "tvmcnn_pool_3"  # the memory of the threads' pool, which every library of a process shares
-POOL_SOURCES = (NATIVE / "pool.c", NATIVE / "pool.h", NATIVE / "pool.s")
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden")
 
 
@@ -83,19 +83,20 @@ def link(
     public: Iterable[str],
     weights: Path,
     objects: Sequence[Path],
-    target: Target,
+    targets: Sequence[Target],
 ) -> Path:
     """folder/{name}.so from the C sources of the chains by file, the weights and the kernels' objects in `folder`.
 
     The library exports the `public` symbols and the pool's and nothing else, needs no library but libc and libm, and is
     the same byte for byte wherever `folder` lies: objects in a fixed order, no build id, no path inside.
     """
-    compiler, options = c_compiler(), around_kernels(target)
+    compiler, options = c_compiler(), around_kernels(targets[0])
     for program, source in sources.items():
         (folder / f"{program}.c").write_text(source)
     weights_object(folder, name, weights, compiler)
     write_exports(folder, [*public, POOL])
-    for file, data in pool_objects((*compiler, *options), tuple(path.read_bytes() for path in POOL_SOURCES)).items():
+    shared = shared_objects((*compiler, *options), targets)
+    for file, data in shared.items():
         (folder / file).write_bytes(data)
     run_compiler([*compiler, *options, "-c", *(f"{program}.c" for program in sources), *includes()], folder)
     output = f"{name}.so"
@@ -109,8 +110,7 @@ def link(
     ]
     names = [
         *(f"{program}.o" for program in sources),
-        "pool-threads.o",
-        "pool-memory.o",
+        *shared,
         "weights.o",
         *sorted(path.name for path in objects),
     ]
@@ -118,20 +118,33 @@ def link(
     return folder / output
 
 
-@functools.lru_cache(maxsize=4)
-def pool_objects(command: tuple[str, ...], sources: tuple[bytes, ...]) -> dict[str, bytes]:
-    """The objects of the threads' pool by file, the same for every library: compiled once a process.
+def shared_objects(command: tuple[str, ...], targets: Sequence[Target]) -> dict[str, bytes]:
+    """Objects by file that are the same for every library of some targets, under names that no program has.
 
-    It took two fifths of what the compiler does for a small network. `sources` are the texts, lest one that was edited
-    since be taken for another.
+    They took more than half of what the C compiler does for a small network.
     """
+    found = {
+        "pool-threads.o": compiled_once(command, "pool-threads.c", (NATIVE / "pool.c").read_bytes()),
+        "pool-memory.o": compiled_once(command, "pool-memory.s", (NATIVE / "pool.s").read_bytes()),
+    } | entries_object(command)
+    for target in targets:
+        stem = f"features-{target.short}"
+        found[f"{stem}.o"] = compiled_once(command, f"{stem}.c", features.source(target).encode())
+    return found
+
+
+def entries_object(command: tuple[str, ...]) -> dict[str, bytes]:
+    """The object by file of what every tvm-ffi entry calls: entry.h."""
+    return {"tvm-ffi.o": compiled_once(command, "tvm-ffi.c", (NATIVE / "entry.c").read_bytes())}
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_once(command: tuple[str, ...], file: str, source: bytes) -> bytes:
+    """The object code of `source`, named `file`: compiled once a process."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # Names that no program has: C identifiers, from which its file is called
-        (folder / "pool-threads.c").write_bytes(sources[0])
-        run_compiler([*command, "-c", "pool-threads.c", *includes()], folder)
-        run_compiler([*command, "-c", str(NATIVE / "pool.s"), "-o", "pool-memory.o"], folder)
-        return {file: (folder / file).read_bytes() for file in ("pool-threads.o", "pool-memory.o")}
+        (Path(name) / file).write_bytes(source)
+        run_compiler([*command, "-c", file, "-o", "compiled.o", *includes()], Path(name))
+        return (Path(name) / "compiled.o").read_bytes()
 
 
 def archive(folder: Path, name: str, public: Iterable[str]) -> Path:

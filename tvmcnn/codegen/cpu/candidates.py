@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tvm_ffi
 
-from tvmcnn.codegen.cpu.chain import included, missing, pointers
+from tvmcnn.codegen.cpu.chain import pointers
+from tvmcnn.codegen.cpu.features import asked, source
 from tvmcnn.codegen.link import c_compiler, run_compiler
 from tvmcnn.codegen.templates import NATIVE
 from tvmcnn.targets import Target
@@ -50,9 +51,15 @@ class Linker:
         self.folder, self.target = folder, target
         include = f"-I{tvm_ffi.libinfo.find_include_path()}", f"-I{tvm_ffi.libinfo.find_dlpack_include_path()}"
         self._flags = ["-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", f"-I{NATIVE}", *include]
-        for name, march in (("trial", target.baseline), ("peak", target.cpu)):
-            source = str(NATIVE / f"{name}.c")
-            run_compiler([*c_compiler(), *self._flags, f"-march={march}", "-c", source, "-o", f"{name}.o"], folder)
+        (folder / "features.c").write_text(source(target))
+        for path, march in (
+            (NATIVE / "trial.c", target.baseline),
+            (NATIVE / "entry.c", target.baseline),
+            (Path("features.c"), target.baseline),
+            (NATIVE / "peak.c", target.cpu),
+        ):
+            command = [*c_compiler(), *self._flags, f"-march={march}", "-c", str(path), "-o", f"{path.stem}.o"]
+            run_compiler(command, folder)
 
     def link(self, name: str, candidates: Sequence[Calls], objects: Mapping[str, bytes]) -> Path:
         """The library folder/{name}.so, whose trial i is candidate i. Raises ToolError where the C compiler fails."""
@@ -62,7 +69,7 @@ class Linker:
         exports = "; ".join(f"__tvm_ffi_{function}" for function in FUNCTIONS)
         (self.folder / "trials.map").write_text(f"{{ global: {exports}; local: *; }};\n")
         march = [f"-march={self.target.baseline}", "-Wl,--version-script=trials.map", "-Wl,-Bsymbolic"]
-        parts = ["trial.o", "peak.o", *(f"{symbol}.o" for symbol in objects), "-lm"]
+        parts = ["trial.o", "entry.o", "features.o", "peak.o", *(f"{symbol}.o" for symbol in objects), "-lm"]
         command = [*c_compiler(), *self._flags, *march, "-shared", "-o", f"{name}.so", f"{name}.c", *parts]
         run_compiler(command, self.folder)
         for symbol in objects:
@@ -76,7 +83,8 @@ def _source(candidates: Sequence[Calls], target: Target) -> str:
     functions = "\n".join(itertools.starmap(_function, enumerate(candidates)))
     rows = ",\n  ".join(f"{{call_{i}, {each.stride}, {each.copies}, 0}}" for i, each in enumerate(candidates))
     return f"""#include "trial.h"
-{included(target)}
+
+extern uint32_t {asked(target)}(void);
 {prototypes}
 
 {functions}
@@ -87,8 +95,7 @@ tvmcnn_trial tvmcnn_trials[] = {{
 const int32_t tvmcnn_trial_count = {len(candidates)};
 
 int32_t tvmcnn_trial_supported(void) {{
-  {target.cpu_init}
-  return ({missing(target)}) == 0;
+  return {asked(target)}() == 0;
 }}
 """
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from tvmcnn.codegen import entries
 from tvmcnn.codegen.cpu.call import call, kernel_function
+from tvmcnn.codegen.cpu.features import asked
 from tvmcnn.codegen.jobs import Symbols
 from tvmcnn.codegen.signature import Signature
 from tvmcnn.codegen.templates import filled
@@ -81,9 +82,7 @@ def source(program: Program, target: Target, symbols: Symbols, weights: str) -> 
         name=name,
         target=target.name,
         features=", ".join(target.features),
-        c_header=included(target),
-        cpu_init=target.cpu_init,
-        missing=missing(target),
+        asked=asked(target),
         weights=weights,
         parameters=parameters,
         arguments=signature.arguments,
@@ -124,16 +123,6 @@ def _open_call(step: Step, signature: Signature, symbols: Symbols) -> str:
 def pointers(count: int) -> str:
     """The parameters of a kernel's function: its arguments, scratch, and the tasks from and to."""
     return ", ".join([*["void*"] * count, "char*", "int32_t", "int32_t"])
-
-
-def included(target: Target) -> str:
-    """The line of C that includes what `missing` calls, if anything."""
-    return f'#include "{target.c_header}"\n' if target.c_header else ""
-
-
-def missing(target: Target) -> str:
-    """The C expression with a bit for each feature that the CPU lacks, or the system keeps no registers for."""
-    return " | ".join(f"!{test} * {1 << bit}u" for bit, test in enumerate(target.cpu_tests) if test)
 
 
 def _unpack(signature: Signature) -> str:

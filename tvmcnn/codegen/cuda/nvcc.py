@@ -12,7 +12,16 @@ from pathlib import Path
 
 from tvmcnn.codegen.cuda.chain import exports
 from tvmcnn.codegen.entries import facts_exported
-from tvmcnn.codegen.link import c_compiler, includes, named_compiler, run_compiler, weights_object, write_exports
+from tvmcnn.codegen.link import (
+    FLAGS,
+    c_compiler,
+    entries_object,
+    includes,
+    named_compiler,
+    run_compiler,
+    weights_object,
+    write_exports,
+)
 from tvmcnn.errors import ToolError
 from tvmcnn.targets import Gpu
 
@@ -105,9 +114,12 @@ def link(folder: Path, names: Sequence[str], code: bytes, weights: Path) -> Path
     name = names[0]
     (folder / f"{name}.o").write_bytes(code)
     weights_object(folder, name, weights, c_compiler())
+    entries = entries_object((*c_compiler(), *FLAGS))
+    for file, data in entries.items():
+        (folder / file).write_bytes(data)
     write_exports(folder, [*(symbol for program in names for symbol in exports(program)), *facts_exported(name)])
     words = ("--version-script=exports.map", "-Bsymbolic", "--build-id=none", "--as-needed", "-s")
     own = "-Xcompiler=-static-libstdc++,-static-libgcc"
     flags = ["-shared", "--cudart=static", own, *(f"-Xlinker={word}" for word in words)]
-    run_compiler([*nvcc(), *flags, "-o", f"{name}.so", f"{name}.o", "weights.o"], folder)
+    run_compiler([*nvcc(), *flags, "-o", f"{name}.so", f"{name}.o", *entries, "weights.o"], folder)
     return folder / f"{name}.so"

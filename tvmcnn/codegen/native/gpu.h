@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 #include <math_constants.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "entry.h"
 
@@ -16,7 +17,7 @@ typedef unsigned int uint;
 enum { TVMCNN_NO_DEVICE = 4, TVMCNN_NO_CODE = 5, TVMCNN_NO_MEMORY = 6, TVMCNN_FAILED = 7 };
 enum { TVMCNN_DEVICES = 64 };
 
-/* Weak, as those of entry.h. */
+/* Weak, as those of entry.c. */
 extern "C" void *TVMFFIEnvGetStream(int32_t device_type, int32_t device_id) __attribute__((weak));
 
 #define TVMCNN_TRY(call)                                  \

@@ -3,6 +3,7 @@
 #include "trial.h"
 
 #include <cpuid.h>
+#include <string.h>
 #include <time.h>
 
 #include "entry.h"
