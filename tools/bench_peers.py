@@ -37,7 +37,8 @@ from tvmcnn.machine import cpu_name, usable_cpus
 from tvmcnn.network import Array
 from tvmcnn.progress import Progress, bar
 from tvmcnn.run import bench as timing
-from tvmcnn.run.runner import Runner, random_array
+from tvmcnn.run.arrays import random_array
+from tvmcnn.run.runner import Runner
 from tvmcnn.targets import TARGETS, Target, resolve
 from tvmcnn.tuning.machine_peak import CopyBandwidth, FmaPeak, Limit, Limits
 

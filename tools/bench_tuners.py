@@ -31,8 +31,8 @@ from tvmcnn.errors import TvmcnnError
 from tvmcnn.files import scratch_folder, write_file
 from tvmcnn.machine import cpu_name, usable_cpus
 from tvmcnn.network import Program
+from tvmcnn.run.arrays import random_array
 from tvmcnn.run.bench import rounds
-from tvmcnn.run.runner import random_array
 from tvmcnn.targets import Target, resolve
 from tvmcnn.tuning import space
 from tvmcnn.tuning.build import Builder

@@ -26,7 +26,7 @@ from bench_models import Entry, parse
 import tvmcnn
 from tvmcnn.errors import InputError, ToolError
 from tvmcnn.files import write_file
-from tvmcnn.run.runner import random_array
+from tvmcnn.run.arrays import random_array
 
 MODELS = (
     "lenet5,lenet5:3,squeezenet@64,mobilenet_v1@64,mobilenet_v2@64,mobilenet_v3_large@64,efficientnet_b0@64,"

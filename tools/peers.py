@@ -15,7 +15,7 @@ import numpy as np
 
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array
-from tvmcnn.run.runner import ArrayInfo
+from tvmcnn.run.arrays import ArrayInfo
 from tvmcnn.targets import Target
 
 

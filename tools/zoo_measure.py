@@ -29,7 +29,8 @@ from tvmcnn.files import write_file
 from tvmcnn.importer.shapes import bind_values
 from tvmcnn.machine import cpu_name
 from tvmcnn.network import Array, Shape
-from tvmcnn.run.runner import Runner, random_array
+from tvmcnn.run.arrays import random_array
+from tvmcnn.run.runner import Runner
 from tvmcnn.targets import resolve
 
 TOLERANCE = 1e-4  # of the largest output: both sides round, in different orders

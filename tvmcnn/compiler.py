@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,10 +28,11 @@ from tvmcnn.fuse.passes import simplified
 from tvmcnn.half_weights import WEIGHTS
 from tvmcnn.half_weights import WORDS as WEIGHT_WORDS
 from tvmcnn.importer import import_model
+from tvmcnn.importer.by_image import obstacle, with_open_batch
 from tvmcnn.importer.pipeline import c_identifier
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
-from tvmcnn.network import Array, Program, Shape, dims
+from tvmcnn.network import Array, Network, Program, Shape
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.platforms import Code, Effort, Platform, platform_of
 from tvmcnn.precision import PRECISIONS, WORDS
@@ -134,13 +136,17 @@ def compile(  # noqa: A001 (the contract's name)
         for note in configs.notes:
             report(note)
         batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
-        for size, label in batches:
-            network = import_model(model, input_shapes, batch=size, values=input_values, name=label, weights=weights)
+        networks = [
+            import_model(model, input_shapes, batch=size, values=input_values, name=label, weights=weights)
+            for size, label in batches
+        ]
+        _check_batches(networks, [size for size, _ in batches])
+        for imported in networks:
+            network = with_open_batch(imported, functools.partial(_at_batch, model, input_shapes, input_values))
             network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, packed))
-        _check_batches(found, [size for size, _ in batches])
         _report_programs(found, machine, precision, report)
         programs.append(found)
     made_of = {
@@ -222,24 +228,20 @@ def _batches(batch: int | Sequence[int] | None, name: str) -> list[tuple[int | N
     return [(first, name), *((size, f"{name}_b{size}") for size in others)]
 
 
-def _check_batches(programs: Sequence[Program], batches: Sequence[int | None]) -> None:
-    """Refuse what cannot be run in parts: inputs and outputs must lie image by image along their first axis."""
-    first, *others = programs
-    if others and (counted := [tensor.name for tensor in first.network.outputs if tensor.counts]):
-        raise ModelError(
-            f"output '{counted[0]}' is as long as the data says, so that it does not lie image by image along its first"
-            " axis: one library cannot have several batch sizes"
-        )
-    for program, batch in zip(others, batches[1:], strict=True):
-        for kind in ("inputs", "outputs"):
-            pairs = zip(getattr(first.network, kind), getattr(program.network, kind), strict=True)
-            for one, other in pairs:
-                scaled = one.shape and batches[0] and batch and (one.shape[0] * batch // batches[0], *one.shape[1:])
-                if other.shape != scaled:
-                    raise ModelError(
-                        f"'{one.name}' is {dims(one.shape)} for batch {batches[0]} and {dims(other.shape)} for {batch}:"
-                        " it does not lie image by image along its first axis, so that one library cannot have both"
-                    )
+def _check_batches(networks: Sequence[Network], batches: Sequence[int | None]) -> None:
+    """Refuse what cannot be run in parts: a network must make of each image what it makes of that image alone."""
+    first, *others = networks
+    for network, batch in zip(others, batches[1:], strict=True):
+        if why := obstacle(first, network):
+            raise ModelError(
+                f"{why}; so one library cannot have the batches {batches[0]} and {batch}: compile one for each"
+            )
+
+
+def _at_batch(
+    model: Model, shapes: Mapping[str, Shape] | None, values: Mapping[str, Array] | None, batch: int
+) -> Network:
+    return import_model(model, shapes, batch=batch, values=values)
 
 
 def _versions(platform: Platform) -> dict[str, str]:

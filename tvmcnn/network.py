@@ -162,6 +162,8 @@ class Network:
     # What is behind names that a pass has in another rank, and behind views and constants that it added
     originals: Mapping[str, Original] = field(default_factory=dict)
     half_weights: HalfWeights = field(default_factory=HalfWeights)  # what weights were rounded to, and which
+    # The name of the leading dimension of each input that the file leaves open, which nobody bound: it is 1 here
+    open_batch: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, name: str) -> Shape:
         """The shape of an operand, a tensor or a constant."""

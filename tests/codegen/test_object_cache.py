@@ -214,6 +214,7 @@ def test_an_edit_of_any_source_counts(where: str, tmp_path: Path, monkeypatch: p
 
     def key() -> str:
         jobs._tools.cache_clear()
+        caches.sources_digest.cache_clear()
         return jobs.gpu_key(steps[0]) if where == "GPU" else jobs.Job(steps[0], False, V3).key
 
     try:

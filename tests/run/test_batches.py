@@ -17,7 +17,8 @@ from tvmcnn.artifact.container import read_manifest
 from tvmcnn.check.reference import reference
 from tvmcnn.cli import main
 from tvmcnn.errors import InputError, ModelError
-from tvmcnn.run.batched import BatchedRunner, parts
+from tvmcnn.run.batched import BatchedRunner
+from tvmcnn.run.parts import parts
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +128,9 @@ def test_weights_are_shared(tmp_path: Path) -> None:
 def test_what_has_no_batch_axis(tmp_path: Path) -> None:
     g = Graph()
     g.output(g.node("Transpose", g.input(1, 3, 5), perm=[1, 0, 2]))
-    with pytest.raises(ModelError, match="'transpose0' is 3x1x5 for batch 1 and 3x4x5 for 4: it does not lie image by"):
+    with pytest.raises(
+        ModelError, match="output 'transpose0' has the images of a batch along axis 1, not 0; so one library"
+    ):
         tvmcnn.compile(g.model(), output=tmp_path / "x.so", batch=[1, 4])
     with pytest.raises(ModelError, match="the batches are 2, 2; they must be different"):
         tvmcnn.compile(g.model(), output=tmp_path / "x.so", batch=[2, 2])

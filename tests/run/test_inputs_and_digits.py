@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tvmcnn.demo import SHADES, picture
 from tvmcnn.digits import Normalisation, check_mnist, find_idx, load_mnist, read_idx
 from tvmcnn.errors import InputError, ToolError
+from tvmcnn.run.arrays import ArrayInfo
 from tvmcnn.run.inputs import Pixels, read_image, read_inputs, write_arrays
-from tvmcnn.run.runner import ArrayInfo
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

@@ -51,6 +51,7 @@ def describe(
         "metadata": dict(network.metadata),
         **_program(programs[0], functions[0]),
         "name": name,
+        "open_batch": dict(network.open_batch),  # the name of each input's leading dimension, where any batch runs
         "specialisations": [_program(program, each) for program, each in zip(programs[1:], functions[1:], strict=True)],
         "variants": [],
         "made_of": {},

@@ -22,7 +22,8 @@ from tvmcnn.check.guards import Guarded, Watch
 from tvmcnn.errors import VerifyError
 from tvmcnn.network import Array, Layout
 from tvmcnn.run import load
-from tvmcnn.run.runner import ArrayInfo, Runner, _Frame, arranged
+from tvmcnn.run.arrays import ArrayInfo
+from tvmcnn.run.runner import Runner, _Frame, arranged
 from tvmcnn.worker_process import Isolated, LostError
 
 CALL = "the whole network"  # what runs, where that is no kernel

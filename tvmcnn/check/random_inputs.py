@@ -13,7 +13,7 @@ import numpy as np
 
 from tvmcnn.fuse import RECURRENT
 from tvmcnn.network import BYTES, Array, Network, Node, Tensor
-from tvmcnn.run.runner import ArrayInfo, random_array
+from tvmcnn.run.arrays import ArrayInfo, random_array
 
 Range = tuple[float, float]  # the least and the greatest value
 ANY: Range = (-math.inf, math.inf)

@@ -138,7 +138,8 @@ def add_compile(commands: Commands) -> None:
         "--batch",
         type=batches,
         metavar="N[,N…]",
-        help="the leading dimension of every input (default: 1); several make one library that takes any batch",
+        help="the leading dimension of every input; of several sizes any batch runs in parts (default: that of the file,"
+        " an open one stays open)",
     )
     sub.add_argument(
         "--records",
@@ -266,7 +267,7 @@ def add_bench(commands: Commands) -> None:
     sub = command(commands, "bench", do_bench, "time a compiled library, whole and kernel by kernel")
     sub.add_argument("library", type=Path, metavar="OUT.so")
     takes_threads(sub)
-    sub.add_argument("--batch", type=positive, metavar="N", help="refuse a library compiled for another batch size")
+    sub.add_argument("--batch", type=positive, metavar="N", help="images in a call (default: those it was compiled for)")
     sub.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to spend (default: 2)")
 
 

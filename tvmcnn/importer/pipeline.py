@@ -7,6 +7,7 @@ than opset 18.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def import_opened(
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
     refuse_training(proto, label, weights)
     bind_values(proto, label, values, weights)
-    notes = bind_inputs(proto, label, shapes, batch, weights)
+    notes, opened_batch = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
     spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS, **along.SPELLINGS, **quantised.SPELLINGS})
@@ -60,7 +61,8 @@ def import_opened(
     gather_values(proto)
     stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
     named, notes = c_identifier(stem), [*notes, *told]
-    return build_network(Opened(proto, weights), label, named, folded, tuple(notes), (kind, known))
+    network = build_network(Opened(proto, weights), label, named, folded, tuple(notes), (kind, known))
+    return dataclasses.replace(network, open_batch=opened_batch)
 
 
 def c_identifier(text: str) -> str:

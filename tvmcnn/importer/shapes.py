@@ -35,14 +35,17 @@ def bind_inputs(
     shapes: Mapping[str, Shape],
     batch: int | None,
     weights: Mapping[str, Array],
-) -> list[str]:
-    """Write a number into every dimension of the inputs and forget all shapes that were inferred from older ones."""
+) -> tuple[list[str], dict[str, str]]:
+    """Write a number into every dimension of the inputs and forget all shapes that were inferred from older ones.
+
+    Returns notes of what was overridden, and the names of the leading dimensions that became 1, by input.
+    """
     inputs = {value.name: value for value in open_inputs(proto, weights)}
     if batch is not None and batch < 1:
         raise ModelError(f"the batch is {batch}; it must be at least 1")
     if unknown := sorted(set(shapes) - set(inputs)):
         raise ModelError(f"{label} has no input '{unknown[0]}'; its inputs are {', '.join(inputs)}")
-    notes: list[str] = []
+    notes, opened = list[str](), dict[str, str]()
     for name, value in inputs.items():
         dimensions = value.type.tensor_type.shape.dim
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
@@ -50,7 +53,9 @@ def bind_inputs(
                 raise ModelError(f"input '{name}' of {label} has no shape: give it by --input-shape {name}:1x3x224x224")
             dimensions.extend(onnx.TensorShapeProto.Dimension() for _ in shapes[name])
         found = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dimensions]
-        wanted = _bound_shape(label, name, found, [d.dim_param for d in dimensions], shapes.get(name), batch, notes)
+        wanted = _bound_shape(
+            label, name, found, [d.dim_param for d in dimensions], shapes.get(name), batch, notes, opened
+        )
         del dimensions[:]
         if math.prod(wanted) > INDEX_LIMIT:
             raise ModelError(f"input '{name}' of {label} would be {dims(wanted)}, more than {INDEX_LIMIT:,} elements")
@@ -64,7 +69,12 @@ def bind_inputs(
     for value in proto.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    return notes
+    return notes, opened
+
+
+def bound_batch(name: str, symbol: str) -> str:
+    """The note that an input's open leading dimension is bound."""
+    return f"input '{name}': its open leading dimension '{symbol}' is bound to 1"
 
 
 def _bound_shape(
@@ -75,6 +85,7 @@ def _bound_shape(
     given: Shape | None,
     batch: int | None,
     notes: list[str],
+    opened: dict[str, str],
 ) -> Shape:
     shown = "x".join(str(extent or symbol or "?") for extent, symbol in zip(found, symbols, strict=True))
     if given is not None:
@@ -89,8 +100,8 @@ def _bound_shape(
     if closed and batch is not None:
         closed[0] = batch
     elif closed and closed[0] is None:
-        closed[0] = 1
-        notes.append(f"input '{name}': its open leading dimension '{symbols[0] or '?'}' is bound to 1")
+        closed[0], opened[name] = 1, symbols[0] or "?"
+        notes.append(bound_batch(name, opened[name]))
     if None in closed:
         hint = "x".join(str(extent or "N") for extent in closed)
         raise ModelError(

@@ -49,7 +49,7 @@ def prepare(
     """Close, convert, fold and name. Raises ModelError for what onnxruntime cannot load."""
     closed = _whole(model)
     inline_functions(closed, label)
-    notes = bind_inputs(closed, label, shapes, None, {})
+    notes, _ = bind_inputs(closed, label, shapes, None, {})
     remove_initializers_from_inputs(closed)
     ready = onnx.ModelProto()
     ready.CopyFrom(closed)

@@ -16,8 +16,8 @@ import numpy as np
 
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array, Tensor, dims
+from tvmcnn.run.arrays import ArrayInfo
 from tvmcnn.run.inputs import IMAGES, Pixels, read_inputs
-from tvmcnn.run.runner import ArrayInfo
 
 ARRAYS = (".npy", ".npz", ".pb")
 LINE = re.compile(r"(?:(.+?)\s*[,;\s]\s*)?(\d+)")  # cat.png,3 or cat.png 3 or 3

@@ -50,7 +50,8 @@ def load(
         if "archs" in manifest["target"]:
             kind = GpuRunner
         if manifest["specialisations"]:
-            runner: Net = BatchedRunner(place, manifest, threads, kind)
+            entries = ({}, *manifest["specialisations"])
+            runner: Net = BatchedRunner([kind(place, manifest | entry, threads) for entry in entries], manifest)
         else:
             runner = kind(place, manifest, threads)
     except (OSError, RuntimeError) as error:

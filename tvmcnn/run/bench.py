@@ -13,7 +13,8 @@ import numpy as np
 from tvmcnn.errors import InputError, caught
 from tvmcnn.machine import cpu_name
 from tvmcnn.run import Net
-from tvmcnn.run.runner import ArrayInfo, KernelProfile, random_array
+from tvmcnn.run.arrays import ArrayInfo, random_array
+from tvmcnn.run.runner import KernelProfile
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net
@@ -56,7 +57,7 @@ class Bench:
             spread = f"p90 {figure.p90:.1f}, p99 {figure.p99:.1f}"
             lines.append(f"{name:<14} median {figure.median:>9.1f} µs, {spread}; {rate:,.0f} a second")
         if not self.kernels:
-            return "\n".join([*lines, "no profile: this batch runs in parts of several sizes"])
+            return "\n".join([*lines, "no profile: this batch runs in parts"])
         lines.append(
             f"{'kernel':<13} {'nodes':<23} {'algorithm':<11} {'µs':>9} {'share':>6} {'GFLOP/s':>7} {'GB/s':>5}"
         )
@@ -99,7 +100,7 @@ def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
     """
     first = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
     batch = batch or first
-    if batch != first and len(net.programs) == 1:
+    if batch != first and len(net.programs) == 1 and not net.programs[0].open_batch:
         raise InputError(f"{net.path} is compiled for {net.inputs[0].shape}: compile it with --batch {batch}")
     given, made = ([_at_batch(info, batch, first) for info in infos] for infos in (net.inputs, net.outputs))
     arrays = [random_array(info, seed) for seed, info in enumerate(given)]

@@ -18,6 +18,7 @@ import tvm_ffi
 from tvmcnn.errors import ArtifactError, InputError, ToolError, caught
 from tvmcnn.network import Array
 from tvmcnn.run.dlopen import Mapped
+from tvmcnn.run.parts import alone, in_parts
 from tvmcnn.run.runner import KernelProfile, Runner
 
 REASONS = {
@@ -47,6 +48,8 @@ class GpuRunner(Runner):
         All are NumPy's (or __dlpack__'s on the CPU), or all on one GPU: then the outputs are of the first input's
         library, there when its stream is. Raises InputError for what does not fit.
         """
+        if self._is_other_batch(arrays) and not _is_there(arrays[0]):
+            return alone(in_parts({self.inputs[0].shape[0]: self}, arrays, out))
         if out is None:
             outputs: tuple[Any, ...] = self._on_gpu(arrays) if arrays and _is_there(arrays[0]) else self._allocate()
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from tvmcnn.errors import InputError, ToolError, TvmcnnError
 from tvmcnn.files import written_whole
 from tvmcnn.network import Array
-from tvmcnn.run.runner import ArrayInfo
+from tvmcnn.run.arrays import ArrayInfo
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 

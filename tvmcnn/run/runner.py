@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,28 +20,10 @@ import tvm_ffi
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.errors import InputError, caught, explained
 from tvmcnn.machine import usable_cpus
-from tvmcnn.network import ALIGNMENT, Array, Layout, Shape, counted, dims
+from tvmcnn.network import ALIGNMENT, Array, Layout, counted, dims
+from tvmcnn.run.arrays import ArrayInfo, check_output, checked_array, random_array
 from tvmcnn.run.dlopen import Mapped
-
-
-@dataclass(frozen=True)
-class ArrayInfo:
-    """An input or output, with the attributes that onnxruntime gives it.
-
-    Along the axes of `counts` an output is as long as the data says, which the tensor of that name counts; `shape` has
-    the most.
-    """
-
-    name: str
-    shape: Shape
-    dtype: str = "float32"
-    counts: tuple[tuple[int, str], ...] = ()
-
-    @property
-    def type(self) -> str:
-        """ONNX's word: tensor(float) for float32, tensor(int64)."""
-        word = {"float32": "float", "float64": "double"}.get(self.dtype, self.dtype)
-        return f"tensor({word})"
+from tvmcnn.run.parts import alone, bound_in_parts, in_parts
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,8 @@ class Runner:
         Inputs are arrays of exactly the compiled shapes and dtypes: NumPy, or anything with __dlpack__ on the CPU.
         `out` takes preallocated C-contiguous arrays, which are returned; they may share no memory with an input or with
         each other. Of an output that is as long as the data says the part that counts is returned, `out` has room for
-        the most. Raises InputError for what does not fit.
+        the most. Where the batch is open, other leading extents run image by image. Raises InputError for what does not
+        fit.
         """
         # Every Python statement here is time beside a network of 13 µs: the native entry checks types, shapes, strides
         # and alignment itself, and only what it refuses goes the slow way.
@@ -116,6 +100,8 @@ class Runner:
         try:
             self._native(*arrays, *outputs, arena[0], self._threads)
         except Exception:
+            if self._is_other_batch(arrays):
+                return alone(in_parts({self.inputs[0].shape[0]: self}, arrays, out))
             self._run_checked(arrays, outputs, arena[0])
         finally:
             if len(self._arenas) < self._spare:
@@ -142,6 +128,8 @@ class Runner:
         or allocated in a call, which saves 0.8 of LeNet-5's 5 µs. One thread at a time may call it. Raises InputError
         for inputs or outputs that do not fit, or could only be used as a copy.
         """
+        if self._is_other_batch(arrays):
+            return bound_in_parts({self.inputs[0].shape[0]: self}, arrays, out)
         if out is None:
             outputs = self._allocate()
         else:
@@ -156,11 +144,11 @@ class Runner:
             check_output(array, info)
         arena = self._new_arena()
         native = self._native_bind(*given, *outputs, arena[0], self.threads)
-        result, that_count = _alone(outputs), self._that_count if self._counts else None
+        result, that_count = alone(outputs), self._that_count if self._counts else None
 
         def call(keep: Any = (given, arena, self._library)) -> Any:
             native()
-            return result if that_count is None else _alone(that_count(outputs))
+            return result if that_count is None else alone(that_count(outputs))
 
         return call
 
@@ -170,12 +158,30 @@ class Runner:
         return named_outputs(self, output_names, feeds)
 
     def get_inputs(self) -> list[ArrayInfo]:
-        """Names and shapes of the inputs, as onnxruntime gives them."""
-        return list(self.inputs)
+        """Names and shapes of the inputs, as onnxruntime gives them: an open batch by its name."""
+        return [self._shown(info) for info in self.inputs]
 
     def get_outputs(self) -> list[ArrayInfo]:
-        """Names and shapes of the outputs."""
-        return list(self.outputs)
+        """Names and shapes of the outputs, as those of the inputs."""
+        return [self._shown(info) for info in self.outputs]
+
+    def _shown(self, info: ArrayInfo) -> ArrayInfo:
+        if not self.open_batch:
+            return info
+        symbols = self.open_batch
+        symbol, rows = symbols.get(info.name) or next(iter(symbols.values())), info.shape[0] // self.inputs[0].shape[0]
+        return dataclasses.replace(info, shape=(symbol if rows == 1 else f"{rows}*{symbol}", *info.shape[1:]))
+
+    @property
+    def open_batch(self) -> Mapping[str, str]:
+        """The name of each input's leading dimension, where it may have any extent; empty where it may not."""
+        return dict(self.manifest.get("open_batch", {}))
+
+    def _is_other_batch(self, arrays: Sequence[Any]) -> bool:
+        """Whether the batch is open, and not the one that the network was compiled for."""
+        if not self.open_batch or not arrays or not np.ndim(arrays[0]):
+            return False
+        return bool(len(arrays[0]) != self.inputs[0].shape[0])
 
     @property
     def folded(self) -> dict[str, str]:
@@ -189,7 +195,7 @@ class Runner:
         with _Frame(self, arrays, outputs) as frame:
             for step in range(len(self.manifest["kernels"])):
                 frame.step(step)
-        return _alone(self._that_count(outputs))
+        return alone(self._that_count(outputs))
 
     @caught
     def activations(self, *arrays: Any) -> dict[str, Array]:
@@ -295,12 +301,7 @@ class Runner:
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{info.name} {dims(info.shape)}" for info in (*self.inputs, *self.outputs))
-        return f"<tvmcnn network {self.name} for {self.target}: {shapes}>"
-
-
-def _alone(outputs: tuple[Array, ...]) -> Any:
-    """The one output, or all of several."""
-    return outputs[0] if len(outputs) == 1 else outputs
+        return f"<tvmcnn network {self.name} for {self.target}: {shapes}{'; any batch' if self.open_batch else ''}>"
 
 
 class Network(Protocol):
@@ -436,46 +437,7 @@ def arranged(array: Array, entry: Mapping[str, Any]) -> Array:
 
 def _bytes(entry: Mapping[str, Any]) -> int:
     info = _info(entry)
-    return math.prod(info.shape) * np.dtype(info.dtype).itemsize
-
-
-def random_array(info: ArrayInfo, seed: int) -> Array:
-    """An array that an input takes: standard normal floats, small integers of either sign, coins."""
-    rng, dtype = np.random.default_rng(seed), np.dtype(info.dtype)
-    values = rng.standard_normal(info.shape, dtype=np.float32)
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    return values > 0 if dtype.kind == "b" else (4 * (np.abs(values) if dtype.kind == "u" else values)).astype(dtype)
-
-
-def checked_array(value: Any, info: ArrayInfo) -> Array:
-    """`value` as a C-contiguous, aligned array. Raises InputError for another shape, dtype or byte order."""
-    if isinstance(value, np.ndarray):
-        array = value
-    elif hasattr(value, "__dlpack__"):
-        try:
-            array = np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise InputError(f"input '{info.name}' cannot be read through DLPack: {error}") from error
-    else:
-        kind = type(value).__name__
-        raise InputError(f"input '{info.name}' is a {kind}; allowed are NumPy arrays and what has __dlpack__")
-    if array.dtype != info.dtype:
-        order = "big-endian " if array.dtype.newbyteorder("=") == info.dtype else ""
-        raise InputError(f"input '{info.name}' is {order}{array.dtype.name}; it must be native {info.dtype}")
-    if array.shape != info.shape:
-        raise InputError(f"input '{info.name}' has the shape {array.shape}; the library is compiled for {info.shape}")
-    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
-
-
-def check_output(array: Any, info: ArrayInfo) -> None:
-    """Raise InputError unless `array` can take an output as it is."""
-    if not isinstance(array, np.ndarray) or array.dtype != info.dtype or array.shape != info.shape:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"out= for '{info.name}' is {found}; it must be a native {info.dtype} array of {info.shape}")
-    flags = array.flags
-    if not (flags.c_contiguous and flags.aligned and flags.writeable):
-        raise InputError(f"out= for '{info.name}' must be C-contiguous, aligned and writeable")
+    return int(math.prod(info.shape)) * np.dtype(info.dtype).itemsize
 
 
 def _names(names: Any) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 
 from tvmcnn.errors import InputError
 from tvmcnn.network import Array
-from tvmcnn.run.runner import Runner, random_array
+from tvmcnn.run.arrays import random_array
+from tvmcnn.run.runner import Runner
 
 WARM = 5  # runs before the one that counts
 SPAN = np.dtype([("begin", "i8"), ("end", "i8"), ("thread", "i4"), ("first", "i4"), ("last", "i4"), ("", "i4")])

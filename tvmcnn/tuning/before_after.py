@@ -15,8 +15,8 @@ from tvmcnn.compiler import compile as compile_model
 from tvmcnn.network import Shape
 from tvmcnn.onnx_file import Model
 from tvmcnn.run import Net, load
+from tvmcnn.run.arrays import random_array
 from tvmcnn.run.bench import rounds
-from tvmcnn.run.runner import random_array
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net
