@@ -32,11 +32,12 @@ from tvmcnn.importer.by_image import obstacle, with_open_batch
 from tvmcnn.importer.pipeline import c_identifier
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
-from tvmcnn.network import Array, Network, Program, Shape
+from tvmcnn.network import Array, Network, Program, dims
 from tvmcnn.onnx_file import Model, model_digest, with_external_data
 from tvmcnn.platforms import Code, Effort, Platform, platform_of
 from tvmcnn.precision import PRECISIONS, WORDS
 from tvmcnn.progress import Progress, silent
+from tvmcnn.sizes import Shapes, Size, sizes_of
 from tvmcnn.targets import Machine, Target, resolve_several
 from tvmcnn.version import __version__
 
@@ -87,7 +88,7 @@ def compile(  # noqa: A001 (the contract's name)
     model: Model,
     target: str = "native",
     output: str | PathLike[str] | None = None,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Shapes | Sequence[Shapes] | None = None,
     *,
     batch: int | Sequence[int] | None = None,
     input_values: Mapping[str, Array] | None = None,
@@ -109,16 +110,18 @@ def compile(  # noqa: A001 (the contract's name)
     check it against NumPy.
 
     A `target` such as "x86-64-v3,x86-64-v4" makes one library for several classes of CPUs, which chooses when loaded.
-    `input_shapes` and `batch` bind open dimensions or override fixed ones; several batches make one library that takes
-    any batch. `input_values` makes inputs constants, which the library then takes no more (those that decide shapes
-    must be); `records` are files of measured configs, which win over the user's own, and these over the shipped ones:
-    `own_records` and `shipped_records` may leave them out, see records.py. `precision` "tf32" or "fp16" rounds the
-    factors of large products for a GPU's tensor cores, "bf16" those of products for CPUs, see precision.py. `weights`
-    "fp16" or "bf16" stores those of large products in half the bytes, rounded once, see half_weights.py. `report`
-    receives one line a kernel, `progress` what is being done and how much of it is; `jobs` bounds the processes that
-    compile, one a CPU otherwise. What the cache has is not done again. The file appears whole or not at all; `locked`
-    names a lockfile from which it may not differ, see lock.py. `external_data` is a folder, besides the model's own,
-    that its data may lie in.
+    `input_shapes` and `batch` bind open dimensions or override fixed ones; of several shapes or batches one library has
+    a program each, see sizes.py. A leading dimension that the file leaves open, or that is None, stays open where the
+    network treats images one by one, see by_image.py. `input_values` makes inputs constants, which the library then
+    takes no more (those that decide shapes must be); `records` are files of measured configs, which win over the user's
+    own, and these over the shipped ones: `own_records` and `shipped_records` may leave them out.
+
+    `precision` "tf32" or "fp16" rounds the factors of large products for a GPU's tensor cores, "bf16" those of products
+    for CPUs, see precision.py. `weights` "fp16" or "bf16" stores those of large products in half the bytes, rounded
+    once, see half_weights.py. `report` receives one line a kernel, `progress` what is being done and how much of it is;
+    `jobs` bounds the processes that compile, one a CPU otherwise. What the cache has is not done again. The file
+    appears whole or not at all; `locked` names a lockfile from which it may not differ, see lock.py. `external_data` is
+    a folder, besides the model's own, that its data may lie in.
 
     Raises ModelError, UnsupportedError, TargetError, ToolError, LockError, or VerifyError if the library disagrees with
     NumPy.
@@ -135,14 +138,14 @@ def compile(  # noqa: A001 (the contract's name)
         configs = load_records(machine, map(Path, files), own=own_records, shipped=shipped_records)
         for note in configs.notes:
             report(note)
-        batches, found = _batches(batch, _prefix(name, machine, platform)), list[Program]()
+        sizes, found = sizes_of(_prefix(name, machine, platform), input_shapes, batch), list[Program]()
         networks = [
-            import_model(model, input_shapes, batch=size, values=input_values, name=label, weights=weights)
-            for size, label in batches
+            import_model(model, size.shapes, batch=size.batch, values=input_values, name=size.name, weights=weights)
+            for size in sizes
         ]
-        _check_batches(networks, [size for size, _ in batches])
-        for imported in networks:
-            network = with_open_batch(imported, functools.partial(_at_batch, model, input_shapes, input_values))
+        _check_batches(networks)
+        for size, imported in zip(sizes, networks, strict=True):
+            network = with_open_batch(imported, functools.partial(_at_batch, model, size, input_values))
             network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
@@ -217,31 +220,18 @@ def _prefix(name: str, machine: Machine, platform: Platform) -> str:
     return name if len(platform.machines) == 1 else f"{name}_{machine.short}"
 
 
-def _batches(batch: int | Sequence[int] | None, name: str) -> list[tuple[int | None, str]]:
-    """The batch sizes with the names of their programs: lenet5 for the first, lenet5_b8 for another."""
-    if batch is None or isinstance(batch, int):
-        return [(batch, name)]
-    if not batch or len({*batch}) != len(batch):
-        found = ", ".join(map(str, batch)) or "none"
-        raise ModelError(f"the batches are {found}; they must be different numbers, at least one")
-    first, *others = sorted(batch)
-    return [(first, name), *((size, f"{name}_b{size}") for size in others)]
+def _check_batches(networks: Sequence[Network]) -> None:
+    """Refuse batches of one image that cannot be run in parts: a network must treat images one by one."""
+    for _, same in itertools.groupby(networks, lambda each: [tensor.shape[1:] for tensor in each.inputs]):
+        first, *others = same
+        for network in others:
+            if why := obstacle(first, network):
+                few, many = (dims(each.inputs[0].shape) for each in (first, network))
+                raise ModelError(f"{why}; so one library cannot have both {few} and {many}: compile one for each")
 
 
-def _check_batches(networks: Sequence[Network], batches: Sequence[int | None]) -> None:
-    """Refuse what cannot be run in parts: a network must make of each image what it makes of that image alone."""
-    first, *others = networks
-    for network, batch in zip(others, batches[1:], strict=True):
-        if why := obstacle(first, network):
-            raise ModelError(
-                f"{why}; so one library cannot have the batches {batches[0]} and {batch}: compile one for each"
-            )
-
-
-def _at_batch(
-    model: Model, shapes: Mapping[str, Shape] | None, values: Mapping[str, Array] | None, batch: int
-) -> Network:
-    return import_model(model, shapes, batch=batch, values=values)
+def _at_batch(model: Model, size: Size, values: Mapping[str, Array] | None, batch: int) -> Network:
+    return import_model(model, size.shapes, batch=batch, values=values)
 
 
 def _versions(platform: Platform) -> dict[str, str]:
@@ -270,6 +260,8 @@ def _report_target(machine: Machine, precision: str, report: Report) -> None:
 def _report_programs(programs: Sequence[Program], machine: Machine, precision: str, report: Report) -> None:
     """Tell every kernel and every decision that a user may want to overrule."""
     for program in programs:
+        if len(programs) > 1:
+            report(f"{program.network.name}: {', '.join(map(str, program.network.inputs))}")
         kind = program.network.half_weights.kind
         for line in (*program.network.notes, *(kernel_line(step, kind) for step in program.steps)):
             report(line)

@@ -33,6 +33,7 @@ from tvmcnn.half_weights import HalfWeights, expanded, narrowed
 
 Numbers = TypeVar("Numbers", bound=Config)
 Shape = tuple[int, ...]
+Asked = tuple[int | None, ...]  # a shape that a user asks for: None leaves the leading dimension open
 Array = npt.NDArray[Any]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right: the order of ONNX's `pads` for two axes
 NO_PADS: Pads = (0, 0, 0, 0)
@@ -63,9 +64,9 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // d for d in small)})
 
 
-def dims(shape: Shape) -> str:
-    """(1, 6, 28, 28) --> 1x6x28x28"""
-    return "x".join(map(str, shape)) or "scalar"
+def dims(shape: Sequence[int | None]) -> str:
+    """(1, 6, 28, 28) --> 1x6x28x28, (None, 6) --> Nx6"""
+    return "x".join("N" if extent is None else str(extent) for extent in shape) or "scalar"
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_images_that_meet_are_bound(tmp_path: Path) -> None:
     assert net.get_inputs()[0].shape == (1, 3, 5)
     with pytest.raises(InputError, match=r"has the shape \(2, 3, 5\); the library is compiled for \(1, 3, 5\)"):
         net(np.zeros((2, 3, 5), np.float32))
-    with pytest.raises(ModelError, match=r"^node 'centre' .* apart; so one library cannot have the batches 2 and 6"):
+    with pytest.raises(ModelError, match=r"^node 'centre' .* apart; so one library cannot have both 2x3x5 and 6x3x5"):
         tvmcnn.compile(model_of([["N", 3, 5]], MEAN, a=AXIS), output=tmp_path / "n.so", batch=(6, 2))
     tvmcnn.compile(model_of([["N", 3, 5]], MEAN, a=AXIS), output=tmp_path / "n.so", batch=6)
     x = RNG.standard_normal((6, 3, 5)).astype(np.float32)

@@ -35,7 +35,7 @@ def describe(
 ) -> Manifest:
     """The manifest of a library: everything that the runner needs, and everything that was decided on the way.
 
-    The first program's entries are the library's own; what differs in those of other batches is in "specialisations",
+    The first program's entries are the library's own; what differs in those of other sizes is in "specialisations",
     and "variants" has what the library is for other classes of CPUs. `name` is the library's, "symbol" begins those of
     a program. `functions` has the C function of each kernel by its name, program by program.
     """
@@ -51,7 +51,6 @@ def describe(
         "metadata": dict(network.metadata),
         **_program(programs[0], functions[0]),
         "name": name,
-        "open_batch": dict(network.open_batch),  # the name of each input's leading dimension, where any batch runs
         "specialisations": [_program(program, each) for program, each in zip(programs[1:], functions[1:], strict=True)],
         "variants": [],
         "made_of": {},
@@ -65,6 +64,7 @@ def _program(program: Program, functions: Mapping[str, str]) -> Manifest:
         "symbol": network.name,
         "inputs": [_entry(tensor) | {"stores": _seen(network, tensor.name)[1:]} for tensor in network.inputs],
         "outputs": [_entry(tensor) for tensor in network.outputs],
+        "open_batch": dict(network.open_batch),  # the name of each input's leading dimension, where any batch runs
         "arena_bytes": program.arena_bytes,
         "thread_bytes": program.thread_bytes,
         "arena_lower_bound": program.arena_lower_bound,
@@ -208,9 +208,11 @@ def described(manifest: Manifest) -> Iterator[str]:
             for entry in manifest[word]
         )
         yield f"{word}: {', '.join(arrays)}"
-    sizes = [entry["inputs"][0]["shape"][0] for entry in manifest["specialisations"] if entry["inputs"]]
-    if sizes:
-        yield f"other batches: {', '.join(map(str, sizes))}"
+    others = [dims(entry["inputs"][0]["shape"]) for entry in manifest["specialisations"] if entry["inputs"]]
+    if others:
+        yield f"other sizes of {manifest['inputs'][0]['name']}: {', '.join(others)}"
+    if manifest.get("open_batch"):
+        yield f"open: {', '.join(f'{symbol} of {name}' for name, symbol in manifest['open_batch'].items())}"
     yield f"weights {manifest['weights_bytes']:,} bytes; arena {manifest['arena_bytes']:,}, at least" + (
         f" {manifest['arena_lower_bound']:,}; {manifest['thread_bytes']:,} more a thread"
     )

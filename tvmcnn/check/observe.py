@@ -61,7 +61,7 @@ class Observed:
 
 
 def subjects(library: Path, target: str | None = None) -> tuple[Subject, ...]:
-    """The programs of a library, one a batch size, loaded in another process: for `target`, or the best for this CPU.
+    """The programs of a library, one a size, loaded in another process: for `target`, or the best for this CPU.
 
     Raises as `load` does.
     """

@@ -121,7 +121,7 @@ def verify_library(
 ) -> tuple[Verdict, ...]:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
 
-    One verdict for each batch size that the library has; of several classes of CPUs for `target`, or the best. Raises
+    One verdict for each size that the library has; of several classes of CPUs for `target`, or the best. Raises
     VerifyError for a library that crashes, hangs, or writes outside of its memory; this process lives.
     """
     programs = subjects(Path(library).resolve(), target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvmcnn import machine, targets
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.cli.options import permitted, read_feeds, read_labels
+from tvmcnn.cli.options import one_size, permitted, read_feeds, read_labels, shapes_of
 from tvmcnn.cli.output import answers_ctrl_c, best_of, fail, print_json, print_line, reporter
 from tvmcnn.errors import ToolError
 from tvmcnn.files import write_file
@@ -46,7 +46,7 @@ def do_compile(options: argparse.Namespace) -> int:
             options.model,
             options.target,
             options.output,
-            dict(options.input_shape),
+            shapes_of(options),
             batch=options.batch,
             records=options.records,
             verify=not options.no_verify,
@@ -90,7 +90,7 @@ def _tune_gpu(options: argparse.Namespace) -> int:
     from tvmcnn.tuning.gpu import collect, emit_candidates, tune_gpu
     from tvmcnn.tuning.options import records_path
 
-    say, shapes, model = reporter(options), dict(options.input_shape), permitted(options.model, options)
+    say, shapes, model = reporter(options), one_size(options), permitted(options.model, options)
     if options.measured is not None:
         tuned = collect(options.measured, records_path(options.output))
     else:
@@ -127,7 +127,7 @@ def do_tune(options: argparse.Namespace) -> int:
             options.target,
             options.budget,
             options.output,
-            dict(options.input_shape),
+            one_size(options),
             batch=options.batch,
             seed=options.seed,
             cold=options.cache == "cold",
@@ -202,7 +202,8 @@ def do_bench(options: argparse.Namespace) -> int:
     """Latency, whole and kernel by kernel."""
     from tvmcnn.run.bench import bench
 
-    result = bench(load(options.library, threads=options.threads), options.seconds, options.batch)
+    net = load(options.library, threads=options.threads)
+    result = bench(net, options.seconds, options.batch, one_size(options))
     if options.json:
         print_json(result.as_json())
     else:
@@ -251,7 +252,7 @@ def _check(options: argparse.Namespace) -> int:
 
     reasons: tuple[str, ...] = ()
     try:
-        network = import_model(permitted(options.check, options), dict(options.input_shape))
+        network = import_model(permitted(options.check, options), one_size(options))
         count = len(network.nodes)
     except UnsupportedError as error:
         reasons, count = error.reasons, 0

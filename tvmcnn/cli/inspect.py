@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmcnn.artifact.container import read_manifest
-from tvmcnn.cli.options import FORMS, permitted, read_feeds, read_labels
+from tvmcnn.cli.options import FORMS, one_size, permitted, read_feeds, read_labels
 from tvmcnn.cli.output import best_of, print_json, reporter
 from tvmcnn.errors import ArtifactError, InputError, ModelError, VerifyError
 from tvmcnn.files import PICTURES, check_place, write_file
@@ -160,7 +160,7 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[Path, PathLike[str] |
     with tempfile.TemporaryDirectory(prefix="tvmcnn-") as folder, bar() as progress:
         library = Path(folder) / f"{options.file.stem}.so"
         say = reporter(options, sys.stderr) if options.verbose else lambda line: None
-        shapes = dict(options.input_shape)
+        shapes = one_size(options)
         model = permitted(options.file, options)
         tvmcnn.compile(model, output=library, input_shapes=shapes, verify=False, report=say, progress=progress)
         yield library, model

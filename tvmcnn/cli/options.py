@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tvmcnn.errors import InputError
-from tvmcnn.network import Array, Shape
-from tvmcnn.run.inputs import pixels_of, read_inputs
+from tvmcnn.errors import InputError, ModelError
+from tvmcnn.network import Array, Asked
+from tvmcnn.run.inputs import pixels_of, read_inputs, size_for
+from tvmcnn.run.sized import SizedRunner
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net
@@ -19,16 +20,38 @@ FORMS = ("expression", "schedule", "llvm", "assembly")
 EMITS = ("header", "package", "tir", "asm", "c", "cuda")
 
 
-def named_shape(text: str) -> tuple[str, Shape]:
-    """NAME:1x3x224x224"""
+def named_shape(text: str) -> tuple[str, Asked]:
+    """NAME:1x3x224x224, or NAME:Nx3x224x224 with an open batch"""
     name, colon, extents = text.rpartition(":")
+    first, *others = extents.split("x")
+    opened = first.isalpha()
     try:
-        shape = tuple(int(extent) for extent in extents.split("x"))
+        rest = [int(extent) for extent in (others if opened else [first, *others])]
     except ValueError:
-        shape = ()
-    if not colon or not name or not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME:1x3x224x224")
-    return name, shape
+        rest = [0]
+    if not colon or not name or min(rest, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME:1x3x224x224 or NAME:Nx3x224x224")
+    return name, (None, *rest) if opened else tuple(rest)
+
+
+def shapes_of(options: argparse.Namespace) -> list[dict[str, Asked]]:
+    """What --input-shape says, size by size: an input that is named several times has as many, one named once has the
+    same in each. Raises ModelError where they are not as many."""
+    found: dict[str, list[Asked]] = {}
+    for name, shape in options.input_shape:
+        found.setdefault(name, []).append(shape)
+    count = max(map(len, found.values()), default=1)
+    if uneven := next((name for name, shapes in found.items() if len(shapes) not in (1, count)), None):
+        raise ModelError(f"--input-shape has {len(found[uneven])} shapes of '{uneven}' and {count} of another input")
+    return [{name: shapes[place % len(shapes)] for name, shapes in found.items()} for place in range(count)]
+
+
+def one_size(options: argparse.Namespace) -> dict[str, Asked]:
+    """What --input-shape says where there can be one size alone. Raises ModelError for several."""
+    sizes = shapes_of(options)
+    if len(sizes) > 1:
+        raise ModelError(f"--input-shape has {len(sizes)} shapes of one input; only compile takes several")
+    return sizes[0]
 
 
 def emits(text: str) -> tuple[str, ...]:
@@ -103,7 +126,8 @@ def permitted(model: Path, options: argparse.Namespace) -> os.PathLike[str]:
 def read_feeds(net: Net, path: Path, options: argparse.Namespace) -> dict[str, Array]:
     """The arrays of a file by input name; an image is normalised as the options say, or the model itself."""
     pixels = pixels_of(net.manifest["metadata"], options.mean, options.std, options.bgr)
-    return read_inputs(path, net.inputs, pixels)
+    sizes = [each.inputs for each in net.nets] if isinstance(net, SizedRunner) else [net.inputs]
+    return read_inputs(path, size_for(path, sizes), pixels)
 
 
 def read_labels(path: Path | None) -> list[str]:

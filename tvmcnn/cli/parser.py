@@ -82,7 +82,7 @@ def command(commands: Commands, name: str, function: Callable[[argparse.Namespac
 
 def takes_shapes(sub: Parser) -> None:
     """--input-shape"""
-    text = "bind open dimensions or override fixed ones; may be repeated"
+    text = "bind open dimensions or override fixed ones; compile takes several shapes of one input"
     metavar = "NAME:1x3x224x224"
     sub.add_argument("--input-shape", action="append", default=[], metavar=metavar, type=named_shape, help=text)
 
@@ -138,8 +138,8 @@ def add_compile(commands: Commands) -> None:
         "--batch",
         type=batches,
         metavar="N[,N…]",
-        help="the leading dimension of every input; of several sizes any batch runs in parts (default: that of the file,"
-        " an open one stays open)",
+        help="the leading dimension of every input; of several sizes any batch runs in parts (default: the file's, an"
+        " open one stays open)",
     )
     sub.add_argument(
         "--records",
@@ -267,7 +267,8 @@ def add_bench(commands: Commands) -> None:
     sub = command(commands, "bench", do_bench, "time a compiled library, whole and kernel by kernel")
     sub.add_argument("library", type=Path, metavar="OUT.so")
     takes_threads(sub)
-    sub.add_argument("--batch", type=positive, metavar="N", help="images in a call (default: those it was compiled for)")
+    takes_shapes(sub)
+    sub.add_argument("--batch", type=positive, metavar="N", help="images in a call (default: as compiled)")
     sub.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to spend (default: 2)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tvmcnn.cli.options import one_size
 from tvmcnn.cli.output import print_json, reporter
 from tvmcnn.progress import bar
 
@@ -18,7 +19,7 @@ def do_quantize(options: argparse.Namespace) -> int:
             options.model,
             options.data,
             options.output,
-            dict(options.input_shape),
+            one_size(options),
             labels=options.labels,
             calibrate=options.calibrate,
             evaluate=options.evaluate,

@@ -14,7 +14,7 @@ _DLPACK_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}
 
 
 def header(programs: Sequence[Program], target: str, declarations: Callable[[Program], str]) -> str:
-    """The C header of a compiled network, for programs that link the library; one section a batch size."""
+    """The C header of a compiled network, for programs that link the library; one section a size."""
     name = programs[0].network.name
     sections = "\n".join(map(declarations, programs))
     return f"""/* {name}: a CNN compiled by tvmcnn for {target}. */

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tvmcnn.network import Array, Network, Shape
+from tvmcnn.network import Array, Asked, Network
 
 if TYPE_CHECKING:
     from tvmcnn.onnx_file import Model
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def import_model(
     model: Model,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Mapping[str, Asked] | None = None,
     *,
     batch: int | None = None,
     values: Mapping[str, Array] | None = None,
@@ -28,9 +28,10 @@ def import_model(
     """The Network of an ONNX model, every dimension bound and every constant folded.
 
     `input_shapes` binds open dimensions or overrides fixed ones; `batch` does so for every leading dimension. An open
-    leading dimension that nobody binds becomes 1, and `Network.notes` says so. `values` makes inputs constants, which
-    may decide shapes and are inputs no more. `name` prefixes the C symbols; the default is the file's stem. `weights`
-    "fp16" or "bf16" rounds those of large products, see half_weights.py; `Network.half_weights` says which.
+    leading dimension that nobody binds, or that is None, becomes 1; `Network.notes` and `open_batch` say so. `values`
+    makes inputs constants, which may decide shapes and are inputs no more. `name` prefixes the C symbols; the default
+    is the file's stem. `weights` "fp16" or "bf16" rounds those of large products, see half_weights.py;
+    `Network.half_weights` says which.
 
     Raises ModelError for what is no ONNX, is damaged or contradicts itself, UnsupportedError with every node that
     tvmcnn cannot compile.

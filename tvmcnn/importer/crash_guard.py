@@ -19,7 +19,7 @@ import onnx
 
 from tvmcnn.errors import ModelError, TvmcnnError
 from tvmcnn.importer.pipeline import import_opened
-from tvmcnn.network import Array, Shape
+from tvmcnn.network import Array, Asked, Shape
 from tvmcnn.onnx_file import Opened
 from tvmcnn.worker_process import Isolated, LostError
 
@@ -39,7 +39,7 @@ def needs_rehearsal(proto: onnx.ModelProto) -> bool:
 
 
 def rehearse(
-    opened: Opened, label: str, shapes: Mapping[str, Shape], batch: int | None, values: Mapping[str, Array]
+    opened: Opened, label: str, shapes: Mapping[str, Asked], batch: int | None, values: Mapping[str, Array]
 ) -> None:
     """Import the model in another process. Raises ModelError if that ends it; whatever else it raises comes again."""
     large = {name: (array.shape, array.dtype) for name, array in opened.weights.items()}
@@ -58,7 +58,7 @@ def perform(
     proto: bytes,
     large: Mapping[str, tuple[Shape, np.dtype[Any]]],
     label: str,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Asked],
     batch: int | None,
     values: Mapping[str, Array],
 ) -> None:

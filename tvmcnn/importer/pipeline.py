@@ -22,7 +22,7 @@ from tvmcnn.importer.nodes import build_network
 from tvmcnn.importer.shapes import bind_inputs, bind_values, infer_shapes
 from tvmcnn.importer.spelling import spell
 from tvmcnn.importer.top_k import gather_values
-from tvmcnn.network import Array, Network, Shape
+from tvmcnn.network import Array, Asked, Network
 from tvmcnn.onnx_file import Opened
 
 UNREAD = "unread: no node takes it, and it is no output"
@@ -31,7 +31,7 @@ UNREAD = "unread: no node takes it, and it is no output"
 def import_opened(
     opened: Opened,
     label: str,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Asked],
     batch: int | None,
     values: Mapping[str, Array],
     name: str | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from tvmcnn.errors import ModelError
-from tvmcnn.network import INDEX_LIMIT, Array, Shape, dims
+from tvmcnn.network import INDEX_LIMIT, Array, Asked, Shape, dims
 from tvmcnn.onnx_file import one_line
 
 
@@ -32,7 +32,7 @@ def bind_values(proto: onnx.ModelProto, label: str, values: Mapping[str, Array],
 def bind_inputs(
     proto: onnx.ModelProto,
     label: str,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Asked],
     batch: int | None,
     weights: Mapping[str, Array],
 ) -> tuple[list[str], dict[str, str]]:
@@ -82,32 +82,32 @@ def _bound_shape(
     name: str,
     found: list[int | None],
     symbols: list[str],
-    given: Shape | None,
+    given: Asked | None,
     batch: int | None,
     notes: list[str],
     opened: dict[str, str],
 ) -> Shape:
     shown = "x".join(str(extent or symbol or "?") for extent, symbol in zip(found, symbols, strict=True))
     if given is not None:
-        if len(given) != len(found) or any(not isinstance(extent, int | np.integer) or extent < 0 for extent in given):
+        whole = [extent for place, extent in enumerate(given) if place or extent is not None]
+        if len(given) != len(found) or any(not isinstance(n, int | np.integer) or n < 0 for n in whole):
             raise ModelError(f"input '{name}' of {label} is {shown}; the shape {dims(given)} does not fit it")
-        if len(given) and batch not in (None, given[0]):
+        if len(given) and batch is not None and given[0] not in (None, batch):
             raise ModelError(f"input '{name}' is given the shape {dims(given)} and the batch {batch}, which contradict")
         if any(extent not in (None, new) for extent, new in zip(found, given, strict=True)):
             notes.append(f"input '{name}': {shown} of the file overridden by {dims(given)}")
-        return tuple(int(extent) for extent in given)
-    closed = list(found)
-    if closed and batch is not None:
-        closed[0] = batch
-    elif closed and closed[0] is None:
-        closed[0], opened[name] = 1, symbols[0] or "?"
+    wanted = list(found if given is None else given)
+    if wanted and batch is not None:
+        wanted[0] = batch
+    elif wanted and wanted[0] is None:
+        wanted[0], opened[name] = 1, symbols[0] or "?"
         notes.append(bound_batch(name, opened[name]))
-    if None in closed:
-        hint = "x".join(str(extent or "N") for extent in closed)
+    if None in wanted:
+        hint = "x".join(str(extent or symbol or "?") for extent, symbol in zip(wanted, symbols, strict=True))
         raise ModelError(
             f"input '{name}' of {label} is {shown}: give its open dimensions by --input-shape {name}:{hint}"
         )
-    return tuple(extent for extent in closed if extent is not None)
+    return tuple(int(extent) for extent in wanted if extent is not None)
 
 
 def infer_shapes(proto: onnx.ModelProto, label: str, *, values: bool = True) -> onnx.ModelProto:

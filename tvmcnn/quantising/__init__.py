@@ -17,7 +17,7 @@ import onnx
 from tvmcnn.errors import InputError, ModelError, ToolError, caught
 from tvmcnn.files import check_place, scratch_folder, written_whole
 from tvmcnn.importer import import_model
-from tvmcnn.network import Shape
+from tvmcnn.network import Asked
 from tvmcnn.onnx_file import Model, read_model, with_external_data
 from tvmcnn.progress import Progress, silent
 from tvmcnn.quantising.compare import classes_of, compare
@@ -38,7 +38,7 @@ def quantize(
     model: Model,
     data: str | PathLike[str],
     output: str | PathLike[str],
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Mapping[str, Asked] | None = None,
     *,
     labels: str | PathLike[str] | None = None,
     calibrate: int = CALIBRATE,

@@ -24,7 +24,7 @@ from tvmcnn.errors import ModelError
 from tvmcnn.importer.convert import convert_opset, remove_initializers_from_inputs
 from tvmcnn.importer.functions import inline_functions
 from tvmcnn.importer.shapes import bind_inputs
-from tvmcnn.network import Shape
+from tvmcnn.network import Asked
 from tvmcnn.onnx_file import Opened
 from tvmcnn.onnx_file.repair import fresh, node_lists, opset_of, tensor_names, title
 from tvmcnn.quantising.sessions import heard
@@ -44,7 +44,7 @@ class Prepared:
 
 
 def prepare(
-    model: Opened, label: str, shapes: Mapping[str, Shape], folder: Path, report: Callable[[str], None]
+    model: Opened, label: str, shapes: Mapping[str, Asked], folder: Path, report: Callable[[str], None]
 ) -> Prepared:
     """Close, convert, fold and name. Raises ModelError for what onnxruntime cannot load."""
     closed = _whole(model)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copyreg
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tvmcnn.artifact.container import CHECKS, Manifest, read_manifest
 from tvmcnn.errors import ArtifactError, InputError, caught
 from tvmcnn.machine import check_platform, cpu_flags, cpu_name, usable_cpus
+from tvmcnn.network import Shape
 from tvmcnn.run.batched import BatchedRunner
 from tvmcnn.run.dlopen import Mapped
 from tvmcnn.run.gpu_runner import GpuRunner
 from tvmcnn.run.runner import Runner
+from tvmcnn.run.sized import SizedRunner
 
-Net: TypeAlias = Runner | BatchedRunner
+Net: TypeAlias = Runner | BatchedRunner | SizedRunner
 
 MAX_THREADS = 64  # of the native pool
 
@@ -26,7 +28,7 @@ MAX_THREADS = 64  # of the native pool
 def load(
     path: str | os.PathLike[str], threads: int | None = None, *, target: str | None = None, check: str = "all"
 ) -> Net:
-    """The runner of a compiled library; a BatchedRunner if it was compiled for several batch sizes.
+    """The runner of a compiled library; a BatchedRunner of several batch sizes, a SizedRunner of several others.
 
     Checked before any of its code runs: the file is ours, whole, of a format that this version reads, and made for
     instructions that this CPU has. Of several classes of CPUs in it the best that this one is of is taken, or the
@@ -49,16 +51,22 @@ def load(
         kind: type[Runner] = Runner
         if "archs" in manifest["target"]:
             kind = GpuRunner
-        if manifest["specialisations"]:
-            entries = ({}, *manifest["specialisations"])
-            runner: Net = BatchedRunner([kind(place, manifest | entry, threads) for entry in entries], manifest)
-        else:
-            runner = kind(place, manifest, threads)
+        entries = ({}, *manifest["specialisations"])
+        runner = _of_sizes([kind(place, manifest | entry, threads) for entry in entries], manifest)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(f"{label} cannot be loaded: {str(error).splitlines()[0]}") from error
     if _identity(place) != before:
         raise ArtifactError(f"{label} was replaced while it was being loaded: load it again")
     return runner
+
+
+def _of_sizes(programs: Sequence[Runner], manifest: Manifest) -> Net:
+    """What runs whichever program fits; those of one image are batches of it."""
+    images: dict[tuple[Shape, ...], list[Runner]] = {}
+    for program in programs:
+        images.setdefault(tuple(info.shape[1:] for info in program.inputs), []).append(program)
+    nets = [same[0] if len(same) == 1 else BatchedRunner(same, manifest) for same in images.values()]
+    return nets[0] if len(nets) == 1 else SizedRunner(nets, manifest)
 
 
 def _variant(label: str, path: Path, whole: Manifest, target: str | None) -> Manifest:
@@ -122,5 +130,5 @@ def again(path: str, sha256: str, threads: int, target: str) -> Net:
     return net
 
 
-for _kind in (Runner, GpuRunner, BatchedRunner):
+for _kind in (Runner, GpuRunner, BatchedRunner, SizedRunner):
     copyreg.pickle(_kind, _pickled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,12 @@ class ArrayInfo:
         """ONNX's word: tensor(float) for float32, tensor(int64)."""
         word = {"float32": "float", "float64": "double"}.get(self.dtype, self.dtype)
         return f"tensor({word})"
+
+
+def with_batch(info: ArrayInfo, symbol: str, batch: int) -> ArrayInfo:
+    """An input or output of `batch` images whose leading extent is named: N, or 4*N of one with four rows an image."""
+    rows = info.shape[0] // batch
+    return dataclasses.replace(info, shape=(symbol if rows == 1 else f"{rows}*{symbol}", *info.shape[1:]))
 
 
 def random_array(info: ArrayInfo, seed: int) -> Array:

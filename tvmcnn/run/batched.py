@@ -11,7 +11,7 @@ from typing import Any
 from tvmcnn.artifact.container import Manifest
 from tvmcnn.errors import InputError, caught
 from tvmcnn.network import Array
-from tvmcnn.run.arrays import ArrayInfo
+from tvmcnn.run.arrays import ArrayInfo, with_batch
 from tvmcnn.run.parts import alone, batch_of, bound_in_parts, in_parts
 from tvmcnn.run.runner import KernelProfile, Runner, named_outputs
 
@@ -49,12 +49,15 @@ class BatchedRunner:
         return named_outputs(self, output_names, feeds)
 
     def get_inputs(self) -> list[ArrayInfo]:
-        """Names and shapes of the inputs, at the smallest batch."""
-        return list(self.inputs)
+        """Names and shapes of the inputs, the batch as N."""
+        return [self._shown(info) for info in self.inputs]
 
     def get_outputs(self) -> list[ArrayInfo]:
-        """Names and shapes of the outputs, at the smallest batch."""
-        return list(self.outputs)
+        """Names and shapes of the outputs, as those of the inputs."""
+        return [self._shown(info) for info in self.outputs]
+
+    def _shown(self, info: ArrayInfo) -> ArrayInfo:
+        return with_batch(info, "N", min(self.sizes))
 
     @property
     def folded(self) -> dict[str, str]:

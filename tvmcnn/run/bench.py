@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from tvmcnn.errors import InputError, caught
 from tvmcnn.machine import cpu_name
-from tvmcnn.run import Net
+from tvmcnn.network import dims
 from tvmcnn.run.arrays import ArrayInfo, random_array
-from tvmcnn.run.runner import KernelProfile
+from tvmcnn.run.batched import BatchedRunner
+from tvmcnn.run.runner import KernelProfile, Runner
+from tvmcnn.run.sized import SizedRunner
 
 if TYPE_CHECKING:
     from tvmcnn.run import Net
@@ -93,11 +95,17 @@ def rounds(calls: Sequence[Callable[[], object]], batch: float) -> Iterator[tupl
 
 
 @caught
-def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
+def bench(
+    net: Net, seconds: float, batch: int | None = None, shapes: Mapping[str, Sequence[int | None]] | None = None
+) -> Bench:
     """Time a network on seeded random input for about `seconds`, the two kinds of call interleaved.
 
-    `batch` is one that the library takes, by default the first. Raises InputError for another.
+    `batch` is one that the library takes, and `shapes` one of its sizes, by default the first. Raises InputError for
+    others.
     """
+    if shapes:
+        net = _of_size(net, shapes)
+        batch = batch or next((extents[0] for extents in shapes.values() if extents[0] is not None), None)
     first = net.inputs[0].shape[0] if net.inputs and net.inputs[0].shape else 1
     batch = batch or first
     if batch != first and len(net.programs) == 1 and not net.programs[0].open_batch:
@@ -116,6 +124,20 @@ def bench(net: Net, seconds: float, batch: int | None = None) -> Bench:
     known = batch == first or batch in {program.inputs[0].shape[0] for program in net.programs}
     kernels = tuple(net.profile(*arrays, seconds=0.3 * seconds)) if known else ()
     return Bench(net.name, net.target, cpu_name(), net.threads, batch, call_time, bound_time, kernels)
+
+
+def _of_size(net: Net, shapes: Mapping[str, Sequence[int | None]]) -> Runner | BatchedRunner:
+    """What runs the size that is asked for; an input that is not named has its first size."""
+    if unknown := sorted(set(shapes) - {info.name for info in net.inputs}):
+        names = ", ".join(info.name for info in net.inputs)
+        raise InputError(f"{net.path} has no input '{unknown[0]}'; its inputs are {names}")
+    asked = [shapes.get(info.name, info.shape) for info in net.inputs]
+    if isinstance(net, SizedRunner):
+        return net.of(asked)
+    for info, shape in zip(net.inputs, asked, strict=True):
+        if tuple(shape[1:]) != info.shape[1:]:
+            raise InputError(f"input '{info.name}' is asked for as {dims(shape)}; {net.path} has {dims(info.shape)}")
+    return net
 
 
 def _at_batch(info: ArrayInfo, batch: int, first: int) -> ArrayInfo:

@@ -82,6 +82,20 @@ def read_inputs(path: Path, inputs: Sequence[ArrayInfo], pixels: Pixels) -> dict
     raise InputError(f"{path} ends in '{path.suffix}'; allowed are .npy, .npz, .pb, {', '.join(IMAGES)}")
 
 
+def size_for(path: Path, sizes: Sequence[Sequence[ArrayInfo]]) -> Sequence[ArrayInfo]:
+    """The size among several that an image file has, height and width; the first where none is."""
+    if len(sizes) == 1 or path.suffix.lower() not in IMAGES:
+        return sizes[0]
+    try:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            height, width = image.height, image.width
+    except (ImportError, OSError):  # which reading it says in words
+        return sizes[0]
+    return next((infos for infos in sizes if infos[0].shape[2:] == (height, width)), sizes[0])
+
+
 def read_image(path: Path, shape: Sequence[int], normal: Pixels) -> Array:
     """An image file as an image volume (1, C, H, W), resized (bilinear) to the network's H and W, grey if C is 1."""
     try:

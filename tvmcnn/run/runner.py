@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from tvmcnn.artifact.container import Manifest
 from tvmcnn.errors import InputError, caught, explained
 from tvmcnn.machine import usable_cpus
 from tvmcnn.network import ALIGNMENT, Array, Layout, counted, dims
-from tvmcnn.run.arrays import ArrayInfo, check_output, checked_array, random_array
+from tvmcnn.run.arrays import ArrayInfo, check_output, checked_array, random_array, with_batch
 from tvmcnn.run.dlopen import Mapped
 from tvmcnn.run.parts import alone, bound_in_parts, in_parts
 
@@ -169,8 +168,7 @@ class Runner:
         if not self.open_batch:
             return info
         symbols = self.open_batch
-        symbol, rows = symbols.get(info.name) or next(iter(symbols.values())), info.shape[0] // self.inputs[0].shape[0]
-        return dataclasses.replace(info, shape=(symbol if rows == 1 else f"{rows}*{symbol}", *info.shape[1:]))
+        return with_batch(info, symbols.get(info.name) or next(iter(symbols.values())), self.inputs[0].shape[0])
 
     @property
     def open_batch(self) -> Mapping[str, str]:

@@ -28,7 +28,7 @@ from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
-from tvmcnn.network import Shape
+from tvmcnn.network import Asked
 from tvmcnn.onnx_file import Model, with_external_data
 from tvmcnn.platforms import platform_of
 from tvmcnn.precision import WORDS
@@ -62,7 +62,7 @@ def tune(
     target: str = "native",
     budget: str | float = "10m",
     records: str | PathLike[str] | None = None,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Mapping[str, Asked] | None = None,
     *,
     batch: int | None = None,
     seed: int = 0,

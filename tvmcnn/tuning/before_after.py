@@ -12,7 +12,7 @@ import numpy as np
 
 from tvmcnn.choose.records import own_records
 from tvmcnn.compiler import compile as compile_model
-from tvmcnn.network import Shape
+from tvmcnn.network import Asked
 from tvmcnn.onnx_file import Model
 from tvmcnn.run import Net, load
 from tvmcnn.run.arrays import random_array
@@ -36,7 +36,7 @@ class Latency:
 def latency(
     model: Model,
     target: str,
-    input_shapes: Mapping[str, Shape] | None,
+    input_shapes: Mapping[str, Asked] | None,
     batch: int | None,
     before: Sequence[Path],
     after: Path,

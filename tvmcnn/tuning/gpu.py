@@ -35,7 +35,7 @@ from tvmcnn.fuse import fuse, multiply_accumulates
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.importer import import_model
 from tvmcnn.layout import Weights, lay_out
-from tvmcnn.network import FLOAT32, Network, Program, Shape
+from tvmcnn.network import FLOAT32, Asked, Network, Program
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress, silent
 from tvmcnn.targets import Gpu, resolve_gpu
@@ -64,7 +64,7 @@ def tune_gpu(
     target: str,
     budget: str | float = "10m",
     records: str | PathLike[str] | None = None,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Mapping[str, Asked] | None = None,
     *,
     batch: int | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -86,7 +86,7 @@ def emit_candidates(
     model: Model,
     target: str,
     folder: Path,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: Mapping[str, Asked] | None = None,
     *,
     batch: int | None = None,
     report: Callable[[str], None] = lambda line: None,

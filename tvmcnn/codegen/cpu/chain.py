@@ -30,7 +30,7 @@ def exports(name: str) -> tuple[str, ...]:
 
 
 def header(programs: Sequence[Program], target: Target) -> str:
-    """The C header of a compiled network, for programs that link the library; one section a batch size."""
+    """The C header of a compiled network, for programs that link the library; one section a size."""
     return entries.header(programs, target.name, _declarations)
 
 

@@ -38,7 +38,7 @@ def exports(name: str) -> tuple[str, ...]:
 
 
 def header(programs: Sequence[Program], target: Gpu) -> str:
-    """The C header of a compiled network; one section a batch size."""
+    """The C header of a compiled network; one section a size."""
     return entries.header(programs, target.name, _declarations)
 
 
