@@ -132,10 +132,10 @@ def compile(  # noqa: A001 (the contract's name)
     _check(platform, path, precision, weights)
     lock = read_lock(Path(locked)) if locked is not None else {}
     name, packed, cache = c_identifier(path.stem), Weights(), _cache(report)
-    programs: list[list[Program]] = []
+    programs, imported = list[list[Program]](), dict[str, Network]()
     for machine in platform.machines:
         _report_target(machine, precision, report)
-        configs = load_records(machine, map(Path, files), own=own_records, shipped=shipped_records)
+        configs = load_records(machine, [Path(file) for file in files], own=own_records, shipped=shipped_records)
         for note in configs.notes:
             report(note)
         sizes, found = sizes_of(_prefix(name, machine, platform), input_shapes, batch), list[Program]()
@@ -144,14 +144,15 @@ def compile(  # noqa: A001 (the contract's name)
             for size in sizes
         ]
         _check_batches(networks)
-        for size, imported in zip(sizes, networks, strict=True):
-            network = with_open_batch(imported, functools.partial(_at_batch, model, size, input_values))
+        for size, closed in zip(sizes, networks, strict=True):
+            network = with_open_batch(closed, functools.partial(_at_batch, model, size, input_values))
             network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, packed))
         _report_programs(found, machine, precision, report)
         programs.append(found)
+        imported |= {network.name: network for network in networks}
     made_of = {
         "model": model_digest(model),
         "records": records_digest(list(itertools.chain(*programs))),
@@ -180,7 +181,7 @@ def compile(  # noqa: A001 (the contract's name)
             if why_not:
                 report(f"{machine.name} is not verified: {why_not}" if others else f"not verified: {why_not}")
             else:
-                verdicts += verified(image, manifest, entry, model, cache, report, progress)
+                verdicts += verified(image, manifest, entry, model, imported, cache, report, progress)
         _write(path, image, manifest, packed, code, folder)
     everything = tuple(itertools.chain(*programs))
     return Compiled(path, everything, tuple(platform.machines), tuple(verdicts), code.header, manifest, code.shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from tvmcnn.check.verify import Verdict, verify_library
 from tvmcnn.errors import VerifyError
 from tvmcnn.files import no_room
 from tvmcnn.machine import cpu_name
+from tvmcnn.network import Network
 from tvmcnn.onnx_file import Model
 from tvmcnn.progress import Progress
 
@@ -23,12 +24,14 @@ def verified(
     manifest: container.Manifest,
     entry: container.Manifest,
     model: Model,
+    networks: Mapping[str, Network],
     cache: Cache,
     report: Callable[[str], None],
     progress: Progress,
 ) -> tuple[Verdict, ...]:
     """The verdicts on the programs of an image for the target of `entry`, its part of the manifest, into which they go.
 
+    `networks` has what import made of the model for each program, by its symbol.
     A verdict holds for the same image and manifest, which has the model's hash, and the same judge; what the cache has
     is not computed again. Raises VerifyError if a program disagrees with NumPy.
     """
@@ -39,7 +42,7 @@ def verified(
         verdicts = tuple(Verdict.from_json(verdict) for verdict in json.loads(kept))
     else:
         progress("verifying against NumPy", 0, 0)
-        verdicts = _judged(image, manifest, name, model)
+        verdicts = _judged(image, manifest, name, model, networks)
         progress("verifying against NumPy", 1, 1)
         cache.put(key, json.dumps([asdict(verdict) for verdict in verdicts]).encode())
     for part, verdict in zip((entry, *entry["specialisations"]), verdicts, strict=True):
@@ -54,14 +57,16 @@ def _judge() -> str:
     return f"{sources_digest('.')}, numpy {version('numpy')}, onnx {version('onnx')}, {cpu_name()}"
 
 
-def _judged(image: Path, manifest: container.Manifest, target: str, model: Model) -> tuple[Verdict, ...]:
+def _judged(
+    image: Path, manifest: container.Manifest, target: str, model: Model, networks: Mapping[str, Network]
+) -> tuple[Verdict, ...]:
     """The library compared with NumPy, from a file of its own: a loaded file stays mapped."""
     trial = image.with_name("trial.so")
     try:
         container.sealed(image, manifest, trial)
     except OSError as error:
         raise no_room(error) from error
-    verdicts = verify_library(trial, model, target=target)
+    verdicts = verify_library(trial, model, target=target, networks=networks)
     trial.unlink()
     for verdict in verdicts:
         if not verdict.passed:

@@ -118,14 +118,20 @@ def verify_library(
     *,
     target: str | None = None,
     histograms: bool = False,
+    networks: Mapping[str, Network] | None = None,
 ) -> tuple[Verdict, ...]:
     """Compare a library with the ONNX model that it was compiled from, on seeded input with outliers.
 
-    One verdict for each size that the library has; of several classes of CPUs for `target`, or the best. Raises
+    One verdict for each size that the library has; of several classes of CPUs for `target`, or the best.
+    `networks` has what import made of the model for some programs, by their symbols: else it is imported again. Raises
     VerifyError for a library that crashes, hangs, or writes outside of its memory; this process lives.
     """
     programs = subjects(Path(library).resolve(), target)
-    return tuple(verify_program(program, library, model, seed, histograms=histograms) for program in programs)
+    known = networks or {}
+    return tuple(
+        verify_program(program, library, model, seed, histograms=histograms, imported=known.get(program.symbol))
+        for program in programs
+    )
 
 
 @caught
@@ -136,12 +142,13 @@ def verify_program(
     seed: int,
     *,
     histograms: bool = False,
+    imported: Network | None = None,
 ) -> Verdict:
     """`verify_library` of one program."""
     program = program if isinstance(program, Subject) else Subject.of(program)
     half = program.manifest.get("weights", {"kind": "fp32", "type": "float32", "rounded": {}})
     shapes = {info.name: info.shape for info in program.inputs}
-    network = simplified(import_model(model, shapes, weights=half["kind"]))
+    network = simplified(imported or import_model(model, shapes, weights=half["kind"]))
     ours, theirs = ([tensor.name for tensor in outputs] for outputs in (program.outputs, network.outputs))
     if ours != theirs:
         found, wanted = ", ".join(theirs), ", ".join(ours)
