@@ -27,8 +27,8 @@ from tvmcnn.fuse import fuse
 from tvmcnn.fuse.passes import simplified
 from tvmcnn.half_weights import WEIGHTS
 from tvmcnn.half_weights import WORDS as WEIGHT_WORDS
-from tvmcnn.importer import import_model
-from tvmcnn.importer.by_image import obstacle, with_open_batch
+from tvmcnn.importer import import_model, unfolded
+from tvmcnn.importer.by_image import Imported, obstacle, with_open_batch
 from tvmcnn.importer.pipeline import c_identifier
 from tvmcnn.layout import Weights, lay_out
 from tvmcnn.machine import usable_cpus
@@ -143,7 +143,7 @@ def compile(  # noqa: A001 (the contract's name)
             import_model(model, size.shapes, batch=size.batch, values=input_values, name=size.name, weights=weights)
             for size in sizes
         ]
-        _check_batches(networks)
+        _check_batches(model, sizes, networks, input_values)
         for size, closed in zip(sizes, networks, strict=True):
             network = with_open_batch(closed, functools.partial(_at_batch, model, size, input_values))
             network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
@@ -221,18 +221,23 @@ def _prefix(name: str, machine: Machine, platform: Platform) -> str:
     return name if len(platform.machines) == 1 else f"{name}_{machine.short}"
 
 
-def _check_batches(networks: Sequence[Network]) -> None:
+def _check_batches(
+    model: Model, sizes: Sequence[Size], networks: Sequence[Network], values: Mapping[str, Array] | None
+) -> None:
     """Refuse batches of one image that cannot be run in parts: a network must treat images one by one."""
-    for _, same in itertools.groupby(networks, lambda each: [tensor.shape[1:] for tensor in each.inputs]):
-        first, *others = same
-        for network in others:
-            if why := obstacle(first, network):
+    made = list(zip(sizes, networks, strict=True))
+    for _, same in itertools.groupby(made, lambda each: [tensor.shape[1:] for tensor in each[1].inputs]):
+        (_, first), *others = same
+        for size, network in others:
+            graph = unfolded(model, size.shapes, batch=size.batch, values=values)
+            if why := obstacle(first, network, graph):
                 few, many = (dims(each.inputs[0].shape) for each in (first, network))
                 raise ModelError(f"{why}; so one library cannot have both {few} and {many}: compile one for each")
 
 
-def _at_batch(model: Model, size: Size, values: Mapping[str, Array] | None, batch: int) -> Network:
-    return import_model(model, size.shapes, batch=batch, values=values)
+def _at_batch(model: Model, size: Size, values: Mapping[str, Array] | None, batch: int) -> Imported:
+    network = import_model(model, size.shapes, batch=batch, values=values)
+    return network, unfolded(model, size.shapes, batch=batch, values=values)
 
 
 def _versions(platform: Platform) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tvmcnn.network import Array, Asked, Network
 
 if TYPE_CHECKING:
-    from tvmcnn.onnx_file import Model
+    from tvmcnn.onnx_file import Model, Opened
 
 
 def import_model(
@@ -46,3 +46,23 @@ def import_model(
     if needs_rehearsal(opened.proto):
         rehearse(opened, label, input_shapes or {}, batch, values or {})
     return import_opened(opened, label, input_shapes or {}, batch, values or {}, name, weights)
+
+
+def unfolded(
+    model: Model,
+    input_shapes: Mapping[str, Asked] | None = None,
+    *,
+    batch: int | None = None,
+    values: Mapping[str, Array] | None = None,
+) -> Opened:
+    """The model as `import_model` has it before anything folds: its inputs bound, its nodes spelled as they are today.
+
+    Raises ModelError.
+    """
+    from tvmcnn.importer.pipeline import close
+    from tvmcnn.onnx_file import read_model
+
+    opened = read_model(model)
+    label = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+    close(opened, label, input_shapes or {}, batch, values or {})
+    return opened

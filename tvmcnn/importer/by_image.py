@@ -5,6 +5,7 @@ two batch sizes:
 
 1. In the larger every tensor has an axis along which the images lie one behind the other, and no node mixes them.
 2. Both have the same nodes and constants, and tensors that differ along these axes alone.
+3. Whatever is computed of the number of images shapes what is theirs, in proportion: see image_counts.py.
 
     x  8x3x32x32       axis 0: a graph input
     y  8x16x8x8        axis 0: Conv keeps the axis of its image
@@ -23,21 +24,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvmcnn.errors import TvmcnnError
+from tvmcnn.importer import image_counts
 from tvmcnn.importer.operators import OPERATORS
 from tvmcnn.importer.operators import elementwise as elementwise_operators
 from tvmcnn.importer.shapes import bound_batch
 from tvmcnn.network import Array, Network, Node, Shape, dims
+from tvmcnn.onnx_file import Opened
+
+Imported = tuple[Network, Opened]
 
 
-def with_open_batch(network: Network, imported: Callable[[int], Network]) -> Network:
+def with_open_batch(network: Network, imported: Callable[[int], Imported]) -> Network:
     """The network whose leading dimensions stay open where the file leaves them so and images are proved to be apart.
 
-    Others are bound to 1, and a note says why. `imported` gives the network for another batch.
+    Others are bound to 1, and a note says why. `imported` gives the network for another batch, and its graph.
     """
     if {tensor.name for tensor in network.inputs} != network.open_batch.keys():
         return dataclasses.replace(network, open_batch={})
     try:
-        why = obstacle(network, imported(2))
+        why = obstacle(network, *imported(2))
     except TvmcnnError as error:
         why = f"with 2 it is no network: {error}"
     notes = {
@@ -55,10 +60,11 @@ def _open(name: str, symbol: str) -> str:
     )
 
 
-def obstacle(small: Network, large: Network) -> str:
+def obstacle(small: Network, large: Network, graph: Opened) -> str:
     """Why images cannot be computed one by one, empty where they can.
 
-    Both are one model, imported at two batch sizes: the leading extent of every input.
+    Both are one model, imported at two batch sizes: the leading extent of every input. `graph` is the model before
+    anything folds, at the second.
     """
     sizes = [{tensor.shape[:1] for tensor in network.inputs} for network in (small, large)]
     if any(len(each) != 1 or () in each for each in sizes):
@@ -73,7 +79,8 @@ def obstacle(small: Network, large: Network) -> str:
     for tensor in large.outputs:
         if axes[tensor.name]:
             return f"output '{tensor.name}' has the images of a batch along axis {axes[tensor.name]}, not 0"
-    return _difference(small, large, axes, few, many)
+    counts = image_counts.obstacle(graph.proto.graph, graph.weights, large, axes)
+    return counts or _difference(small, large, axes, few, many)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,12 @@ def _at_front(*places: int) -> Rule:
         return 0 if reader.only(*present) and all(axis == 0 for _, axis in operands) else None
 
     return rule
+
+
+def _deformed(reader: _Reader) -> int | None:
+    """DeformConv: image, offsets and, in the last place, the mask."""
+    mask = [len(reader.node.inputs) - 1] if reader.node["masked"] else []
+    return _at_front(0, 2, *mask)(reader)
 
 
 def _seen(reader: _Reader) -> int | None:
@@ -203,8 +216,8 @@ def _along_another(reader: _Reader) -> int | None:
 
 def _normalised(reader: _Reader) -> int | None:
     """LayerNormalization: over all axes from `axis` on."""
-    ((_, axis),) = reader.operands()
-    return axis if reader.only(0) and axis < reader.node["axis"] else None
+    axis = reader.axes.get(reader.node.inputs[0])
+    return axis if axis is not None and reader.only(0) and axis < reader.node["axis"] else None
 
 
 def _gathered(reader: _Reader) -> int | None:
@@ -259,11 +272,13 @@ def _multiplied(reader: _Reader) -> int | None:
 
 
 def _rows(reader: _Reader) -> int | None:
-    """Gemm: the rows of A, transposed or not."""
+    """Gemm: the rows of A, transposed or not; of what was a MatMul by a constant any axis but the last."""
     if not reader.only(0):
         return None
-    ((_, axis),) = reader.operands()
-    return 0 if axis == (1 if reader.node.attributes.get("transA") else 0) else None
+    ((shape, axis),) = reader.operands()
+    if reader.node.attributes.get("transA"):
+        return 0 if axis == 1 else None
+    return axis if axis < len(shape) - 1 else None
 
 
 def _over_time(reader: _Reader) -> int | None:
@@ -287,7 +302,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE | {"BatchNormalization", "QuantizeLinear", "DequantizeLinear"}, _broadcast),
     **dict.fromkeys((*WINDOWS, "LRN", "InstanceNormalization", "GroupNormalization"), _at_front(0)),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "Col2Im"), _at_front(0)),
-    **{"GridSample": _at_front(0, 1), "DeformConv": _at_front(0, 2, 4)},
+    **{"GridSample": _at_front(0, 1), "DeformConv": _deformed},
     **{"Reshape": _seen, "Slice": _kept_whole, "Transpose": _permuted, "Pad": _as_long, "Resize": _as_long},
     **{"Expand": _repeated, "Tile": _repeated, "Concat": _concatenated},
     **dict.fromkeys((name for name in OPERATORS if name.startswith(("Reduce", "Arg"))), _reduced),
@@ -359,7 +374,7 @@ def _same_for_each(small: Array, large: Array, few: int, many: int) -> bool:
     if len(longer) > 1:
         return False
     if not longer:
-        return small.tobytes() == large.tobytes()
+        return _same_bytes(small, large)
     (axis,) = longer
     parts = [_by_image(each, axis, count) for each, count in ((small, few), (large, many))]
     first = parts[0][:1] if parts[0] is not None else None
@@ -375,4 +390,12 @@ def _by_image(array: Array, axis: int, images: int) -> Array | None:
 
 
 def _all_equal(parts: Array, first: Array) -> bool:
-    return parts.shape[1:] == first.shape[1:] and all(part.tobytes() == first[0].tobytes() for part in parts)
+    return parts.shape[1:] == first.shape[1:] and all(_same_bytes(part, first[0]) for part in parts)
+
+
+def _same_bytes(one: Array, other: Array) -> bool:
+    """Whether arrays of one shape and type have the same bits, NaN among them."""
+    if one.__array_interface__ == other.__array_interface__:  # the same weights, which may be hundreds of MB
+        return True
+    bits = f"u{one.dtype.itemsize}"
+    return bool(np.array_equal(np.ascontiguousarray(one).view(bits), np.ascontiguousarray(other).view(bits)))

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from tvmcnn.importer import along, einsum, half_weights, microsoft, quantised
 from tvmcnn.importer.budget import refuse_bombs
@@ -38,6 +39,34 @@ def import_opened(
     kind: str = "fp32",
 ) -> Network:
     """`import_model` of what has been read, in this process; its weights in the type `kind`."""
+    closed = close(opened, label, shapes, batch, values)
+    known = (closed.known - values.keys()) & half_weights.weights(opened.proto.graph)
+    proto, weights, folded, told = fold_control(
+        opened.proto, label, closed.original, opened.weights, scales=kind == "fp32"
+    )
+    folded |= dict.fromkeys(closed.unread, UNREAD)
+    proto = infer_shapes(proto, label)
+    gather_values(proto)
+    stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
+    named, notes = c_identifier(stem), [*closed.notes, *told]
+    network = build_network(Opened(proto, weights), label, named, folded, tuple(notes), (kind, known))
+    return dataclasses.replace(network, open_batch=closed.open_batch)
+
+
+class Closed(NamedTuple):
+    """What is known of a model once its inputs are bound."""
+
+    notes: list[str]
+    open_batch: dict[str, str]  # the names of leading dimensions that became 1, by input
+    original: dict[str, str]  # the operator that makes each tensor of the file
+    unread: list[str]
+    known: set[str]  # the file's own tensors
+
+
+def close(
+    opened: Opened, label: str, shapes: Mapping[str, Asked], batch: int | None, values: Mapping[str, Array]
+) -> Closed:
+    """Bind the inputs of what has been read, in place, and spell its nodes as the newest opset does; nothing folds."""
     proto, weights = opened.proto, opened.weights
     known = {tensor.name for tensor in proto.graph.initializer} | weights.keys()
     original = {output: node.op_type for node in proto.graph.node for output in node.output if output}
@@ -47,22 +76,14 @@ def import_opened(
     unread = [name for name in drop_unread(proto) if original.pop(name, None) is not None]
     refuse_training(proto, label, weights)
     bind_values(proto, label, values, weights)
-    notes, opened_batch = bind_inputs(proto, label, shapes, batch, weights)
+    notes, open_batch = bind_inputs(proto, label, shapes, batch, weights)
     remove_initializers_from_inputs(proto)
     notes += convert_opset(proto, label)
     spell(proto, label, {**microsoft.SPELLINGS, **einsum.SPELLINGS, **along.SPELLINGS, **quantised.SPELLINGS})
     expand_defined(proto)
     drop_valid(proto)
     refuse_bombs(proto, label, weights)
-    known = (known - values.keys()) & half_weights.weights(proto.graph)
-    proto, weights, folded, told = fold_control(proto, label, original, weights, scales=kind == "fp32")
-    folded |= dict.fromkeys(unread, UNREAD)
-    proto = infer_shapes(proto, label)
-    gather_values(proto)
-    stem = name or (Path(label).stem if label != "the model" else proto.graph.name)
-    named, notes = c_identifier(stem), [*notes, *told]
-    network = build_network(Opened(proto, weights), label, named, folded, tuple(notes), (kind, known))
-    return dataclasses.replace(network, open_batch=opened_batch)
+    return Closed(notes, open_batch, original, unread, known)
 
 
 def c_identifier(text: str) -> str:
