@@ -60,6 +60,13 @@ APART: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, Any]]] = {
     "tokens": ("N,3,7", [("Shape", "x", {"end": 1}), ("Concat", "t0 one", {"axis": 0}), ("Equal", "t1 minus", {}),
                          ("Where", "t2 ones t1", {}), ("Expand", "token t3", {}), ("Concat", "t4 x", {"axis": 1})],
                {"one": [1, 7], "minus": [-1], "ones": [1, 1, 1], "token": WEIGHT[:1, :7][None]}),
+    "written over": ("N,5", [("Shape", "x", {"end": 1}), ("Concat", "t0 two", {"axis": 0}), ("Expand", "places t1", {}),
+                             ("Slice", "x zero two one", {}), ("ScatterElements", "x t2 t3", {"axis": 1})],
+                     {"two": [2], "zero": [0], "one": [1], "places": [[2, 3]]}),
+    "pooled as channels": ("N,3,5,7", [("Transpose", "x", {"perm": [1, 0, 2, 3]}),
+                                       ("MaxPool", "t0", {"kernel_shape": [2, 3]}), ("ReduceMean", "t1 hw", {}),
+                                       ("Transpose", "t2", {"perm": [1, 0, 2, 3]})], {"hw": [2, 3]}),
+    "padded by NaN": ("N,3", [("Pad", "x p nan", {})], {"p": [0, 1, 0, 0], "nan": np.float32("nan")}),
     "normalised": ("N,5,7", [("LayerNormalization", "x w", {"axis": -1})], {"w": WEIGHT[:, 0]}),
 }  # fmt: skip
 MIXED: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, Any], str]] = {
@@ -93,7 +100,7 @@ MIXED: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, Any], str]] = {
     "counted by ones": ("N,3", [("Shape", "x", {"end": 1}), ("ConstantOfShape", "t0", {}), ("CumSum", "t1 z", {}),
                                 ("Unsqueeze", "t2 one", {}), ("Add", "x t3", {})],
                         {"z": np.int64(0), "one": [1]}, "'n2' (CumSum) computes with constants that are as many as"),
-    "shown": ("N,3", [("Shape", "x", {"end": 1}), ("Relu", "x", {})], {}, "(Reshape) is not known"),
+    "shown": ("N,3", [("Shape", "x", {"end": 1}), ("Relu", "x", {})], {}, "is made of constants: it has no images"),
     "scaled by images": ("N,3,7", [("ReduceMean", "x a", {}), ("LayerNormalization", "x t0", {})], {"a": [1]},
                          "'n1' (LayerNormalization) is not known"),
     "its size": ("N,3", [("Shape", "x", {"end": 1}), ("Cast", "t0", {"to": 1}), ("Mul", "x t1", {})], {},
@@ -102,6 +109,7 @@ MIXED: dict[str, tuple[str, list[tuple[Any, ...]], dict[str, Any], str]] = {
     "a pool of images": ("N,3,4", [("Transpose", "x", {"perm": [1, 2, 0]}),
                                    ("MaxPool", "t0", {"kernel_shape": [3], "pads": [1, 1]})], {},
                          "'n1' (MaxPool) is not known"),
+    "anchors": ("N,3", [("Identity", "c", {}), ("Relu", "x", {})], {"c": WEIGHT}, "'t0' is made of constants"),
 }  # fmt: skip
 
 
@@ -182,11 +190,11 @@ def assert_by_image(model: onnx.ModelProto, feeds: dict[str, Any], few: int, man
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_graphs(seed: int) -> None:
     """Whatever is proved of a random graph for 1 image and for 2 the oracle confirms for 5."""
     proved = 0
-    for drawn in draws(90 + seed, 60):
+    for drawn in draws(90 + seed, 50):
         if any(not value.ndim or not value.shape[0] for value in drawn.inputs.values()) or not drawn.inputs:
             continue
         opened = onnx.ModelProto()
