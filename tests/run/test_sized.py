@@ -20,6 +20,7 @@ from tvmcnn.check.verify import verify_library
 from tvmcnn.cli import main
 from tvmcnn.cli.options import named_shape, one_size, shapes_of
 from tvmcnn.errors import InputError, ModelError
+from tvmcnn.report.facts import collect
 from tvmcnn.run.batched import BatchedRunner
 from tvmcnn.run.sized import SizedRunner
 from tvmcnn.sizes import sizes_of
@@ -87,6 +88,7 @@ def test_what_it_shows(net: SizedRunner) -> None:
     manifest = read_manifest(net.path)
     assert [each["open_batch"] for each in (manifest, *manifest["specialisations"])] == [{"x": "N"}, {}, {}]
     assert len(verify_library(net.path, open_image())) == 3
+    assert collect(net.path, seconds=0.05).sizes == ("1x3x12x20", "1x3x17x9", "4x3x17x9")
 
 
 def test_weights_are_shared(net: SizedRunner) -> None:

@@ -85,7 +85,7 @@ class KernelFact:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of a library, at the smallest batch that it has."""
+    """All of a library, at the first size that it has."""
 
     name: str
     target: str
@@ -108,7 +108,7 @@ class Facts:
     folded: Mapping[str, str]
     notes: tuple[str, ...]
     metadata: Mapping[str, str]
-    batches: tuple[int, ...]
+    sizes: tuple[str, ...]  # of the first input, where there are several
     winograd: str = ""  # what it means for the results, where convolutions go by it
     limits: tuple[Limit, ...] = ()  # of the machine, for every number of threads that a kernel has
     peak_gflops: float | None = None  # those of all threads
@@ -201,7 +201,6 @@ def _unmeasured(
     library: Path, manifest: Manifest, kernels: tuple[KernelFact, ...], reason: str, verdict: Verdict | None
 ) -> Facts:
     entries = [entry["inputs"][0]["shape"] for entry in (manifest, *manifest["specialisations"]) if entry["inputs"]]
-    sizes = [shape[0] for shape in entries if shape]
     return Facts(
         name=manifest["name"],
         target=manifest["target"]["name"],
@@ -225,7 +224,7 @@ def _unmeasured(
         notes=tuple(manifest["notes"]),
         metadata=manifest["metadata"],
         winograd=manifest.get("winograd", ""),
-        batches=tuple(sizes) if len(sizes) > 1 else (),
+        sizes=tuple(map(dims, entries)) if len(entries) > 1 else (),
     )
 
 
