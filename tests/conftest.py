@@ -101,7 +101,7 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture(autouse=True)
 def quick_compiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half-price libraries where it is their numbers that are compared: see graphs/quick.py."""
-    if request.path.parent.name in NUMBERS:
+    if request.path.parent.name in NUMBERS or request.node.get_closest_marker("numbers"):
         for module, name, value in quick.PATCHES:
             monkeypatch.setattr(module, name, value)
 

@@ -12,7 +12,7 @@ from data import TOOLS
 
 from tvmcnn.importer.operators import OPERATORS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.numbers]
 
 TOOL = TOOLS / "conformance.py"
 LEAST = 0.98  # of the counted cases

@@ -84,6 +84,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 # ---- agreement ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_agrees_with_onnxruntime_and_numpy(made: Made, tmp_path: Path) -> None:
     path = tmp_path / "network.so"
     tvmcnn.compile(made.model, output=path, batch=made.batch, verify=False, activations=False)

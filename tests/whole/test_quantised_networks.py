@@ -22,7 +22,7 @@ from tvmcnn.ops import dots as expressions
 from tvmcnn.reweighting import reweight
 
 quantization = pytest.importorskip("onnxruntime.quantization")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.numbers]
 
 Array = np.ndarray[Any, Any]
 FORMS = {
