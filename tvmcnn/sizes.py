@@ -29,6 +29,11 @@ class Size:
         """The shapes without the batch: of sizes that have these alike any batch runs in parts."""
         return {name: shape[1:] for name, shape in self.shapes.items()}
 
+    @property
+    def leading(self) -> list[int]:
+        """The leading extent of each input that has one, 1 where it is open."""
+        return [shape[0] or 1 for shape in self.shapes.values() if shape]
+
     def __str__(self) -> str:
         if self.batch is not None:
             return f"batch {self.batch}"
@@ -54,7 +59,7 @@ def sizes_of(name: str, shapes: Shapes | Sequence[Shapes] | None, batch: int | S
         return [Size(f"{name}_b{each}" if place else name, asked[0], each) for place, each in enumerate(batches)]
     made = [Size("", each, batches[0]) for each in asked]
     images = [size.image for size in made]
-    made.sort(key=lambda size: (images.index(size.image), [shape[0] or 1 for shape in size.shapes.values()]))
+    made.sort(key=lambda size: (images.index(size.image), size.leading))
     named = [Size(_named(name, made[0], size), size.shapes, size.batch) for size in made]
     if twice := next((size for size in named if [each.shapes for each in named].count(size.shapes) > 1), None):
         raise ModelError(f"the size {twice} is given twice")

@@ -124,6 +124,7 @@ def test_sizes_that_are_none(model_file: Path, tmp_path: Path, shapes: Any, batc
 
 
 def test_the_names_of_programs() -> None:
+    assert [size.name for size in sizes_of("net", {"scale": (), "x": (2, 3)}, None)] == ["net"]
     names = [size.name for size in sizes_of("net", [{"a": (1, 3), "b": (1, 4)}, {"a": (1, 3), "b": (None, 5)}], None)]
     assert names == ["net", "net_Nx5"]
     assert [(size.name, size.batch) for size in sizes_of("net", None, (8, 1))] == [("net", 1), ("net_b8", 8)]
