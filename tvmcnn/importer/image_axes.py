@@ -158,6 +158,14 @@ def _along_another(reader: Reader) -> int | None:
     return axis if not found and whole and axis not in along else None
 
 
+def _transformed(reader: Reader) -> int | None:
+    """DFT along another axis; the last has the parts of a complex number."""
+    axis = reader.axes.get(reader.node.inputs[0])
+    if axis is None or not reader.only(0):
+        return None
+    return axis if axis not in (reader.node["axis"], len(reader.shape) - 1) else None
+
+
 def _normalised(reader: Reader) -> int | None:
     """LayerNormalization: over all axes from `axis` on."""
     axis = reader.axes.get(reader.node.inputs[0])
@@ -231,13 +239,15 @@ def _over_time(reader: Reader) -> int | None:
 
 
 POOLS = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-FRONT = "Conv ConvTranspose ConvInteger LRN InstanceNormalization GroupNormalization DepthToSpace SpaceToDepth Col2Im"
+FRONT = (
+    "Conv ConvTranspose ConvInteger LRN InstanceNormalization GroupNormalization DepthToSpace SpaceToDepth Col2Im STFT"
+)
 ELEMENTWISE = {name for name, function in OPERATORS.items() if function.__module__ == elementwise_operators.__name__}
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE | {"BatchNormalization", "QuantizeLinear", "DequantizeLinear"}, _broadcast),
     **dict.fromkeys(FRONT.split(), _at_front(0)),
     **dict.fromkeys(POOLS, _before_windows),
-    **{"GridSample": _at_front(0, 1), "DeformConv": _deformed},
+    **{"GridSample": _at_front(0, 1), "DeformConv": _deformed, "DFT": _transformed},
     **{"Reshape": _seen, "Slice": _kept_whole, "Transpose": _permuted, "Pad": _as_long, "Resize": _as_long},
     **{"Expand": _repeated, "Tile": _repeated, "Concat": _concatenated, "ScatterBox": _written},
     **dict.fromkeys((name for name in OPERATORS if name.startswith(("Reduce", "Arg"))), _reduced),
