@@ -103,7 +103,8 @@ def _bound_shape(
         wanted[0], opened[name] = 1, symbols[0] or "?"
         notes.append(bound_batch(name, opened[name]))
     if None in wanted:
-        hint = "x".join(str(extent or symbol or "?") for extent, symbol in zip(wanted, symbols, strict=True))
+        shape = [None, *wanted[1:]] if name in opened else wanted
+        hint = "x".join(str(n or ("N" if place == 0 else symbols[place] or "?")) for place, n in enumerate(shape))
         raise ModelError(
             f"input '{name}' of {label} is {shown}: give its open dimensions by --input-shape {name}:{hint}"
         )
