@@ -18,7 +18,7 @@ const char* tvmcnn_message(int32_t status) {
   }
 }
 
-/* Weak: there in a process that has loaded libtvm_ffi, null in a plain C program, which never calls the entries through it. */
+/* Weak: there in a process that has loaded libtvm_ffi, null in a plain C program, which never calls these entries. */
 extern void TVMFFIErrorSetRaisedFromCStr(const char* kind, const char* message) __attribute__((weak));
 extern int TVMFFIFunctionCreate(void* self, TVMFFISafeCallType call, void (*deleter)(void* self),
                                 TVMFFIObjectHandle* out) __attribute__((weak));
