@@ -138,7 +138,7 @@ def test_images_that_meet_are_bound(tmp_path: Path) -> None:
 
 
 def test_what_was_bound_stays(tmp_path: Path) -> None:
-    """By --batch or by --input-shape; and a batch of which the file knows the size."""
+    """A batch is bound by --batch, by --input-shape, and by a file that knows its size."""
     nodes = [helper.make_node("Relu", ["x0"], ["y"])]
     for extents, options in (
         (["N", 3, 5], {"batch": 1}),

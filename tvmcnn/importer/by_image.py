@@ -1,4 +1,4 @@
-"""By image: whether a network makes of each image of a batch what it makes of that image alone.
+"""Proof that a network makes of each image of a batch what it makes of that image alone.
 
 Then a library that is compiled for one batch size runs any, in parts. It is proved of a network that was imported at
 two batch sizes:

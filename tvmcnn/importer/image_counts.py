@@ -98,6 +98,21 @@ def _refusal(node: onnx.NodeProto, what: str) -> Found:
     return Found(f"node '{node.name}' ({node.op_type}) {what}")
 
 
+def _images_in(known: _Graph, node: onnx.NodeProto, does: str) -> tuple[Shape, int]:
+    """The shape of a node's first operand, and the axis of its images."""
+    found = known.tensor(node.input[0])
+    if found is None:
+        raise _refusal(node, f"{does} '{node.input[0]}', in which no images are known")
+    return found
+
+
+def _computed(known: _Graph, node: onnx.NodeProto) -> Multiples | None:
+    """What a node makes of small tensors of integers, None where an operand is none or no rule tells."""
+    rule, operands = RULES.get(node.op_type), [known.of(name) for name in node.input if name]
+    given = [each for each in operands if each is not None]
+    return rule(node, given, known.values) if rule is not None and given and len(given) == len(operands) else None
+
+
 def _follow(known: _Graph, node: onnx.NodeProto) -> None:
     names = [name for name in node.input if name]
     inner = any(attribute.HasField("g") for attribute in node.attribute)  # which may read what is no input
@@ -136,10 +151,7 @@ def _count(known: _Graph, node: onnx.NodeProto) -> None:
     if known.is_fixed(name):
         known.fixed.add(output)
         return
-    found = known.tensor(name)
-    if found is None:
-        raise _refusal(node, f"asks for the shape of '{name}', in which no images are known")
-    shape, axis = found
+    shape, axis = _images_in(known, node, "asks for the shape of")
     if node.op_type == "Size":
         known.multiples[output] = np.array(int(np.prod(shape, dtype=np.int64)) // known.images)
         return
@@ -168,9 +180,7 @@ def _with_counts(known: _Graph, node: onnx.NodeProto) -> None:
         if all(known.is_fixed(name) or name in known.repeated for name in data):
             known.repeated.update(node.output)
         return
-    rule, operands = RULES.get(node.op_type), [known.of(name) for name in node.input if name]
-    given = [each for each in operands if each is not None]
-    made = rule(node, given, known.values) if rule is not None and len(given) == len(operands) else None
+    made = _computed(known, node)
     if made is None:
         raise _refusal(node, "computes with the number of images")
     known.multiples[node.output[0]] = made
@@ -179,12 +189,9 @@ def _with_counts(known: _Graph, node: onnx.NodeProto) -> None:
 def _without_counts(known: _Graph, node: onnx.NodeProto) -> None:
     """What has nothing of the batch; of small tensors the shape is kept, for they may join others that have."""
     known.fixed.update(node.output)
-    rule, operands = RULES.get(node.op_type), [known.of(name) for name in node.input if name]
-    given = [each for each in operands if each is not None]
-    if rule is not None and given and len(given) == len(operands):
-        made = rule(node, given, known.values)
-        if made is not None and made.size <= MOST:
-            known.multiples[node.output[0]] = np.zeros_like(made)
+    made = _computed(known, node)
+    if made is not None and made.size <= MOST:
+        known.multiples[node.output[0]] = np.zeros_like(made)
 
 
 def _with_repeated(known: _Graph, node: onnx.NodeProto) -> None:
@@ -201,10 +208,7 @@ def _check_bounds(known: _Graph, node: onnx.NodeProto) -> None:
     name = node.input[0]
     if known.is_fixed(name) or name in known.multiples or name in known.repeated:
         return
-    found = known.tensor(name)
-    if found is None:
-        raise _refusal(node, f"reads '{name}', in which no images are known")
-    shape, axis = found
+    shape, axis = _images_in(known, node, "reads")
     if node.op_type == "Slice":
         _check_slice(known, node, axis, len(shape))
     elif node.op_type == "Resize":

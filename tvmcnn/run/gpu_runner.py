@@ -18,7 +18,6 @@ import tvm_ffi
 from tvmcnn.errors import ArtifactError, InputError, ToolError, caught
 from tvmcnn.network import Array
 from tvmcnn.run.dlopen import Mapped
-from tvmcnn.run.parts import alone, in_parts
 from tvmcnn.run.runner import KernelProfile, Runner
 
 REASONS = {
@@ -49,7 +48,7 @@ class GpuRunner(Runner):
         library, there when its stream is. Raises InputError for what does not fit.
         """
         if self._is_other_batch(arrays) and not _is_there(arrays[0]):
-            return alone(in_parts({self.inputs[0].shape[0]: self}, arrays, out))
+            return self._in_parts(arrays, out)
         if out is None:
             outputs: tuple[Any, ...] = self._on_gpu(arrays) if arrays and _is_there(arrays[0]) else self._allocate()
         else:

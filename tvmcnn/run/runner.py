@@ -54,6 +54,8 @@ class Runner:
         self.name: str = manifest["name"]
         self.symbol: str = manifest["symbol"]  # what the names of its entries begin with
         self.target: str = manifest["target"]["name"]
+        # The name of each input's leading dimension, where it may have any extent
+        self.open_batch: Mapping[str, str] = manifest.get("open_batch", {})
         self.inputs = tuple(_info(entry) for entry in manifest["inputs"])
         self.written = tuple(_info(entry) for entry in manifest["outputs"])  # the outputs, then what counts them
         counts = {name for info in self.written for _, name in info.counts}
@@ -100,7 +102,7 @@ class Runner:
             self._native(*arrays, *outputs, arena[0], self._threads)
         except Exception:
             if self._is_other_batch(arrays):
-                return alone(in_parts({self.inputs[0].shape[0]: self}, arrays, out))
+                return self._in_parts(arrays, out)
             self._run_checked(arrays, outputs, arena[0])
         finally:
             if len(self._arenas) < self._spare:
@@ -170,16 +172,14 @@ class Runner:
         symbols = self.open_batch
         return with_batch(info, symbols.get(info.name) or next(iter(symbols.values())), self.inputs[0].shape[0])
 
-    @property
-    def open_batch(self) -> Mapping[str, str]:
-        """The name of each input's leading dimension, where it may have any extent; empty where it may not."""
-        return dict(self.manifest.get("open_batch", {}))
-
     def _is_other_batch(self, arrays: Sequence[Any]) -> bool:
         """Whether the batch is open, and not the one that the network was compiled for."""
         if not self.open_batch or not arrays or not np.ndim(arrays[0]):
             return False
         return bool(len(arrays[0]) != self.inputs[0].shape[0])
+
+    def _in_parts(self, arrays: Sequence[Any], out: Any) -> Any:
+        return alone(in_parts({self.inputs[0].shape[0]: self}, arrays, out))
 
     @property
     def folded(self) -> dict[str, str]:
