@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import shutil
@@ -133,26 +134,23 @@ def compile(  # noqa: A001 (the contract's name)
     lock = read_lock(Path(locked)) if locked is not None else {}
     name, packed, cache = c_identifier(path.stem), Weights(), _cache(report)
     programs, imported = list[list[Program]](), dict[str, Network]()
+    sizes = sizes_of(name, input_shapes, batch)
+    networks = _networks(model, sizes, input_values, weights)
     for machine in platform.machines:
         _report_target(machine, precision, report)
         configs = load_records(machine, [Path(file) for file in files], own=own_records, shipped=shipped_records)
         for note in configs.notes:
             report(note)
-        sizes, found = sizes_of(_prefix(name, machine, platform), input_shapes, batch), list[Program]()
-        networks = [
-            import_model(model, size.shapes, batch=size.batch, values=input_values, name=size.name, weights=weights)
-            for size in sizes
-        ]
-        _check_batches(model, sizes, networks, input_values)
-        for size, closed in zip(sizes, networks, strict=True):
-            network = with_open_batch(closed, functools.partial(_at_batch, model, size, input_values))
-            network = simplified(network, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
+        prefix, found = _prefix(name, machine, platform), list[Program]()
+        named = [dataclasses.replace(each, name=prefix + each.name.removeprefix(name)) for each in networks]
+        imported |= {network.name: network for network in named}
+        for each in named:
+            network = simplified(each, in_bytes=machine.multiplies_bytes, in_words=machine.in_words)
             kernels = fuse(network)
             choices = platform.choose(network, kernels, machine, configs, precision, exact=exact)
             found.append(lay_out(network, choices, packed))
         _report_programs(found, machine, precision, report)
         programs.append(found)
-        imported |= {network.name: network for network in networks}
     made_of = {
         "model": model_digest(model),
         "records": records_digest(list(itertools.chain(*programs))),
@@ -219,6 +217,19 @@ def _stem(model: Model) -> str:
 def _prefix(name: str, machine: Machine, platform: Platform) -> str:
     """The name of a machine's first program: the library's, and of several machines lenet5_v4."""
     return name if len(platform.machines) == 1 else f"{name}_{machine.short}"
+
+
+def _networks(model: Model, sizes: Sequence[Size], values: Mapping[str, Array] | None, weights: str) -> list[Network]:
+    """The network of each size, imported once for all machines, its batch open where that is proved."""
+    closed = [
+        import_model(model, size.shapes, batch=size.batch, values=values, name=size.name, weights=weights)
+        for size in sizes
+    ]
+    _check_batches(model, sizes, closed, values)
+    return [
+        with_open_batch(network, functools.partial(_at_batch, model, size, values))
+        for size, network in zip(sizes, closed, strict=True)
+    ]
 
 
 def _check_batches(
